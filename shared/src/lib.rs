@@ -1,0 +1,26 @@
+//! What the services share.
+//!
+//! - [`outbox`]: the transactional outbox library. An event becomes the `Put`
+//!   of the caller's own `TransactWriteItems`; the same module knows the stored
+//!   item and the SQS message made from it.
+//! - [`order`]: the order domain (identifiers, the stored order, `order.placed`).
+//! - [`provision`]: table and queue definitions, created idempotently.
+//! - [`aws`]: the SDK clients, from the SDK's own variables.
+//! - [`telemetry`]: logs, traces and metrics.
+//! - [`health`], [`http`]: `/healthz`, `/readyz`, `/metrics` and how a server is
+//!   bound and stopped.
+//! - [`process`]: what every `main` does: parse, telemetry, run until a signal.
+//!
+//! A request flows: `process` starts a service with [`aws::Clients`] and a
+//! cancellation token; the service writes through `outbox` and `order`, and
+//! reports through `telemetry` and `health`.
+
+pub mod aws;
+pub mod health;
+pub mod http;
+pub mod order;
+pub mod outbox;
+pub mod process;
+pub mod provision;
+pub mod telemetry;
+pub mod timestamp;

@@ -1,0 +1,214 @@
+//! The stored order and its event.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde::{Deserialize, Serialize};
+
+use super::values::{Currency, CustomerId, OrderId, Quantity, Sku, UnitPrice};
+use crate::outbox::{EventError, NewEvent};
+use crate::timestamp::Timestamp;
+
+/// Where an order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum OrderStatus {
+    Created,
+    /// Stock is reserved for every line.
+    Processed,
+    /// No stock was moved; `rejection_reason` says why.
+    Rejected,
+}
+
+impl OrderStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "CREATED",
+            Self::Processed => "PROCESSED",
+            Self::Rejected => "REJECTED",
+        }
+    }
+}
+
+/// One line of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    pub sku: Sku,
+    pub quantity: Quantity,
+    pub unit_price_minor: UnitPrice,
+}
+
+/// An order as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub order_id: OrderId,
+    pub customer_id: CustomerId,
+    pub status: OrderStatus,
+    /// 1–50 lines, no SKU twice.
+    pub items: Vec<Line>,
+    pub currency: Currency,
+    /// 1 when created, one more at every change.
+    pub version: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejection_reason: Option<String>,
+}
+
+impl Order {
+    /// A new order, created now.
+    pub fn create(customer_id: CustomerId, currency: Currency, items: Vec<Line>) -> Self {
+        let now = Timestamp::now();
+        Self {
+            order_id: OrderId::generate(),
+            customer_id,
+            status: OrderStatus::Created,
+            items,
+            currency,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            rejection_reason: None,
+        }
+    }
+
+    /// The order as it was when it was created: what an idempotent replay
+    /// answers, whatever happened to the order since.
+    #[must_use]
+    pub fn as_created(self) -> Self {
+        Self {
+            status: OrderStatus::Created,
+            version: 1,
+            updated_at: self.created_at,
+            rejection_reason: None,
+            ..self
+        }
+    }
+
+    /// What the order costs, in the currency's minor unit. 50 lines at their
+    /// bounds make 5 × 10^19, which is more than 64 bits hold.
+    pub fn total_minor(&self) -> u128 {
+        self.items
+            .iter()
+            .map(|line| u128::from(line.quantity.get()) * u128::from(line.unit_price_minor.minor()))
+            .sum()
+    }
+
+    /// The DynamoDB item. `total_minor` is stored for readers, but derived
+    /// here, so that the two can never differ.
+    pub fn to_item(&self) -> Result<HashMap<String, AttributeValue>, serde_dynamo::Error> {
+        let mut item: HashMap<String, AttributeValue> =
+            serde_dynamo::aws_sdk_dynamodb_1::to_item(self)?;
+        item.insert(
+            "total_minor".to_owned(),
+            AttributeValue::N(self.total_minor().to_string()),
+        );
+        Ok(item)
+    }
+
+    /// Reads a stored item.
+    pub fn from_item(item: HashMap<String, AttributeValue>) -> Result<Self, serde_dynamo::Error> {
+        serde_dynamo::aws_sdk_dynamodb_1::from_item(item)
+    }
+
+    /// The `order.placed` event of a new order.
+    pub fn placed(&self) -> Result<NewEvent, EventError> {
+        #[derive(Serialize)]
+        struct Data<'a> {
+            order_id: OrderId,
+            customer_id: &'a CustomerId,
+            items: &'a [Line],
+            currency: &'a Currency,
+            total_minor: u128,
+        }
+        NewEvent::new(
+            "order",
+            &self.order_id.to_string(),
+            self.version,
+            OrderPlaced::EVENT_TYPE,
+            &Data {
+                order_id: self.order_id,
+                customer_id: &self.customer_id,
+                items: &self.items,
+                currency: &self.currency,
+                total_minor: self.total_minor(),
+            },
+        )
+        .map(|event| event.occurred_at(self.created_at))
+    }
+}
+
+/// What a consumer needs of `order.placed`; unknown members are ignored, as a
+/// producer may add some.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct OrderPlaced {
+    pub order_id: OrderId,
+    pub items: Vec<PlacedLine>,
+}
+
+/// One line of [`OrderPlaced`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct PlacedLine {
+    pub sku: Sku,
+    pub quantity: Quantity,
+}
+
+impl OrderPlaced {
+    pub const EVENT_TYPE: &str = "order.placed";
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order(lines: Vec<(u64, u64)>) -> Order {
+        let items = lines
+            .into_iter()
+            .enumerate()
+            .map(|(n, (quantity, price))| Line {
+                sku: Sku::try_from(format!("SKU-{n}")).unwrap(),
+                quantity: Quantity::try_from(quantity).unwrap(),
+                unit_price_minor: UnitPrice::try_from(price).unwrap(),
+            })
+            .collect();
+        Order::create(
+            CustomerId::try_from("c-1".to_owned()).unwrap(),
+            Currency::try_from("EUR".to_owned()).unwrap(),
+            items,
+        )
+    }
+
+    #[test]
+    fn the_largest_order_has_an_exact_total() {
+        let largest = order(vec![(1_000_000, 1_000_000_000_000); 50]);
+        assert_eq!(largest.total_minor(), 50_000_000_000_000_000_000);
+        let item = largest.to_item().unwrap();
+        assert_eq!(
+            item["total_minor"],
+            AttributeValue::N("50000000000000000000".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_replayed_order_is_the_created_one() {
+        let created = order(vec![(1, 1)]);
+        let mut later = created.clone();
+        later.status = OrderStatus::Rejected;
+        later.version = 2;
+        later.updated_at = Timestamp::from_millis(created.created_at.as_millis() + 5);
+        later.rejection_reason = Some("no stock".to_owned());
+        assert_eq!(later.as_created(), created);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_stored_reads_back(
+            lines in proptest::collection::vec((1u64..=1_000_000, 0u64..=1_000_000_000_000), 1..50),
+        ) {
+            let order = order(lines);
+            prop_assert_eq!(Order::from_item(order.to_item().unwrap()).unwrap(), order);
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Tables and queues of the contract, created idempotently on any endpoint.
+//!
+//! Running it again changes nothing; running it against resources that differ
+//! in a way that would lose events (a missing stream, another key) is an error
+//! that says so.
+
+mod queues;
+mod tables;
+
+pub use queues::{MAX_RECEIVES, dead_letter_queue_name, queue};
+pub use tables::{Table, stock, tables};
+
+/// Something could not be created or is not as the contract wants it.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    #[error("{what} could not be {action}: {reason}")]
+    Request {
+        what: String,
+        action: &'static str,
+        reason: String,
+    },
+    #[error("{what} exists, but {difference}; delete or rename it, or choose another name")]
+    Differs { what: String, difference: String },
+    #[error("{what} did not become active within {seconds} s")]
+    NotActive { what: String, seconds: u64 },
+}

@@ -1,0 +1,349 @@
+//! The five tables.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
+    KeyType, Projection, ProjectionType, ScalarAttributeType, StreamSpecification, StreamViewType,
+    TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
+};
+
+use super::ProvisionError;
+use crate::outbox::item::{BY_STATE_INDEX, attribute};
+
+/// Creating a table takes seconds on AWS.
+const ACTIVE_WITHIN: Duration = Duration::from_secs(120);
+
+/// A key attribute and its type.
+type KeyAttribute = (&'static str, ScalarAttributeType);
+
+/// A table of the contract, under the name it has here.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub name: String,
+    keys: Vec<KeyAttribute>,
+    /// Index name and its keys; projects all attributes.
+    index: Option<(&'static str, Vec<KeyAttribute>)>,
+    /// Streams new images.
+    stream: bool,
+    /// `expires_at` is its time to live.
+    expires: bool,
+}
+
+impl Table {
+    pub fn orders(name: &str) -> Self {
+        Self::keyed(name, vec![("order_id", ScalarAttributeType::S)])
+    }
+
+    pub fn outbox(name: &str) -> Self {
+        Self {
+            index: Some((
+                BY_STATE_INDEX,
+                vec![
+                    (attribute::STATE_BUCKET, ScalarAttributeType::S),
+                    (attribute::OCCURRED_AT, ScalarAttributeType::S),
+                ],
+            )),
+            stream: true,
+            expires: true,
+            ..Self::keyed(
+                name,
+                vec![
+                    (attribute::AGGREGATE_ID, ScalarAttributeType::S),
+                    (attribute::SEQUENCE, ScalarAttributeType::N),
+                ],
+            )
+        }
+    }
+
+    pub fn inventory(name: &str) -> Self {
+        Self::keyed(name, vec![("sku", ScalarAttributeType::S)])
+    }
+
+    pub fn idempotency_keys(name: &str) -> Self {
+        Self {
+            expires: true,
+            ..Self::keyed(name, vec![("idempotency_key", ScalarAttributeType::S)])
+        }
+    }
+
+    pub fn relay_leases(name: &str) -> Self {
+        Self::keyed(
+            name,
+            vec![
+                ("stream", ScalarAttributeType::S),
+                ("lease", ScalarAttributeType::S),
+            ],
+        )
+    }
+
+    fn keyed(name: &str, keys: Vec<KeyAttribute>) -> Self {
+        Self {
+            name: name.to_owned(),
+            keys,
+            index: None,
+            stream: false,
+            expires: false,
+        }
+    }
+
+    fn request_error(
+        &self,
+        action: &'static str,
+        error: &(impl std::error::Error + 'static),
+    ) -> ProvisionError {
+        ProvisionError::Request {
+            what: format!("table `{}`", self.name),
+            action,
+            reason: DisplayErrorContext(error).to_string(),
+        }
+    }
+
+    async fn create(&self, dynamodb: &Client) -> Result<(), ProvisionError> {
+        let attributes = self
+            .keys
+            .iter()
+            .chain(self.index.iter().flat_map(|(_, keys)| keys));
+        let request = dynamodb
+            .create_table()
+            .table_name(&self.name)
+            .billing_mode(BillingMode::PayPerRequest)
+            .set_key_schema(Some(key_schema(&self.keys)))
+            .set_attribute_definitions(Some(attributes.map(attribute_definition).collect()))
+            .set_global_secondary_indexes(self.index.as_ref().map(|(name, keys)| {
+                vec![
+                    GlobalSecondaryIndex::builder()
+                        .index_name(*name)
+                        .set_key_schema(Some(key_schema(keys)))
+                        .projection(
+                            Projection::builder()
+                                .projection_type(ProjectionType::All)
+                                .build(),
+                        )
+                        .build()
+                        .expect("name and keys are set"),
+                ]
+            }))
+            .set_stream_specification(self.stream.then(new_image));
+        match request.send().await {
+            Ok(_) => {
+                tracing::info!(table = %self.name, "table created");
+                Ok(())
+            }
+            Err(SdkError::ServiceError(error)) if error.err().is_resource_in_use_exception() => {
+                Ok(())
+            }
+            Err(error) => Err(self.request_error("created", &error)),
+        }
+    }
+
+    async fn wait_until_active(
+        &self,
+        dynamodb: &Client,
+    ) -> Result<TableDescription, ProvisionError> {
+        let deadline = tokio::time::Instant::now() + ACTIVE_WITHIN;
+        loop {
+            let description = dynamodb
+                .describe_table()
+                .table_name(&self.name)
+                .send()
+                .await
+                .map_err(|error| self.request_error("described", &error))?
+                .table;
+            if let Some(table) = description
+                && table.table_status == Some(TableStatus::Active)
+            {
+                return Ok(table);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(ProvisionError::NotActive {
+                    what: format!("table `{}`", self.name),
+                    seconds: ACTIVE_WITHIN.as_secs(),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// A table of the same name may be somebody else's, or an older one.
+    fn check(&self, table: &TableDescription) -> Result<(), ProvisionError> {
+        let differs = |difference: String| ProvisionError::Differs {
+            what: format!("table `{}`", self.name),
+            difference,
+        };
+        let key_of = |schema: &[KeySchemaElement]| {
+            schema
+                .iter()
+                .map(|key| key.attribute_name.clone())
+                .collect::<Vec<_>>()
+        };
+        let types = table.attribute_definitions();
+        let has = |key: &KeyAttribute| {
+            types
+                .iter()
+                .any(|d| d.attribute_name == key.0 && d.attribute_type == key.1)
+        };
+        let wanted: Vec<_> = self.keys.iter().map(|(name, _)| *name).collect();
+        let found = key_of(table.key_schema());
+        if found != wanted || !self.keys.iter().all(has) {
+            return Err(differs(format!(
+                "its key is {found:?} where {:?} is needed",
+                self.keys
+            )));
+        }
+        if let Some((name, keys)) = &self.index {
+            let wanted: Vec<_> = keys.iter().map(|(name, _)| *name).collect();
+            let found = table.global_secondary_indexes().iter().any(|index| {
+                index.index_name.as_deref() == Some(*name) && key_of(index.key_schema()) == wanted
+            });
+            if !found || !keys.iter().all(has) {
+                return Err(differs(format!(
+                    "it has no index `{name}` with the key {wanted:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn enable_stream(
+        &self,
+        dynamodb: &Client,
+        table: &TableDescription,
+    ) -> Result<(), ProvisionError> {
+        let view = table
+            .stream_specification
+            .as_ref()
+            .filter(|stream| stream.stream_enabled)
+            .and_then(|stream| stream.stream_view_type.clone());
+        match view {
+            Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages) => Ok(()),
+            Some(other) => Err(ProvisionError::Differs {
+                what: format!("table `{}`", self.name),
+                difference: format!("its stream has {other} where NEW_IMAGE is needed"),
+            }),
+            None => {
+                dynamodb
+                    .update_table()
+                    .table_name(&self.name)
+                    .stream_specification(new_image())
+                    .send()
+                    .await
+                    .map_err(|error| self.request_error("given a stream", &error))?;
+                tracing::info!(table = %self.name, "stream enabled");
+                self.wait_until_active(dynamodb).await.map(drop)
+            }
+        }
+    }
+
+    async fn enable_expiry(&self, dynamodb: &Client) -> Result<(), ProvisionError> {
+        let status = dynamodb
+            .describe_time_to_live()
+            .table_name(&self.name)
+            .send()
+            .await
+            .map_err(|error| self.request_error("asked for its time to live", &error))?
+            .time_to_live_description
+            .and_then(|ttl| ttl.time_to_live_status);
+        // Setting it to what it is already is an error on AWS.
+        if let Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) = status {
+            return Ok(());
+        }
+        dynamodb
+            .update_time_to_live()
+            .table_name(&self.name)
+            .time_to_live_specification(
+                TimeToLiveSpecification::builder()
+                    .enabled(true)
+                    .attribute_name(attribute::EXPIRES_AT)
+                    .build()
+                    .expect("both fields are set"),
+            )
+            .send()
+            .await
+            .map_err(|error| self.request_error("given a time to live", &error))?;
+        Ok(())
+    }
+}
+
+/// Creates `tables` where they are missing and checks them where they are not.
+pub async fn tables(
+    dynamodb: &Client,
+    tables: impl IntoIterator<Item = Table>,
+) -> Result<(), ProvisionError> {
+    for table in tables {
+        table.create(dynamodb).await?;
+        let description = table.wait_until_active(dynamodb).await?;
+        table.check(&description)?;
+        if table.stream {
+            table.enable_stream(dynamodb, &description).await?;
+        }
+        if table.expires {
+            table.enable_expiry(dynamodb).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Stocks `skus` with `available` pieces each, where they are not stocked yet.
+pub async fn stock(
+    dynamodb: &Client,
+    inventory_table: &str,
+    skus: impl IntoIterator<Item = String>,
+    available: u64,
+) -> Result<(), ProvisionError> {
+    for sku in skus {
+        let put = dynamodb
+            .put_item()
+            .table_name(inventory_table)
+            .item("sku", AttributeValue::S(sku.clone()))
+            .item("available", AttributeValue::N(available.to_string()))
+            .item("reserved", AttributeValue::N("0".to_owned()))
+            .condition_expression("attribute_not_exists(sku)")
+            .send()
+            .await;
+        match put {
+            Ok(_) => {}
+            Err(SdkError::ServiceError(error))
+                if error.err().is_conditional_check_failed_exception() => {}
+            Err(error) => {
+                return Err(ProvisionError::Request {
+                    what: format!("SKU `{sku}`"),
+                    action: "stocked",
+                    reason: DisplayErrorContext(&error).to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn new_image() -> StreamSpecification {
+    StreamSpecification::builder()
+        .stream_enabled(true)
+        .stream_view_type(StreamViewType::NewImage)
+        .build()
+        .expect("the switch is set")
+}
+
+fn key_schema(keys: &[KeyAttribute]) -> Vec<KeySchemaElement> {
+    keys.iter()
+        .zip([KeyType::Hash, KeyType::Range])
+        .map(|((name, _), key_type)| {
+            KeySchemaElement::builder()
+                .attribute_name(*name)
+                .key_type(key_type)
+                .build()
+                .expect("name and type are set")
+        })
+        .collect()
+}
+
+fn attribute_definition((name, attribute_type): &KeyAttribute) -> AttributeDefinition {
+    AttributeDefinition::builder()
+        .attribute_name(*name)
+        .attribute_type(attribute_type.clone())
+        .build()
+        .expect("name and type are set")
+}

@@ -1,0 +1,57 @@
+//! One set of instruments, read over Prometheus and, when an endpoint is
+//! configured, pushed over OTLP.
+
+use std::sync::Arc;
+
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
+use prometheus::{Encoder, Registry, TextEncoder};
+
+/// Upper bounds, in seconds, of the buckets of duration histograms: from a
+/// local call to the age of an event after a long outage.
+pub const DURATION_BUCKETS: [f64; 16] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3_600.0,
+    86_400.0,
+];
+
+/// What `/metrics` shows.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+}
+
+impl Metrics {
+    /// The content type of [`Metrics::render`].
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+    /// The registry, and a provider that fills it.
+    pub(super) fn new(resource: Resource) -> Result<(Self, MeterProviderBuilder), String> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            // Names are the contract's, to the letter.
+            .without_counter_suffixes()
+            .without_units()
+            .scope_info_enabled(false)
+            .build()
+            .map_err(|error| format!("metrics could not start: {error}"))?;
+        let provider = SdkMeterProvider::builder()
+            .with_resource(resource)
+            .with_reader(exporter);
+        Ok((
+            Self {
+                registry: Arc::new(registry),
+            },
+            provider,
+        ))
+    }
+
+    /// All metrics in the Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!(%error, "metrics could not be written");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}

@@ -1,0 +1,165 @@
+//! Logs, traces and metrics of a process.
+//!
+//! Spans are made with `tracing` (services) or the OpenTelemetry API (the
+//! relay, whose spans have remote parents and links); both end in one tracer
+//! provider. Trace ids exist even when nothing is exported, because they are
+//! stored with every event and stand in every log line.
+//!
+//! Everything is configured by OpenTelemetry's own variables:
+//! `OTEL_EXPORTER_OTLP_ENDPOINT` (unset: nothing is exported; gRPC),
+//! `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`.
+
+mod log_format;
+pub mod metrics;
+pub mod propagation;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::global;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{MetricExporter, SpanExporter};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use self::log_format::WithTraceId;
+use self::metrics::Metrics;
+
+/// How log lines are written to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+/// The crates whose `tracing` spans become OpenTelemetry spans. The SDKs' own
+/// spans are left out: they would double every trace.
+const TRACED_CRATES: [&str; 4] = ["shared", "order_api", "outbox_relay", "inventory_worker"];
+
+/// The exporters of a running process.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    pub metrics: Metrics,
+    tracers: SdkTracerProvider,
+    meters: SdkMeterProvider,
+}
+
+/// Installs the global subscriber and providers. Called once, at the start of
+/// a process; `service_name` is used unless `OTEL_SERVICE_NAME` says otherwise.
+///
+/// # Errors
+/// A sentence about the variable that cannot work.
+pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, String> {
+    global::set_text_map_propagator(opentelemetry_sdk::propagation::TraceContextPropagator::new());
+    let resource = resource(service_name);
+
+    let mut tracers = SdkTracerProvider::builder().with_resource(resource.clone());
+    let (metrics, mut meters) = Metrics::new(resource)?;
+    if exporting() {
+        let wrong = |error: &dyn std::fmt::Display| {
+            format!("OTEL_EXPORTER_OTLP_ENDPOINT cannot be used: {error}")
+        };
+        let spans = SpanExporter::builder()
+            .with_tonic()
+            .build()
+            .map_err(|error| wrong(&error))?;
+        tracers = tracers.with_batch_exporter(spans);
+        let readings = MetricExporter::builder()
+            .with_tonic()
+            .build()
+            .map_err(|error| wrong(&error))?;
+        meters = meters.with_periodic_exporter(readings);
+    }
+    let tracers = tracers.build();
+    let meters = meters.build();
+    global::set_tracer_provider(tracers.clone());
+    global::set_meter_provider(meters.clone());
+
+    let filter =
+        EnvFilter::try_from_default_env().or_else(|error| match std::env::var_os("RUST_LOG") {
+            None => Ok(EnvFilter::new("info")),
+            Some(value) if value.is_empty() => Ok(EnvFilter::new("info")),
+            Some(_) => Err(format!("RUST_LOG cannot be read: {error}")),
+        })?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .event_format(WithTraceId::Text)
+            .boxed(),
+        LogFormat::Json => lines
+            .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+            .event_format(WithTraceId::Json)
+            .boxed(),
+    };
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(tracers.tracer(service_name))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false);
+    let traced = TRACED_CRATES
+        .into_iter()
+        .map(|name| (name, tracing::Level::INFO))
+        .collect::<Targets>();
+    tracing_subscriber::registry()
+        .with(spans.with_filter(traced))
+        .with(lines.with_filter(filter))
+        .try_init()
+        .map_err(|error| format!("logging could not start: {error}"))?;
+
+    Ok(Telemetry {
+        metrics,
+        tracers,
+        meters,
+    })
+}
+
+impl Telemetry {
+    /// Sends what is still buffered, for at most a few seconds.
+    pub async fn shutdown(&self) {
+        let providers = Arc::new((self.tracers.clone(), self.meters.clone()));
+        let flush = tokio::task::spawn_blocking(move || {
+            let (tracers, meters) = &*providers;
+            (
+                tracers.shutdown_with_timeout(Duration::from_secs(3)),
+                meters.shutdown_with_timeout(Duration::from_secs(3)),
+            )
+        });
+        // The collector may be away; that is no reason not to exit.
+        match tokio::time::timeout(Duration::from_secs(5), flush).await {
+            Ok(Ok((spans, readings))) => {
+                if let Err(error) = spans.and(readings) {
+                    tracing::warn!(%error, "telemetry could not be flushed");
+                }
+            }
+            _ => tracing::warn!("telemetry was not flushed in time"),
+        }
+    }
+}
+
+fn exporting() -> bool {
+    [
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    ]
+    .into_iter()
+    .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+fn resource(service_name: &'static str) -> Resource {
+    let builder = Resource::builder();
+    match std::env::var("OTEL_SERVICE_NAME") {
+        Ok(name) if !name.is_empty() => builder,
+        _ => builder.with_service_name(service_name),
+    }
+    .build()
+}
