@@ -1,1 +1,68 @@
-//! Not written yet.
+//! The relay: every event that a transaction committed reaches its queue.
+//!
+//! - [`config`], [`routes`]: what it is told.
+//! - [`ports`]: the four remote systems, as traits; [`aws`] implements them.
+//! - [`decide`]: its decisions, as pure functions.
+//! - [`engine`]: takes shards, reads, publishes, marks, checkpoints.
+//! - `admin`: `/healthz`, `/readyz`, `/metrics`; `metrics`: the instruments.
+//!
+//! A record flows `ports::Stream` → `engine::read` → `decide::classify` →
+//! `decide::schedule` → `ports::Queue`, then back as a mark to
+//! `ports::OutboxTable`, and at last into the checkpoint in
+//! `ports::LeaseTable`.
+
+mod admin;
+pub mod aws;
+pub mod config;
+pub mod decide;
+pub mod engine;
+mod metrics;
+pub mod ports;
+pub mod routes;
+
+use shared::process::{Context, RunError};
+use shared::timestamp::Timestamp;
+
+pub use config::Config;
+use engine::{Engine, EngineConfig};
+
+/// Room for events between reading and marking, in KiB: some thousand small
+/// ones. Memory does not grow past it, however long the backlog.
+const BUFFER_KIB: usize = 16 * 1024;
+
+/// Runs one relay instance until `context.stop`.
+pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
+    config.check()?;
+    let instance = config.instance();
+    tracing::info!(
+        instance,
+        consumer_group = config.consumer_group,
+        "relay starting"
+    );
+    let engine = Engine::new(
+        aws::ports(&context.clients, &config),
+        EngineConfig {
+            instance,
+            routes: config.routes.clone(),
+            lease_duration: config.lease_duration,
+            poll_max: config.poll_max,
+            retention: config.retention,
+            survey_interval: config.sweep_interval,
+            buffer_kib: BUFFER_KIB,
+            clock: Timestamp::now,
+            seed: fastrand::u64(..),
+        },
+        &opentelemetry::global::meter("outbox-relay"),
+    );
+    let admin = admin::serve(&config, &context, engine.status()).await?;
+    let finished = async {
+        context.stop.cancelled().await;
+        tokio::time::sleep(context.grace).await;
+    };
+    tokio::select! {
+        () = engine.run(context.stop.clone()) => {}
+        () = finished => tracing::warn!("the grace period is over; events in flight may be sent again"),
+    }
+    admin.abort();
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The lease table.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::ports::{Lease, LeaseError, LeaseState, LeaseTable, SequenceNumber, ShardId};
+
+/// Attribute names.
+mod attribute {
+    pub(super) const STREAM: &str = "stream";
+    pub(super) const LEASE: &str = "lease";
+    pub(super) const OWNER: &str = "owner";
+    pub(super) const EPOCH: &str = "epoch";
+    pub(super) const BEAT: &str = "beat";
+    pub(super) const CHECKPOINT: &str = "checkpoint";
+    pub(super) const PARENT: &str = "parent";
+    pub(super) const STATE: &str = "state";
+}
+
+const OPEN: &str = "OPEN";
+const ENDED: &str = "ENDED";
+
+#[derive(Debug)]
+pub(super) struct Leases {
+    client: Client,
+    table: String,
+    group: String,
+}
+
+impl Leases {
+    pub(super) fn new(client: Client, table: String, group: String) -> Self {
+        Self {
+            client,
+            table,
+            group,
+        }
+    }
+
+    fn partition(&self, stream: &str) -> String {
+        format!("{}|{stream}", self.group)
+    }
+
+    /// Writes a row on a condition; other attributes of it are not kept, as
+    /// this type knows them all.
+    async fn put(
+        &self,
+        stream: &str,
+        lease: &Lease,
+        condition: Condition<'_>,
+    ) -> Result<(), SdkError<PutItemError>> {
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(to_item(self.partition(stream), lease)));
+        let request = match condition {
+            Condition::Absent => request
+                .condition_expression("attribute_not_exists(#lease)")
+                .expression_attribute_names("#lease", attribute::LEASE),
+            Condition::Held { owner, epoch } => request
+                .condition_expression("#owner = :owner AND #epoch = :epoch")
+                .expression_attribute_names("#owner", attribute::OWNER)
+                .expression_attribute_names("#epoch", attribute::EPOCH)
+                .expression_attribute_values(":owner", AttributeValue::S(owner.to_owned()))
+                .expression_attribute_values(":epoch", AttributeValue::N(epoch.to_string())),
+            Condition::AsSeen(seen) => {
+                let request = request
+                    .expression_attribute_names("#owner", attribute::OWNER)
+                    .expression_attribute_names("#epoch", attribute::EPOCH)
+                    .expression_attribute_names("#beat", attribute::BEAT)
+                    .expression_attribute_values(
+                        ":epoch",
+                        AttributeValue::N(seen.epoch.to_string()),
+                    )
+                    .expression_attribute_values(":beat", AttributeValue::N(seen.beat.to_string()));
+                match &seen.owner {
+                    None => request.condition_expression(
+                        "attribute_not_exists(#owner) AND #epoch = :epoch AND #beat = :beat",
+                    ),
+                    Some(owner) => request
+                        .condition_expression(
+                            "#owner = :owner AND #epoch = :epoch AND #beat = :beat",
+                        )
+                        .expression_attribute_values(":owner", AttributeValue::S(owner.clone())),
+                }
+            }
+        };
+        request.send().await.map(drop)
+    }
+}
+
+/// What a row must be like to be written.
+enum Condition<'a> {
+    Absent,
+    Held { owner: &'a str, epoch: u64 },
+    AsSeen(&'a Lease),
+}
+
+#[async_trait]
+impl LeaseTable for Leases {
+    async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError> {
+        let mut pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key_condition_expression("#stream = :stream")
+            .expression_attribute_names("#stream", attribute::STREAM)
+            .expression_attribute_values(":stream", AttributeValue::S(self.partition(stream)))
+            .into_paginator()
+            .send();
+        let mut leases = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| unavailable(&error))?;
+            for item in page.items.unwrap_or_default() {
+                match from_item(&item) {
+                    Some(lease) => leases.push(lease),
+                    None => tracing::warn!("a row of the lease table is not understood; ignored"),
+                }
+            }
+        }
+        Ok(leases)
+    }
+
+    async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError> {
+        match self.put(stream, lease, Condition::Absent).await {
+            Err(error) if !condition_failed(&error) => Err(unavailable(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
+        fenced(self.put(stream, new, Condition::AsSeen(seen)).await)
+    }
+
+    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<(), LeaseError> {
+        let condition = Condition::Held {
+            owner: holder,
+            epoch: lease.epoch,
+        };
+        fenced(self.put(stream, lease, condition).await)
+    }
+}
+
+fn fenced(written: Result<(), SdkError<PutItemError>>) -> Result<(), LeaseError> {
+    written.map_err(|error| {
+        if condition_failed(&error) {
+            LeaseError::Lost
+        } else {
+            unavailable(&error)
+        }
+    })
+}
+
+fn condition_failed(error: &SdkError<PutItemError>) -> bool {
+    error
+        .as_service_error()
+        .is_some_and(PutItemError::is_conditional_check_failed_exception)
+}
+
+fn unavailable(error: &(impl std::error::Error + 'static)) -> LeaseError {
+    LeaseError::Unavailable(DisplayErrorContext(error).to_string())
+}
+
+fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> {
+    let mut item = HashMap::from([
+        (attribute::STREAM.to_owned(), AttributeValue::S(partition)),
+        (
+            attribute::LEASE.to_owned(),
+            AttributeValue::S(lease.shard.to_string()),
+        ),
+        (
+            attribute::EPOCH.to_owned(),
+            AttributeValue::N(lease.epoch.to_string()),
+        ),
+        (
+            attribute::BEAT.to_owned(),
+            AttributeValue::N(lease.beat.to_string()),
+        ),
+        (
+            attribute::STATE.to_owned(),
+            AttributeValue::S(
+                match lease.state {
+                    LeaseState::Open => OPEN,
+                    LeaseState::Ended => ENDED,
+                }
+                .to_owned(),
+            ),
+        ),
+    ]);
+    let optional = [
+        (attribute::OWNER, lease.owner.clone()),
+        (
+            attribute::CHECKPOINT,
+            lease.checkpoint.as_ref().map(ToString::to_string),
+        ),
+        (
+            attribute::PARENT,
+            lease.parent.as_ref().map(ToString::to_string),
+        ),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            item.insert(name.to_owned(), AttributeValue::S(value));
+        }
+    }
+    item
+}
+
+fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
+    let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
+    let number = |name: &str| item.get(name)?.as_n().ok()?.parse().ok();
+    Some(Lease {
+        shard: ShardId(text(attribute::LEASE)?.into()),
+        parent: text(attribute::PARENT).map(|id| ShardId(id.into())),
+        owner: text(attribute::OWNER),
+        epoch: number(attribute::EPOCH)?,
+        beat: number(attribute::BEAT)?,
+        checkpoint: text(attribute::CHECKPOINT).map(|number| SequenceNumber(number.into())),
+        state: match text(attribute::STATE)?.as_str() {
+            OPEN => LeaseState::Open,
+            ENDED => LeaseState::Ended,
+            _ => return None,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_reads_back() {
+        let mut lease = Lease::unread(ShardId("s".into()), Some(ShardId("p".into())));
+        for owner in [None, Some("me".to_owned())] {
+            lease.owner = owner;
+            lease.epoch += 1;
+            lease.checkpoint = Some(SequenceNumber("17".into()));
+            lease.state = LeaseState::Ended;
+            let item = to_item("group|arn".to_owned(), &lease);
+            assert_eq!(from_item(&item), Some(lease.clone()));
+        }
+    }
+}

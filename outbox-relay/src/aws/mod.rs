@@ -1,0 +1,33 @@
+//! The ports over AWS.
+
+mod leases;
+mod outbox;
+mod queue;
+mod stream;
+
+use std::sync::Arc;
+
+use shared::aws::Clients;
+
+use crate::config::Config;
+use crate::ports::Ports;
+
+/// The ports of a relay configured by `config`.
+pub fn ports(clients: &Clients, config: &Config) -> Ports {
+    Ports {
+        stream: Arc::new(stream::OutboxStream::new(
+            clients.clone(),
+            config.outbox_table.clone(),
+        )),
+        queue: Arc::new(queue::Sqs::new(clients.sqs.clone())),
+        outbox: Arc::new(outbox::Outbox::new(
+            clients.dynamodb.clone(),
+            config.outbox_table.clone(),
+        )),
+        leases: Arc::new(leases::Leases::new(
+            clients.dynamodb.clone(),
+            config.leases_table.clone(),
+            config.consumer_group.clone(),
+        )),
+    }
+}

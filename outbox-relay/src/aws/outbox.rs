@@ -1,0 +1,237 @@
+//! The outbox table.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes, Select,
+};
+use shared::outbox::Status;
+use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
+use shared::timestamp::Timestamp;
+
+use crate::ports::{EventKey, MarkOutcome, OutboxTable, Published, Quarantine, TableError};
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    client: Client,
+    table: String,
+    mark: String,
+}
+
+impl Outbox {
+    pub(super) fn new(client: Client, table: String) -> Self {
+        use attribute::{
+            AGGREGATE_ID, EXPIRES_AT, MESSAGE_ID, PUBLISHED_AT, SEQUENCE, STATE_BUCKET, STATUS,
+        };
+        // PartiQL's UPDATE never makes an item, and this one touches pending
+        // ones only.
+        let mark = format!(
+            r#"UPDATE "{table}" SET "{STATUS}" = '{published}' SET "{PUBLISHED_AT}" = ? SET "{MESSAGE_ID}" = ? SET "{EXPIRES_AT}" = ? REMOVE "{STATE_BUCKET}" WHERE "{AGGREGATE_ID}" = ? AND "{SEQUENCE}" = ? AND "{STATUS}" = '{pending}'"#,
+            published = Status::Published.as_str(),
+            pending = Status::Pending.as_str(),
+        );
+        Self {
+            client,
+            table,
+            mark,
+        }
+    }
+}
+
+fn unavailable(error: &(impl std::error::Error + 'static)) -> TableError {
+    TableError(DisplayErrorContext(error).to_string())
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+fn item_key(key: &EventKey) -> HashMap<String, AttributeValue> {
+    HashMap::from([
+        (attribute::AGGREGATE_ID.to_owned(), text(&key.aggregate_id)),
+        (attribute::SEQUENCE.to_owned(), number(&key.sequence)),
+    ])
+}
+
+#[async_trait]
+impl OutboxTable for Outbox {
+    async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
+        let statements = published
+            .iter()
+            .map(|event| {
+                BatchStatementRequest::builder()
+                    .statement(&self.mark)
+                    .parameters(text(event.published_at))
+                    .parameters(text(&event.message_id))
+                    .parameters(number(event.expires_at))
+                    .parameters(text(&event.key.aggregate_id))
+                    .parameters(number(&event.key.sequence))
+                    .build()
+                    .expect("the statement is set")
+            })
+            .collect();
+        let answer = self
+            .client
+            .batch_execute_statement()
+            .set_statements(Some(statements))
+            .send()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        Ok(answer
+            .responses
+            .unwrap_or_default()
+            .into_iter()
+            .map(|response| match response.error {
+                None => MarkOutcome::Marked,
+                Some(error) => match error.code {
+                    Some(
+                        BatchStatementErrorCodeEnum::ConditionalCheckFailed
+                        | BatchStatementErrorCodeEnum::ResourceNotFound,
+                    ) => MarkOutcome::NotPending,
+                    code => {
+                        tracing::warn!(
+                            ?code,
+                            message = error.message,
+                            "an event could not be marked; trying again"
+                        );
+                        MarkOutcome::TryAgain
+                    }
+                },
+            })
+            .collect())
+    }
+
+    async fn quarantine(&self, event: &Quarantine) -> Result<(), TableError> {
+        let update = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(&event.key)))
+            .condition_expression("#status = :pending")
+            // `occurred_at` is the index's key: without one an operator would
+            // not find the event.
+            .update_expression(
+                "SET #status = :failed, #bucket = :bucket, #failed_at = :at, \
+                 #failure = :failure, #attempts = :attempts, \
+                 #occurred_at = if_not_exists(#occurred_at, :at)",
+            )
+            .expression_attribute_names("#status", attribute::STATUS)
+            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+            .expression_attribute_names("#failed_at", attribute::FAILED_AT)
+            .expression_attribute_names("#failure", attribute::FAILURE)
+            .expression_attribute_names("#attempts", attribute::ATTEMPTS)
+            .expression_attribute_names("#occurred_at", attribute::OCCURRED_AT)
+            .expression_attribute_values(":pending", text(Status::Pending.as_str()))
+            .expression_attribute_values(":failed", text(Status::Failed.as_str()))
+            .expression_attribute_values(":bucket", text(FAILED_BUCKET))
+            .expression_attribute_values(":at", text(event.failed_at))
+            .expression_attribute_values(":failure", text(&event.failure))
+            .expression_attribute_values(":attempts", number(event.attempts))
+            .send()
+            .await;
+        match update {
+            Ok(_) => Ok(()),
+            Err(SdkError::ServiceError(error))
+                if error.err().is_conditional_check_failed_exception() =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
+    async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
+        let mut found = HashMap::new();
+        let mut wanted: Vec<_> = keys.iter().map(item_key).collect();
+        // DynamoDB answers with a part when throttled; each round asks for
+        // the rest, and the caller's patience is the bound on no progress.
+        while !wanted.is_empty() {
+            let asked = wanted.len();
+            let request = KeysAndAttributes::builder()
+                .set_keys(Some(wanted))
+                .consistent_read(true)
+                .projection_expression("#id, #sequence, #status")
+                .expression_attribute_names("#id", attribute::AGGREGATE_ID)
+                .expression_attribute_names("#sequence", attribute::SEQUENCE)
+                .expression_attribute_names("#status", attribute::STATUS)
+                .build()
+                .expect("the keys are set");
+            let answer = self
+                .client
+                .batch_get_item()
+                .request_items(&self.table, request)
+                .send()
+                .await
+                .map_err(|error| unavailable(&error))?;
+            let items = answer
+                .responses
+                .and_then(|mut tables| tables.remove(&self.table))
+                .unwrap_or_default();
+            found.extend(items.into_iter().filter_map(|item| {
+                let key = EventKey {
+                    aggregate_id: item.get(attribute::AGGREGATE_ID)?.as_s().ok()?.clone(),
+                    sequence: item.get(attribute::SEQUENCE)?.as_n().ok()?.clone(),
+                };
+                let status = match item.get(attribute::STATUS)?.as_s().ok()?.as_str() {
+                    "PENDING" => Status::Pending,
+                    "PUBLISHED" => Status::Published,
+                    "FAILED" => Status::Failed,
+                    _ => return None,
+                };
+                Some((key, status))
+            }));
+            wanted = answer
+                .unprocessed_keys
+                .and_then(|mut tables| tables.remove(&self.table))
+                .map(|rest| rest.keys)
+                .unwrap_or_default();
+            if wanted.len() == asked {
+                return Err(TableError(
+                    "DynamoDB answered for none of the keys".to_owned(),
+                ));
+            }
+        }
+        Ok(keys.iter().map(|key| found.get(key).copied()).collect())
+    }
+
+    async fn pending(&self) -> Result<(u64, Option<Timestamp>), TableError> {
+        let mut count = 0;
+        let mut oldest: Option<Timestamp> = None;
+        for bucket in pending_buckets() {
+            let query = || {
+                self.client
+                    .query()
+                    .table_name(&self.table)
+                    .index_name(BY_STATE_INDEX)
+                    .key_condition_expression("#bucket = :bucket")
+                    .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+                    .expression_attribute_values(":bucket", text(&bucket))
+            };
+            let first = query()
+                .limit(1)
+                .send()
+                .await
+                .map_err(|error| unavailable(&error))?;
+            let Some(first) = first.items().first() else {
+                continue;
+            };
+            let occurred_at: Option<Timestamp> = first
+                .get(attribute::OCCURRED_AT)
+                .and_then(|at| at.as_s().ok()?.parse().ok());
+            oldest = [oldest, occurred_at].into_iter().flatten().min();
+            let mut pages = query().select(Select::Count).into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let page = page.map_err(|error| unavailable(&error))?;
+                count += u64::from(page.count.unsigned_abs());
+            }
+        }
+        Ok((count, oldest))
+    }
+}

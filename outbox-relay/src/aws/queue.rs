@@ -1,0 +1,167 @@
+//! SQS.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchError;
+use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use shared::aws::QueueUrlError;
+
+use crate::ports::{EntryFailure, Queue, SendEntry, SendError};
+use crate::routes::QueueRef;
+
+#[derive(Debug)]
+pub(super) struct Sqs {
+    client: Client,
+    /// URLs of queues by what they are configured as. Forgotten when the
+    /// queue is gone, as it may come back under another.
+    urls: Mutex<HashMap<QueueRef, Arc<str>>>,
+}
+
+impl Sqs {
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            client,
+            urls: Mutex::default(),
+        }
+    }
+
+    async fn url(&self, queue: &QueueRef) -> Result<Arc<str>, SendError> {
+        let known = self.urls().get(queue).cloned();
+        if let Some(url) = known {
+            return Ok(url);
+        }
+        let url: Arc<str> = shared::aws::queue_url(&self.client, queue.as_str())
+            .await
+            .map_err(|error| SendError::Unavailable {
+                kind: match error {
+                    QueueUrlError::DoesNotExist(_) => "QueueDoesNotExist".to_owned(),
+                    QueueUrlError::Unavailable(_) => "queue_url".to_owned(),
+                },
+                message: error.to_string(),
+            })?
+            .into();
+        self.urls().insert(queue.clone(), Arc::clone(&url));
+        Ok(url)
+    }
+
+    fn urls(&self) -> std::sync::MutexGuard<'_, HashMap<QueueRef, Arc<str>>> {
+        self.urls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Queue for Sqs {
+    async fn send(
+        &self,
+        queue: &QueueRef,
+        entries: &[SendEntry<'_>],
+    ) -> Result<Vec<Result<String, EntryFailure>>, SendError> {
+        let url = self.url(queue).await?;
+        let requests = entries
+            .iter()
+            .enumerate()
+            .map(|(n, entry)| request(n, entry, queue.is_fifo()))
+            .collect();
+        let answer = self
+            .client
+            .send_message_batch()
+            .queue_url(&*url)
+            .set_entries(Some(requests))
+            .send()
+            .await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let error = send_error(&error);
+                if let SendError::Refused { code, .. } = &error
+                    && (code.contains("QueueDoesNotExist") || code.contains("NonExistentQueue"))
+                {
+                    self.urls().remove(queue);
+                }
+                return Err(error);
+            }
+        };
+        // Entries that the answer does not name were perhaps not sent.
+        let mut outcomes: Vec<_> = entries
+            .iter()
+            .map(|_| {
+                Err(EntryFailure {
+                    code: "NoAnswer".to_owned(),
+                    message: "the answer does not name the entry".to_owned(),
+                    sender_fault: false,
+                })
+            })
+            .collect();
+        for sent in answer.successful {
+            if let Some(outcome) = place(&mut outcomes, &sent.id) {
+                *outcome = Ok(sent.message_id);
+            }
+        }
+        for failed in answer.failed {
+            if let Some(outcome) = place(&mut outcomes, &failed.id) {
+                *outcome = Err(EntryFailure {
+                    code: failed.code,
+                    message: failed.message.unwrap_or_default(),
+                    sender_fault: failed.sender_fault,
+                });
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+fn place<'a, T>(outcomes: &'a mut [T], id: &str) -> Option<&'a mut T> {
+    outcomes.get_mut(id.parse::<usize>().ok()?)
+}
+
+fn request(n: usize, entry: &SendEntry<'_>, fifo: bool) -> SendMessageBatchRequestEntry {
+    let attributes = entry
+        .message
+        .attributes
+        .iter()
+        .map(|(name, value)| {
+            let value = MessageAttributeValue::builder()
+                .data_type("String")
+                .string_value(value)
+                .build()
+                .expect("the data type is set");
+            ((*name).to_owned(), value)
+        })
+        .collect();
+    SendMessageBatchRequestEntry::builder()
+        .id(n.to_string())
+        .message_body(&entry.message.body)
+        .set_message_attributes(Some(attributes))
+        .set_message_group_id(fifo.then(|| entry.group.to_owned()))
+        .set_message_deduplication_id(fifo.then(|| entry.deduplication.to_owned()))
+        .build()
+        .expect("id and body are set")
+}
+
+fn send_error(error: &SdkError<SendMessageBatchError>) -> SendError {
+    let unavailable = |kind: &str| SendError::Unavailable {
+        kind: kind.to_owned(),
+        message: DisplayErrorContext(error).to_string(),
+    };
+    match error {
+        SdkError::TimeoutError(_) => unavailable("timeout"),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => unavailable("timeout"),
+        SdkError::DispatchFailure(_) => unavailable("connection"),
+        SdkError::ResponseError(_) => unavailable("response"),
+        SdkError::ServiceError(service) => {
+            let code = service.err().code().unwrap_or("unknown");
+            if service.raw().status().is_server_error() {
+                return unavailable(code);
+            }
+            SendError::Refused {
+                code: code.to_owned(),
+                message: service.err().message().unwrap_or_default().to_owned(),
+            }
+        }
+        _ => unavailable("client"),
+    }
+}

@@ -1,0 +1,200 @@
+//! DynamoDB Streams.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodbstreams::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodbstreams::types::{
+    AttributeValue as StreamValue, OperationType, Record as StreamRecord, ShardIteratorType,
+};
+use shared::aws::Clients;
+use shared::timestamp::Timestamp;
+
+use crate::ports::{
+    Change, Cursor, Page, Position, Record, SequenceNumber, Shard, ShardId, Stream, StreamError,
+};
+
+#[derive(Debug)]
+pub(super) struct OutboxStream {
+    clients: Clients,
+    table: String,
+}
+
+impl OutboxStream {
+    pub(super) fn new(clients: Clients, table: String) -> Self {
+        Self { clients, table }
+    }
+}
+
+#[async_trait]
+impl Stream for OutboxStream {
+    async fn locate(&self) -> Result<Arc<str>, StreamError> {
+        let table = self
+            .clients
+            .dynamodb
+            .describe_table()
+            .table_name(&self.table)
+            .send()
+            .await
+            .map_err(|error| match error.as_service_error() {
+                Some(e) if e.is_resource_not_found_exception() => StreamError::NotFound(format!(
+                    "table `{}` does not exist in this account and region",
+                    self.table
+                )),
+                _ => StreamError::Unavailable(DisplayErrorContext(&error).to_string()),
+            })?
+            .table;
+        let stream = table.and_then(|table| {
+            table
+                .stream_specification
+                .filter(|stream| stream.stream_enabled)
+                .and(table.latest_stream_arn)
+        });
+        stream.map(Into::into).ok_or_else(|| {
+            StreamError::NotFound(format!(
+                "table `{}` has no stream; enable one with the view type NEW_IMAGE",
+                self.table
+            ))
+        })
+    }
+
+    async fn shards(&self, stream: &str) -> Result<Vec<Shard>, StreamError> {
+        let mut shards = Vec::new();
+        let mut after = None;
+        loop {
+            let description = self
+                .clients
+                .streams
+                .describe_stream()
+                .stream_arn(stream)
+                .set_exclusive_start_shard_id(after)
+                .send()
+                .await
+                .map_err(stream_error)?
+                .stream_description
+                .ok_or_else(|| StreamError::Unavailable("an empty answer".to_owned()))?;
+            let listed = description.shards.unwrap_or_default();
+            shards.extend(listed.into_iter().filter_map(|shard| {
+                Some(Shard {
+                    id: ShardId(shard.shard_id?.into()),
+                    parent: shard.parent_shard_id.map(|id| ShardId(id.into())),
+                })
+            }));
+            after = description.last_evaluated_shard_id;
+            if after.is_none() {
+                return Ok(shards);
+            }
+        }
+    }
+
+    async fn cursor(
+        &self,
+        stream: &str,
+        shard: &ShardId,
+        position: &Position,
+    ) -> Result<Cursor, StreamError> {
+        let request = self
+            .clients
+            .streams
+            .get_shard_iterator()
+            .stream_arn(stream)
+            .shard_id(&*shard.0);
+        let request = match position {
+            Position::TrimHorizon => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Position::After(number) => request
+                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+                .sequence_number(&*number.0),
+        };
+        request
+            .send()
+            .await
+            .map_err(stream_error)?
+            .shard_iterator
+            .map(Cursor)
+            .ok_or_else(|| StreamError::Unavailable("an answer without an iterator".to_owned()))
+    }
+
+    async fn read(&self, cursor: &Cursor) -> Result<Page, StreamError> {
+        let answer = self
+            .clients
+            .streams
+            .get_records()
+            .shard_iterator(&cursor.0)
+            .send()
+            .await
+            .map_err(stream_error)?;
+        let records = answer
+            .records
+            .unwrap_or_default()
+            .into_iter()
+            .map(record)
+            .collect::<Option<_>>()
+            .ok_or_else(|| {
+                StreamError::Unavailable("a record without a sequence number".to_owned())
+            })?;
+        Ok(Page {
+            records,
+            next: answer.next_shard_iterator.map(Cursor),
+        })
+    }
+}
+
+fn stream_error<E>(error: SdkError<E>) -> StreamError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match error
+        .as_service_error()
+        .and_then(ProvideErrorMetadata::code)
+    {
+        Some("ExpiredIteratorException") => StreamError::Expired,
+        Some("TrimmedDataAccessException") => StreamError::Trimmed,
+        Some("ResourceNotFoundException") => {
+            StreamError::NotFound("the stream or shard does not exist".to_owned())
+        }
+        _ => StreamError::Unavailable(DisplayErrorContext(&error).to_string()),
+    }
+}
+
+fn record(record: StreamRecord) -> Option<Record> {
+    let is_insert = record.event_name == Some(OperationType::Insert);
+    let data = record.dynamodb?;
+    let change = match data.new_image {
+        Some(image) if is_insert => Change::Insert(item(image)),
+        _ => Change::Other,
+    };
+    Some(Record {
+        sequence_number: SequenceNumber(data.sequence_number?.into()),
+        created_at: data
+            .approximate_creation_date_time
+            .and_then(|at| at.to_millis().ok())
+            .map(Timestamp::from_millis),
+        change,
+    })
+}
+
+/// The two SDK crates have a type each for the same value.
+fn item(image: HashMap<String, StreamValue>) -> HashMap<String, AttributeValue> {
+    image
+        .into_iter()
+        .map(|(name, value)| (name, attribute(value)))
+        .collect()
+}
+
+fn attribute(value: StreamValue) -> AttributeValue {
+    match value {
+        StreamValue::S(text) => AttributeValue::S(text),
+        StreamValue::N(number) => AttributeValue::N(number),
+        StreamValue::Bool(flag) => AttributeValue::Bool(flag),
+        StreamValue::B(bytes) => AttributeValue::B(bytes),
+        StreamValue::Ss(set) => AttributeValue::Ss(set),
+        StreamValue::Ns(set) => AttributeValue::Ns(set),
+        StreamValue::Bs(set) => AttributeValue::Bs(set),
+        StreamValue::L(list) => AttributeValue::L(list.into_iter().map(attribute).collect()),
+        StreamValue::M(map) => AttributeValue::M(item(map)),
+        // Also types that do not exist yet: no event attribute has one.
+        _ => AttributeValue::Null(true),
+    }
+}

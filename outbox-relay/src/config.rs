@@ -1,0 +1,145 @@
+//! The relay's options.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use shared::process::{ProcessOptions, RunError, parse_duration};
+
+use crate::routes::Routes;
+
+/// Options and environment of `outbox-relay`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Where `/healthz`, `/readyz` and `/metrics` listen.
+    #[arg(
+        long,
+        env = "RELAY_ADMIN_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8081"
+    )]
+    pub admin_listen: SocketAddr,
+
+    /// Which queue an event goes to: comma-separated `event type pattern=queue
+    /// name or URL`; `*` stands for any characters, the first match wins.
+    #[arg(
+        long,
+        env = "RELAY_ROUTES",
+        value_name = "ROUTES",
+        default_value = "order.*=order-events"
+    )]
+    pub routes: Routes,
+
+    /// Relays of one group share the shards of a stream. Their leases and
+    /// checkpoints are kept under this name.
+    #[arg(
+        long,
+        env = "RELAY_CONSUMER_GROUP",
+        value_name = "NAME",
+        default_value = "default",
+        value_parser = parse_name
+    )]
+    pub consumer_group: String,
+
+    /// Names this instance in the lease table; unique among running instances.
+    /// A restarted process with the same name takes its leases back at once.
+    /// [default: host, pid and a random part]
+    #[arg(long, env = "RELAY_INSTANCE_ID", value_name = "NAME", value_parser = parse_name)]
+    pub instance_id: Option<String>,
+
+    /// A shard whose owner gives no sign of life for this long is taken over
+    /// (1s to 5m).
+    #[arg(long, env = "RELAY_LEASE_DURATION", value_name = "DURATION", default_value = "10s", value_parser = parse_lease_duration)]
+    pub lease_duration: Duration,
+
+    /// The longest pause between two reads of an idle shard (at most 10s).
+    #[arg(long, env = "RELAY_POLL_MAX", value_name = "DURATION", default_value = "200ms", value_parser = parse_poll_max)]
+    pub poll_max: Duration,
+
+    /// How long a published event stays in the outbox table.
+    #[arg(long, env = "RELAY_RETENTION", value_name = "DURATION", default_value = "7d", value_parser = parse_duration)]
+    pub retention: Duration,
+
+    /// How often the pending events of the table are looked at.
+    #[arg(long, env = "RELAY_SWEEP_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub sweep_interval: Duration,
+
+    /// The outbox table.
+    #[arg(
+        long,
+        env = "OUTBOX_TABLE",
+        value_name = "TABLE",
+        default_value = "outbox"
+    )]
+    pub outbox_table: String,
+
+    /// The table of leases and checkpoints.
+    #[arg(
+        long,
+        env = "LEASES_TABLE",
+        value_name = "TABLE",
+        default_value = "relay_leases"
+    )]
+    pub leases_table: String,
+
+    #[command(flatten)]
+    pub process: ProcessOptions,
+}
+
+impl Config {
+    /// What no single option shows to be wrong.
+    pub fn check(&self) -> Result<(), RunError> {
+        if self.outbox_table == self.leases_table {
+            return Err(RunError::Usage(format!(
+                "OUTBOX_TABLE and LEASES_TABLE are both `{}`; they must be two tables",
+                self.outbox_table
+            )));
+        }
+        Ok(())
+    }
+
+    /// The configured instance id, or one that no other process has.
+    pub fn instance(&self) -> String {
+        self.instance_id.clone().unwrap_or_else(|| {
+            format!(
+                "{}-{}-{:08x}",
+                gethostname::gethostname().to_string_lossy(),
+                std::process::id(),
+                fastrand::u32(..)
+            )
+        })
+    }
+}
+
+/// Consumer groups and instances: part of keys, so plain and short. `|`
+/// separates the group from the stream in the lease table.
+fn parse_name(text: &str) -> Result<String, String> {
+    let plain = text
+        .bytes()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
+    if plain && (1..=128).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 128 characters of A-Z a-z 0-9 . _ -".to_owned())
+    }
+}
+
+fn parse_lease_duration(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(1), Duration::from_secs(300))
+}
+
+fn parse_poll_max(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_millis(1), Duration::from_secs(10))
+}
+
+fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if (least..=most).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!(
+            "must be from {} to {}",
+            humantime::format_duration(least),
+            humantime::format_duration(most)
+        ))
+    }
+}

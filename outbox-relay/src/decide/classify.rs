@@ -1,0 +1,243 @@
+//! Which stream records are events, and the message each becomes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use shared::outbox::item::attribute;
+use shared::outbox::{Message, OutboxItem, Status, Unpublishable};
+use shared::telemetry::propagation::TraceContext;
+use shared::timestamp::Timestamp;
+
+use crate::ports::{Change, EventKey};
+use crate::routes::{QueueRef, Routes};
+
+/// What a record is to the relay.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Classified {
+    /// No event; the reason is a metric label.
+    Skip(&'static str),
+    /// An event that can be sent.
+    Event(Arc<Event>),
+    /// An event that can never be sent.
+    Reject(Rejected),
+}
+
+/// An event on its way to its queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub key: EventKey,
+    /// The order among the events of `key.aggregate_id`.
+    pub sequence: u64,
+    pub event_id: String,
+    pub queue: QueueRef,
+    pub message: Message,
+    pub occurred_at: Option<Timestamp>,
+    pub trace: TraceContext,
+}
+
+/// An event that goes to quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    pub key: EventKey,
+    /// A metric label.
+    pub reason: &'static str,
+    /// For an operator.
+    pub failure: String,
+    /// For the log line, when the item says it.
+    pub trace_id: Option<String>,
+}
+
+/// FIFO queues take group and deduplication ids of up to this many characters.
+const MAX_FIFO_ID: usize = 128;
+
+/// Decides about one change of the outbox table. Only an INSERT with status
+/// PENDING is an event: everything else is the relay's own marks, expiry, or
+/// not meant for it.
+pub fn classify(change: Change, routes: &Routes) -> Classified {
+    let Change::Insert(image) = change else {
+        return Classified::Skip("not_insert");
+    };
+    let pending = |value: &AttributeValue| {
+        value
+            .as_s()
+            .is_ok_and(|status| status == Status::Pending.as_str())
+    };
+    if !image.get(attribute::STATUS).is_some_and(pending) {
+        return Classified::Skip("not_pending");
+    }
+    match key_of(&image) {
+        Some(key) => prepare(key, image, routes),
+        // The service itself keeps the key's types.
+        None => Classified::Skip("no_key"),
+    }
+}
+
+/// Makes the message of a pending item, or says why there can be none.
+fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Routes) -> Classified {
+    let trace_id = stored_trace_id(&image);
+    let reject = |key, reason, failure: String, trace_id| {
+        Classified::Reject(Rejected {
+            key,
+            reason,
+            failure,
+            trace_id,
+        })
+    };
+    let item = match OutboxItem::read(image) {
+        Ok(item) => item,
+        Err(error) => return reject(key, "malformed_item", error.to_string(), trace_id),
+    };
+    let message = match Message::of(&item) {
+        Ok(message) => message,
+        Err(error) => return reject(key, unpublishable(&error), error.to_string(), trace_id),
+    };
+    let Some(queue) = routes.queue_for(&item.event_type) else {
+        let failure = format!(
+            "no route matches the event type `{}`; add one to RELAY_ROUTES and retry",
+            item.event_type
+        );
+        return reject(key, "no_route", failure, trace_id);
+    };
+    if queue.is_fifo() {
+        for (name, value) in [
+            ("aggregate_id", &item.aggregate_id),
+            ("event_id", &item.event_id),
+        ] {
+            if !is_fifo_id(value) {
+                let failure = format!(
+                    "`{name}` must be 1 to {MAX_FIFO_ID} visible ASCII characters for the FIFO queue `{}`",
+                    queue.name()
+                );
+                return reject(key, "fifo_id", failure, trace_id);
+            }
+        }
+    }
+    Classified::Event(Arc::new(Event {
+        key,
+        sequence: item.sequence,
+        queue: queue.clone(),
+        message,
+        occurred_at: item.occurred_at.parse().ok(),
+        trace: item.trace_context(),
+        event_id: item.event_id,
+    }))
+}
+
+fn key_of(image: &HashMap<String, AttributeValue>) -> Option<EventKey> {
+    Some(EventKey {
+        aggregate_id: image.get(attribute::AGGREGATE_ID)?.as_s().ok()?.clone(),
+        sequence: image.get(attribute::SEQUENCE)?.as_n().ok()?.clone(),
+    })
+}
+
+fn stored_trace_id(image: &HashMap<String, AttributeValue>) -> Option<String> {
+    let traceparent = image.get(attribute::TRACEPARENT)?.as_s().ok()?.clone();
+    TraceContext {
+        traceparent: Some(traceparent),
+        tracestate: None,
+    }
+    .trace_id()
+}
+
+fn unpublishable(error: &Unpublishable) -> &'static str {
+    match error {
+        Unpublishable::EventId(_) => "event_id",
+        Unpublishable::Empty(_) => "empty_attribute",
+        Unpublishable::NotJson(_) => "not_json",
+        Unpublishable::Character { .. } => "invalid_character",
+        Unpublishable::TooLarge(_) => "too_large",
+    }
+}
+
+fn is_fifo_id(text: &str) -> bool {
+    (1..=MAX_FIFO_ID).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(changes: &[(&str, Option<AttributeValue>)]) -> HashMap<String, AttributeValue> {
+        let text = |value: &str| AttributeValue::S(value.to_owned());
+        let mut image = HashMap::from([
+            ("aggregate_id".to_owned(), text("o-1")),
+            ("sequence".to_owned(), AttributeValue::N("2".to_owned())),
+            ("event_id".to_owned(), text("o-1:2")),
+            ("aggregate_type".to_owned(), text("order")),
+            ("event_type".to_owned(), text("order.placed")),
+            ("payload".to_owned(), text("{}")),
+            ("occurred_at".to_owned(), text("2026-01-31T08:15:30.123Z")),
+            ("status".to_owned(), text("PENDING")),
+        ]);
+        for (name, value) in changes {
+            match value {
+                Some(value) => image.insert((*name).to_owned(), value.clone()),
+                None => image.remove(*name),
+            };
+        }
+        image
+    }
+
+    fn classified(changes: &[(&str, Option<AttributeValue>)], routes: &str) -> Classified {
+        classify(Change::Insert(image(changes)), &routes.parse().unwrap())
+    }
+
+    fn text(value: impl Into<String>) -> Option<AttributeValue> {
+        Some(AttributeValue::S(value.into()))
+    }
+
+    #[test]
+    fn a_pending_insert_is_an_event() {
+        let Classified::Event(event) = classified(&[], "order.*=q") else {
+            panic!("not an event");
+        };
+        assert_eq!(event.sequence, 2);
+        assert_eq!(event.queue.name(), "q");
+        assert_eq!(event.key.sequence, "2");
+    }
+
+    #[test]
+    fn what_is_no_pending_insert_is_skipped() {
+        assert_eq!(
+            classify(Change::Other, &"*=q".parse().unwrap()),
+            Classified::Skip("not_insert")
+        );
+        for status in [None, text("PUBLISHED"), Some(AttributeValue::Bool(true))] {
+            assert_eq!(
+                classified(&[("status", status)], "*=q"),
+                Classified::Skip("not_pending")
+            );
+        }
+    }
+
+    #[test]
+    fn each_way_to_break_the_contract_has_its_reason() {
+        let number = || Some(AttributeValue::N("1".to_owned()));
+        let cases: [(&str, Option<AttributeValue>, &str, &str); 9] = [
+            ("payload", None, "*=q", "malformed_item"),
+            ("payload", number(), "*=q", "malformed_item"),
+            ("event_type", number(), "*=q", "malformed_item"),
+            (
+                "sequence",
+                Some(AttributeValue::N("1.5".to_owned())),
+                "*=q",
+                "malformed_item",
+            ),
+            ("payload", text("{"), "*=q", "not_json"),
+            ("payload", text("\"\u{FFFE}\""), "*=q", "invalid_character"),
+            ("event_id", text("x".repeat(500)), "*=q", "event_id"),
+            ("event_type", text("stock.moved"), "order.*=q", "no_route"),
+            ("aggregate_id", text("ö"), "*=q.fifo", "fifo_id"),
+        ];
+        for (name, value, routes, expected) in cases {
+            match classified(&[(name, value)], routes) {
+                Classified::Reject(rejected) => {
+                    assert_eq!(rejected.reason, expected, "{name}");
+                    assert!(!rejected.failure.is_empty());
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}

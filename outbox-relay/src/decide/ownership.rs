@@ -1,0 +1,209 @@
+//! Which shards to read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ports::{Lease, LeaseState, Shard, ShardId};
+
+/// What this instance has seen of other owners' beats, on its own clock: no
+/// clocks are compared.
+#[derive(Clone, Debug, Default)]
+pub struct Observations {
+    seen: BTreeMap<ShardId, Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    epoch: u64,
+    beat: u64,
+    since: Instant,
+}
+
+impl Observations {
+    /// Notes the rows as they were listed at `now`.
+    pub fn note(&mut self, leases: &[Lease], now: Instant) {
+        for lease in leases {
+            let seen = self.seen.entry(lease.shard.clone()).or_insert(Seen {
+                epoch: lease.epoch,
+                beat: lease.beat,
+                since: now,
+            });
+            if (seen.epoch, seen.beat) != (lease.epoch, lease.beat) {
+                *seen = Seen {
+                    epoch: lease.epoch,
+                    beat: lease.beat,
+                    since: now,
+                };
+            }
+        }
+        let listed: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
+        self.seen.retain(|shard, _| listed.contains(shard));
+    }
+
+    /// Whether the owner of `lease` has not moved for `duration`.
+    fn expired(&self, lease: &Lease, now: Instant, duration: Duration) -> bool {
+        self.seen
+            .get(&lease.shard)
+            .is_some_and(|seen| now.saturating_duration_since(seen.since) >= duration)
+    }
+}
+
+/// Shards that were listed and have no row yet.
+pub fn unregistered<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard> {
+    let known: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
+    shards
+        .iter()
+        .filter(|shard| !known.contains(&shard.id))
+        .collect()
+}
+
+/// Rule 1: a shard may start when its parent is read to its end, or is not
+/// listed any more (trimmed away).
+fn may_start(
+    lease: &Lease,
+    leases: &BTreeMap<&ShardId, &Lease>,
+    listed: &BTreeSet<&ShardId>,
+) -> bool {
+    match &lease.parent {
+        None => true,
+        Some(parent) => match leases.get(parent) {
+            Some(parent) if parent.state == LeaseState::Ended => true,
+            _ => !listed.contains(parent),
+        },
+    }
+}
+
+/// The rows that `me` should take now, in the order of their shard ids: free,
+/// its own from an earlier life, or of an owner that stopped beating.
+/// `held` are those this process is reading already.
+pub fn takable<'a>(
+    shards: &[Shard],
+    leases: &'a [Lease],
+    observations: &Observations,
+    held: &BTreeSet<ShardId>,
+    me: &str,
+    now: Instant,
+    lease_duration: Duration,
+) -> Vec<&'a Lease> {
+    let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
+    let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
+    by_shard
+        .values()
+        .copied()
+        .filter(|lease| lease.state == LeaseState::Open)
+        .filter(|lease| listed.contains(&lease.shard))
+        .filter(|lease| !held.contains(&lease.shard))
+        .filter(|lease| may_start(lease, &by_shard, &listed))
+        .filter(|lease| match lease.owner.as_deref() {
+            None => true,
+            Some(owner) if owner == me => true,
+            Some(_) => observations.expired(lease, now, lease_duration),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DURATION: Duration = Duration::from_secs(10);
+
+    fn id(name: &str) -> ShardId {
+        ShardId(name.into())
+    }
+
+    fn shard(name: &str, parent: Option<&str>) -> Shard {
+        Shard {
+            id: id(name),
+            parent: parent.map(id),
+        }
+    }
+
+    fn lease(name: &str, parent: Option<&str>) -> Lease {
+        Lease::unread(id(name), parent.map(id))
+    }
+
+    fn taken(
+        shards: &[Shard],
+        leases: &[Lease],
+        observations: &Observations,
+        now: Instant,
+    ) -> Vec<String> {
+        takable(
+            shards,
+            leases,
+            observations,
+            &BTreeSet::new(),
+            "me",
+            now,
+            DURATION,
+        )
+        .into_iter()
+        .map(|lease| lease.shard.to_string())
+        .collect()
+    }
+
+    #[test]
+    fn a_child_waits_for_its_parent() {
+        let shards = [shard("a", None), shard("b", Some("a"))];
+        let mut leases = [lease("a", None), lease("b", Some("a"))];
+        let now = Instant::now();
+        assert_eq!(
+            taken(&shards, &leases, &Observations::default(), now),
+            ["a"]
+        );
+        leases[0].state = LeaseState::Ended;
+        assert_eq!(
+            taken(&shards, &leases, &Observations::default(), now),
+            ["b"]
+        );
+    }
+
+    #[test]
+    fn a_child_whose_parent_is_trimmed_starts() {
+        let shards = [shard("b", Some("a"))];
+        let leases = [lease("a", None), lease("b", Some("a"))];
+        let now = Instant::now();
+        assert_eq!(
+            taken(&shards, &leases, &Observations::default(), now),
+            ["b"]
+        );
+    }
+
+    #[test]
+    fn a_beating_owner_keeps_its_lease_and_a_silent_one_loses_it() {
+        let shards = [shard("a", None)];
+        let mut leases = [lease("a", None)];
+        leases[0].owner = Some("other".to_owned());
+        let start = Instant::now();
+        let mut observations = Observations::default();
+        observations.note(&leases, start);
+        leases[0].beat += 1;
+        observations.note(&leases, start + DURATION / 2);
+        let almost = start + DURATION / 2 + DURATION - Duration::from_millis(1);
+        assert!(taken(&shards, &leases, &observations, almost).is_empty());
+        let silent = start + DURATION / 2 + DURATION;
+        assert_eq!(taken(&shards, &leases, &observations, silent), ["a"]);
+    }
+
+    #[test]
+    fn free_leases_and_those_of_an_earlier_life_are_taken_at_once() {
+        let shards = [shard("a", None), shard("b", None)];
+        let mut leases = [lease("a", None), lease("b", None)];
+        leases[1].owner = Some("me".to_owned());
+        let now = Instant::now();
+        assert_eq!(
+            taken(&shards, &leases, &Observations::default(), now),
+            ["a", "b"]
+        );
+    }
+
+    #[test]
+    fn only_unknown_shards_are_registered() {
+        let shards = [shard("a", None), shard("b", None)];
+        let unknown = unregistered(&shards, &[lease("a", None)]);
+        assert_eq!(unknown, [&shards[1]]);
+    }
+}

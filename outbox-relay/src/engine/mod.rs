@@ -1,0 +1,116 @@
+//! The engine: takes shards, reads them, publishes what they hold.
+//!
+//! ```text
+//! coordinate ─takes─▶ shard::hold ─┬─ read: fetch ─pages▶ feed ─work─▶ publish ─▶ queue, outbox
+//!                                  └─ keeper: beat and checkpoint ◀─progress─┘
+//! ```
+//!
+//! It knows the remote systems by [`Ports`] only, decides by the pure
+//! functions of [`crate::decide`], and measures time with tokio's clock, so
+//! that it can be run against models of those systems on paused time.
+
+mod coordinate;
+mod held;
+mod publish;
+mod read;
+mod shard;
+mod spans;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::metrics::Meter;
+use shared::timestamp::Timestamp;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use status::Status;
+
+use crate::decide::schedule::Schedule;
+use crate::metrics::RelayMetrics;
+use crate::ports::Ports;
+use crate::routes::Routes;
+
+/// What the engine must know.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// This instance, in the lease table.
+    pub instance: String,
+    pub routes: Routes,
+    pub lease_duration: Duration,
+    /// The longest pause between reads of an idle shard.
+    pub poll_max: Duration,
+    /// How long published events are kept.
+    pub retention: Duration,
+    /// How often pending events are counted.
+    pub survey_interval: Duration,
+    /// Room for events between reading and marking, in KiB.
+    pub buffer_kib: usize,
+    /// The wall clock.
+    pub clock: fn() -> Timestamp,
+    /// Seeds jitter.
+    pub seed: u64,
+}
+
+/// One relay instance.
+#[derive(Debug)]
+pub struct Engine {
+    ports: Ports,
+    config: Arc<EngineConfig>,
+    status: Status,
+    metrics: RelayMetrics,
+}
+
+impl Engine {
+    pub fn new(ports: Ports, config: EngineConfig, meter: &Meter) -> Self {
+        let status = Status::new(config.lease_duration);
+        let metrics = RelayMetrics::new(meter, &status);
+        Self {
+            ports,
+            config: Arc::new(config),
+            status,
+            metrics,
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Works until `stop` is cancelled; then finishes what is in flight,
+    /// writes marks and checkpoints and gives the leases back (rule 14).
+    /// Dropping it instead is a crash: events in flight may be sent again.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut random = fastrand::Rng::with_seed(self.config.seed);
+        let (work, incoming) = mpsc::unbounded_channel();
+        let publisher = publish::Publisher {
+            ports: self.ports.clone(),
+            config: Arc::clone(&self.config),
+            metrics: self.metrics.clone(),
+            status: self.status.clone(),
+            schedule: Schedule::default(),
+            random: random.fork(),
+        };
+        let release = CancellationToken::new();
+        let around = shard::Surroundings {
+            ports: self.ports,
+            room: Arc::new(Semaphore::new(self.config.buffer_kib)),
+            config: self.config,
+            metrics: self.metrics,
+            status: self.status,
+            stream: "".into(),
+            work,
+            stop: stop.clone(),
+            release: release.clone(),
+        };
+        let survey = coordinate::survey(around.clone());
+        let publish = async {
+            publisher.run(incoming, stop.clone()).await;
+            // Nothing is in flight any more: the last checkpoints can be
+            // written.
+            release.cancel();
+        };
+        tokio::join!(coordinate::run(around, random), publish, survey);
+    }
+}

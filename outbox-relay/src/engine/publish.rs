@@ -1,0 +1,429 @@
+//! Sends and marks events: rules 8, 9 and 10.
+//!
+//! One task owns the [`Schedule`] and does what it says; requests run beside
+//! it, a bounded number at a time. What comes in is bounded by the room its
+//! readers must take first (G7), so the channel itself needs no bound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::timestamp::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::held::{self, Ack};
+use super::spans::{BatchSpan, MessageOutcome, Source};
+use super::{EngineConfig, Status};
+use crate::decide::backoff;
+use crate::decide::classify::{Event, Rejected};
+use crate::decide::failure::{self, Verdict};
+use crate::decide::schedule::{Batch, EventRef, Mark, Outgoing, Schedule};
+use crate::metrics::{RelayMetrics, seconds_between};
+use crate::ports::{
+    EntryFailure, MarkOutcome, Ports, Published, Quarantine, SendEntry, SendError, TableError,
+};
+
+/// Send requests in flight. Enough to hide the round trip of a busy queue.
+const MAX_SENDS: usize = 16;
+/// Mark requests in flight. Fewer, so that each is full.
+const MAX_MARK_REQUESTS: usize = 4;
+
+/// What readers hand over.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Publish { event: Arc<Event>, ack: Ack },
+    Quarantine { rejected: Rejected, ack: Ack },
+}
+
+/// An event's acknowledgements, and where it was first read.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    pub(crate) ports: Ports,
+    pub(crate) config: Arc<EngineConfig>,
+    pub(crate) metrics: RelayMetrics,
+    pub(crate) status: Status,
+    pub(crate) schedule: Schedule<Ack>,
+    pub(crate) random: fastrand::Rng,
+}
+
+type SendAnswer = Result<Vec<Result<String, EntryFailure>>, SendError>;
+
+/// A request that has ended.
+enum Done {
+    Sent {
+        batch: Batch,
+        answer: SendAnswer,
+    },
+    Marked {
+        marks: Vec<Mark>,
+        answer: Result<Vec<MarkOutcome>, TableError>,
+    },
+    Quarantined {
+        rejected: Rejected,
+        acks: Vec<Ack>,
+    },
+}
+
+/// Requests under way.
+#[derive(Default)]
+struct InFlight {
+    tasks: JoinSet<Done>,
+    sends: usize,
+    marks: usize,
+}
+
+impl Publisher {
+    /// Works until `stop` is cancelled, then finishes what is in flight and
+    /// its marks; what was not sent by then is left to the next owner.
+    pub(crate) async fn run(
+        mut self,
+        mut work: mpsc::UnboundedReceiver<Work>,
+        stop: CancellationToken,
+    ) {
+        let mut in_flight = InFlight::default();
+        let mut incoming = Vec::new();
+        let mut open = true;
+        loop {
+            let now = Instant::now();
+            let stopping = stop.is_cancelled();
+            if !stopping {
+                self.start_sends(&mut in_flight, now);
+            }
+            self.start_marks(&mut in_flight, now);
+            if (stopping || !open) && in_flight.tasks.is_empty() && self.schedule.is_settled() {
+                return;
+            }
+            let due = self.schedule.next_due(now);
+            tokio::select! {
+                // Answers first: they free what the others wait for. A fixed
+                // order also makes a simulated run repeat exactly.
+                biased;
+                Some(done) = in_flight.tasks.join_next() => match done {
+                    Ok(done) => self.finish(&mut in_flight, done),
+                    Err(error) => tracing::error!(%error, "a publishing task failed"),
+                },
+                count = work.recv_many(&mut incoming, 1024), if open && !stopping => {
+                    open = count > 0;
+                    for work in incoming.drain(..) {
+                        self.accept(&mut in_flight, work);
+                    }
+                }
+                () = sleep_until(due) => {}
+                () = stop.cancelled(), if !stopping => {}
+            }
+        }
+    }
+
+    fn accept(&mut self, in_flight: &mut InFlight, work: Work) {
+        match work {
+            Work::Publish { event, ack } => self.schedule.push(event, ack),
+            Work::Quarantine { rejected, ack } => {
+                self.quarantine(in_flight, rejected, vec![ack], 0);
+            }
+        }
+    }
+
+    fn start_sends(&mut self, in_flight: &mut InFlight, now: Instant) {
+        while in_flight.sends < MAX_SENDS {
+            let Some(batch) = self
+                .schedule
+                .next_batch(now, |acks| held::permission(acks, now))
+            else {
+                return;
+            };
+            in_flight.sends += 1;
+            let sources = self.sources(&batch);
+            let queue = Arc::clone(&self.ports.queue);
+            in_flight.tasks.spawn(async move {
+                let mut span = BatchSpan::start(&batch);
+                let entries: Vec<_> = batch.events.iter().map(entry).collect();
+                let answer = queue.send(&batch.queue, &entries).await;
+                trace(&mut span, &batch, &sources, &answer);
+                Done::Sent { batch, answer }
+            });
+        }
+    }
+
+    fn sources(&self, batch: &Batch) -> Vec<Option<Source>> {
+        batch
+            .events
+            .iter()
+            .map(|out| {
+                self.schedule
+                    .acks(&EventRef::of(&out.event))
+                    .first()
+                    .map(Ack::source)
+            })
+            .collect()
+    }
+
+    fn start_marks(&mut self, in_flight: &mut InFlight, now: Instant) {
+        while in_flight.marks < MAX_MARK_REQUESTS {
+            let marks = self.schedule.next_marks(now, in_flight.marks == 0);
+            if marks.is_empty() {
+                return;
+            }
+            in_flight.marks += 1;
+            let wall = (self.config.clock)();
+            let retention = i64::try_from(self.config.retention.as_secs()).unwrap_or(i64::MAX);
+            let published: Vec<_> = marks
+                .iter()
+                .map(|mark| Published {
+                    key: mark.key.clone(),
+                    message_id: mark.message_id.clone(),
+                    published_at: mark.sent_at,
+                    expires_at: wall.as_seconds().saturating_add(retention),
+                })
+                .collect();
+            let outbox = Arc::clone(&self.ports.outbox);
+            in_flight.tasks.spawn(async move {
+                let answer = outbox.mark(&published).await;
+                Done::Marked { marks, answer }
+            });
+        }
+    }
+
+    fn finish(&mut self, in_flight: &mut InFlight, done: Done) {
+        let now = Instant::now();
+        match done {
+            Done::Sent { batch, answer } => {
+                in_flight.sends -= 1;
+                match answer {
+                    Ok(answers) => self.batch_answered(in_flight, &batch, answers, now),
+                    Err(error) => self.batch_failed(in_flight, &batch, &error, now),
+                }
+            }
+            Done::Marked { marks, answer } => {
+                in_flight.marks -= 1;
+                self.marks_answered(marks, answer, now);
+            }
+            Done::Quarantined { rejected, acks } => {
+                self.metrics.quarantined(rejected.reason);
+                tracing::error!(
+                    aggregate_id = rejected.key.aggregate_id,
+                    sequence = rejected.key.sequence,
+                    reason = rejected.reason,
+                    failure = rejected.failure,
+                    trace_id = rejected.trace_id,
+                    "event quarantined: it can never be sent as it is"
+                );
+                acks.into_iter().for_each(Ack::done);
+            }
+        }
+    }
+
+    fn batch_answered(
+        &mut self,
+        in_flight: &mut InFlight,
+        batch: &Batch,
+        answers: Vec<Result<String, EntryFailure>>,
+        now: Instant,
+    ) {
+        self.schedule.batch_went_through(&batch.queue);
+        self.status.queue_well(batch.queue.as_str());
+        let wall = (self.config.clock)();
+        let missing = || {
+            Err(EntryFailure {
+                code: "NoAnswer".to_owned(),
+                message: "the answer does not name the entry".to_owned(),
+                sender_fault: false,
+            })
+        };
+        let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
+        for (outgoing, answer) in batch.events.iter().zip(answers) {
+            let event = &outgoing.event;
+            let reference = EventRef::of(event);
+            match answer {
+                Ok(message_id) => {
+                    let lag = event.occurred_at.map(|at| seconds_between(at, wall));
+                    self.metrics.published(batch.queue.name(), lag);
+                    self.schedule.sent(&reference, message_id, wall);
+                }
+                Err(failure) => match failure::of_entry(&failure) {
+                    Verdict::Outage { kind } => {
+                        self.metrics.retried(&kind, 1);
+                        tracing::warn!(
+                            queue = batch.queue.name(),
+                            event_id = event.event_id,
+                            attempt = outgoing.attempt,
+                            code = failure.code,
+                            reason = failure.message,
+                            trace_id = event.trace.trace_id(),
+                            "the queue did not take a message; it is sent again"
+                        );
+                        let attempt = u32::try_from(outgoing.attempt).unwrap_or(u32::MAX);
+                        let until = now + backoff::delay(attempt, self.random.f64());
+                        self.schedule.retry(&reference, Some(until), false);
+                    }
+                    Verdict::Rejected { failure } => {
+                        self.reject(in_flight, outgoing, failure);
+                    }
+                    Verdict::Split => self.schedule.retry(&reference, None, true),
+                },
+            }
+        }
+    }
+
+    fn batch_failed(
+        &mut self,
+        in_flight: &mut InFlight,
+        batch: &Batch,
+        error: &SendError,
+        now: Instant,
+    ) {
+        match failure::of_batch(error, batch.events.len()) {
+            Verdict::Outage { kind } => {
+                let count = batch.events.len();
+                self.metrics.retried(&kind, count as u64);
+                tracing::warn!(
+                    queue = batch.queue.as_str(),
+                    kind,
+                    count,
+                    %error,
+                    "the queue does not take messages; they are sent again"
+                );
+                self.status
+                    .queue_failed(batch.queue.as_str(), error.to_string());
+                for outgoing in &batch.events {
+                    self.schedule
+                        .retry(&EventRef::of(&outgoing.event), None, false);
+                }
+                let random = &mut self.random;
+                self.schedule.batch_failed(&batch.queue, now, |failures| {
+                    backoff::delay(failures, random.f64())
+                });
+            }
+            Verdict::Split => {
+                self.schedule.batch_went_through(&batch.queue);
+                for outgoing in &batch.events {
+                    self.schedule
+                        .retry(&EventRef::of(&outgoing.event), None, true);
+                }
+            }
+            Verdict::Rejected { failure } => {
+                self.schedule.batch_went_through(&batch.queue);
+                for outgoing in &batch.events {
+                    self.reject(in_flight, outgoing, failure.clone());
+                }
+            }
+        }
+    }
+
+    fn reject(&mut self, in_flight: &mut InFlight, outgoing: &Outgoing, failure: String) {
+        let event = &outgoing.event;
+        let acks = self.schedule.rejected(&EventRef::of(event));
+        let rejected = Rejected {
+            key: event.key.clone(),
+            reason: "refused_by_queue",
+            failure,
+            trace_id: event.trace.trace_id(),
+        };
+        self.quarantine(in_flight, rejected, acks, outgoing.attempt);
+    }
+
+    /// Tried until it is written: the checkpoint waits for it.
+    fn quarantine(
+        &mut self,
+        in_flight: &mut InFlight,
+        rejected: Rejected,
+        acks: Vec<Ack>,
+        attempts: u64,
+    ) {
+        let request = Quarantine {
+            key: rejected.key.clone(),
+            failed_at: (self.config.clock)(),
+            failure: rejected.failure.clone(),
+            attempts,
+        };
+        let outbox = Arc::clone(&self.ports.outbox);
+        let mut random = self.random.fork();
+        in_flight.tasks.spawn(async move {
+            let mut failures = 0;
+            while let Err(error) = outbox.quarantine(&request).await {
+                failures += 1;
+                tracing::warn!(%error, failures, "an event could not be quarantined; trying again");
+                tokio::time::sleep(backoff::delay(failures, random.f64())).await;
+            }
+            Done::Quarantined { rejected, acks }
+        });
+    }
+
+    fn marks_answered(
+        &mut self,
+        marks: Vec<Mark>,
+        answer: Result<Vec<MarkOutcome>, TableError>,
+        now: Instant,
+    ) {
+        let outcomes = answer.unwrap_or_else(|error| {
+            tracing::warn!(%error, "published events could not be marked; trying again");
+            Vec::new()
+        });
+        let outcomes = outcomes
+            .into_iter()
+            .chain(std::iter::repeat(MarkOutcome::TryAgain));
+        let mut again = false;
+        for (mark, outcome) in marks.into_iter().zip(outcomes) {
+            match outcome {
+                MarkOutcome::Marked | MarkOutcome::NotPending => {
+                    self.schedule
+                        .marked(&mark.event)
+                        .into_iter()
+                        .for_each(Ack::done);
+                }
+                MarkOutcome::TryAgain => {
+                    again = true;
+                    self.schedule.mark_again(mark.event);
+                }
+            }
+        }
+        self.schedule.marks_went(again, now, |failures| {
+            backoff::delay(failures, self.random.f64())
+        });
+    }
+}
+
+fn entry(outgoing: &Outgoing) -> SendEntry<'_> {
+    SendEntry {
+        message: &outgoing.event.message,
+        group: &outgoing.event.key.aggregate_id,
+        deduplication: &outgoing.event.event_id,
+    }
+}
+
+/// Messages get their span when their fate is known. Those of a request that
+/// failed as a whole do not: an outage would fill every trace with them.
+fn trace(span: &mut BatchSpan, batch: &Batch, sources: &[Option<Source>], answer: &SendAnswer) {
+    match answer {
+        Ok(answers) => {
+            let wall = Timestamp::now();
+            for ((outgoing, answer), source) in batch.events.iter().zip(answers).zip(sources) {
+                let outcome = match answer {
+                    Ok(message_id) => MessageOutcome::Sent {
+                        message_id,
+                        lag_ms: outgoing
+                            .event
+                            .occurred_at
+                            .map(|at| wall.as_millis() - at.as_millis()),
+                    },
+                    Err(failure) => MessageOutcome::Failed {
+                        kind: &failure.code,
+                    },
+                };
+                span.message(batch, outgoing, source.as_ref(), &outcome);
+            }
+        }
+        Err(SendError::Unavailable { kind, .. } | SendError::Refused { code: kind, .. }) => {
+            span.fail(kind);
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        // Something else will happen first.
+        None => tokio::time::sleep(Duration::from_secs(3600)).await,
+    }
+}

@@ -1,0 +1,166 @@
+//! What the engine is doing, for `/healthz`, `/readyz` and the gauges.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shared::health::{Check, Report};
+use shared::timestamp::Timestamp;
+use tokio::time::Instant;
+
+use crate::ports::ShardId;
+
+/// Shared by the engine and whoever asks.
+#[derive(Clone, Debug)]
+pub struct Status {
+    inner: Arc<Mutex<Inner>>,
+    lease_duration: Duration,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shards: BTreeMap<ShardId, ShardStatus>,
+    /// Why the stream cannot be read, when it cannot.
+    stream: Result<(), String>,
+    /// Why the last send to a queue failed.
+    queues: BTreeMap<String, String>,
+    pending: u64,
+    oldest_pending: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct ShardStatus {
+    last_read: Instant,
+    /// Why checkpoints cannot be written, and since when.
+    checkpoint_failing: Option<(Instant, String)>,
+}
+
+impl Status {
+    pub fn new(lease_duration: Duration) -> Self {
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                shards: BTreeMap::new(),
+                stream: Err("the stream has not been found yet".to_owned()),
+                queues: BTreeMap::new(),
+                pending: 0,
+                oldest_pending: None,
+            })),
+            lease_duration,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn holds(&self, shard: &ShardId, now: Instant) {
+        let status = ShardStatus {
+            last_read: now,
+            checkpoint_failing: None,
+        };
+        self.lock().shards.insert(shard.clone(), status);
+    }
+
+    pub(crate) fn gave_up(&self, shard: &ShardId) {
+        self.lock().shards.remove(shard);
+    }
+
+    pub(crate) fn read(&self, shard: &ShardId, now: Instant) {
+        if let Some(shard) = self.lock().shards.get_mut(shard) {
+            shard.last_read = now;
+        }
+    }
+
+    pub(crate) fn checkpoint_written(&self, shard: &ShardId) {
+        if let Some(shard) = self.lock().shards.get_mut(shard) {
+            shard.checkpoint_failing = None;
+        }
+    }
+
+    pub(crate) fn checkpoint_failed(&self, shard: &ShardId, reason: String, now: Instant) {
+        if let Some(shard) = self.lock().shards.get_mut(shard) {
+            let since = shard
+                .checkpoint_failing
+                .as_ref()
+                .map_or(now, |(since, _)| *since);
+            shard.checkpoint_failing = Some((since, reason));
+        }
+    }
+
+    pub(crate) fn stream(&self, state: Result<(), String>) {
+        self.lock().stream = state;
+    }
+
+    pub(crate) fn queue_failed(&self, queue: &str, reason: String) {
+        self.lock().queues.insert(queue.to_owned(), reason);
+    }
+
+    pub(crate) fn queue_well(&self, queue: &str) {
+        self.lock().queues.remove(queue);
+    }
+
+    pub(crate) fn pending(&self, count: u64, oldest: Option<Timestamp>) {
+        let mut inner = self.lock();
+        inner.pending = count;
+        inner.oldest_pending = oldest;
+    }
+
+    /// How many shards are held.
+    pub fn shards_held(&self) -> usize {
+        self.lock().shards.len()
+    }
+
+    /// The longest time since a held shard was last read.
+    pub fn slowest_read(&self, now: Instant) -> Duration {
+        self.lock()
+            .shards
+            .values()
+            .map(|shard| now.saturating_duration_since(shard.last_read))
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// How many events were pending when last looked.
+    pub fn pending_events(&self) -> u64 {
+        self.lock().pending
+    }
+
+    /// When the oldest of them occurred.
+    pub fn oldest_pending(&self) -> Option<Timestamp> {
+        self.lock().oldest_pending
+    }
+
+    /// Rule 13: red when progress has stopped.
+    pub fn live(&self, now: Instant) -> Report {
+        let limit = self.lease_duration * 3;
+        let inner = self.lock();
+        Report::new(inner.shards.iter().map(|(id, shard)| {
+            let name = format!("shard {id}");
+            let unread = now.saturating_duration_since(shard.last_read);
+            match &shard.checkpoint_failing {
+                _ if unread > limit => Check::fail(
+                    name,
+                    format!("no successful read for {} s", unread.as_secs()),
+                ),
+                Some((since, reason)) if now.saturating_duration_since(*since) > limit => {
+                    Check::fail(name, format!("no checkpoint could be written: {reason}"))
+                }
+                _ => Check::pass(name),
+            }
+        }))
+    }
+
+    /// Whether events can be published now.
+    pub fn ready(&self) -> Report {
+        let inner = self.lock();
+        let stream = match &inner.stream {
+            Ok(()) => Check::pass("stream"),
+            Err(reason) => Check::fail("stream", reason),
+        };
+        let queues = inner
+            .queues
+            .iter()
+            .map(|(queue, reason)| Check::fail(format!("queue {queue}"), reason));
+        Report::new([stream].into_iter().chain(queues))
+    }
+}

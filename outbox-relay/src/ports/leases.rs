@@ -1,0 +1,75 @@
+//! The lease table: who reads which shard, and how far.
+
+use async_trait::async_trait;
+
+use super::{SequenceNumber, ShardId};
+
+/// One row: a shard of a stream, for one consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub shard: ShardId,
+    pub parent: Option<ShardId>,
+    /// The instance that reads the shard; `None` when it was given back.
+    pub owner: Option<String>,
+    /// Goes up by one at every change of owner. Fences writes of earlier ones.
+    pub epoch: u64,
+    /// Changes at every write by the owner: proof of life.
+    pub beat: u64,
+    /// Everything up to here is published and marked. `None`: nothing yet.
+    pub checkpoint: Option<SequenceNumber>,
+    pub state: LeaseState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// There may be more to read.
+    Open,
+    /// The shard is closed and everything in it is published and marked.
+    Ended,
+}
+
+impl Lease {
+    /// A shard that nobody has read yet.
+    pub fn unread(shard: ShardId, parent: Option<ShardId>) -> Self {
+        Self {
+            shard,
+            parent,
+            owner: None,
+            epoch: 0,
+            beat: 0,
+            checkpoint: None,
+            state: LeaseState::Open,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// The row is not as it was expected to be: another instance has it.
+    #[error("the lease belongs to another owner or epoch")]
+    Lost,
+    /// No answer, or one that says to try later. A write may have happened.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Reads and writes lease rows of one consumer group; `stream` is an ARN.
+///
+/// All writes are conditional and single-row. A write whose answer was lost
+/// may have happened: repeating [`LeaseTable::renew`] is harmless, and a
+/// repeated [`LeaseTable::take`] says [`LeaseError::Lost`].
+#[async_trait]
+pub trait LeaseTable: Send + Sync {
+    /// All rows of `stream`. Strongly consistent.
+    async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError>;
+
+    /// Adds a row unless there is one.
+    async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError>;
+
+    /// Writes `new` if owner, epoch and beat are still those of `seen`.
+    async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError>;
+
+    /// Writes `lease` if owner and epoch are still `holder` and its epoch.
+    /// `lease.owner` may be `None`, to give it back.
+    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<(), LeaseError>;
+}

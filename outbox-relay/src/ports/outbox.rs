@@ -1,0 +1,70 @@
+//! The outbox table, as the relay writes it.
+
+use async_trait::async_trait;
+use shared::outbox::Status;
+use shared::timestamp::Timestamp;
+
+/// The primary key of an outbox item.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventKey {
+    pub aggregate_id: String,
+    /// The number as it is stored: a malformed item may have any.
+    pub sequence: String,
+}
+
+/// What is noted on an event that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub key: EventKey,
+    pub message_id: String,
+    pub published_at: Timestamp,
+    /// Epoch seconds at which DynamoDB may delete the item.
+    pub expires_at: i64,
+}
+
+/// What is noted on an event that can never be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    pub key: EventKey,
+    pub failed_at: Timestamp,
+    /// For an operator: what is wrong.
+    pub failure: String,
+    /// How often it was sent in vain; 0 when it was never tried.
+    pub attempts: u64,
+}
+
+/// What became of one mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkOutcome {
+    Marked,
+    /// The item is gone or no longer pending; nothing was written.
+    NotPending,
+    /// Not now; try again.
+    TryAgain,
+}
+
+/// The request as a whole failed; what it wrote is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TableError(pub String);
+
+/// Notes what became of events.
+///
+/// Every write is conditional on the item being there and pending, so that
+/// repeating one after an unknown outcome is harmless, and a deleted item
+/// never comes back.
+#[async_trait]
+pub trait OutboxTable: Send + Sync {
+    /// Marks 1–25 different events as published; one outcome each, in order.
+    async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError>;
+
+    /// Quarantines one event, payload and all.
+    async fn quarantine(&self, event: &Quarantine) -> Result<(), TableError>;
+
+    /// The status of 1–100 different events, in order; `None` where there is
+    /// no such item or none that is understood. Strongly consistent.
+    async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError>;
+
+    /// How many events are pending, and when the oldest of them occurred.
+    async fn pending(&self) -> Result<(u64, Option<Timestamp>), TableError>;
+}

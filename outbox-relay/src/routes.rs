@@ -1,0 +1,157 @@
+//! Which queue an event goes to: `RELAY_ROUTES`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A queue's name or URL. FIFO when it ends in `.fifo`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueRef(Arc<str>);
+
+impl QueueRef {
+    pub fn new(name_or_url: &str) -> Self {
+        Self(name_or_url.into())
+    }
+
+    /// As it was configured.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, also of a URL: its last path segment.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    pub fn is_fifo(&self) -> bool {
+        self.0.ends_with(".fifo")
+    }
+}
+
+impl fmt::Display for QueueRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The routing table, in order; the first match wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes(Vec<(String, QueueRef)>);
+
+impl Routes {
+    /// The queue for `event_type`, when a pattern matches it.
+    pub fn queue_for(&self, event_type: &str) -> Option<&QueueRef> {
+        self.0
+            .iter()
+            .find(|(pattern, _)| matches(pattern, event_type))
+            .map(|(_, queue)| queue)
+    }
+
+    /// Every queue that something is routed to, once.
+    pub fn queues(&self) -> impl Iterator<Item = &QueueRef> {
+        self.0
+            .iter()
+            .enumerate()
+            .filter(|(n, (_, queue))| !self.0[..*n].iter().any(|(_, other)| other == queue))
+            .map(|(_, (_, queue))| queue)
+    }
+}
+
+/// `*` stands for any characters, also none.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+impl FromStr for Routes {
+    type Err = String;
+
+    /// `order.*=order-events,*=everything-else`
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let routes = text
+            .split(',')
+            .map(|route| {
+                let (pattern, queue) = route.split_once('=').ok_or_else(|| {
+                    format!("`{route}` is not `event type pattern=queue name or URL`")
+                })?;
+                let (pattern, queue) = (pattern.trim(), queue.trim());
+                if pattern.is_empty() || queue.is_empty() {
+                    return Err(format!("`{route}` names no event type pattern or no queue"));
+                }
+                let is_url = queue.starts_with("http://") || queue.starts_with("https://");
+                let is_name = queue
+                    .strip_suffix(".fifo")
+                    .unwrap_or(queue)
+                    .bytes()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
+                if !is_url && !(is_name && queue.len() <= 80) {
+                    return Err(format!("`{queue}` is neither a queue name nor a queue URL"));
+                }
+                Ok((pattern.to_owned(), QueueRef::new(queue)))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self(routes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, text, expected) in [
+            ("*", "anything", true),
+            ("*", "", true),
+            ("order.*", "order.placed", true),
+            ("order.*", "orders.placed", false),
+            ("order.placed", "order.placed", true),
+            ("order.placed", "order.placed.v2", false),
+            ("*.placed", "order.placed", true),
+            ("*.placed", "order.placed.v2", false),
+            ("a*b*c", "aXbYc", true),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "acb", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_match_wins() {
+        let routes: Routes = "order.placed=a, order.*=b.fifo ,*=http://localhost:9324/0/c"
+            .parse()
+            .unwrap();
+        let queue = |event_type| routes.queue_for(event_type).unwrap().name().to_owned();
+        assert_eq!(queue("order.placed"), "a");
+        assert_eq!(queue("order.paid"), "b.fifo");
+        assert_eq!(queue("stock.moved"), "c");
+        assert!(routes.queue_for("order.paid").unwrap().is_fifo());
+        let only: Routes = "order.*=a".parse().unwrap();
+        assert_eq!(only.queue_for("stock.moved"), None);
+    }
+
+    #[test]
+    fn a_wrong_route_is_named() {
+        for wrong in ["", "order.*", "=a", "a=", "a=b,", "a=not a queue"] {
+            assert!(wrong.parse::<Routes>().is_err(), "{wrong}");
+        }
+    }
+}

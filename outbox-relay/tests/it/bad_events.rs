@@ -1,0 +1,108 @@
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::support::{Item, Stage, event, ids, string, text};
+
+fn changed(aggregate_id: &str, name: &str, value: AttributeValue) -> Item {
+    let mut item = event(aggregate_id, 1);
+    item.insert(name.to_owned(), value);
+    item
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
+    let stage = Stage::new().await;
+    let number = || AttributeValue::N("1".to_owned());
+    let mut no_payload = event("no-payload", 1);
+    no_payload.remove("payload");
+    let cases = [
+        (no_payload, "`payload` is missing"),
+        (
+            changed("payload-number", "payload", number()),
+            "`payload` must be a string (S), not a number (N)",
+        ),
+        (
+            changed("not-json", "payload", text("{oops")),
+            "`payload` is not JSON",
+        ),
+        (
+            changed("nul", "event_type", text("order.\0")),
+            "`event_type` contains U+0000, which SQS does not take",
+        ),
+        (
+            changed("noncharacter", "payload", text("\"\u{FFFE}\"")),
+            "`payload` contains U+FFFE, which SQS does not take",
+        ),
+        (
+            changed("no-route", "event_type", text("stock.moved")),
+            "no route matches the event type `stock.moved`",
+        ),
+        (
+            changed("long-id", "event_id", text("x".repeat(500))),
+            "`event_id` has 500 characters",
+        ),
+    ];
+    for (item, _) in &cases {
+        stage.put(item.clone()).await;
+        // A good one of the same aggregate right behind it.
+        stage
+            .put(event(string(item, "aggregate_id").unwrap(), 2))
+            .await;
+    }
+    let _relay = stage.relay(&[]).await;
+    for (item, reason) in &cases {
+        let aggregate_id = string(item, "aggregate_id").unwrap();
+        let failed = stage.until_status(aggregate_id, 1, "FAILED").await;
+        let failure = string(&failed, "failure").unwrap();
+        assert!(failure.contains(reason), "{aggregate_id}: {failure}");
+        assert_eq!(string(&failed, "state_bucket"), Some("FAILED"));
+        assert!(failed.contains_key("failed_at"));
+        assert!(failed.contains_key("attempts"));
+        assert_eq!(failed.get("payload"), item.get("payload"));
+        assert!(!failed.contains_key("expires_at"));
+        stage.until_status(aggregate_id, 2, "PUBLISHED").await;
+    }
+    let received = ids(&stage.receive("order-events", cases.len()).await);
+    assert_eq!(received.len(), cases.len());
+    assert!(received.iter().all(|id| id.ends_with(":2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_is_none_is_quarantined() {
+    let stage = Stage::new().await;
+    let _relay = stage.relay(&[]).await;
+    stage
+        .put(changed(
+            "o-1",
+            "sequence",
+            AttributeValue::N("0".to_owned()),
+        ))
+        .await;
+    let failed = stage.until_status("o-1", 0, "FAILED").await;
+    assert!(string(&failed, "failure").unwrap().contains("`sequence`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_are_split_over_batches() {
+    let stage = Stage::new().await;
+    let payload = format!("\"{}\"", "x".repeat(390_000));
+    for n in 0..6 {
+        stage
+            .put(changed(&format!("o-{n}"), "payload", text(&payload)))
+            .await;
+    }
+    let _relay = stage.relay(&[]).await;
+    stage.until_count("PUBLISHED", 6).await;
+    assert_eq!(stage.receive("order-events", 6).await.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_is_no_event_is_left_alone() {
+    let stage = Stage::new().await;
+    let _relay = stage.relay(&[]).await;
+    let mut foreign = event("foreign", 1);
+    foreign.retain(|name, _| name == "aggregate_id" || name == "sequence");
+    stage.put(foreign.clone()).await;
+    stage.put(event("o-1", 1)).await;
+    stage.until_status("o-1", 1, "PUBLISHED").await;
+    assert_eq!(stage.event("foreign", 1).await, foreign);
+}

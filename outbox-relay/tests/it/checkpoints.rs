@@ -1,0 +1,154 @@
+use local_cloud::testing::eventually;
+
+use crate::support::{DEADLINE, Stage, event, ids, string, text};
+
+async fn until_checkpointed(stage: &Stage, other_than: Option<&str>) -> String {
+    eventually(DEADLINE, || async {
+        let lease = stage.lease().await.ok_or("no lease")?;
+        match string(&lease, "checkpoint") {
+            Some(checkpoint) if Some(checkpoint) != other_than => Ok(checkpoint.to_owned()),
+            _ => Err("no new checkpoint"),
+        }
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_goes_on_where_the_checkpoint_is() {
+    let stage = Stage::new().await;
+    let mut relay = stage.relay(&[]).await;
+    stage
+        .put_all((0..50).map(|n| event(&format!("a-{n}"), 1)).collect())
+        .await;
+    stage.until_count("PUBLISHED", 50).await;
+    until_checkpointed(&stage, None).await;
+    relay.kill().await.unwrap();
+    stage
+        .put_all((0..50).map(|n| event(&format!("b-{n}"), 1)).collect())
+        .await;
+    let _successor = stage.relay(&[]).await;
+    stage.until_count("PUBLISHED", 100).await;
+    assert_eq!(stage.receive("order-events", 100).await.len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_marked_is_not_sent_again_even_without_a_checkpoint() {
+    let stage = Stage::new().await;
+    let mut relay = stage.relay(&[]).await;
+    stage
+        .put_all((0..150).map(|n| event(&format!("a-{n}"), 1)).collect())
+        .await;
+    stage.until_count("PUBLISHED", 150).await;
+    relay.kill().await.unwrap();
+    let lease = stage.lease().await.unwrap();
+    stage
+        .dynamodb
+        .delete_item()
+        .table_name("relay_leases")
+        .key("stream", lease["stream"].clone())
+        .key("lease", lease["lease"].clone())
+        .send()
+        .await
+        .unwrap();
+    let _successor = stage.relay(&[]).await;
+    stage.put(event("b", 1)).await;
+    stage.until_status("b", 1, "PUBLISHED").await;
+    assert_eq!(stage.receive("order-events", 151).await.len(), 151);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_gives_the_lease_back_so_that_another_starts_at_once() {
+    let stage = Stage::new().await;
+    let mut first = stage.relay(&[("RELAY_LEASE_DURATION", "5m")]).await;
+    stage.put(event("a", 1)).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    assert!(first.terminate().await.unwrap().success());
+    let lease = stage.lease().await.unwrap();
+    assert_eq!(string(&lease, "owner"), None);
+    assert!(string(&lease, "checkpoint").is_some());
+
+    let other = [
+        ("RELAY_LEASE_DURATION", "5m"),
+        ("RELAY_INSTANCE_ID", "relay-2"),
+    ];
+    let _second = stage.relay(&other).await;
+    stage.put(event("b", 1)).await;
+    stage.until_status("b", 1, "PUBLISHED").await;
+    let lease = stage.lease().await.unwrap();
+    assert_eq!(string(&lease, "owner"), Some("relay-2"));
+    assert_eq!(lease["epoch"].as_n().unwrap(), "2");
+    assert_eq!(stage.receive("order-events", 2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_owner_is_taken_over_after_the_lease_duration() {
+    let stage = Stage::new().await;
+    let short = [("RELAY_LEASE_DURATION", "1s")];
+    let mut first = stage.relay(&short).await;
+    stage.put(event("a", 1)).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    first.kill().await.unwrap();
+    let other = [
+        ("RELAY_LEASE_DURATION", "1s"),
+        ("RELAY_INSTANCE_ID", "relay-2"),
+    ];
+    let _second = stage.relay(&other).await;
+    stage.put(event("b", 1)).await;
+    stage.until_status("b", 1, "PUBLISHED").await;
+    assert_eq!(ids(&stage.receive("order-events", 2).await), ["a:1", "b:1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_lease_cannot_move_the_checkpoint() {
+    let stage = Stage::new().await;
+    let relay = stage.relay(&[]).await;
+    stage.put(event("a", 1)).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    until_checkpointed(&stage, None).await;
+    // Somebody else takes the shard, and stays alive.
+    let lease = stage.lease().await.unwrap();
+    let taken = stage
+        .dynamodb
+        .update_item()
+        .table_name("relay_leases")
+        .key("stream", lease["stream"].clone())
+        .key("lease", lease["lease"].clone())
+        .update_expression("SET #owner = :owner, epoch = epoch + :one")
+        .expression_attribute_names("#owner", "owner")
+        .expression_attribute_values(":owner", text("thief"))
+        .expression_attribute_values(
+            ":one",
+            aws_sdk_dynamodb::types::AttributeValue::N("1".to_owned()),
+        )
+        .send()
+        .await;
+    taken.unwrap();
+    let before = stage.lease().await.unwrap();
+    stage.put(event("b", 1)).await;
+    eventually(DEADLINE, || async {
+        let metrics = reqwest::get(relay.url("/metrics")).await;
+        let metrics = metrics.map_err(|e| e.to_string())?.text().await;
+        let metrics = metrics.map_err(|e| e.to_string())?;
+        if metrics.contains("outbox_leases_lost_total 1")
+            && metrics.contains("outbox_shards_held 0")
+        {
+            Ok(())
+        } else {
+            Err(metrics)
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(stage.lease().await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_kept_per_consumer_group_and_stream() {
+    let stage = Stage::new().await;
+    let _relay = stage.relay(&[("RELAY_CONSUMER_GROUP", "blue")]).await;
+    stage.put(event("a", 1)).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    let lease = stage.lease().await.unwrap();
+    assert!(string(&lease, "stream").unwrap().starts_with("blue|arn:"));
+}

@@ -1,0 +1,80 @@
+use std::process::Command;
+
+use crate::support::RELAY;
+
+fn refused(environment: &[(&str, &str)]) -> String {
+    let output = Command::new(RELAY)
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_ACCESS_KEY_ID", "a")
+        .env("AWS_SECRET_ACCESS_KEY", "b")
+        .env("RELAY_ADMIN_LISTEN", "127.0.0.1:0")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64), "{environment:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_wrong_value_stops_the_relay_with_one_sentence() {
+    for (name, value) in [
+        ("RELAY_ADMIN_LISTEN", "nowhere"),
+        ("RELAY_ROUTES", ""),
+        ("RELAY_ROUTES", "order.*"),
+        ("RELAY_LEASE_DURATION", "10"),
+        ("RELAY_LEASE_DURATION", "1ms"),
+        ("RELAY_POLL_MAX", "1h"),
+        ("RELAY_RETENTION", "soon"),
+        ("RELAY_CONSUMER_GROUP", "a|b"),
+        ("RELAY_INSTANCE_ID", ""),
+        ("LEASES_TABLE", "outbox"),
+        ("SHUTDOWN_GRACE", "0s"),
+        ("LOG_FORMAT", "xml"),
+        ("RUST_LOG", "=="),
+    ] {
+        let message = refused(&[(name, value)]);
+        assert_eq!(message.trim_end().lines().count(), 1, "{name}: {message}");
+        assert!(message.len() > 20, "{name}: {message}");
+    }
+}
+
+#[test]
+fn a_missing_region_is_explained() {
+    let output = Command::new(RELAY)
+        .env_remove("AWS_REGION")
+        .env_remove("AWS_DEFAULT_REGION")
+        .env("AWS_CONFIG_FILE", "/nonexistent")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("AWS_REGION")
+    );
+}
+
+#[test]
+fn help_names_every_variable_with_its_default() {
+    let output = Command::new(RELAY).arg("--help").output().unwrap();
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    for variable in [
+        "RELAY_ADMIN_LISTEN=",
+        "RELAY_ROUTES=",
+        "RELAY_CONSUMER_GROUP=",
+        "RELAY_INSTANCE_ID=",
+        "RELAY_LEASE_DURATION=",
+        "RELAY_POLL_MAX=",
+        "RELAY_RETENTION=",
+        "RELAY_SWEEP_INTERVAL=",
+        "OUTBOX_TABLE=",
+        "LEASES_TABLE=",
+        "SHUTDOWN_GRACE=",
+        "LOG_FORMAT=",
+    ] {
+        assert!(help.contains(variable), "{variable} is not in\n{help}");
+    }
+    assert!(help.contains("[default: order.*=order-events]"));
+}

@@ -1,0 +1,268 @@
+//! A cloud, a relay in front of it, and what tests ask of both.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
+use aws_sdk_sqs::types::Message;
+use local_cloud::testing::{Service, eventually};
+use local_cloud::{Config, LocalCloud};
+use shared::outbox::item::pending_bucket;
+use shared::provision::{self, Table};
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_outbox-relay");
+
+pub(crate) type Item = HashMap<String, AttributeValue>;
+
+pub(crate) struct Stage {
+    pub(crate) cloud: LocalCloud,
+    pub(crate) dynamodb: aws_sdk_dynamodb::Client,
+    pub(crate) sqs: aws_sdk_sqs::Client,
+}
+
+impl Stage {
+    /// A cloud with the relay's two tables and the queue `order-events`.
+    pub(crate) async fn new() -> Self {
+        let stage = Self::without_queue().await;
+        stage.create_queue("order-events").await;
+        stage
+    }
+
+    pub(crate) async fn without_queue() -> Self {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let cloud = LocalCloud::start(Config {
+            dynamodb: any,
+            sqs: any,
+        })
+        .await
+        .unwrap();
+        let dynamodb = cloud.dynamodb_client();
+        let tables = [Table::outbox("outbox"), Table::relay_leases("relay_leases")];
+        provision::tables(&dynamodb, tables).await.unwrap();
+        Self {
+            sqs: cloud.sqs_client(),
+            dynamodb,
+            cloud,
+        }
+    }
+
+    pub(crate) async fn create_queue(&self, name: &str) -> String {
+        provision::queue(&self.sqs, name).await.unwrap()
+    }
+
+    /// A relay with a fixed name, so that its successor takes over at once.
+    pub(crate) async fn relay(&self, extra: &[(&str, &str)]) -> Service {
+        let mut environment: Vec<(String, String)> = self
+            .cloud
+            .env()
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), value))
+            .collect();
+        for (name, value) in [
+            ("RELAY_ADMIN_LISTEN", "127.0.0.1:0"),
+            ("RELAY_INSTANCE_ID", "relay-1"),
+        ]
+        .iter()
+        .chain(extra)
+        {
+            environment.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        Service::start(RELAY, &[], environment).await.unwrap()
+    }
+
+    pub(crate) async fn put(&self, item: Item) {
+        self.dynamodb
+            .put_item()
+            .table_name("outbox")
+            .set_item(Some(item))
+            .send()
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn put_all(&self, items: Vec<Item>) {
+        for chunk in items.chunks(25) {
+            let requests = chunk
+                .iter()
+                .map(|item| {
+                    let put = PutRequest::builder()
+                        .set_item(Some(item.clone()))
+                        .build()
+                        .unwrap();
+                    WriteRequest::builder().put_request(put).build()
+                })
+                .collect();
+            self.dynamodb
+                .batch_write_item()
+                .request_items("outbox", requests)
+                .send()
+                .await
+                .unwrap();
+        }
+    }
+
+    /// The stored event.
+    pub(crate) async fn event(&self, aggregate_id: &str, sequence: u64) -> Item {
+        self.dynamodb
+            .get_item()
+            .table_name("outbox")
+            .key("aggregate_id", text(aggregate_id))
+            .key("sequence", AttributeValue::N(sequence.to_string()))
+            .consistent_read(true)
+            .send()
+            .await
+            .unwrap()
+            .item
+            .unwrap_or_default()
+    }
+
+    pub(crate) async fn until_status(
+        &self,
+        aggregate_id: &str,
+        sequence: u64,
+        status: &str,
+    ) -> Item {
+        eventually(DEADLINE, || async {
+            let item = self.event(aggregate_id, sequence).await;
+            if string(&item, "status") == Some(status) {
+                Ok(item)
+            } else {
+                Err(format!("{aggregate_id}:{sequence} is {item:?}"))
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// How many events have `status`.
+    pub(crate) async fn count(&self, status: &str) -> usize {
+        let mut pages = self
+            .dynamodb
+            .scan()
+            .table_name("outbox")
+            .consistent_read(true)
+            .filter_expression("#status = :status")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":status", text(status))
+            .into_paginator()
+            .items()
+            .send();
+        let mut count = 0;
+        while let Some(item) = pages.next().await {
+            item.unwrap();
+            count += 1;
+        }
+        count
+    }
+
+    pub(crate) async fn until_count(&self, status: &str, expected: usize) {
+        eventually(DEADLINE, || async {
+            match self.count(status).await {
+                count if count == expected => Ok(()),
+                count => Err(format!("{count} of {expected} are {status}")),
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// The only row of the lease table.
+    pub(crate) async fn lease(&self) -> Option<Item> {
+        self.dynamodb
+            .scan()
+            .table_name("relay_leases")
+            .consistent_read(true)
+            .send()
+            .await
+            .unwrap()
+            .items
+            .and_then(|items| items.into_iter().next())
+    }
+
+    /// Receives and deletes until `count` messages are there; then makes sure
+    /// that no more are.
+    pub(crate) async fn receive(&self, queue: &str, count: usize) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let url = shared::aws::queue_url(&self.sqs, queue).await.unwrap();
+        let end = tokio::time::Instant::now() + DEADLINE;
+        loop {
+            let enough = messages.len() >= count;
+            let answer = self
+                .sqs
+                .receive_message()
+                .queue_url(&url)
+                .max_number_of_messages(10)
+                .wait_time_seconds(if enough { 0 } else { 1 })
+                .message_attribute_names("All")
+                .send()
+                .await
+                .unwrap();
+            let received = answer.messages.unwrap_or_default();
+            if received.is_empty() && enough {
+                return messages;
+            }
+            for message in received {
+                self.sqs
+                    .delete_message()
+                    .queue_url(&url)
+                    .receipt_handle(message.receipt_handle().unwrap())
+                    .send()
+                    .await
+                    .unwrap();
+                messages.push(message);
+            }
+            assert!(
+                tokio::time::Instant::now() < end,
+                "{} of {count} messages came",
+                messages.len()
+            );
+        }
+    }
+}
+
+pub(crate) fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+pub(crate) fn string<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
+    item.get(name)?.as_s().ok().map(String::as_str)
+}
+
+/// A pending event as any program may write it.
+pub(crate) fn event(aggregate_id: &str, sequence: u64) -> Item {
+    HashMap::from([
+        ("aggregate_id".to_owned(), text(aggregate_id)),
+        (
+            "sequence".to_owned(),
+            AttributeValue::N(sequence.to_string()),
+        ),
+        (
+            "event_id".to_owned(),
+            text(format!("{aggregate_id}:{sequence}")),
+        ),
+        ("aggregate_type".to_owned(), text("order")),
+        ("event_type".to_owned(), text("order.placed")),
+        ("payload".to_owned(), text(format!(r#"{{"n":{sequence}}}"#))),
+        (
+            "occurred_at".to_owned(),
+            text(shared::timestamp::Timestamp::now()),
+        ),
+        ("status".to_owned(), text("PENDING")),
+        (
+            "state_bucket".to_owned(),
+            text(pending_bucket(aggregate_id)),
+        ),
+    ])
+}
+
+/// The `id` of each CloudEvent.
+pub(crate) fn ids(messages: &[Message]) -> Vec<String> {
+    messages
+        .iter()
+        .map(|message| {
+            let body: serde_json::Value = serde_json::from_str(message.body().unwrap()).unwrap();
+            body["id"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}
