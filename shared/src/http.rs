@@ -23,9 +23,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
         tracing::info!(%address, "listening");
         Ok(listener)
     };
-    bound
-        .await
-        .map_err(|source| BindError { address, source })
+    bound.await.map_err(|source| BindError { address, source })
 }
 
 /// Serves `router` until `stop` is cancelled, then lets running requests

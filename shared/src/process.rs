@@ -2,6 +2,7 @@
 //! telemetry, run until SIGTERM or SIGINT, and turn the outcome into an exit
 //! code.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,7 +61,17 @@ impl From<crate::http::BindError> for RunError {
 /// Parses the command line and the environment, or exits: 0 after `--help` and
 /// `--version`, 64 with one sentence on anything wrong.
 pub fn parse<P: Parser>() -> Result<P, ExitCode> {
-    P::try_parse().map_err(|error| match error.kind() {
+    parse_from(std::env::args_os())
+}
+
+/// [`parse`] with a command line other than this process's own; the first of
+/// `arguments` is the program.
+pub fn parse_from<P, A>(arguments: impl IntoIterator<Item = A>) -> Result<P, ExitCode>
+where
+    P: Parser,
+    A: Into<OsString> + Clone,
+{
+    P::try_parse_from(arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {

@@ -84,7 +84,8 @@ async fn a_sequence_that_is_none_is_quarantined() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_events_are_split_over_batches() {
     let stage = Stage::new().await;
-    let payload = format!("\"{}\"", "x".repeat(390_000));
+    // The embedded queue takes messages of up to 256 KiB.
+    let payload = format!("\"{}\"", "x".repeat(250_000));
     for n in 0..6 {
         stage
             .put(changed(&format!("o-{n}"), "payload", text(&payload)))
@@ -93,6 +94,21 @@ async fn large_events_are_split_over_batches() {
     let _relay = stage.relay(&[]).await;
     stage.until_count("PUBLISHED", 6).await;
     assert_eq!(stage.receive("order-events", 6).await.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_its_queue_refuses_is_quarantined_alone() {
+    let stage = Stage::new().await;
+    let payload = format!("\"{}\"", "x".repeat(390_000));
+    stage.put(changed("large", "payload", text(&payload))).await;
+    stage
+        .put_all((0..9).map(|n| event(&format!("o-{n}"), 1)).collect())
+        .await;
+    let _relay = stage.relay(&[]).await;
+    stage.until_count("PUBLISHED", 9).await;
+    let failed = stage.until_status("large", 1, "FAILED").await;
+    assert!(string(&failed, "failure").unwrap().contains("262144 bytes"));
+    assert_eq!(string(&failed, "payload"), Some(payload.as_str()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

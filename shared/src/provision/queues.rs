@@ -5,6 +5,7 @@ use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::QueueAttributeName;
 
 use super::ProvisionError;
+use crate::outbox::message::MAX_MESSAGE_BYTES;
 
 /// A message that was received this often without being deleted moves to the
 /// dead-letter queue.
@@ -39,7 +40,33 @@ pub async fn queue(sqs: &Client, name: &str) -> Result<String, ProvisionError> {
         .send()
         .await
         .map_err(|error| request_error(name, "given its redrive policy", &error))?;
+    // Dead letters first, so that what was taken can always be moved there.
+    for url in [&dead_letters_url, &url] {
+        allow_largest(sqs, url).await;
+    }
     Ok(url)
+}
+
+/// AWS gives new queues the largest size by itself, and older ones take it.
+/// Emulators may know 256 KiB only; then larger events are quarantined, which
+/// is no reason to do without the queue.
+async fn allow_largest(sqs: &Client, url: &str) {
+    let outcome = sqs
+        .set_queue_attributes()
+        .queue_url(url)
+        .attributes(
+            QueueAttributeName::MaximumMessageSize,
+            MAX_MESSAGE_BYTES.to_string(),
+        )
+        .send()
+        .await;
+    if let Err(error) = outcome {
+        tracing::debug!(
+            queue = url,
+            error = %DisplayErrorContext(&error),
+            "the queue does not take a MaximumMessageSize of 1 MiB"
+        );
+    }
 }
 
 async fn create(sqs: &Client, name: &str) -> Result<String, ProvisionError> {
