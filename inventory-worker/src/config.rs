@@ -1,0 +1,136 @@
+//! The worker's options, each a flag and a variable. A value that could never
+//! work is refused here, before anything starts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use shared::process::{ProcessOptions, parse_duration};
+
+/// SQS: a message is invisible for at most this long at a time, and in total.
+pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Options of the worker.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Worker")]
+pub struct Config {
+    /// Where /healthz, /readyz and /metrics listen: an IP address and a port.
+    #[arg(
+        long,
+        env = "WORKER_ADMIN_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8082"
+    )]
+    pub admin_listen: SocketAddr,
+
+    /// The SQS queue with the events: its name or its URL.
+    #[arg(long, env = "WORKER_QUEUE", value_name = "QUEUE", default_value = "order-events", value_parser = parse_queue)]
+    pub queue: String,
+
+    /// How many messages are worked on at once, 1 to 1000.
+    #[arg(long, env = "WORKER_CONCURRENCY", value_name = "MESSAGES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub concurrency: u16,
+
+    /// How long a message stays hidden from other workers, in whole seconds,
+    /// 1s to 12h. It is extended while a message is worked on; after a crash
+    /// the messages in flight come back this much later.
+    #[arg(long, env = "WORKER_VISIBILITY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_visibility)]
+    pub visibility_timeout: Duration,
+
+    /// The DynamoDB table with the orders.
+    #[arg(long, env = "ORDERS_TABLE", value_name = "TABLE", default_value = "orders", value_parser = parse_table)]
+    pub orders_table: String,
+
+    /// The DynamoDB table with the stock.
+    #[arg(long, env = "INVENTORY_TABLE", value_name = "TABLE", default_value = "inventory", value_parser = parse_table)]
+    pub inventory_table: String,
+
+    #[command(flatten)]
+    pub process: ProcessOptions,
+}
+
+fn parse_visibility(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text)?;
+    if timeout.subsec_nanos() == 0 && (Duration::from_secs(1)..=MAX_VISIBILITY).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("must be whole seconds from 1s to 12h".to_owned())
+    }
+}
+
+/// The form only; whether the queue exists may still change.
+fn parse_queue(text: &str) -> Result<String, &'static str> {
+    let is_url = ["http://", "https://"].iter().any(|scheme| {
+        text.strip_prefix(scheme)
+            .is_some_and(|rest| !rest.starts_with('/') && rest.trim_end_matches('/').contains('/'))
+    });
+    let stem = text.strip_suffix(".fifo").unwrap_or(text);
+    let is_name = text.len() <= 80
+        && !stem.is_empty()
+        && stem
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
+    if is_url || is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a queue's URL, or its name: 1 to 80 characters of A-Z a-z 0-9 _ -")
+    }
+}
+
+fn parse_table(text: &str) -> Result<String, &'static str> {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    if (3..=255).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a table's name: 3 to 255 characters of A-Z a-z 0-9 . _ -")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_visibility_timeout_is_whole_seconds_from_1s_to_12h() {
+        for ok in ["1s", "30s", "12h"] {
+            assert!(parse_visibility(ok).is_ok(), "{ok}");
+        }
+        for wrong in ["", "0s", "999ms", "1500ms", "12h 1s", "30"] {
+            assert!(parse_visibility(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_queue_is_a_name_or_a_url() {
+        for ok in [
+            "order-events",
+            "a.fifo",
+            "https://sqs.eu-central-1.amazonaws.com/123456789012/q",
+            "http://127.0.0.1:9324/000000000000/q",
+            &"x".repeat(80),
+        ] {
+            assert!(parse_queue(ok).is_ok(), "{ok}");
+        }
+        for wrong in [
+            "",
+            ".fifo",
+            "a b",
+            "a.b",
+            "ftp://host/q",
+            "https://host",
+            "http:///q",
+            &"x".repeat(81),
+        ] {
+            assert!(parse_queue(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_table_name_has_3_to_255_characters() {
+        for ok in ["abc", "a.b_c-D9", &"x".repeat(255)] {
+            assert!(parse_table(ok).is_ok(), "{ok}");
+        }
+        for wrong in ["", "ab", "a b c", "tablé", &"x".repeat(256)] {
+            assert!(parse_table(wrong).is_err(), "{wrong}");
+        }
+    }
+}

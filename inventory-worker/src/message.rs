@@ -1,0 +1,250 @@
+//! A delivery as SQS hands it out, and the event in its body.
+//!
+//! Reasons for an unreadable body never quote it: they go to the log, and the
+//! payload does not.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::order::{MAX_LINES, OrderPlaced};
+use shared::telemetry::propagation::TraceContext;
+
+/// One message, received once. The receipt is good for this receipt only.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub queue_url: Arc<str>,
+    pub message_id: String,
+    pub receipt_handle: String,
+    pub body: String,
+    /// From 1. At the queue's limit a message goes to the dead letters.
+    pub receive_count: u32,
+    /// When it was sent, in milliseconds since the epoch.
+    pub sent_at_millis: Option<i64>,
+    /// The attribute; known even when the body cannot be read.
+    pub event_id: Option<String>,
+    pub trace: TraceContext,
+}
+
+impl Delivery {
+    /// `None` when SQS left out what it always sends: such a message can be
+    /// neither deleted nor kept.
+    pub(crate) fn of(message: Message, queue_url: &Arc<str>) -> Option<Self> {
+        let system = message.attributes.unwrap_or_default();
+        let mut attributes = message.message_attributes.unwrap_or_default();
+        let mut text = |name: &str| attributes.remove(name)?.string_value;
+        Some(Self {
+            queue_url: Arc::clone(queue_url),
+            message_id: message.message_id?,
+            receipt_handle: message.receipt_handle?,
+            body: message.body.unwrap_or_default(),
+            receive_count: system
+                .get(&MessageSystemAttributeName::ApproximateReceiveCount)
+                .and_then(|count| count.parse().ok())
+                .unwrap_or(1),
+            sent_at_millis: system
+                .get(&MessageSystemAttributeName::SentTimestamp)
+                .and_then(|at| at.parse().ok()),
+            event_id: text("event_id"),
+            trace: TraceContext {
+                traceparent: text("traceparent"),
+                tracestate: text("tracestate"),
+            },
+        })
+    }
+}
+
+/// What the worker needs of an `order.placed` event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub id: String,
+    /// The CloudEvent's subject.
+    pub aggregate_id: String,
+    pub order: OrderPlaced,
+}
+
+/// A body that is no `order.placed` event of the contract, and never will be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("the body is no CloudEvent in JSON, at {0}")]
+    Envelope(Position),
+    #[error("`specversion` is not 1.0")]
+    SpecVersion,
+    #[error("`id` is empty")]
+    NoId,
+    #[error("`type` is not {}", OrderPlaced::EVENT_TYPE)]
+    Type,
+    #[error("`data` is missing")]
+    NoData,
+    #[error("`data` is no order, at its {0}")]
+    Data(Position),
+    #[error("an order has 1 to {MAX_LINES} lines, not {0}")]
+    Lines(usize),
+    #[error("a SKU stands on two lines")]
+    SkuTwice,
+}
+
+/// Where reading stopped; all that may be said about a body.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} column {column}")]
+pub(crate) struct Position {
+    line: usize,
+    column: usize,
+}
+
+impl From<serde_json::Error> for Position {
+    fn from(error: serde_json::Error) -> Self {
+        Self {
+            line: error.line(),
+            column: error.column(),
+        }
+    }
+}
+
+/// The members a consumer relies on; others may come and go. Borrowed where
+/// JSON allows it, because a body may have a mebibyte.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    specversion: Cow<'a, str>,
+    id: String,
+    #[serde(rename = "type", borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(default)]
+    subject: Option<String>,
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
+}
+
+/// Reads a body. Holds the order to the contract's bounds, too: what the
+/// transaction could not carry is found here rather than there.
+pub(crate) fn parse(body: &str) -> Result<Event, Unreadable> {
+    let envelope: Envelope<'_> =
+        serde_json::from_str(body).map_err(|error| Unreadable::Envelope(error.into()))?;
+    if envelope.specversion != "1.0" {
+        return Err(Unreadable::SpecVersion);
+    }
+    if envelope.id.is_empty() {
+        return Err(Unreadable::NoId);
+    }
+    if envelope.event_type != OrderPlaced::EVENT_TYPE {
+        return Err(Unreadable::Type);
+    }
+    let data = envelope.data.ok_or(Unreadable::NoData)?;
+    let order: OrderPlaced =
+        serde_json::from_str(data.get()).map_err(|error| Unreadable::Data(error.into()))?;
+    if !(1..=MAX_LINES).contains(&order.items.len()) {
+        return Err(Unreadable::Lines(order.items.len()));
+    }
+    // A transaction cannot name one item twice.
+    let mut skus = HashSet::new();
+    if !order.items.iter().all(|line| skus.insert(&line.sku)) {
+        return Err(Unreadable::SkuTwice);
+    }
+    Ok(Event {
+        id: envelope.id,
+        aggregate_id: envelope
+            .subject
+            .unwrap_or_else(|| order.order_id.to_string()),
+        order,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER_ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    fn body(lines: &str) -> String {
+        format!(
+            r#"{{"specversion":"1.0","id":"e-1","source":"/orders","type":"order.placed","subject":"s","data":{{"order_id":"{ORDER_ID}","customer_id":"c","items":{lines},"currency":"EUR","total_minor":1}},"later":1}}"#
+        )
+    }
+
+    fn line(sku: &str, quantity: &str) -> String {
+        format!(r#"{{"sku":"{sku}","quantity":{quantity},"unit_price_minor":1}}"#)
+    }
+
+    fn lines(count: usize) -> String {
+        let lines: Vec<_> = (0..count).map(|n| line(&format!("S-{n}"), "1")).collect();
+        format!("[{}]", lines.join(","))
+    }
+
+    #[test]
+    fn an_order_placed_event_is_read_and_unknown_members_are_ignored() {
+        let event = parse(&body(&lines(2))).unwrap();
+        assert_eq!(
+            (event.id.as_str(), event.aggregate_id.as_str()),
+            ("e-1", "s")
+        );
+        assert_eq!(event.order.order_id.to_string(), ORDER_ID);
+        assert_eq!(event.order.items.len(), 2);
+    }
+
+    #[test]
+    fn escapes_in_the_envelope_change_nothing() {
+        let escaped = body(&lines(1)).replace("order.placed", "order\\u002eplaced");
+        assert!(parse(&escaped).is_ok());
+    }
+
+    #[test]
+    fn an_order_has_1_to_50_lines_and_no_sku_twice() {
+        assert_eq!(parse(&body("[]")), Err(Unreadable::Lines(0)));
+        assert!(parse(&body(&lines(50))).is_ok());
+        assert_eq!(parse(&body(&lines(51))), Err(Unreadable::Lines(51)));
+        let twice = format!("[{0},{0}]", line("A", "1"));
+        assert_eq!(parse(&body(&twice)), Err(Unreadable::SkuTwice));
+    }
+
+    #[test]
+    fn wrong_data_is_unreadable() {
+        for (sku, quantity) in [
+            ("A", "0"),
+            ("A", "1000001"),
+            ("A", "-1"),
+            ("A", "1.5"),
+            ("A", "\"1\""),
+            ("", "1"),
+            ("a b", "1"),
+        ] {
+            let wrong = body(&format!("[{}]", line(sku, quantity)));
+            assert!(matches!(parse(&wrong), Err(Unreadable::Data(_))), "{wrong}");
+        }
+        let no_uuid = body(&lines(1)).replace(ORDER_ID, "o-1");
+        assert!(matches!(parse(&no_uuid), Err(Unreadable::Data(_))));
+    }
+
+    #[test]
+    fn what_is_no_order_placed_event_is_told_apart() {
+        let good = body(&lines(1));
+        let with = |from: &str, to: &str| parse(&good.replace(from, to));
+        assert_eq!(with("\"1.0\"", "\"0.3\""), Err(Unreadable::SpecVersion));
+        assert_eq!(with("\"e-1\"", "\"\""), Err(Unreadable::NoId));
+        assert_eq!(with("order.placed", "order.paid"), Err(Unreadable::Type));
+        assert_eq!(with("\"data\"", "\"date\""), Err(Unreadable::NoData));
+        for no_event in ["", "no JSON", "[]", "null", "{}", &good[..good.len() - 1]] {
+            assert!(matches!(parse(no_event), Err(Unreadable::Envelope(_))));
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_no_crash() {
+        let deep = "[".repeat(100_000);
+        assert!(parse(&deep).is_err());
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(parse(&body(&deep)).is_err());
+    }
+
+    #[test]
+    fn a_reason_never_quotes_the_body() {
+        let secret = body(&format!("[{}]", line("secret secret", "1")));
+        for body in [secret.as_str(), r#"{"specversion":"secret"}"#, "secret"] {
+            let reason = parse(body).unwrap_err().to_string();
+            assert!(!reason.contains("secret"), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The bytes of a request: their type, their size, and when they have to be
+//! there.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use axum::http::{HeaderMap, HeaderName};
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use crate::error::ApiError;
+
+/// The largest body that is read, in bytes.
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// A refused body is still taken off the connection up to this much, in bytes,
+/// and for this long. Closing it under a client that writes would make its
+/// system throw the answer away unread.
+const MAX_DRAINED_BYTES: usize = 16 * 1024 * 1024;
+const MAX_DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Reads a JSON body of at most [`MAX_BODY_BYTES`], until `deadline`.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    deadline: Instant,
+) -> Result<Bytes, ApiError> {
+    let announced = body.size_hint().lower();
+    let mut chunks = body.into_data_stream();
+    let refused = if !is_json(headers) {
+        Some(ApiError::ContentType)
+    } else if is_encoded(headers) {
+        Some(ApiError::ContentEncoding)
+    } else if announced > MAX_BODY_BYTES as u64 {
+        Some(ApiError::BodyTooLarge)
+    } else {
+        None
+    };
+    if let Some(error) = refused {
+        // A client that waits to be asked for its body has sent none.
+        if !headers.contains_key(EXPECT) {
+            drain(&mut chunks, deadline).await;
+        }
+        return Err(error);
+    }
+
+    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
+    loop {
+        match tokio::time::timeout_at(deadline, chunks.next()).await {
+            Err(_) => return Err(ApiError::BodyTooSlow),
+            Ok(None) => return Ok(bytes.into()),
+            Ok(Some(Err(_))) => return Err(ApiError::BodyCut),
+            Ok(Some(Ok(chunk))) if bytes.len() + chunk.len() > MAX_BODY_BYTES => {
+                drain(&mut chunks, deadline).await;
+                return Err(ApiError::BodyTooLarge);
+            }
+            Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+        }
+    }
+}
+
+async fn drain(chunks: &mut axum::body::BodyDataStream, deadline: Instant) {
+    let until = deadline.min(Instant::now() + MAX_DRAIN_TIME);
+    let mut drained = 0;
+    while drained < MAX_DRAINED_BYTES {
+        match tokio::time::timeout_at(until, chunks.next()).await {
+            Ok(Some(Ok(chunk))) => drained += chunk.len(),
+            _ => return,
+        }
+    }
+}
+
+/// `application/json`, in UTF-8, which is the only encoding of JSON.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(text)) = only(headers, &CONTENT_TYPE) else {
+        return false;
+    };
+    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+    essence.trim().eq_ignore_ascii_case("application/json")
+        && parameters.split(';').all(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let value = value.trim().trim_matches('"');
+            !name.trim().eq_ignore_ascii_case("charset") || value.eq_ignore_ascii_case("utf-8")
+        })
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// The header's value when it is there once; an error when it is not text, or
+/// there more than once.
+pub(crate) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Result<&'a str, ()>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    Some(match values.next() {
+        None => first.to_str().map_err(|_| ()),
+        Some(_) => Err(()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(CONTENT_TYPE, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn json_is_application_json_in_utf_8() {
+        for right in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\"",
+            "application/json; profile=x",
+        ] {
+            assert!(is_json(&headers(&[right])), "{right}");
+        }
+        for wrong in [
+            "text/plain",
+            "application/jsonp",
+            "application/json; charset=latin1",
+            "application/x-www-form-urlencoded",
+            "",
+        ] {
+            assert!(!is_json(&headers(&[wrong])), "{wrong}");
+        }
+        assert!(!is_json(&headers(&[])));
+        assert!(!is_json(&headers(&["application/json", "text/plain"])));
+    }
+}

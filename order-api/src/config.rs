@@ -1,0 +1,129 @@
+//! The options of the program, each a flag and an environment variable.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use shared::process::{ProcessOptions, RunError, parse_duration};
+
+/// Everything `order-api` can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Address the API listens on.
+    #[arg(long, env = "ORDER_API_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub listen: SocketAddr,
+
+    /// DynamoDB table of the orders.
+    #[arg(long, env = "ORDERS_TABLE", value_name = "TABLE", default_value = "orders", value_parser = table_name)]
+    pub orders_table: String,
+
+    /// DynamoDB table of the events that are to be published.
+    #[arg(long, env = "OUTBOX_TABLE", value_name = "TABLE", default_value = "outbox", value_parser = table_name)]
+    pub outbox_table: String,
+
+    /// DynamoDB table of the idempotency keys.
+    #[arg(long, env = "IDEMPOTENCY_TABLE", value_name = "TABLE", default_value = "idempotency_keys", value_parser = table_name)]
+    pub idempotency_table: String,
+
+    /// How long one request may take before it is answered with 504; 100ms to
+    /// 5m, with its unit.
+    #[arg(long, env = "ORDER_API_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = request_timeout)]
+    pub request_timeout: Duration,
+
+    /// How many requests are worked on at once; more are answered with 503.
+    // Each holds at most a body of 64 KiB, so the default bounds that at 32 MiB.
+    #[arg(long, env = "ORDER_API_MAX_CONCURRENCY", value_name = "REQUESTS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_concurrency: u32,
+
+    #[command(flatten)]
+    pub process: ProcessOptions,
+}
+
+impl Config {
+    /// What no single option can know of the others.
+    pub(crate) fn check(&self) -> Result<(), RunError> {
+        let tables = [
+            ("--orders-table", &self.orders_table),
+            ("--outbox-table", &self.outbox_table),
+            ("--idempotency-table", &self.idempotency_table),
+        ];
+        for (n, (option, table)) in tables.iter().enumerate() {
+            if let Some((other, _)) = tables[..n].iter().find(|(_, name)| name == table) {
+                return Err(RunError::Usage(format!(
+                    "{other} and {option} both name the table `{table}`; each needs its own"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080")
+}
+
+/// DynamoDB's own rule for table names.
+fn table_name(text: &str) -> Result<String, &'static str> {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    if (3..=255).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("a table name is 3 to 255 characters of A-Z a-z 0-9 . _ -")
+    }
+}
+
+fn request_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text)?;
+    // Shorter than a round trip to DynamoDB nothing would ever succeed; longer
+    // than this no client and no load balancer waits.
+    if (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("must be from 100ms to 5m".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn config(arguments: &[&str]) -> Result<Config, clap::Error> {
+        Cli::try_parse_from([&["order-api"], arguments].concat()).map(|cli| cli.config)
+    }
+
+    #[test]
+    fn two_tables_of_one_name_are_refused_naming_both_options() {
+        assert!(config(&[]).unwrap().check().is_ok());
+        let twice = config(&["--outbox-table", "orders"]).unwrap();
+        let reason = twice.check().unwrap_err().to_string();
+        assert!(
+            reason.contains("--orders-table and --outbox-table"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for wrong in [
+            ["--listen", "localhost"],
+            ["--listen", "127.0.0.1:65536"],
+            ["--orders-table", "ab"],
+            ["--orders-table", "a table"],
+            ["--request-timeout", "10"],
+            ["--request-timeout", "99ms"],
+            ["--request-timeout", "301s"],
+            ["--max-concurrency", "0"],
+            ["--max-concurrency", "65537"],
+        ] {
+            assert!(config(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

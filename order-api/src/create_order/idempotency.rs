@@ -1,0 +1,172 @@
+//! The `Idempotency-Key` header, the record that remembers it, and the hash
+//! that tells whether two requests are the same.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use axum::http::{HeaderMap, HeaderName};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use shared::order::OrderId;
+use shared::timestamp::Timestamp;
+
+use crate::body::only;
+use crate::error::ApiError;
+use crate::validate::NewOrder;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How long a key is remembered.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A client's key: 1–255 visible ASCII characters.
+#[derive(Debug)]
+pub(super) struct IdempotencyKey(String);
+
+/// A key and the request it stands for.
+#[derive(Debug)]
+pub(super) struct Claim {
+    key: IdempotencyKey,
+    request_hash: String,
+}
+
+/// The stored item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct KeyRecord {
+    pub(super) idempotency_key: String,
+    pub(super) request_hash: String,
+    pub(super) order_id: OrderId,
+    /// Epoch seconds. DynamoDB deletes it some time later, so that a record
+    /// may still be there and yet count no more.
+    pub(super) expires_at: i64,
+}
+
+impl IdempotencyKey {
+    /// The key, when the client gave one.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
+        match only(headers, &IDEMPOTENCY_KEY) {
+            None => Ok(None),
+            Some(Ok(text))
+                if (1..=255).contains(&text.len())
+                    && text.bytes().all(|c| c.is_ascii_graphic()) =>
+            {
+                Ok(Some(Self(text.to_owned())))
+            }
+            Some(_) if headers.get_all(IDEMPOTENCY_KEY).iter().count() > 1 => {
+                Err(ApiError::IdempotencyKey("must be given once"))
+            }
+            Some(_) => Err(ApiError::IdempotencyKey(
+                "must be 1 to 255 visible ASCII characters without spaces",
+            )),
+        }
+    }
+}
+
+impl Claim {
+    pub(super) fn new(key: IdempotencyKey, request: &NewOrder) -> Self {
+        Self {
+            key,
+            request_hash: request_hash(request),
+        }
+    }
+
+    /// Whether `record` was written for the same request.
+    pub(super) fn is_of(&self, record: &KeyRecord) -> bool {
+        self.request_hash == record.request_hash
+    }
+
+    /// The record that binds the key to `order_id` from `now` on.
+    pub(super) fn record(&self, order_id: OrderId, now: Timestamp) -> KeyRecord {
+        KeyRecord {
+            idempotency_key: self.key.0.clone(),
+            request_hash: self.request_hash.clone(),
+            order_id,
+            expires_at: now.as_seconds() + REMEMBERED.as_secs().cast_signed(),
+        }
+    }
+}
+
+impl KeyRecord {
+    pub(super) fn to_item(&self) -> Result<HashMap<String, AttributeValue>, serde_dynamo::Error> {
+        serde_dynamo::aws_sdk_dynamodb_1::to_item(self)
+    }
+
+    pub(super) fn from_item(
+        item: HashMap<String, AttributeValue>,
+    ) -> Result<Self, serde_dynamo::Error> {
+        serde_dynamo::aws_sdk_dynamodb_1::from_item(item)
+    }
+}
+
+/// SHA-256, in hexadecimal, of the request written in one canonical way: white
+/// space, the order of members and the spelling of strings do not matter.
+fn request_hash(request: &NewOrder) -> String {
+    let canonical = serde_json::to_vec(request).expect("text and whole numbers are always JSON");
+    Sha256::digest(&canonical)
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::json::Json;
+    use crate::validate;
+
+    fn hash(body: &str) -> String {
+        request_hash(&validate::order(Json::parse(body.as_bytes()).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn only_what_is_ordered_matters_to_the_hash() {
+        let first = hash(
+            r#"{"customer_id":"c-1","currency":"EUR","items":[{"sku":"A","quantity":1,"unit_price_minor":2}]}"#,
+        );
+        let spelled_otherwise = hash(
+            r#" { "items":[{"unit_price_minor":2,"quantity":1,"sku":"\u0041"}],
+                "currency":"EUR", "customer_id":"c-1" } "#,
+        );
+        let another = hash(
+            r#"{"customer_id":"c-1","currency":"EUR","items":[{"sku":"A","quantity":2,"unit_price_minor":1}]}"#,
+        );
+        assert_eq!(first.len(), 64);
+        assert_eq!(first, spelled_otherwise);
+        assert_ne!(first, another);
+    }
+
+    #[test]
+    fn the_hash_does_not_change_between_releases() {
+        // Records of the last 24 hours were written by the release before.
+        let canonical = br#"{"customer_id":"c-1","currency":"EUR","items":[{"sku":"A","quantity":1,"unit_price_minor":2}]}"#;
+        let expected = Sha256::digest(canonical)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
+        assert_eq!(hash(std::str::from_utf8(canonical).unwrap()), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_stored_reads_back(
+            idempotency_key in "[!-~]{1,255}",
+            request_hash in "[0-9a-f]{64}",
+            expires_at in any::<i64>(),
+        ) {
+            let record = KeyRecord {
+                idempotency_key,
+                request_hash,
+                order_id: OrderId::generate(),
+                expires_at,
+            };
+            prop_assert_eq!(KeyRecord::from_item(record.to_item().unwrap()).unwrap(), record);
+        }
+    }
+}

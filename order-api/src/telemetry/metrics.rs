@@ -1,0 +1,63 @@
+//! The instruments. Labels have few values and never an id.
+
+use std::time::Duration;
+
+use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::{KeyValue, global};
+
+/// Upper bounds in seconds: OpenTelemetry's advice for HTTP servers, and one
+/// more because POST usually takes a few milliseconds.
+const BUCKETS: [f64; 15] = [
+    0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+#[derive(Clone, Debug)]
+pub(crate) struct Instruments {
+    orders_created: Counter<u64>,
+    request_duration: Histogram<f64>,
+}
+
+impl Instruments {
+    /// Made after the global provider has been set.
+    pub(crate) fn new() -> Self {
+        let meter = global::meter("order-api");
+        let instruments = Self {
+            orders_created: meter
+                .u64_counter("orders_created_total")
+                .with_description("Orders created; repeated requests are not counted.")
+                .build(),
+            request_duration: meter
+                .f64_histogram("http_server_request_duration_seconds")
+                .with_description("Duration of HTTP requests, in seconds.")
+                .with_boundaries(BUCKETS.to_vec())
+                .build(),
+        };
+        // Shows 0 rather than nothing before the first order.
+        instruments.orders_created.add(0, &[]);
+        instruments
+    }
+
+    pub(crate) fn order_created(&self) {
+        self.orders_created.add(1, &[]);
+    }
+
+    /// `route` is the template, and absent when none matched.
+    pub(crate) fn request_finished(
+        &self,
+        method: &'static str,
+        route: Option<&str>,
+        status: u16,
+        took: Duration,
+    ) {
+        let method = KeyValue::new("http.request.method", method);
+        let status = KeyValue::new("http.response.status_code", i64::from(status));
+        let took = took.as_secs_f64();
+        match route {
+            Some(route) => {
+                let route = KeyValue::new("http.route", route.to_owned());
+                self.request_duration.record(took, &[method, status, route]);
+            }
+            None => self.request_duration.record(took, &[method, status]),
+        }
+    }
+}

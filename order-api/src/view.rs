@@ -1,0 +1,39 @@
+//! The order as clients see it.
+
+use serde::Serialize;
+use shared::order::{Currency, CustomerId, Line, Order, OrderId, OrderStatus};
+use shared::timestamp::Timestamp;
+
+/// The body of an answer with an order. `openapi::Order` documents it.
+#[derive(Debug, Serialize)]
+pub(crate) struct OrderView<'a> {
+    order_id: OrderId,
+    customer_id: &'a CustomerId,
+    status: OrderStatus,
+    items: &'a [Line],
+    currency: &'a Currency,
+    /// Can pass 64 bits, so it must not be put through `serde_json::Value`.
+    total_minor: u128,
+    version: u64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejection_reason: Option<&'a str>,
+}
+
+impl<'a> From<&'a Order> for OrderView<'a> {
+    fn from(order: &'a Order) -> Self {
+        Self {
+            order_id: order.order_id,
+            customer_id: &order.customer_id,
+            status: order.status,
+            items: &order.items,
+            currency: &order.currency,
+            total_minor: order.total_minor(),
+            version: order.version,
+            created_at: order.created_at,
+            updated_at: order.updated_at,
+            rejection_reason: order.rejection_reason.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Wrong options stop the program before it binds a port.
+
+use std::process::{Command, Output};
+
+use crate::support::PROGRAM;
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(PROGRAM)
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_wrong_option_is_one_sentence_and_exit_code_64() {
+    let region = ("AWS_REGION", "us-east-1");
+    for (name, value, says) in [
+        ("ORDER_API_LISTEN", "somewhere", "127.0.0.1:8080"),
+        ("ORDERS_TABLE", "", "table name"),
+        (
+            "OUTBOX_TABLE",
+            "orders",
+            "--orders-table and --outbox-table",
+        ),
+        (
+            "IDEMPOTENCY_TABLE",
+            "outbox",
+            "--outbox-table and --idempotency-table",
+        ),
+        ("ORDER_API_REQUEST_TIMEOUT", "10", "unit"),
+        ("ORDER_API_REQUEST_TIMEOUT", "1h", "100ms to 5m"),
+        ("ORDER_API_MAX_CONCURRENCY", "0", "1..=65536"),
+        ("SHUTDOWN_GRACE", "soon", "unit"),
+        ("LOG_FORMAT", "xml", "json"),
+    ] {
+        let output = run(&[], &[region, (name, value)]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{name}={value}: {said}");
+        assert!(said.contains(says), "{name}={value}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let output = run(&["--no-such-option"], &[region]);
+    assert_eq!(output.status.code(), Some(64));
+    let output = run(&[], &[]);
+    assert_eq!(output.status.code(), Some(64), "no region");
+}
+
+#[test]
+fn help_shows_every_option_with_its_variable_and_default() {
+    let output = run(&["--help"], &[]);
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    for text in [
+        "[env: ORDER_API_LISTEN",
+        "[default: 127.0.0.1:8080]",
+        "[env: ORDERS_TABLE",
+        "[default: orders]",
+        "[env: OUTBOX_TABLE",
+        "[default: outbox]",
+        "[env: IDEMPOTENCY_TABLE",
+        "[default: idempotency_keys]",
+        "[env: ORDER_API_REQUEST_TIMEOUT",
+        "[default: 10s]",
+        "[env: ORDER_API_MAX_CONCURRENCY",
+        "[default: 512]",
+        "[env: SHUTDOWN_GRACE",
+        "[default: 20s]",
+        "[env: LOG_FORMAT",
+        "[default: text]",
+    ] {
+        assert!(help.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_in_plain_words() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let environment = [("AWS_REGION", "us-east-1"), ("ORDER_API_LISTEN", &address)];
+    let output = run(&[], &environment);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+}

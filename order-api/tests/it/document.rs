@@ -1,0 +1,128 @@
+//! The OpenAPI document and the page that shows it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::World;
+
+/// Calls `visit` with every object of a document.
+fn objects<'a>(value: &'a Value, visit: &mut impl FnMut(&'a serde_json::Map<String, Value>)) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| objects(item, visit)),
+        Value::Object(members) => {
+            visit(members);
+            members.values().for_each(|member| objects(member, visit));
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_openapi_3_1() {
+    let world = World::start().await;
+    let document = &world.document;
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+    assert_eq!(document["info"]["title"], "order-api");
+    assert!(document["info"]["version"].is_string());
+
+    objects(document, &mut |object| {
+        if let Some(Value::String(reference)) = object.get("$ref") {
+            let target = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(target).is_some(), "{reference}");
+        }
+        // 3.1 is JSON Schema, where a type may be null instead.
+        assert!(!object.contains_key("nullable"), "{object:?}");
+    });
+
+    let mut ids = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id), "{id} stands twice");
+            assert!(operation["summary"].is_string(), "{method} {path}");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert!(response["description"].is_string(), "{path} {status}");
+                let content = response["content"].as_object().unwrap();
+                let is_problem = content.contains_key("application/problem+json");
+                let is_error = status.as_str() >= "400" && path.starts_with("/orders");
+                assert_eq!(is_problem, is_error, "{path} {status}");
+            }
+            if path.contains("{id}") {
+                assert_eq!(operation["parameters"][0]["in"], "path");
+                assert_eq!(operation["parameters"][0]["required"], true);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_route_is_documented_with_its_answers() {
+    let world = World::start().await;
+    let statuses = |path: &str, method: &str| {
+        let responses = &world.document["paths"][path][method]["responses"];
+        let mut statuses: Vec<_> = responses.as_object().unwrap().keys().collect();
+        statuses.sort_unstable();
+        statuses.into_iter().map(String::as_str).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        statuses("/orders", "post"),
+        [
+            "201", "400", "405", "408", "413", "415", "422", "500", "503", "504"
+        ]
+    );
+    assert_eq!(
+        statuses("/orders/{id}", "get"),
+        ["200", "404", "405", "500", "503", "504"]
+    );
+    assert_eq!(statuses("/healthz", "get"), ["200"]);
+    assert_eq!(statuses("/readyz", "get"), ["200", "503"]);
+    assert_eq!(statuses("/metrics", "get"), ["200"]);
+
+    let create = &world.document["paths"]["/orders"]["post"];
+    assert_eq!(create["parameters"][0]["name"], "Idempotency-Key");
+    let headers = &create["responses"]["201"]["headers"];
+    assert!(!headers["Location"].is_null() && !headers["Idempotency-Replayed"].is_null());
+    let retry_after = &create["responses"]["503"]["headers"]["Retry-After"];
+    assert!(!retry_after.is_null());
+}
+
+#[tokio::test]
+async fn the_documented_examples_are_real() {
+    let world = World::start().await;
+    let schemas = &world.document["components"]["schemas"];
+    let created = world.post(&schemas["NewOrder"]["example"]).await;
+    let created = created.assert_created();
+    let names = |order: &Value| {
+        let members = order.as_object().unwrap().keys().cloned();
+        members.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(&created), names(&schemas["Order"]["example"]));
+    let properties = names(&schemas["Order"]["properties"]);
+    assert!(names(&created).is_subset(&properties));
+}
+
+#[tokio::test]
+async fn the_page_needs_no_network() {
+    let world = World::start().await;
+    let page = world.get("/docs").await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("swagger-ui"));
+    let initializer = world.get("/docs/swagger-initializer.js").await;
+    assert!(initializer.body.contains("\"/openapi.json\""));
+    for text in [&page.body, &initializer.body] {
+        assert!(
+            !text.contains("http://") && !text.contains("https://"),
+            "{text}"
+        );
+    }
+    // Whatever the page refers to is served from here.
+    for attribute in ["src=\"", "href=\""] {
+        for reference in page.body.split(attribute).skip(1) {
+            let file = reference.split('"').next().unwrap();
+            let path = format!("/docs/{}", file.trim_start_matches("./"));
+            let file = world.get(&path).await;
+            assert_eq!(file.status, 200, "{path}");
+        }
+    }
+}

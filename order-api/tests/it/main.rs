@@ -1,0 +1,19 @@
+//! The real program against the embedded DynamoDB.
+
+// clippy.toml allows it in tests, but not in the helpers between them.
+#![allow(clippy::unwrap_used)]
+
+mod atomicity;
+mod bad_input;
+mod bounds;
+mod configuration;
+mod document;
+mod idempotency;
+mod load;
+mod proxy;
+mod readiness;
+mod shutdown;
+mod support;
+mod telemetry;
+mod trace_receiver;
+mod unknown_outcome;

@@ -1,0 +1,60 @@
+//! SIGTERM: no new connections, running requests finish, exit code 0.
+
+use std::time::Duration;
+
+use local_cloud::testing::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::proxy::{Fault, Gate, TRANSACT};
+use crate::support::{World, an_order};
+
+fn request() -> String {
+    let body = an_order().to_string();
+    format!(
+        "POST /orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn a_running_request_finishes_before_the_program_ends() {
+    let mut world = World::start().await;
+    let gate = Gate::new();
+    world.proxy.once(TRANSACT, Fault::Waits(gate.clone()));
+    let address = world.api.address();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(request().as_bytes()).await.unwrap();
+    gate.reached().await;
+
+    let finish = async {
+        let refused = async || match TcpStream::connect(address).await {
+            Ok(_) => Err("still listening"),
+            Err(_) => Ok(()),
+        };
+        eventually(Duration::from_secs(10), refused).await.unwrap();
+        gate.open();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let (ended, answer) = tokio::join!(world.api.terminate(), finish);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert_eq!(ended.unwrap().code(), Some(0));
+    assert_eq!(world.counts().await, [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_the_grace_period_is_cut() {
+    let mut world = World::with(&[("SHUTDOWN_GRACE", "200ms")]).await;
+    let gate = Gate::new();
+    world.proxy.once(TRANSACT, Fault::Waits(gate.clone()));
+    let mut client = TcpStream::connect(world.api.address()).await.unwrap();
+    client.write_all(request().as_bytes()).await.unwrap();
+    gate.reached().await;
+    let ended = world.api.terminate().await.unwrap();
+    assert_eq!(ended.code(), Some(0));
+    let [orders, events, _] = world.counts().await;
+    assert_eq!(orders, events);
+}

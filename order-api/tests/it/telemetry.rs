@@ -1,0 +1,178 @@
+//! Spans and metrics.
+
+use std::time::Duration;
+
+use local_cloud::testing::eventually;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use reqwest::Method;
+
+use crate::proxy::{Fault, TRANSACT};
+use crate::support::{World, an_order};
+use crate::trace_receiver::{TraceReceiver, attribute, hex};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const CALLER: &str = "b7ad6b7169203331";
+
+async fn traced() -> (World, TraceReceiver) {
+    let receiver = TraceReceiver::start().await;
+    let world = World::with(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &receiver.url),
+        // Milliseconds; otherwise spans come every 5 seconds.
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ])
+    .await;
+    (world, receiver)
+}
+
+/// Waits for the span that `which` describes.
+async fn span(receiver: &TraceReceiver, which: impl Fn(&Span) -> bool) -> Span {
+    let find = async || {
+        let spans = receiver.spans();
+        let names: Vec<_> = spans.iter().map(|span| span.name.clone()).collect();
+        spans.into_iter().find(&which).ok_or(names)
+    };
+    eventually(Duration::from_secs(10), find).await.unwrap()
+}
+
+fn status(span: &Span) -> StatusCode {
+    span.status.as_ref().map_or(StatusCode::Unset, |s| s.code())
+}
+
+#[tokio::test]
+async fn the_callers_trace_is_continued_into_the_stored_event() {
+    let (world, receiver) = traced().await;
+    let traceparent = format!("00-{TRACE}-{CALLER}-01");
+    // The first attempt is lost: sending again makes no second span.
+    world.proxy.once(TRANSACT, Fault::RequestLost);
+    let headers = [("traceparent", traceparent.as_str())];
+    let answer = world.post_with(&headers, &an_order()).await;
+    answer.assert_created();
+
+    let server = span(&receiver, |span| span.name == "POST /orders").await;
+    assert_eq!(server.kind(), SpanKind::Server);
+    assert_eq!(hex(&server.trace_id), TRACE);
+    assert_eq!(hex(&server.parent_span_id), CALLER);
+    for (key, value) in [
+        ("http.request.method", "POST"),
+        ("http.route", "/orders"),
+        ("url.path", "/orders"),
+        ("http.response.status_code", "201"),
+        ("error.type", ""),
+    ] {
+        assert_eq!(attribute(&server, key), value, "{key}");
+    }
+    assert_eq!(status(&server), StatusCode::Unset);
+
+    let producer = span(&receiver, |span| span.name == "create outbox").await;
+    assert_eq!(producer.kind(), SpanKind::Producer);
+    assert_eq!(producer.trace_id, server.trace_id);
+    assert_eq!(producer.parent_span_id, server.span_id);
+    let event = world.items("outbox").await.remove(0);
+    assert_eq!(
+        event["traceparent"].as_s().unwrap(),
+        &format!("00-{TRACE}-{}-01", hex(&producer.span_id))
+    );
+    let producers = receiver.spans();
+    let producers = producers.iter().filter(|s| s.name == "create outbox");
+    assert_eq!(producers.count(), 1);
+}
+
+#[tokio::test]
+async fn a_malformed_traceparent_starts_a_new_trace() {
+    let world = World::start().await;
+    let zeros = format!("00-{}-{CALLER}-01", "0".repeat(32));
+    for malformed in [
+        "nonsense",
+        "",
+        &zeros,
+        &format!("00-{TRACE}-{CALLER}"),
+        &format!("ff-{TRACE}-{CALLER}-01"),
+        &format!("00-{}-{CALLER}-01", TRACE.to_uppercase()),
+    ] {
+        let headers = [("traceparent", malformed), ("tracestate", "vendor=1")];
+        let answer = world.post_with(&headers, &an_order()).await;
+        answer.assert_created();
+    }
+    let twice = format!("00-{TRACE}-{CALLER}-01");
+    let headers = [("traceparent", twice.as_str()); 2];
+    world
+        .post_with(&headers, &an_order())
+        .await
+        .assert_created();
+
+    let mut traces = std::collections::BTreeSet::new();
+    for event in world.items("outbox").await {
+        let traceparent = event["traceparent"].as_s().unwrap();
+        let parts: Vec<_> = traceparent.split('-').collect();
+        assert_eq!((parts[0].len(), parts[1].len()), (2, 32), "{traceparent}");
+        assert_ne!(parts[1], TRACE);
+        assert!(!event.contains_key("tracestate"));
+        traces.insert(parts[1].to_owned());
+    }
+    assert_eq!(traces.len(), 7, "each has a trace of its own");
+}
+
+#[tokio::test]
+async fn failures_are_marked_and_probes_are_not_traced() {
+    let (world, receiver) = traced().await;
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        world.get(path).await;
+    }
+    world.get("/nope").await;
+    let unmatched = span(&receiver, |span| span.name == "GET").await;
+    assert_eq!(attribute(&unmatched, "http.route"), "");
+    assert_eq!(attribute(&unmatched, "http.response.status_code"), "404");
+    assert_eq!(status(&unmatched), StatusCode::Unset);
+
+    world
+        .get("/orders/0197f2f0-7b1c-7c3e-9d2a-3f1b5c7d9e0f")
+        .await;
+    span(&receiver, |span| span.name == "GET /orders/{id}").await;
+    world.send(Method::PATCH, "/orders", &[], Vec::new()).await;
+    span(&receiver, |span| span.name == "PATCH /orders").await;
+    let method = Method::from_bytes(b"BREW").unwrap();
+    world.send(method, "/orders", &[], Vec::new()).await;
+    let made_up = span(&receiver, |span| span.name == "HTTP /orders").await;
+    assert_eq!(attribute(&made_up, "http.request.method"), "_OTHER");
+
+    world
+        .proxy
+        .always(TRANSACT, Fault::Refused("ThrottlingException"));
+    world.post(&an_order()).await;
+    for name in ["POST /orders", "create outbox"] {
+        let failed = span(&receiver, |span| span.name == name).await;
+        assert_eq!(status(&failed), StatusCode::Error, "{name}");
+        assert_eq!(attribute(&failed, "error.type"), "throttled", "{name}");
+    }
+    let untraced = |span: &Span| {
+        let path = attribute(span, "url.path");
+        ["/healthz", "/readyz", "/metrics"].contains(&path.as_str())
+    };
+    assert!(!receiver.spans().iter().any(untraced));
+}
+
+#[tokio::test]
+async fn requests_are_measured_by_route_and_status() {
+    let world = World::start().await;
+    let before = world.get("/metrics").await.body;
+    assert!(before.contains("\norders_created_total 0\n"), "{before}");
+    let order = world.post(&an_order()).await.assert_created();
+    let id = order["order_id"].as_str().unwrap();
+    world.get(&format!("/orders/{id}")).await;
+    world.get("/orders/1").await;
+    world.get("/nope").await;
+    let metrics = world.get("/metrics").await.body;
+    assert!(metrics.contains("\norders_created_total 1\n"), "{metrics}");
+    for labels in [
+        r#"http_request_method="POST",http_response_status_code="201",http_route="/orders""#,
+        r#"http_request_method="GET",http_response_status_code="200",http_route="/orders/{id}""#,
+        r#"http_request_method="GET",http_response_status_code="404",http_route="/orders/{id}""#,
+        r#"http_request_method="GET",http_response_status_code="404""#,
+    ] {
+        let line = format!("http_server_request_duration_seconds_count{{{labels}}} 1");
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
+    assert!(!metrics.contains(id), "labels carry no ids");
+}

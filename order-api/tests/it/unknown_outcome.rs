@@ -1,0 +1,184 @@
+//! What happens when the transaction's outcome is not known: the client gets
+//! the truth, or an answer after which repeating with the key is safe.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::proxy::{Fault, GET, Gate, TRANSACT};
+use crate::support::{World, an_order};
+
+const KEY: [(&str, &str); 1] = [("idempotency-key", "k-1")];
+
+/// Short, so that what hangs is noticed soon: an attempt has a third of it.
+const SHORT: [(&str, &str); 1] = [("ORDER_API_REQUEST_TIMEOUT", "1500ms")];
+
+#[tokio::test]
+async fn a_post_costs_one_round_trip() {
+    let world = World::start().await;
+    world.post(&an_order()).await.assert_created();
+    assert_eq!(world.proxy.take_requests(), [TRANSACT]);
+    world.post_with(&KEY, &an_order()).await.assert_created();
+    assert_eq!(world.proxy.take_requests(), [TRANSACT]);
+    world.post_with(&KEY, &an_order()).await.assert_created();
+    assert_eq!(world.proxy.take_requests(), [TRANSACT, GET], "a replay");
+}
+
+#[tokio::test]
+async fn an_outcome_that_got_lost_is_looked_for() {
+    let world = World::with(&SHORT).await;
+    let took_effect = [TRANSACT, GET].as_slice();
+    let was_sent_again = [TRANSACT, GET, TRANSACT].as_slice();
+    for (fault, requests) in [
+        (Fault::AnswerLost, took_effect),
+        (Fault::FailsAfter, took_effect),
+        (Fault::HangsAfter, took_effect),
+        (Fault::RequestLost, was_sent_again),
+        (Fault::FailsBefore, was_sent_again),
+        (Fault::Hangs, was_sent_again),
+        (
+            Fault::Refused("TransactionInProgressException"),
+            was_sent_again,
+        ),
+    ] {
+        let before = world.counts().await[0];
+        let about = format!("{fault:?}");
+        world.proxy.take_requests();
+        world.proxy.once(TRANSACT, fault);
+        let created = world.post(&an_order()).await;
+        created.assert_created();
+        assert_eq!(world.proxy.take_requests(), requests, "{about}");
+        assert_eq!(world.counts().await, [before + 1, before + 1, 0], "{about}");
+        let read = world.get(created.header("location")).await;
+        assert_eq!(read.body, created.body, "{about}");
+    }
+}
+
+#[tokio::test]
+async fn sending_again_after_a_failed_look_still_makes_one_order() {
+    let world = World::start().await;
+    for key in [&[][..], &KEY] {
+        let before = world.counts().await[0];
+        world.proxy.once(TRANSACT, Fault::AnswerLost);
+        world.proxy.once(GET, Fault::RequestLost);
+        let answer = world.post_with(key, &an_order()).await;
+        answer.assert_created();
+        assert!(!answer.replayed(), "it is this request's own order");
+        assert_eq!(world.counts().await[0], before + 1);
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_that_stays_unknown_is_503_and_safe_to_repeat() {
+    let world = World::start().await;
+    world.proxy.always(TRANSACT, Fault::AnswerLost);
+    world.proxy.always(GET, Fault::RequestLost);
+    let answer = world.post_with(&KEY, &an_order()).await;
+    answer.assert_problem(503, "unavailable");
+    world.proxy.heal();
+    let answer = world.post_with(&KEY, &an_order()).await;
+    answer.assert_created();
+    assert!(answer.replayed());
+    assert_eq!(world.counts().await, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_is_504_on_time_and_safe_to_repeat() {
+    let world = World::with(&SHORT).await;
+    for fault in [Fault::Hangs, Fault::HangsAfter] {
+        world.proxy.always(TRANSACT, fault.clone());
+        world.proxy.always(GET, Fault::Hangs);
+        let started = Instant::now();
+        let answer = world.post_with(&KEY, &an_order()).await;
+        answer.assert_problem(504, "deadline-exceeded");
+        let took = started.elapsed();
+        assert!(
+            (Duration::from_millis(1_400)..Duration::from_secs(4)).contains(&took),
+            "{took:?}"
+        );
+        if matches!(fault, Fault::Hangs) {
+            assert_eq!(world.counts().await, [0, 0, 0]);
+        }
+        world.proxy.heal();
+    }
+    let answer = world.post_with(&KEY, &an_order()).await;
+    answer.assert_created();
+    assert!(answer.replayed());
+    assert_eq!(world.counts().await, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn throttling_is_tried_again_a_little_and_then_503() {
+    let world = World::start().await;
+    for fault in [
+        Fault::Refused("ThrottlingException"),
+        Fault::Refused("ProvisionedThroughputExceededException"),
+        Fault::Cancelled(&["None", "ThrottlingError"]),
+        Fault::Cancelled(&["ProvisionedThroughputExceeded", "None"]),
+    ] {
+        world.proxy.always(TRANSACT, fault.clone());
+        let answer = world.post(&an_order()).await;
+        answer.assert_problem(503, "throttled");
+        assert_eq!(world.proxy.take_requests(), [TRANSACT; 3]);
+        world.proxy.heal();
+        assert_eq!(world.counts().await, [0, 0, 0]);
+    }
+    world
+        .proxy
+        .once(TRANSACT, Fault::Refused("ThrottlingException"));
+    world.post(&an_order()).await.assert_created();
+}
+
+#[tokio::test]
+async fn conflicts_that_do_not_pass_are_503() {
+    let world = World::start().await;
+    let conflict = &["None", "None", "TransactionConflict"];
+    world.proxy.always(TRANSACT, Fault::Cancelled(conflict));
+    let answer = world.post_with(&KEY, &an_order()).await;
+    answer.assert_problem(503, "unavailable");
+    world.proxy.heal();
+    world.post_with(&KEY, &an_order()).await.assert_created();
+    assert_eq!(world.counts().await, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn reading_an_order_fails_as_clearly() {
+    let world = World::with(&SHORT).await;
+    let location = world.post(&an_order()).await.header("location").to_owned();
+    for (fault, status, kind) in [
+        (Fault::Refused("ThrottlingException"), 503, "throttled"),
+        (Fault::FailsBefore, 503, "unavailable"),
+        (Fault::RequestLost, 503, "unavailable"),
+        (Fault::Refused("AccessDeniedException"), 500, "internal"),
+    ] {
+        world.proxy.always(GET, fault);
+        world.get(&location).await.assert_problem(status, kind);
+        world.proxy.heal();
+    }
+    // One failure is repeated unseen.
+    world.proxy.once(GET, Fault::RequestLost);
+    assert_eq!(world.get(&location).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_leaves_nothing_half_done() {
+    let world = World::start().await;
+    let gate = Gate::new();
+    world.proxy.once(TRANSACT, Fault::Waits(gate.clone()));
+    let body = an_order().to_string();
+    let mut client = TcpStream::connect(world.api.address()).await.unwrap();
+    let request = format!(
+        "POST /orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         idempotency-key: k-1\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    gate.reached().await;
+    drop(client);
+    gate.open();
+
+    let answer = world.post_with(&KEY, &an_order()).await;
+    answer.assert_created();
+    assert_eq!(world.counts().await, [1, 1, 1]);
+}
