@@ -1,0 +1,98 @@
+//! What `up` prints once everything is ready.
+
+use std::fmt;
+use std::io::Write;
+
+/// Where things are.
+#[derive(Debug)]
+pub(crate) struct Banner {
+    pub(crate) api: String,
+    pub(crate) relay: String,
+    pub(crate) worker: String,
+    pub(crate) dynamodb: String,
+    pub(crate) sqs: String,
+    /// Of the first three.
+    pub(crate) pids: Vec<Option<u32>>,
+    /// Where traces and metrics go, when they go anywhere.
+    pub(crate) otlp: Option<String>,
+}
+
+impl Banner {
+    pub(crate) fn print(&self) {
+        // Standard output may be closed; that is no reason to stop.
+        let _ = write!(std::io::stdout().lock(), "{self}");
+    }
+
+    fn pid(&self, service: usize) -> String {
+        match self.pids.get(service).copied().flatten() {
+            Some(pid) => format!("pid {pid}"),
+            None => "restarting".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Banner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            api,
+            relay,
+            worker,
+            dynamodb,
+            sqs,
+            ..
+        } = self;
+        writeln!(f, "\nEverything is up.\n")?;
+        for (service, name, url, more) in [
+            (0, "order-api", api, "/docs"),
+            (1, "outbox-relay", relay, "/metrics"),
+            (2, "inventory-worker", worker, "/metrics"),
+        ] {
+            let pid = self.pid(service);
+            writeln!(f, "  {name:<18}{url}{more:<10}{pid}")?;
+        }
+        writeln!(f, "  {:<18}{dynamodb}", "DynamoDB, Streams")?;
+        writeln!(f, "  {:<18}{sqs}\n", "SQS")?;
+        writeln!(f, "Place an order:\n")?;
+        writeln!(
+            f,
+            "  curl -i {api}/orders -H 'content-type: application/json' -d '{ORDER}'\n"
+        )?;
+        writeln!(f, "Its Location a moment later, PROCESSED by then:\n")?;
+        writeln!(f, "  curl {api}/orders/<order_id>\n")?;
+        writeln!(f, "Kill a service and watch it recover:  kill -9 <pid>")?;
+        if let Some(otlp) = self.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) {
+            writeln!(
+                f,
+                "Traces and metrics go to {otlp}; with Jaeger beside it they are at http://localhost:16686"
+            )?;
+        }
+        writeln!(f, "Stop everything with Ctrl-C.\n")
+    }
+}
+
+const ORDER: &str = r#"{"customer_id":"c-1","currency":"EUR","items":[{"sku":"WIDGET-1","quantity":2,"unit_price_minor":1999}]}"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_curl_can_be_pasted_into_a_shell() {
+        let banner = Banner {
+            api: "http://127.0.0.1:8080".to_owned(),
+            relay: "http://127.0.0.1:8081".to_owned(),
+            worker: "http://127.0.0.1:8082".to_owned(),
+            dynamodb: "http://127.0.0.1:8000".to_owned(),
+            sqs: "http://127.0.0.1:9324".to_owned(),
+            pids: vec![Some(11), None, Some(13)],
+            otlp: None,
+        };
+        let text = banner.to_string();
+        assert!(
+            text.contains("curl -i http://127.0.0.1:8080/orders -H"),
+            "{text}"
+        );
+        assert!(text.contains("pid 11") && text.contains("pid 13"), "{text}");
+        assert!(!text.contains("Jaeger"), "{text}");
+    }
+}

@@ -1,0 +1,134 @@
+//! What each sub-command does, from the command line to the exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use shared::process::{self, Context, EXIT_USAGE, ProcessOptions, RunError};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::cli::{Cli, Command, ProvisionCommand, UpOptions};
+use crate::readiness::Probe;
+use crate::signals::{Signals, Stopping};
+use crate::up::{self, UpError};
+use crate::{cloud, provision, service};
+
+/// Runs what the command line asks for.
+pub fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Up(options) => run_up(*options),
+        Command::Cloud(command) => until_signal(&command.process, |stopping| {
+            cloud::run(command.cloud, stopping.stop)
+        }),
+        Command::Provision(command) => {
+            let options = command.process.clone();
+            process::run("provision", &options, |context| {
+                run_provision(command, context)
+            })
+        }
+        Command::OrderApi(config) => {
+            let options = config.process.clone();
+            service::run("order-api", &options, |context| {
+                order_api::run(*config, context)
+            })
+        }
+        Command::OutboxRelay(config) => {
+            let options = config.process.clone();
+            service::run("outbox-relay", &options, |context| {
+                outbox_relay::run(*config, context)
+            })
+        }
+        Command::InventoryWorker(config) => {
+            let options = config.process.clone();
+            service::run("inventory-worker", &options, |context| {
+                inventory_worker::run(*config, context)
+            })
+        }
+        Command::Healthcheck { url } => healthcheck(&url),
+    }
+}
+
+fn run_up(options: UpOptions) -> ExitCode {
+    // The services read their options from the environment that they share
+    // with this process: what is wrong there is said before anything starts.
+    for name in up::SERVICES {
+        if let Err(code) = process::parse_from::<Cli, _>(["all-in-one", name]) {
+            return code;
+        }
+    }
+    until_signal(&options.process.clone(), |stopping| {
+        up::run(options, stopping)
+    })
+}
+
+async fn run_provision(command: ProvisionCommand, context: Context) -> Result<(), RunError> {
+    let work = async {
+        provision::create(&context.clients, &command.names).await?;
+        if command.stock {
+            provision::stock(&context.clients, &command.names).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        outcome = work => outcome.map_err(|error: shared::provision::ProvisionError| {
+            RunError::Failed(error.to_string())
+        }),
+        () = context.stop.cancelled() => Err(RunError::Failed("interrupted".to_owned())),
+    }
+}
+
+/// Runs `work` with logging and with signals passed on to it.
+fn until_signal<F>(options: &ProcessOptions, work: impl FnOnce(Stopping) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), UpError>>,
+{
+    let Some(runtime) = runtime() else {
+        return ExitCode::FAILURE;
+    };
+    let outcome = runtime.block_on(async {
+        let telemetry =
+            shared::telemetry::init("all-in-one", options.log_format).map_err(UpError::Usage)?;
+        let stopping = Stopping::default();
+        let signals = Signals::new().map_err(UpError::Signals)?;
+        let outcome = signals.during(stopping.clone(), work(stopping)).await;
+        telemetry.shutdown().await;
+        outcome
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            match error {
+                UpError::Usage(_) => ExitCode::from(EXIT_USAGE),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn healthcheck(url: &str) -> ExitCode {
+    let Some(runtime) = runtime() else {
+        return ExitCode::FAILURE;
+    };
+    let asked = runtime.block_on(async {
+        let probe = Probe::new().map_err(|error| error.to_string())?;
+        probe.ask(url).await
+    });
+    match asked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{url}: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Option<Runtime> {
+    match Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => Some(runtime),
+        Err(error) => {
+            eprintln!("error: the async runtime could not start: {error}");
+            None
+        }
+    }
+}

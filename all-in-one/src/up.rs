@@ -1,0 +1,210 @@
+//! `up`: the cloud in this process, the services as children, until a signal.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::ValueEnum;
+use local_cloud::LocalCloud;
+use shared::aws::Clients;
+use shared::provision::ProvisionError;
+
+use crate::banner::Banner;
+use crate::child::Spec;
+use crate::cli::UpOptions;
+use crate::ports::Reservation;
+use crate::readiness::Probe;
+use crate::signals::Stopping;
+use crate::supervisor::{NotReady, Supervisor};
+use crate::{cloud, provision};
+
+/// The services, as their sub-commands are called, in the order in which they
+/// stop: what is accepted last is published and worked off.
+pub(crate) const SERVICES: [&str; 3] = ["order-api", "outbox-relay", "inventory-worker"];
+
+/// The relay keeps its name over restarts, so that it takes its own leases back
+/// at once instead of waiting for them to expire.
+const RELAY_INSTANCE: &str = "relay-1";
+
+/// Why `up` or `cloud` ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{service} cannot listen on {address}: {reason}; choose another with {option}")]
+    Port {
+        service: &'static str,
+        address: SocketAddr,
+        reason: String,
+        option: &'static str,
+    },
+    #[error("the embedded cloud could not start: {0}")]
+    Cloud(local_cloud::StartError),
+    #[error("{0}")]
+    Provision(#[from] ProvisionError),
+    #[error("{0}")]
+    NotReady(#[from] NotReady),
+    #[error("this program's own file cannot be found: {0}")]
+    Program(io::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+    #[error("the services cannot be asked whether they are ready: {0}")]
+    Probe(#[from] reqwest::Error),
+    #[error("the temporary folder could not be removed: {0}")]
+    Folder(io::Error),
+}
+
+impl UpError {
+    pub(crate) fn port(
+        service: &'static str,
+        address: SocketAddr,
+        source: &io::Error,
+        option: &'static str,
+    ) -> Self {
+        let reason = match source.kind() {
+            io::ErrorKind::AddrInUse => "another program is using the port".to_owned(),
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+            io::ErrorKind::PermissionDenied => "this user may not listen there".to_owned(),
+            _ => source.to_string(),
+        };
+        Self::Port {
+            service,
+            address,
+            reason,
+            option,
+        }
+    }
+}
+
+/// Starts everything, says where it is, and stops it all in order when
+/// `stopping` says so. Leaves no process and no file, however it ends.
+pub(crate) async fn run(options: UpOptions, stopping: Stopping) -> Result<(), UpError> {
+    let program = std::env::current_exe().map_err(UpError::Program)?;
+    let ports = Ports::reserve(&options)?;
+    let cloud = cloud::start(options.cloud).await?;
+    let outcome = serve(&options, &program, &ports, &cloud, stopping).await;
+    let removed = cloud.stop().await.map_err(UpError::Folder);
+    outcome.and(removed)
+}
+
+async fn serve(
+    options: &UpOptions,
+    program: &Path,
+    ports: &Ports,
+    cloud: &LocalCloud,
+    stopping: Stopping,
+) -> Result<(), UpError> {
+    let probe = Probe::new()?;
+    let clients = Clients {
+        dynamodb: cloud.dynamodb_client(),
+        streams: cloud.streams_client(),
+        sqs: cloud.sqs_client(),
+    };
+    let prepared = async {
+        provision::create(&clients, &options.names).await?;
+        provision::stock(&clients, &options.names).await
+    };
+    tokio::select! {
+        prepared = prepared => prepared?,
+        () = stopping.stop.cancelled() => return Ok(()),
+    }
+
+    let grace = options.process.shutdown_grace;
+    let specs = specs(options, program, ports, cloud);
+    let supervisor = Supervisor::start(specs, grace, &stopping.force);
+    let outcome = tokio::select! {
+        ready = supervisor.ready(&probe) => ready.map_err(UpError::from),
+        () = stopping.stop.cancelled() => Ok(()),
+    };
+    if outcome.is_ok() && !stopping.stop.is_cancelled() {
+        let banner = Banner {
+            api: ports.order_api.url(),
+            relay: ports.relay_admin.url(),
+            worker: ports.worker_admin.url(),
+            dynamodb: cloud.dynamodb_url(),
+            sqs: cloud.sqs_url(),
+            pids: supervisor.pids(),
+            otlp: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok(),
+        };
+        banner.print();
+        stopping.stop.cancelled().await;
+        tracing::info!("stopping; a second Ctrl-C kills at once");
+    }
+    supervisor.stop().await;
+    outcome
+}
+
+/// The services' addresses.
+struct Ports {
+    order_api: Reservation,
+    relay_admin: Reservation,
+    worker_admin: Reservation,
+}
+
+impl Ports {
+    fn reserve(options: &UpOptions) -> Result<Self, UpError> {
+        let take = |service, address, option| {
+            Reservation::take(address)
+                .map_err(|error| UpError::port(service, address, &error, option))
+        };
+        Ok(Self {
+            order_api: take(
+                "order-api",
+                options.order_api_listen,
+                "--order-api-listen (ORDER_API_LISTEN)",
+            )?,
+            relay_admin: take(
+                "outbox-relay",
+                options.relay_admin_listen,
+                "--relay-admin-listen (RELAY_ADMIN_LISTEN)",
+            )?,
+            worker_admin: take(
+                "inventory-worker",
+                options.worker_admin_listen,
+                "--worker-admin-listen (WORKER_ADMIN_LISTEN)",
+            )?,
+        })
+    }
+}
+
+fn specs(options: &UpOptions, program: &Path, ports: &Ports, cloud: &LocalCloud) -> Vec<Spec> {
+    let names = &options.names;
+    let process = &options.process;
+    let mut environment = cloud.env();
+    environment.extend([
+        ("ORDERS_TABLE", names.orders_table.clone()),
+        ("OUTBOX_TABLE", names.outbox_table.clone()),
+        ("INVENTORY_TABLE", names.inventory_table.clone()),
+        ("IDEMPOTENCY_TABLE", names.idempotency_table.clone()),
+        ("LEASES_TABLE", names.leases_table.clone()),
+        ("WORKER_QUEUE", names.worker_queue.clone()),
+        (
+            "SHUTDOWN_GRACE",
+            humantime::format_duration(process.shutdown_grace).to_string(),
+        ),
+    ]);
+    if let Some(format) = process.log_format.to_possible_value() {
+        environment.push(("LOG_FORMAT", format.get_name().to_owned()));
+    }
+    let spec = |name, listen, port: &Reservation| Spec {
+        name,
+        url: port.url(),
+        program: program.to_owned(),
+        environment: environment
+            .iter()
+            .cloned()
+            .chain([(listen, port.address().to_string())])
+            .collect(),
+    };
+    let [order_api, outbox_relay, inventory_worker] = SERVICES;
+    let mut relay = spec(outbox_relay, "RELAY_ADMIN_LISTEN", &ports.relay_admin);
+    if std::env::var_os("RELAY_INSTANCE_ID").is_none() {
+        let name = ("RELAY_INSTANCE_ID", RELAY_INSTANCE.to_owned());
+        relay.environment.push(name);
+    }
+    vec![
+        spec(order_api, "ORDER_API_LISTEN", &ports.order_api),
+        relay,
+        spec(inventory_worker, "WORKER_ADMIN_LISTEN", &ports.worker_admin),
+    ]
+}

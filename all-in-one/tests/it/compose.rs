@@ -1,0 +1,201 @@
+//! docker-compose.yml against the programs: a variable that no program reads
+//! is a mistake that nothing else would show.
+
+use std::collections::BTreeSet;
+
+use all_in_one::cli::Cli;
+use clap::CommandFactory;
+use serde_json::{Map, Value};
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker-compose.yml");
+
+/// Variables that are not ours: the AWS SDK's and OpenTelemetry's.
+const FOREIGN: [&str; 7] = [
+    "AWS_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_DYNAMODB_STREAMS",
+    "AWS_ENDPOINT_URL_SQS",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+
+/// Compose services that run a program of ours, with its sub-command's name in
+/// all-in-one, whose options are the program's own.
+const OURS: [&str; 4] = ["provision", "order-api", "outbox-relay", "inventory-worker"];
+
+fn services() -> Map<String, Value> {
+    let text = std::fs::read_to_string(FILE).unwrap();
+    let file: Value = serde_saphyr::from_str(&text).unwrap();
+    file["services"].as_object().unwrap().clone()
+}
+
+fn texts(list: &Value) -> Vec<&str> {
+    let items = list.as_array().into_iter().flatten();
+    items.map(|item| item.as_str().unwrap()).collect()
+}
+
+/// The variables that a sub-command reads.
+fn variables(command: &str) -> BTreeSet<String> {
+    let cli = Cli::command();
+    cli.find_subcommand(command)
+        .unwrap()
+        .get_arguments()
+        .filter_map(|argument| Some(argument.get_env()?.to_str()?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_variable_is_one_that_its_program_reads() {
+    let services = services();
+    for name in OURS {
+        let known = variables(name);
+        assert!(known.contains("SHUTDOWN_GRACE"), "{name}: {known:?}");
+        for variable in services[name]["environment"].as_object().unwrap().keys() {
+            assert!(
+                known.contains(variable) || FOREIGN.contains(&variable.as_str()),
+                "{name} does not read {variable}; it reads {known:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_value_is_one_that_its_program_takes() {
+    use clap::Parser;
+
+    let services = services();
+    for name in OURS {
+        let command = services[name]["command"].clone();
+        let words: Vec<_> = texts(&command);
+        let arguments = match words.split_first().unwrap() {
+            (&"all-in-one", arguments) => arguments.to_vec(),
+            (program, arguments) => [&[*program], arguments].concat(),
+        };
+        let cli = Cli::command();
+        let options = cli.find_subcommand(name).unwrap();
+        let environment = services[name]["environment"].as_object().unwrap();
+        // As options, since the environment is the whole test process's.
+        let as_options = environment.iter().filter_map(|(variable, value)| {
+            let option = options.get_arguments().find(|option| {
+                option
+                    .get_env()
+                    .is_some_and(|env| env.to_str() == Some(variable))
+            })?;
+            Some([
+                format!("--{}", option.get_long()?),
+                value.as_str()?.to_owned(),
+            ])
+        });
+        let line = ["all-in-one"]
+            .into_iter()
+            .chain(arguments)
+            .map(str::to_owned)
+            .chain(as_options.flatten());
+        if let Err(error) = Cli::try_parse_from(line) {
+            panic!("{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn every_program_is_told_where_aws_is_and_services_where_traces_go() {
+    let services = services();
+    for name in OURS {
+        let environment = services[name]["environment"].as_object().unwrap();
+        for variable in &FOREIGN[..6] {
+            assert!(
+                environment.contains_key(*variable),
+                "{name} has no {variable}"
+            );
+        }
+        let exports = environment.contains_key("OTEL_EXPORTER_OTLP_ENDPOINT");
+        assert_eq!(exports, name != "provision", "{name}");
+    }
+}
+
+#[test]
+fn every_image_has_a_version() {
+    for (name, service) in services() {
+        if OURS.contains(&name.as_str()) {
+            assert_eq!(service["build"], ".", "{name}");
+            continue;
+        }
+        let image = service["image"].as_str().unwrap();
+        let tag = image
+            .rsplit_once(':')
+            .map(|(_, tag)| tag)
+            .unwrap_or_default();
+        assert!(
+            tag.split('.').count() == 3 && tag.split('.').all(|n| n.parse::<u32>().is_ok()),
+            "{name}: {image}"
+        );
+    }
+    let dockerfile = concat!(env!("CARGO_MANIFEST_DIR"), "/../Dockerfile");
+    let dockerfile = std::fs::read_to_string(dockerfile).unwrap();
+    for from in dockerfile.lines().filter(|line| line.starts_with("FROM ")) {
+        assert!(from.contains(':') && !from.contains("latest"), "{from}");
+    }
+    assert!(dockerfile.contains("\nUSER "), "the image runs as root");
+}
+
+#[test]
+fn everything_starts_after_what_it_needs_and_says_when_it_is_healthy() {
+    let services = services();
+    let condition =
+        |service: &str, on: &str| services[service]["depends_on"][on]["condition"].clone();
+    for on in ["dynamodb", "sqs"] {
+        assert_eq!(condition("provision", on), "service_healthy");
+    }
+    for name in ["order-api", "outbox-relay", "inventory-worker"] {
+        // Also what makes `up --wait` accept that `provision` ends.
+        assert_eq!(
+            condition(name, "provision"),
+            "service_completed_successfully"
+        );
+        assert_eq!(condition(name, "jaeger"), "service_healthy");
+    }
+    for (name, service) in &services {
+        for on in service["depends_on"]
+            .as_object()
+            .into_iter()
+            .flat_map(Map::keys)
+        {
+            assert!(
+                services.contains_key(on),
+                "{name} needs {on}, which is no service"
+            );
+        }
+        let check = &service["healthcheck"]["test"];
+        assert_eq!(check.is_array(), name != "provision", "{name}");
+    }
+}
+
+#[test]
+fn ports_are_the_contract_s_and_published_on_this_machine_only() {
+    let services = services();
+    for (name, ports, variable) in [
+        ("dynamodb", &["8000"][..], None),
+        ("sqs", &["9324"], None),
+        ("jaeger", &["16686", "4317"], None),
+        ("order-api", &["8080"], Some("ORDER_API_LISTEN")),
+        ("outbox-relay", &["8081"], Some("RELAY_ADMIN_LISTEN")),
+        ("inventory-worker", &["8082"], Some("WORKER_ADMIN_LISTEN")),
+    ] {
+        let service = &services[name];
+        let published: Vec<_> = ports
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}:{port}"))
+            .collect();
+        assert_eq!(texts(&service["ports"]), published, "{name}");
+        if let Some(variable) = variable {
+            let listens = service["environment"][variable].as_str().unwrap();
+            assert_eq!(listens, format!("0.0.0.0:{}", ports[0]), "{name}");
+            let check = format!("http://127.0.0.1:{}/readyz", ports[0]);
+            assert!(
+                texts(&service["healthcheck"]["test"]).contains(&check.as_str()),
+                "{name}"
+            );
+        }
+    }
+}

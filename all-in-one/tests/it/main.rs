@@ -1,0 +1,17 @@
+//! The whole system as a user runs it: the real binary, its child processes,
+//! their ports and signals.
+
+// Helpers outside of test functions; a panic is how a test fails.
+#![allow(clippy::unwrap_used)]
+
+mod cloud;
+mod collector;
+mod compose;
+mod healthcheck;
+mod idle;
+mod orders;
+mod provision;
+mod python;
+mod support;
+mod telemetry;
+mod up;

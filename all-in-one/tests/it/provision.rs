@@ -1,0 +1,60 @@
+//! `provision` on any endpoint, here the embedded one.
+
+use local_cloud::{Config, LocalCloud};
+
+use crate::support::provision;
+
+#[tokio::test]
+async fn provisioning_twice_changes_nothing() {
+    let cloud = LocalCloud::start(Config::default()).await.unwrap();
+    let dynamodb = cloud.dynamodb_client();
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let done = provision(&cloud, &["--stock"]).await;
+        assert!(done.status.success(), "{done:?}");
+        let tables = dynamodb.list_tables().send().await.unwrap().table_names;
+        let stream = dynamodb
+            .describe_table()
+            .table_name("outbox")
+            .send()
+            .await
+            .unwrap()
+            .table
+            .unwrap()
+            .latest_stream_arn;
+        assert!(stream.is_some());
+        let queues = cloud
+            .sqs_client()
+            .list_queues()
+            .send()
+            .await
+            .unwrap()
+            .queue_urls;
+        assert_eq!(queues.as_ref().map(Vec::len), Some(2));
+        let stock = dynamodb
+            .scan()
+            .table_name("inventory")
+            .send()
+            .await
+            .unwrap()
+            .items;
+        assert_eq!(stock.as_ref().map(Vec::len), Some(5));
+        seen.push((tables, stream, queues));
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test]
+async fn without_stock_the_inventory_stays_empty() {
+    let cloud = LocalCloud::start(Config::default()).await.unwrap();
+    let done = provision(&cloud, &["--inventory-table", "shelf"]).await;
+    assert!(done.status.success(), "{done:?}");
+    let stock = cloud
+        .dynamodb_client()
+        .scan()
+        .table_name("shelf")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(stock.count, 0);
+}

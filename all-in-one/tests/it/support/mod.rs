@@ -1,0 +1,32 @@
+//! What the tests share: the binary, `up` as a process, the services on an
+//! embedded cloud, clients.
+
+mod http;
+mod stack;
+mod up;
+
+pub(crate) use http::{Order, get_order, order_body, post_order};
+pub(crate) use stack::{Stack, item, provision};
+pub(crate) use up::Up;
+
+/// The program under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_all-in-one");
+
+/// Any free port.
+pub(crate) const ANY: &str = "127.0.0.1:0";
+
+/// Whether a process runs; one that nobody has waited for yet does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    // The state is the first field after the name, which may hold anything.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|fields| fields.starts_with('Z'))
+    })
+}
+
+pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
