@@ -100,7 +100,8 @@ impl FromStr for Routes {
                     .unwrap_or(queue)
                     .bytes()
                     .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
-                if !is_url && !(is_name && queue.len() <= 80) {
+                let is_name = is_name && queue.len() <= 80;
+                if !is_url && !is_name {
                     return Err(format!("`{queue}` is neither a queue name nor a queue URL"));
                 }
                 Ok((pattern.to_owned(), QueueRef::new(queue)))

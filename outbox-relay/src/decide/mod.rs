@@ -8,6 +8,7 @@
 //! - [`progress`]: how far a shard is done: its checkpoint (rule 10).
 //! - [`ownership`]: which lease to take (rules 1 and 2).
 //! - [`schedule`]: what to send and mark next (rules 8 and 10).
+//! - [`succession`]: whether an event may follow the one before it (rule 8).
 //! - [`backoff`]: how long to wait before trying again.
 
 pub mod backoff;
@@ -17,3 +18,4 @@ pub mod failure;
 pub mod ownership;
 pub mod progress;
 pub mod schedule;
+pub mod succession;

@@ -459,21 +459,22 @@ impl<A> Schedule<A> {
             .map_or(&[], |slot| &slot.acks)
     }
 
-    /// When something that waits now may go on.
-    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+    /// When something that waits at `now` may go on: a mark, and, if `sending`,
+    /// a send. Sends are left out while none could start anyway, as one that
+    /// is overdue would be due at once, again and again.
+    pub fn next_due(&self, now: Instant, sending: bool) -> Option<Instant> {
+        let marks = self
+            .marks_blocked_until
+            .filter(|until| *until > now && !self.unmarked.is_empty());
         let lanes = self
             .lanes
             .values()
             .filter(|lane| !lane.ready.is_empty())
-            .filter_map(|lane| lane.blocked_until);
-        let marks = self
-            .marks_blocked_until
-            .filter(|_| !self.unmarked.is_empty());
-        lanes
-            .chain(marks)
-            .filter(|until| *until > now)
-            .chain(self.delayed.first().map(|(until, _)| *until))
-            .min()
+            .filter_map(|lane| lane.blocked_until)
+            .filter(|until| *until > now);
+        let delayed = self.delayed.first().map(|(until, _)| *until);
+        let sends = lanes.chain(delayed).min().filter(|_| sending);
+        marks.into_iter().chain(sends).min()
     }
 
     /// Nothing waits to be marked or is being marked or sent.
@@ -584,7 +585,8 @@ mod tests {
         );
         schedule.batch_went_through(&QueueRef::new("q"));
         assert_eq!(next(&mut schedule, now), ["b:2"]);
-        assert_eq!(schedule.next_due(now), Some(later));
+        assert_eq!(schedule.next_due(later, false), None);
+        assert_eq!(schedule.next_due(now, true), Some(later));
         assert_eq!(next(&mut schedule, later), ["a:1"]);
     }
 
@@ -719,7 +721,7 @@ mod tests {
                 .next_batch(now, |_| Permission::Later(later))
                 .is_none()
         );
-        assert_eq!(schedule.next_due(now), Some(later));
+        assert_eq!(schedule.next_due(now, true), Some(later));
         assert_eq!(next(&mut schedule, later), ["c:1"]);
     }
 }

@@ -95,7 +95,8 @@ impl Publisher {
             if (stopping || !open) && in_flight.tasks.is_empty() && self.schedule.is_settled() {
                 return;
             }
-            let due = self.schedule.next_due(now);
+            let sending = !stopping && in_flight.sends < MAX_SENDS;
+            let due = self.schedule.next_due(now, sending);
             tokio::select! {
                 // Answers first: they free what the others wait for. A fixed
                 // order also makes a simulated run repeat exactly.

@@ -3,11 +3,12 @@
 //! Two futures run side by side: `fetch` asks the stream and keeps one page
 //! ahead; `feed` turns pages into work for the publisher and waits for room.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shared::outbox::Status as EventStatus;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -18,6 +19,7 @@ use crate::decide::backoff;
 use crate::decide::catch_up::CatchUp;
 use crate::decide::classify::{Classified, Event, classify};
 use crate::decide::progress::RecordNumber;
+use crate::decide::succession::Succession;
 use crate::metrics::RelayMetrics;
 use crate::ports::{Cursor, EventKey, Page, Ports, Position, SequenceNumber, StreamError};
 
@@ -30,6 +32,15 @@ const MAX_LOOK_UP: usize = 100;
 /// What a buffered event takes besides its message: its ids, and its place in
 /// maps and lists.
 const EVENT_OVERHEAD: usize = 1024;
+
+/// How long an event waits for one before it that is pending and has not been
+/// read: at least this long, and for this many reads, as time alone proves
+/// nothing after a pause of the process.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_READS: u32 = 20;
+
+/// Events of a shard that wait like this; more are not worth their memory.
+const MAX_WAITING: usize = 5_000;
 
 pub(crate) struct Reader {
     pub(crate) ports: Ports,
@@ -91,7 +102,16 @@ impl Reader {
             }
             let empty = page.records.is_empty();
             let ended = cursor.is_none();
-            if pages.send(page).await.is_err() || ended {
+            if let Err(TrySendError::Full(page)) = pages.try_send(page) {
+                let waits = |waits| {
+                    self.status
+                        .waits_for_room(&self.shard.id, waits, Instant::now());
+                };
+                waits(true);
+                let _ = pages.send(page).await;
+                waits(false);
+            }
+            if ended {
                 return;
             }
             if empty {
@@ -140,12 +160,12 @@ impl Reader {
 
     async fn feed(&self, mut pages: mpsc::Receiver<Page>, mut random: fastrand::Rng) {
         let mut catch_up = CatchUp::new((self.config.clock)(), self.config.lease_duration);
-        let mut held_back = Vec::new();
+        let mut succession = Succession::default();
+        let mut events = Vec::new();
         while let Some(page) = pages.recv().await {
             if page.records.is_empty() {
                 catch_up.reached_tip();
             }
-            let mut events = std::mem::take(&mut held_back);
             let mut skipped = BTreeMap::new();
             for record in page.records {
                 match classify(record.change, &self.config.routes) {
@@ -153,22 +173,14 @@ impl Reader {
                         self.shard.progress().skipped(record.sequence_number);
                         *skipped.entry(reason).or_default() += 1;
                     }
-                    Classified::Event(event) => {
-                        let read = ReadEvent {
-                            number: self.shard.progress().event(record.sequence_number.clone()),
-                            position: record.sequence_number,
-                            look_up: catch_up.must_look_up(record.created_at),
-                            event,
-                        };
-                        // Two events of one transaction can stand in the
-                        // stream in either order, also on two pages. One more
-                        // read tells whether an earlier event follows.
-                        if read.event.sequence > 1 {
-                            held_back.push(read);
-                        } else {
-                            events.push(read);
-                        }
-                    }
+                    Classified::Event(event) => events.push(ReadEvent {
+                        number: self.shard.progress().event(record.sequence_number.clone()),
+                        position: record.sequence_number,
+                        look_up: catch_up.must_look_up(record.created_at),
+                        event,
+                        since: Instant::now(),
+                        reads: 0,
+                    }),
                     Classified::Reject(rejected) => {
                         let number = self.shard.progress().event(record.sequence_number.clone());
                         let ack = self.ack(number, record.sequence_number, 0).await;
@@ -179,41 +191,71 @@ impl Reader {
             for (reason, count) in skipped {
                 self.metrics.skipped(reason, count);
             }
-            self.publish(events, &mut random).await;
+            events = self.publish(events, &mut succession, &mut random).await;
         }
-        self.publish(held_back, &mut random).await;
+        while !events.is_empty() {
+            tokio::time::sleep(self.config.poll_max).await;
+            events = self.publish(events, &mut succession, &mut random).await;
+        }
     }
 
-    /// Hands events over, those of one aggregate in the order of `sequence`.
-    async fn publish(&self, mut events: Vec<ReadEvent>, random: &mut fastrand::Rng) {
+    /// Hands events over, those of one aggregate in the order of `sequence`,
+    /// and returns those whose turn has not come.
+    async fn publish(
+        &self,
+        mut events: Vec<ReadEvent>,
+        succession: &mut Succession,
+        random: &mut fastrand::Rng,
+    ) -> Vec<ReadEvent> {
         events.sort_by_key(|read| read.event.sequence);
-        let suspects = events
-            .iter()
-            .filter(|read| read.look_up)
-            .map(|read| read.event.key.clone())
-            .collect::<Vec<_>>();
-        let settled = self.settled(&suspects, random).await;
-        for read in events {
-            if settled.contains(&read.event.key) {
-                self.shard.progress().done(read.number);
-            } else {
-                // Room is taken for one event at a time and the event handed
-                // over at once: nobody waits for room while keeping some.
-                let size = read.event.message.size();
-                let ack = self.ack(read.number, read.position, size).await;
-                let event = read.event;
-                self.hand_over(Work::Publish { event, ack });
+        let states = self.states(questions(&events, succession), random).await;
+        let too_many = events.len() > MAX_WAITING;
+        let mut waiting = Vec::new();
+        let mut settled = 0;
+        for mut read in events {
+            let key = &read.event.key;
+            let follows = succession.follows(&key.aggregate_id, read.event.sequence)
+                || states
+                    .get(&read.predecessor())
+                    .is_some_and(|state| *state != Some(EventStatus::Pending));
+            if !follows {
+                read.reads += 1;
+                let patience = read.reads < PATIENCE_READS || read.since.elapsed() < PATIENCE;
+                if patience && !too_many {
+                    waiting.push(read);
+                    continue;
+                }
+                tracing::warn!(
+                    shard = %self.shard.id,
+                    event_id = read.event.event_id,
+                    "the event before this one is pending but not in the stream; published without it"
+                );
             }
+            succession.handed_over(&key.aggregate_id, read.event.sequence);
+            let done = Some(&Some(EventStatus::Published));
+            let failed = Some(&Some(EventStatus::Failed));
+            let state = states.get(key);
+            if read.look_up && (state == done || state == failed) {
+                settled += 1;
+                self.shard.progress().done(read.number);
+                continue;
+            }
+            // Room is taken for one event at a time and the event handed over
+            // at once: nobody waits for room while keeping some.
+            let size = read.event.message.size();
+            let ack = self.ack(read.number, read.position, size).await;
+            let event = read.event;
+            self.hand_over(Work::Publish { event, ack });
         }
-        if !settled.is_empty() {
-            let count = settled.len();
-            self.metrics.skipped("already_settled", count as u64);
+        if settled > 0 {
+            self.metrics.skipped("already_settled", settled);
             tracing::info!(
                 shard = %self.shard.id,
-                count,
+                count = settled,
                 "events past the checkpoint were published by an earlier owner; skipped"
             );
         }
+        waiting
     }
 
     /// Waits for room.
@@ -233,9 +275,14 @@ impl Reader {
         }
     }
 
-    /// Those of `keys` that are published or quarantined already.
-    async fn settled(&self, keys: &[EventKey], random: &mut fastrand::Rng) -> HashSet<EventKey> {
-        let mut settled = HashSet::new();
+    /// What the table says of `keys`.
+    async fn states(
+        &self,
+        keys: BTreeSet<EventKey>,
+        random: &mut fastrand::Rng,
+    ) -> HashMap<EventKey, Option<EventStatus>> {
+        let keys: Vec<_> = keys.into_iter().collect();
+        let mut known = HashMap::new();
         for keys in keys.chunks(MAX_LOOK_UP) {
             let mut failures = 0;
             let states = loop {
@@ -248,17 +295,9 @@ impl Reader {
                     }
                 }
             };
-            let done = |state: &Option<EventStatus>| {
-                matches!(state, Some(EventStatus::Published | EventStatus::Failed))
-            };
-            settled.extend(
-                keys.iter()
-                    .zip(states)
-                    .filter(|(_, state)| done(state))
-                    .map(|(key, _)| key.clone()),
-            );
+            known.extend(keys.iter().cloned().zip(states));
         }
-        settled
+        known
     }
 
     fn hand_over(&self, work: Work) {
@@ -267,11 +306,45 @@ impl Reader {
     }
 }
 
+/// An event that was read and not handed over yet.
 struct ReadEvent {
     event: Arc<Event>,
     number: RecordNumber,
     position: SequenceNumber,
     look_up: bool,
+    since: Instant,
+    /// Reads it has waited for.
+    reads: u32,
+}
+
+impl ReadEvent {
+    /// The event before it in its aggregate.
+    fn predecessor(&self) -> EventKey {
+        EventKey {
+            aggregate_id: self.event.key.aggregate_id.clone(),
+            sequence: self.event.sequence.saturating_sub(1).to_string(),
+        }
+    }
+}
+
+/// Which events to ask the table about: those that an earlier owner may have
+/// published, and predecessors that are neither known nor among `events`.
+fn questions(events: &[ReadEvent], succession: &Succession) -> BTreeSet<EventKey> {
+    let coming: HashSet<_> = events
+        .iter()
+        .map(|read| (&read.event.key.aggregate_id, read.event.sequence))
+        .collect();
+    let mut keys = BTreeSet::new();
+    for read in events {
+        let (id, sequence) = (&read.event.key.aggregate_id, read.event.sequence);
+        if read.look_up {
+            keys.insert(read.event.key.clone());
+        }
+        if !succession.follows(id, sequence) && !coming.contains(&(id, sequence - 1)) {
+            keys.insert(read.predecessor());
+        }
+    }
+    keys
 }
 
 async fn wait(failures: u32, random: &mut fastrand::Rng) {

@@ -79,6 +79,7 @@ pub(crate) async fn hold(
     let read_to_end = CancellationToken::new();
     let reading = async {
         tokio::select! {
+            biased;
             () = reader.run(checkpoint, random) => read_to_end.cancel(),
             () = around.stop.cancelled() => {}
         }
@@ -92,6 +93,7 @@ pub(crate) async fn hold(
         renewed_at: taken_at,
     };
     let ending = tokio::select! {
+        biased;
         () = reading => Ending::Released,
         ending = keeper.run(&read_to_end) => ending,
     };

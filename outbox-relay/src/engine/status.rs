@@ -31,6 +31,9 @@ struct Inner {
 #[derive(Debug)]
 struct ShardStatus {
     last_read: Instant,
+    /// Reading waits for room, because events are not published as fast as
+    /// they are read: that is not the shard's fault.
+    waits_for_room: bool,
     /// Why checkpoints cannot be written, and since when.
     checkpoint_failing: Option<(Instant, String)>,
 }
@@ -56,6 +59,7 @@ impl Status {
     pub(crate) fn holds(&self, shard: &ShardId, now: Instant) {
         let status = ShardStatus {
             last_read: now,
+            waits_for_room: false,
             checkpoint_failing: None,
         };
         self.lock().shards.insert(shard.clone(), status);
@@ -67,6 +71,13 @@ impl Status {
 
     pub(crate) fn read(&self, shard: &ShardId, now: Instant) {
         if let Some(shard) = self.lock().shards.get_mut(shard) {
+            shard.last_read = now;
+        }
+    }
+
+    pub(crate) fn waits_for_room(&self, shard: &ShardId, waits: bool, now: Instant) {
+        if let Some(shard) = self.lock().shards.get_mut(shard) {
+            shard.waits_for_room = waits;
             shard.last_read = now;
         }
     }
@@ -138,7 +149,7 @@ impl Status {
             let name = format!("shard {id}");
             let unread = now.saturating_duration_since(shard.last_read);
             match &shard.checkpoint_failing {
-                _ if unread > limit => Check::fail(
+                _ if unread > limit && !shard.waits_for_room => Check::fail(
                     name,
                     format!("no successful read for {} s", unread.as_secs()),
                 ),
@@ -162,5 +173,40 @@ impl Status {
             .iter()
             .map(|(queue, reason)| Check::fail(format!("queue {queue}"), reason));
         Report::new([stream].into_iter().chain(queues))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_red_when_a_shard_is_not_read_but_not_when_it_waits_for_room() {
+        let status = Status::new(Duration::from_secs(10));
+        let shard = ShardId("s".into());
+        let start = Instant::now();
+        status.holds(&shard, start);
+        let later = start + Duration::from_secs(31);
+        assert!(status.live(start + Duration::from_secs(30)).healthy());
+        assert!(!status.live(later).healthy());
+        status.waits_for_room(&shard, true, start);
+        assert!(status.live(later).healthy());
+        status.waits_for_room(&shard, false, later);
+        assert!(status.live(later + Duration::from_secs(30)).healthy());
+        assert!(!status.live(later + Duration::from_secs(31)).healthy());
+    }
+
+    #[test]
+    fn health_is_red_when_no_checkpoint_can_be_written() {
+        let status = Status::new(Duration::from_secs(10));
+        let shard = ShardId("s".into());
+        let start = Instant::now();
+        status.holds(&shard, start);
+        status.checkpoint_failed(&shard, "away".to_owned(), start);
+        let later = start + Duration::from_secs(31);
+        status.read(&shard, later);
+        assert!(!status.live(later).healthy());
+        status.checkpoint_written(&shard);
+        assert!(status.live(later).healthy());
     }
 }

@@ -1,0 +1,252 @@
+//! One run: writers, instances that come and go, and the end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry::metrics::noop::NoopMeterProvider;
+use outbox_relay::engine::{Engine, EngineConfig};
+use outbox_relay::ports::EventKey;
+use shared::outbox::Status;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::check::check;
+use crate::ports::View;
+use crate::world::{Faults, World, clock, start_clock};
+
+/// Events that fit the buffer of one instance; each takes 2 KiB of it.
+pub(crate) const BUFFER_EVENTS: usize = 24;
+pub(crate) const MAX_INSTANCES: usize = 3;
+
+const LEASE: Duration = Duration::from_secs(4);
+
+/// How long a run may take to settle once the faults have stopped.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) seed: u64,
+    pub(crate) violations: Vec<String>,
+    pub(crate) history: Vec<String>,
+    pub(crate) faults: Faults,
+    pub(crate) events: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) repeats: u64,
+}
+
+/// Runs `seed` to its end.
+pub(crate) fn simulate(seed: u64) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O always starts");
+    runtime.block_on(async {
+        start_clock();
+        let world = Arc::new(Mutex::new(World::new(seed)));
+        play(&world, seed).await;
+        let mut world = world.lock().expect("no panic holds the world");
+        let repeats = check(&mut world);
+        Outcome {
+            seed,
+            violations: std::mem::take(&mut world.violations),
+            history: std::mem::take(&mut world.history),
+            faults: world.faults.clone(),
+            events: world.events.len() as u64,
+            deliveries: world.deliveries.len() as u64,
+            repeats,
+        }
+    })
+}
+
+async fn play(world: &Arc<Mutex<World>>, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
+    let mut instances: Vec<Instance> = (0..random.usize(1..=MAX_INSTANCES))
+        .map(|n| Instance::new(n, world, random.fork()))
+        .collect();
+    let mut sequences = vec![0_u64; random.usize(2..=12)];
+    for _ in 0..random.usize(40..120) {
+        tokio::time::sleep(Duration::from_millis(random.u64(0..400))).await;
+        match random.u32(0..100) {
+            0..60 => write(world, &mut sequences, &mut random),
+            60..65 if locked(world).shards.len() < 9 => locked(world).split(),
+            _ => {
+                let n = random.usize(..instances.len());
+                instances[n].disturb(&mut random).await;
+            }
+        }
+    }
+    locked(world).turbulent = false;
+    locked(world).log("peace");
+    for instance in &mut instances {
+        instance.ensure_running();
+    }
+    let settled = async {
+        loop {
+            let pending = locked(world)
+                .events
+                .values()
+                .any(|event| event.status == Status::Pending);
+            if !pending {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    // When it does not settle, the checks say what is missing.
+    let _ = tokio::time::timeout(PATIENCE, settled).await;
+    for instance in &mut instances {
+        instance.stop().await;
+    }
+}
+
+fn locked(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
+    world.lock().expect("no panic holds the world")
+}
+
+/// One to four transactions in a row. Most write one event; some two of one
+/// aggregate, which the stream may show reversed.
+fn write(world: &Mutex<World>, sequences: &mut [u64], random: &mut fastrand::Rng) {
+    for _ in 0..random.usize(1..=4) {
+        let aggregate = random.usize(..sequences.len());
+        let mut next = || {
+            sequences[aggregate] += 1;
+            EventKey {
+                aggregate_id: format!("a{aggregate}"),
+                sequence: sequences[aggregate].to_string(),
+            }
+        };
+        let mut keys = vec![next()];
+        if random.f64() < 0.15 {
+            keys.push(next());
+            if random.bool() {
+                keys.reverse();
+                locked(world).faults.note("reversed transaction");
+            }
+        }
+        locked(world).commit(&keys);
+    }
+}
+
+/// A relay process that is started again and again.
+struct Instance {
+    number: usize,
+    incarnation: u32,
+    world: Arc<Mutex<World>>,
+    random: fastrand::Rng,
+    frozen: Arc<AtomicBool>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Instance {
+    fn new(number: usize, world: &Arc<Mutex<World>>, random: fastrand::Rng) -> Self {
+        let mut instance = Self {
+            number,
+            incarnation: 0,
+            world: Arc::clone(world),
+            random,
+            frozen: Arc::default(),
+            stop: CancellationToken::new(),
+            task: None,
+        };
+        instance.start();
+        instance
+    }
+
+    fn start(&mut self) {
+        self.incarnation += 1;
+        // Some come back under their name, some under a new one.
+        let instance = if self.random.bool() {
+            format!("relay-{}", self.number)
+        } else {
+            format!("relay-{}-{}", self.number, self.incarnation)
+        };
+        let name = format!("{}.{}", self.number, self.incarnation);
+        locked(&self.world).log(format!("{name} starts as {instance}"));
+        let view = View {
+            world: Arc::clone(&self.world),
+            name,
+            frozen: Arc::clone(&self.frozen),
+        };
+        let config = EngineConfig {
+            instance,
+            routes: "*=events".parse().expect("a route"),
+            lease_duration: LEASE,
+            poll_max: Duration::from_millis(200),
+            retention: Duration::from_secs(3600),
+            survey_interval: Duration::from_secs(3600),
+            buffer_kib: BUFFER_EVENTS * 2,
+            clock,
+            seed: self.random.u64(..),
+        };
+        let meter = NoopMeterProvider::new().meter("simulation");
+        let engine = Engine::new(view.ports(), config, &meter);
+        self.stop = CancellationToken::new();
+        self.task = Some(tokio::spawn(engine.run(self.stop.clone())));
+    }
+
+    fn ensure_running(&mut self) {
+        self.frozen.store(false, Ordering::Relaxed);
+        if self.task.is_none() {
+            self.start();
+        }
+    }
+
+    async fn disturb(&mut self, random: &mut fastrand::Rng) {
+        if self.task.is_none() || self.frozen.load(Ordering::Relaxed) {
+            self.ensure_running();
+            return;
+        }
+        let name = format!("{}.{}", self.number, self.incarnation);
+        match random.u32(0..10) {
+            0..5 => {
+                self.note("crash", &name);
+                self.crash().await;
+            }
+            5..8 => {
+                self.note("freeze", &name);
+                self.frozen.store(true, Ordering::Relaxed);
+            }
+            _ => {
+                self.note("graceful stop", &name);
+                self.stop().await;
+            }
+        }
+    }
+
+    fn note(&self, kind: &'static str, name: &str) {
+        let mut world = locked(&self.world);
+        world.faults.note(kind);
+        world.log(format!("{kind} of {name}"));
+        // What a dead process held in memory is gone.
+        if kind != "freeze" {
+            world.unfinished.remove(name);
+        }
+    }
+
+    async fn crash(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            // Its tasks are dropped with it.
+            let _ = task.await;
+        }
+    }
+
+    async fn stop(&mut self) {
+        self.frozen.store(false, Ordering::Relaxed);
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            let abort = task.abort_handle();
+            if tokio::time::timeout(PATIENCE, task).await.is_err() {
+                abort.abort();
+                let name = self.number;
+                locked(&self.world)
+                    .violations
+                    .push(format!("instance {name} did not stop"));
+            }
+        }
+    }
+}

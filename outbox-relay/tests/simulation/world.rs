@@ -1,0 +1,367 @@
+//! The services, as far as the relay can tell.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use outbox_relay::ports::{Change, EventKey, Lease, Record, SequenceNumber, ShardId};
+use shared::outbox::Status;
+use shared::timestamp::Timestamp;
+use tokio::time::Instant;
+
+/// Records a read returns at most: small, so that pages are many.
+pub(crate) const PAGE: usize = 12;
+
+/// Wall clock at the start of a run.
+const EPOCH_MILLIS: i64 = 1_800_000_000_000;
+
+thread_local! {
+    static STARTED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Starts the clock of a run on this thread.
+pub(crate) fn start_clock() {
+    STARTED.set(Some(Instant::now()));
+}
+
+/// The wall clock of the run: it goes with paused time.
+pub(crate) fn clock() -> Timestamp {
+    let elapsed = STARTED
+        .get()
+        .map_or(Duration::ZERO, |start| start.elapsed());
+    Timestamp::from_millis(EPOCH_MILLIS + i64::try_from(elapsed.as_millis()).unwrap_or(0))
+}
+
+/// How often each kind of fault happened, and in how many runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults(BTreeMap<&'static str, (u64, u64)>);
+
+impl Faults {
+    /// Every kind there is, so that one that never happens is noticed.
+    const KINDS: [&str; 16] = [
+        "crash",
+        "freeze",
+        "graceful stop",
+        "shard split",
+        "reversed transaction",
+        "stream unavailable",
+        "expired iterator",
+        "empty page",
+        "send failed",
+        "send answer lost",
+        "entry failed",
+        "mark failed",
+        "mark answer lost",
+        "lease write failed",
+        "lease answer lost",
+        "lookup failed",
+    ];
+
+    pub(crate) fn note(&mut self, kind: &'static str) {
+        assert!(Self::KINDS.contains(&kind), "{kind} is not listed");
+        let (count, runs) = self.0.entry(kind).or_default();
+        *count += 1;
+        *runs = 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (kind, (count, runs)) in &other.0 {
+            let sum = self.0.entry(kind).or_default();
+            sum.0 += count;
+            sum.1 += runs;
+        }
+    }
+
+    pub(crate) fn count(&self, kind: &str) -> u64 {
+        self.0.get(kind).map_or(0, |(count, _)| *count)
+    }
+
+    pub(crate) fn table(&self) -> Vec<(&'static str, u64, u64)> {
+        Self::KINDS
+            .into_iter()
+            .map(|kind| {
+                let (count, runs) = self.0.get(kind).copied().unwrap_or_default();
+                (kind, count, runs)
+            })
+            .collect()
+    }
+}
+
+/// One shard.
+#[derive(Debug)]
+pub(crate) struct ShardModel {
+    pub(crate) id: ShardId,
+    pub(crate) parent: Option<ShardId>,
+    pub(crate) records: Vec<RecordModel>,
+    pub(crate) closed: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct RecordModel {
+    pub(crate) number: u64,
+    pub(crate) created_at: Timestamp,
+    /// `None`: a modification.
+    pub(crate) event: Option<EventKey>,
+}
+
+/// One event of the outbox table.
+#[derive(Clone, Debug)]
+pub(crate) struct EventModel {
+    pub(crate) status: Status,
+    pub(crate) occurred_at: Timestamp,
+}
+
+/// One message that reached the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) key: EventKey,
+}
+
+/// Everything outside the relay.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) random: fastrand::Rng,
+    pub(crate) faults: Faults,
+    /// Faults happen while this is set; a run ends in peace.
+    pub(crate) turbulent: bool,
+    pub(crate) shards: Vec<ShardModel>,
+    next_number: u64,
+    pub(crate) events: BTreeMap<EventKey, EventModel>,
+    pub(crate) leases: BTreeMap<ShardId, Lease>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) violations: Vec<String>,
+    pub(crate) history: Vec<String>,
+    started: Instant,
+    /// Events each instance has read and that are not settled.
+    pub(crate) unfinished: BTreeMap<String, BTreeSet<EventKey>>,
+    pub(crate) most_unfinished: usize,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let first = ShardModel {
+            id: ShardId("shard-0".into()),
+            parent: None,
+            records: Vec::new(),
+            closed: false,
+        };
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            faults: Faults::default(),
+            turbulent: true,
+            shards: vec![first],
+            next_number: 1,
+            events: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            deliveries: Vec::new(),
+            violations: Vec::new(),
+            history: Vec::new(),
+            started: Instant::now(),
+            unfinished: BTreeMap::new(),
+            most_unfinished: 0,
+        }
+    }
+
+    pub(crate) fn log(&mut self, line: impl AsRef<str>) {
+        let at = self.started.elapsed().as_millis();
+        self.history.push(format!("{at:>7} {}", line.as_ref()));
+    }
+
+    /// Whether a fault of `kind` happens now.
+    pub(crate) fn strikes(&mut self, kind: &'static str, probability: f64) -> bool {
+        let strikes = self.turbulent && self.random.f64() < probability;
+        if strikes {
+            self.faults.note(kind);
+            self.log(kind);
+        }
+        strikes
+    }
+
+    /// How long a request takes, one way.
+    pub(crate) fn latency(&mut self) -> Duration {
+        let slow = self.turbulent && self.random.f64() < 0.02;
+        Duration::from_millis(if slow {
+            self.random.u64(100..3_000)
+        } else {
+            self.random.u64(1..15)
+        })
+    }
+
+    /// A transaction that writes `keys`; the stream shows them in this order.
+    pub(crate) fn commit(&mut self, keys: &[EventKey]) {
+        let now = clock();
+        for key in keys {
+            self.log(format!("commit {}:{}", key.aggregate_id, key.sequence));
+            let event = EventModel {
+                status: Status::Pending,
+                occurred_at: now,
+            };
+            self.events.insert(key.clone(), event);
+            self.append(key, true);
+        }
+    }
+
+    /// Changes of one aggregate go to one open shard.
+    fn append(&mut self, key: &EventKey, inserted: bool) {
+        let open: Vec<usize> = (0..self.shards.len())
+            .filter(|n| !self.shards[*n].closed)
+            .collect();
+        let hash = key
+            .aggregate_id
+            .bytes()
+            .fold(0_usize, |hash, byte| hash * 31 + usize::from(byte));
+        // A child takes over from its parent: which one depends on all open
+        // shards, so an aggregate may only move when a split happens.
+        let at = self.home(hash, &open);
+        let record = RecordModel {
+            number: self.next_number,
+            created_at: clock(),
+            event: inserted.then(|| key.clone()),
+        };
+        self.next_number += 1;
+        self.shards[at].records.push(record);
+    }
+
+    /// Follows the tree from its root: each split divides by one more bit.
+    fn home(&self, hash: usize, open: &[usize]) -> usize {
+        let mut at = 0;
+        let mut bits = hash;
+        while !open.contains(&at) {
+            let children: Vec<usize> = (0..self.shards.len())
+                .filter(|n| self.shards[*n].parent.as_ref() == Some(&self.shards[at].id))
+                .collect();
+            at = children[bits % children.len()];
+            bits /= 2;
+        }
+        at
+    }
+
+    /// Closes a random open shard and opens one or two children.
+    pub(crate) fn split(&mut self) {
+        let open: Vec<usize> = (0..self.shards.len())
+            .filter(|n| !self.shards[*n].closed)
+            .collect();
+        let at = open[self.random.usize(..open.len())];
+        self.shards[at].closed = true;
+        let parent = self.shards[at].id.clone();
+        for _ in 0..self.random.usize(1..=2) {
+            let id = ShardId(format!("shard-{}", self.shards.len()).into());
+            self.shards.push(ShardModel {
+                id,
+                parent: Some(parent.clone()),
+                records: Vec::new(),
+                closed: false,
+            });
+        }
+        self.faults.note("shard split");
+        self.log(format!("split {parent}"));
+    }
+
+    pub(crate) fn shard(&self, id: &ShardId) -> Option<&ShardModel> {
+        self.shards.iter().find(|shard| shard.id == *id)
+    }
+
+    /// A record as the service returns it.
+    pub(crate) fn record(&self, record: &RecordModel) -> Record {
+        let change = match &record.event {
+            None => Change::Other,
+            Some(key) => Change::Insert(self.image(key)),
+        };
+        Record {
+            sequence_number: SequenceNumber(record.number.to_string().into()),
+            created_at: Some(record.created_at),
+            change,
+        }
+    }
+
+    fn image(&self, key: &EventKey) -> HashMap<String, AttributeValue> {
+        let occurred_at = self
+            .events
+            .get(key)
+            .map_or_else(clock, |event| event.occurred_at);
+        let text = |value: &str| AttributeValue::S(value.to_owned());
+        HashMap::from([
+            ("aggregate_id".to_owned(), text(&key.aggregate_id)),
+            (
+                "sequence".to_owned(),
+                AttributeValue::N(key.sequence.clone()),
+            ),
+            ("aggregate_type".to_owned(), text("order")),
+            ("event_type".to_owned(), text("order.placed")),
+            ("payload".to_owned(), text("{}")),
+            ("occurred_at".to_owned(), text(&occurred_at.to_string())),
+            ("status".to_owned(), text("PENDING")),
+        ])
+    }
+
+    /// The queue takes a message.
+    pub(crate) fn deliver(&mut self, instance: &str, key: EventKey) {
+        self.log(format!(
+            "{instance} delivers {}:{}",
+            key.aggregate_id, key.sequence
+        ));
+        self.deliveries.push(Delivery { key });
+    }
+
+    pub(crate) fn mark(&mut self, instance: &str, key: &EventKey) -> bool {
+        for unfinished in self.unfinished.values_mut() {
+            unfinished.remove(key);
+        }
+        let Some(event) = self.events.get_mut(key) else {
+            return false;
+        };
+        if event.status != Status::Pending {
+            return false;
+        }
+        event.status = Status::Published;
+        self.log(format!(
+            "{instance} marks {}:{}",
+            key.aggregate_id, key.sequence
+        ));
+        self.append(key, false);
+        true
+    }
+
+    /// `instance` was given `keys` by a read.
+    pub(crate) fn read(&mut self, instance: &str, keys: Vec<EventKey>) {
+        let pending: Vec<_> = keys
+            .into_iter()
+            .filter(|key| self.events[key].status == Status::Pending)
+            .collect();
+        let unfinished = self.unfinished.entry(instance.to_owned()).or_default();
+        unfinished.extend(pending);
+        self.most_unfinished = self.most_unfinished.max(unfinished.len());
+    }
+
+    /// G6: everything up to a checkpoint is settled, and so is everything in
+    /// a shard that is said to be at its end.
+    pub(crate) fn check_checkpoint(&mut self, lease: &Lease) {
+        let Some(shard) = self.shard(&lease.shard) else {
+            return;
+        };
+        let ended = lease.state == outbox_relay::ports::LeaseState::Ended;
+        let until = match &lease.checkpoint {
+            _ if ended => u64::MAX,
+            Some(number) => number.0.parse().unwrap_or(u64::MAX),
+            None => 0,
+        };
+        let open = ended && !shard.closed;
+        let unsettled = shard
+            .records
+            .iter()
+            .filter(|record| record.number <= until)
+            .filter_map(|record| record.event.as_ref())
+            .find(|key| self.events[*key].status == Status::Pending)
+            .cloned();
+        let id = lease.shard.clone();
+        if open {
+            self.violations.push(format!("G6: {id} is ended but open"));
+        }
+        if let Some(key) = unsettled {
+            self.violations.push(format!(
+                "G6: the checkpoint of {id} is past {}:{}",
+                key.aggregate_id, key.sequence
+            ));
+        }
+    }
+}
