@@ -1,0 +1,91 @@
+//! How programs and tests reach the cloud: environment variables for a child
+//! process, ready SDK clients for a test.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+
+use crate::LocalCloud;
+
+/// SQS names it in ARNs; neither service checks what a request was signed for.
+pub(crate) const REGION: &str = "us-east-1";
+
+/// No signature is checked, but the SDK signs nothing without a key.
+const KEY: &str = "local";
+
+impl LocalCloud {
+    /// Where DynamoDB and DynamoDB Streams listen, as `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn dynamodb_url(&self) -> String {
+        url(self.dynamodb.addr())
+    }
+
+    /// Where SQS listens, as `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn sqs_url(&self) -> String {
+        url(self.sqs.addr())
+    }
+
+    /// The AWS SDK's environment variables that make a program, in any
+    /// language, use this cloud, as (name, value).
+    #[must_use]
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb_url()),
+            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", self.dynamodb_url()),
+            ("AWS_ENDPOINT_URL_SQS", self.sqs_url()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", KEY.to_owned()),
+        ]
+    }
+
+    /// Region and credentials. An endpoint has to be added for each service;
+    /// the clients below have theirs.
+    #[must_use]
+    pub fn sdk_config(&self) -> SdkConfig {
+        let credentials = Credentials::new(KEY, KEY, None, None, "local-cloud");
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static(REGION))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .build()
+    }
+
+    /// A new DynamoDB client with its own connections.
+    #[must_use]
+    pub fn dynamodb_client(&self) -> aws_sdk_dynamodb::Client {
+        let config = aws_sdk_dynamodb::config::Builder::from(&self.sdk_config());
+        aws_sdk_dynamodb::Client::from_conf(config.endpoint_url(self.dynamodb_url()).build())
+    }
+
+    /// A new DynamoDB Streams client with its own connections.
+    #[must_use]
+    pub fn streams_client(&self) -> aws_sdk_dynamodbstreams::Client {
+        let config = aws_sdk_dynamodbstreams::config::Builder::from(&self.sdk_config());
+        aws_sdk_dynamodbstreams::Client::from_conf(config.endpoint_url(self.dynamodb_url()).build())
+    }
+
+    /// A new SQS client with its own connections.
+    #[must_use]
+    pub fn sqs_client(&self) -> aws_sdk_sqs::Client {
+        let config = aws_sdk_sqs::config::Builder::from(&self.sdk_config());
+        aws_sdk_sqs::Client::from_conf(config.endpoint_url(self.sqs_url()).build())
+    }
+}
+
+fn url(addr: SocketAddr) -> String {
+    format!("http://{}", reachable(addr))
+}
+
+/// A wildcard address can be listened on but not connected to everywhere: the
+/// loopback address of its family stands for it.
+pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}

@@ -1,0 +1,48 @@
+//! DynamoDB, DynamoDB Streams and SQS in the process: no container, no account.
+//! For development and tests only. Data lives in a temporary folder and in
+//! memory, and goes when the cloud stops.
+//!
+//! # Map
+//!
+//! ```text
+//!            ┌─ DynamoDB, Streams ─▶ dynamodb::front ─HTTP─▶ dynoxide ─▶ SQLite file
+//! SDK client ┤                       (tokens, shards)                   in a TempDir
+//!            └─ SQS ───────────────▶ sqs::handler ─────────▶ rustack, in memory
+//!                                    (settings, contents)
+//! ```
+//!
+//! - `cloud`: [`LocalCloud`] and [`Config`]; starting and stopping all of it.
+//! - `clients`: URLs, environment variables and SDK clients that reach it.
+//! - `host`: one service's listener, threads and end. `connections`: its accept
+//!   loop.
+//! - `dynamodb`, `sqs`: the embedded services. What they do otherwise than AWS,
+//!   and would mislead or slow down whoever develops against them, is mended in
+//!   front of them: `dynamodb::tokens` and `dynamodb::shards`, `sqs::settings`
+//!   and `sqs::contents`.
+//! - `error`: [`StartError`].
+//! - [`testing`]: a service under test as a process of its own.
+//!
+//! # What still differs from AWS
+//!
+//! - A stream has one shard that never closes. Its records are never trimmed, its
+//!   iterators never expire, and `GetShardIterator` takes any shard id.
+//! - Nothing is throttled, signatures are not checked, and items are not removed
+//!   when their time to live is over.
+//! - A message has at most 256 KiB (SQS: 1 MiB), and any number may be in flight.
+//! - Long polls notice a visibility timeout that ran out within a second, a sent
+//!   message at once.
+//! - A standard queue takes no `MessageGroupId` (SQS: fair queues).
+//! - ARNs name the region `dynoxide` in DynamoDB, `us-east-1` in SQS, and the
+//!   account `000000000000` in both.
+
+mod clients;
+mod cloud;
+mod connections;
+mod dynamodb;
+mod error;
+mod host;
+mod sqs;
+pub mod testing;
+
+pub use cloud::{Config, LocalCloud};
+pub use error::{Service, StartError};

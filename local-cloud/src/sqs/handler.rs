@@ -1,0 +1,79 @@
+//! Stands before rustack's handler and makes up for where it differs from SQS in
+//! a way that would mislead a developer, or that a request could bring a queue
+//! down with:
+//!
+//! - Settings and bounds: [`settings`].
+//! - What a message may hold, and how large a batch may be: [`contents`].
+//! - Two simultaneous `CreateQueue` of one name would make two queues, and the
+//!   messages of one be lost.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use rustack_sqs_core::handler::RustackSqsHandler;
+use rustack_sqs_http::body::SqsResponseBody;
+use rustack_sqs_http::dispatch::SqsHandler;
+use rustack_sqs_model::error::SqsError;
+use rustack_sqs_model::operations::SqsOperation;
+use tokio::sync::Mutex;
+
+use super::{contents, settings};
+
+type Answer = Result<Response<SqsResponseBody>, SqsError>;
+type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// rustack's handler behind the checks.
+#[derive(Debug)]
+pub(crate) struct CheckedSqs {
+    inner: Arc<RustackSqsHandler>,
+    /// One `CreateQueue` at a time: rustack looks a name up and inserts it in
+    /// two steps.
+    creating: Arc<Mutex<()>>,
+}
+
+impl CheckedSqs {
+    pub(crate) fn new(inner: RustackSqsHandler) -> Self {
+        Self {
+            inner: Arc::new(inner),
+            creating: Arc::new(Mutex::new(())),
+        }
+    }
+}
+
+impl SqsHandler for CheckedSqs {
+    fn handle_operation(&self, op: SqsOperation, body: Bytes) -> Answering {
+        let inner = Arc::clone(&self.inner);
+        let creating = Arc::clone(&self.creating);
+        Box::pin(async move {
+            match op {
+                SqsOperation::CreateQueue => {
+                    let body = settings::checked(op, body)?;
+                    let _turn = creating.lock().await;
+                    inner.handle_operation(op, body).await
+                }
+                SqsOperation::SendMessage => match contents::refused_message(&body) {
+                    Some(refusal) => Ok(refusal),
+                    None => inner.handle_operation(op, body).await,
+                },
+                SqsOperation::SendMessageBatch => match contents::sifted_batch(&body)? {
+                    None => inner.handle_operation(op, body).await,
+                    Some(sifted) => {
+                        let answer = match sifted.accepted {
+                            Some(body) => Some(inner.handle_operation(op, body).await?),
+                            None => None,
+                        };
+                        contents::with_failures(answer, sifted.failed).await
+                    }
+                },
+                _ => {
+                    inner
+                        .handle_operation(op, settings::checked(op, body)?)
+                        .await
+                }
+            }
+        })
+    }
+}

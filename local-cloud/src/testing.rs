@@ -1,0 +1,159 @@
+//! A service under test as what it is in production: a process of its own,
+//! configured by variables, talked to over its ports and by signals.
+
+use std::ffi::OsStr;
+use std::io;
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// How long a service may take to start or to stop before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running service; killed when dropped.
+#[derive(Debug)]
+pub struct Service {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// Why a service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error("the process could not be started: {0}")]
+    Spawn(#[from] io::Error),
+    #[error("the process ended or was silent before it listened; its log:\n{0}")]
+    NotListening(String),
+}
+
+impl Service {
+    /// Starts `program` with `environment` on top of this process's own, and
+    /// waits until its first server listens. Listening options should be
+    /// given as `127.0.0.1:0`.
+    pub async fn start<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        program: impl AsRef<OsStr>,
+        arguments: &[&str],
+        environment: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, ServiceError> {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .envs(environment)
+            .env("LOG_FORMAT", "json")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stderr = child
+            .stderr
+            .take()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (found, mut listening) = watch::channel(None);
+        let lines = Arc::clone(&log);
+        // Ends with the process: its standard error closes.
+        tokio::spawn(async move {
+            let mut reader = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = reader.next_line().await {
+                if let Some(address) = listening_address(&line) {
+                    found.send_if_modified(|first| {
+                        let is_first = first.is_none();
+                        first.get_or_insert(address);
+                        is_first
+                    });
+                }
+                if let Ok(mut lines) = lines.lock() {
+                    lines.push(line);
+                }
+            }
+        });
+        let address = tokio::time::timeout(PATIENCE, listening.wait_for(Option::is_some)).await;
+        let address = match address {
+            Ok(Ok(address)) => *address,
+            _ => None,
+        };
+        match address {
+            Some(address) => Ok(Self {
+                child,
+                address,
+                log,
+            }),
+            None => Err(ServiceError::NotListening(joined(&log))),
+        }
+    }
+
+    /// `http://address` + `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `None` once it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Everything logged so far, one JSON object a line.
+    pub fn log(&self) -> String {
+        joined(&self.log)
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub async fn kill(&mut self) -> io::Result<()> {
+        self.child.kill().await
+    }
+
+    /// SIGTERM, and waits for the end, at most [`PATIENCE`].
+    pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGTERM,
+            )?;
+        }
+        tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, joined(&self.log)))?
+    }
+}
+
+fn joined(log: &Mutex<Vec<String>>) -> String {
+    log.lock().map(|lines| lines.join("\n")).unwrap_or_default()
+}
+
+fn listening_address(line: &str) -> Option<SocketAddr> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    (line.get("message")? == "listening")
+        .then(|| line.get("address")?.as_str()?.parse().ok())
+        .flatten()
+}
+
+/// Asks `condition` until it holds, at most `deadline`; what it last said is
+/// the error.
+pub async fn eventually<T, E, F>(
+    deadline: Duration,
+    mut condition: impl FnMut() -> F,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let end = tokio::time::Instant::now() + deadline;
+    let mut turns = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        turns.tick().await;
+        match condition().await {
+            Ok(value) => return Ok(value),
+            Err(error) if tokio::time::Instant::now() >= end => return Err(error),
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The local cloud as the AWS SDK sees it.
+
+mod dynamodb;
+mod lifecycle;
+mod requests;
+mod sqs;
+mod streams;
+mod support;
