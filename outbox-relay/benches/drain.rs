@@ -1,0 +1,264 @@
+//! How fast the relay drains a backlog, against a bare loop of the same calls
+//! on the same kind of cloud in the same run, and how much memory it takes.
+//!
+//! `cargo bench -p outbox-relay --bench drain -- 20000`: the number of pending
+//! events of 1 KB; 20,000 by default.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, PutRequest, WriteRequest};
+use aws_sdk_dynamodbstreams::types::ShardIteratorType;
+use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use local_cloud::testing::{Service, eventually};
+use local_cloud::{Config, LocalCloud};
+use shared::outbox::item::pending_bucket;
+use shared::outbox::{Message, OutboxItem};
+use shared::provision::{self, Table};
+use shared::timestamp::Timestamp;
+
+/// The relay's own limits.
+const SENDS: usize = 16;
+const MARKS: usize = 4;
+
+const DEADLINE: Duration = Duration::from_secs(900);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let count = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .next()
+        .unwrap_or(20_000);
+    let cloud = backlog(count).await?;
+    let bare = bare_loop(&cloud, count).await?;
+    cloud.stop().await?;
+    let cloud = backlog(count).await?;
+    let (relay, memory) = relay(&cloud).await?;
+    cloud.stop().await?;
+
+    let rate = |took: Duration| count as f64 / took.as_secs_f64();
+    println!("{count} pending events of 1 KB");
+    println!("  bare loop {:>8.0} events/s", rate(bare));
+    println!("  relay     {:>8.0} events/s", rate(relay));
+    println!("  ratio     {:>8.2}", rate(relay) / rate(bare));
+    println!("  relay's peak resident memory {memory}");
+    Ok(())
+}
+
+/// A cloud with `count` pending events.
+async fn backlog(count: usize) -> Result<LocalCloud> {
+    let any = "127.0.0.1:0".parse()?;
+    let cloud = LocalCloud::start(Config {
+        dynamodb: any,
+        sqs: any,
+    })
+    .await?;
+    let dynamodb = cloud.dynamodb_client();
+    let tables = [Table::outbox("outbox"), Table::relay_leases("relay_leases")];
+    provision::tables(&dynamodb, tables).await?;
+    provision::queue(&cloud.sqs_client(), "order-events").await?;
+    stream::iter((0..count).collect::<Vec<_>>().chunks(25).map(|chunk| {
+        let requests: Vec<_> = chunk.iter().map(|n| write(*n)).collect();
+        let dynamodb = &dynamodb;
+        async move {
+            dynamodb
+                .batch_write_item()
+                .request_items("outbox", requests)
+                .send()
+                .await
+        }
+    }))
+    .buffer_unordered(8)
+    .try_collect::<Vec<_>>()
+    .await?;
+    Ok(cloud)
+}
+
+fn write(n: usize) -> WriteRequest {
+    let text = |value: &str| AttributeValue::S(value.to_owned());
+    let id = format!("aggregate-{n}");
+    let item = HashMap::from([
+        ("sequence".to_owned(), AttributeValue::N("1".to_owned())),
+        ("event_id".to_owned(), text(&format!("{id}:1"))),
+        ("aggregate_type".to_owned(), text("order")),
+        ("event_type".to_owned(), text("order.placed")),
+        (
+            "payload".to_owned(),
+            text(&format!("\"{}\"", "x".repeat(1022))),
+        ),
+        (
+            "occurred_at".to_owned(),
+            text(&Timestamp::now().to_string()),
+        ),
+        ("status".to_owned(), text("PENDING")),
+        ("state_bucket".to_owned(), text(&pending_bucket(&id))),
+        ("aggregate_id".to_owned(), AttributeValue::S(id)),
+    ]);
+    let put = PutRequest::builder()
+        .set_item(Some(item))
+        .build()
+        .expect("the item is set");
+    WriteRequest::builder().put_request(put).build()
+}
+
+/// Reads, sends and marks as fast as it goes, and keeps none of the promises.
+async fn bare_loop(cloud: &LocalCloud, count: usize) -> Result<Duration> {
+    let (dynamodb, streams, sqs) = (
+        cloud.dynamodb_client(),
+        cloud.streams_client(),
+        cloud.sqs_client(),
+    );
+    let url = shared::aws::queue_url(&sqs, "order-events").await?;
+    let table = dynamodb
+        .describe_table()
+        .table_name("outbox")
+        .send()
+        .await?
+        .table
+        .context("no table")?;
+    let arn = table.latest_stream_arn.context("no stream")?;
+    let description = streams.describe_stream().stream_arn(&arn).send().await?;
+    let shards = description
+        .stream_description
+        .context("no stream")?
+        .shards
+        .context("no shards")?;
+    let started = Instant::now();
+    let mut iterator = streams
+        .get_shard_iterator()
+        .stream_arn(&arn)
+        .shard_id(shards[0].shard_id.as_deref().context("no id")?)
+        .shard_iterator_type(ShardIteratorType::TrimHorizon)
+        .send()
+        .await?
+        .shard_iterator
+        .context("no iterator")?;
+    let mut done = 0;
+    while done < count {
+        let page = streams
+            .get_records()
+            .shard_iterator(&iterator)
+            .send()
+            .await?;
+        iterator = page.next_shard_iterator.context("no iterator")?;
+        let items: Vec<OutboxItem> = page
+            .records
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|record| {
+                record
+                    .event_name
+                    .as_ref()
+                    .is_some_and(|n| n.as_str() == "INSERT")
+            })
+            .filter_map(|record| item(record.dynamodb?.new_image?))
+            .collect();
+        let sends = items.chunks(10).map(|chunk| {
+            let entries: Vec<_> = chunk
+                .iter()
+                .enumerate()
+                .map(|(n, item)| {
+                    let message = Message::of(item).expect("a good event");
+                    SendMessageBatchRequestEntry::builder()
+                        .id(n.to_string())
+                        .message_body(message.body)
+                        .build()
+                        .expect("id and body are set")
+                })
+                .collect();
+            sqs.send_message_batch()
+                .queue_url(&url)
+                .set_entries(Some(entries))
+                .send()
+        });
+        stream::iter(sends)
+            .buffer_unordered(SENDS)
+            .try_collect::<Vec<_>>()
+            .await?;
+        let marks = items.chunks(25).map(|chunk| {
+            let statements: Vec<_> = chunk.iter().map(mark).collect();
+            dynamodb
+                .batch_execute_statement()
+                .set_statements(Some(statements))
+                .send()
+        });
+        stream::iter(marks)
+            .buffer_unordered(MARKS)
+            .try_collect::<Vec<_>>()
+            .await?;
+        done += items.len();
+    }
+    Ok(started.elapsed())
+}
+
+fn item(
+    image: HashMap<String, aws_sdk_dynamodbstreams::types::AttributeValue>,
+) -> Option<OutboxItem> {
+    use aws_sdk_dynamodbstreams::types::AttributeValue as Value;
+    let image = image
+        .into_iter()
+        .filter_map(|(name, value)| {
+            let value = match value {
+                Value::S(text) => AttributeValue::S(text),
+                Value::N(number) => AttributeValue::N(number),
+                _ => return None,
+            };
+            Some((name, value))
+        })
+        .collect();
+    OutboxItem::read(image).ok()
+}
+
+fn mark(item: &OutboxItem) -> BatchStatementRequest {
+    BatchStatementRequest::builder()
+        .statement(
+            r#"UPDATE "outbox" SET "status" = 'PUBLISHED' SET "published_at" = ? SET "message_id" = ? SET "expires_at" = ? REMOVE "state_bucket" WHERE "aggregate_id" = ? AND "sequence" = ?"#,
+        )
+        .parameters(AttributeValue::S(Timestamp::now().to_string()))
+        .parameters(AttributeValue::S("00000000-0000-0000-0000-000000000000".to_owned()))
+        .parameters(AttributeValue::N("1".to_owned()))
+        .parameters(AttributeValue::S(item.aggregate_id.clone()))
+        .parameters(AttributeValue::N(item.sequence.to_string()))
+        .build()
+        .expect("the statement is set")
+}
+
+/// From the start of the process until nothing is pending.
+async fn relay(cloud: &LocalCloud) -> Result<(Duration, String)> {
+    let mut environment: Vec<(String, String)> = cloud
+        .env()
+        .into_iter()
+        .map(|(name, value)| (name.to_string(), value))
+        .collect();
+    environment.push(("RELAY_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned()));
+    let started = Instant::now();
+    let program = env!("CARGO_BIN_EXE_outbox-relay");
+    let service = Service::start(program, &[], environment).await?;
+    let dynamodb = cloud.dynamodb_client();
+    eventually(DEADLINE, || async {
+        for bucket in shared::outbox::item::pending_buckets() {
+            let found = dynamodb
+                .query()
+                .table_name("outbox")
+                .index_name("by_state")
+                .key_condition_expression("state_bucket = :bucket")
+                .expression_attribute_values(":bucket", AttributeValue::S(bucket))
+                .limit(1)
+                .send()
+                .await?;
+            anyhow::ensure!(found.count == 0, "events are still pending");
+        }
+        Ok(())
+    })
+    .await?;
+    let took = started.elapsed();
+    let pid = service.pid().context("the relay has ended")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let memory = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("no VmHWM")?;
+    Ok((took, memory.trim().to_owned()))
+}
