@@ -63,6 +63,11 @@ pub struct Config {
     #[arg(long, env = "RELAY_SWEEP_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub sweep_interval: Duration,
 
+    /// How old a pending event must be, and how far past it the readers of the
+    /// stream, before it is published without the stream.
+    #[arg(long, env = "RELAY_SWEEP_AFTER", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    pub sweep_after: Duration,
+
     /// The outbox table.
     #[arg(
         long,

@@ -96,10 +96,10 @@ impl RelayMetrics {
         metrics
     }
 
-    pub(crate) fn published(&self, queue: &str, lag_seconds: Option<f64>) {
+    pub(crate) fn published(&self, queue: &str, path: &'static str, lag_seconds: Option<f64>) {
         let labels = [
             KeyValue::new("queue", queue.to_owned()),
-            KeyValue::new("path", "stream"),
+            KeyValue::new("path", path),
         ];
         self.published.add(1, &labels);
         if let Some(lag) = lag_seconds {

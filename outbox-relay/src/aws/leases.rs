@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use crate::ports::{Lease, LeaseError, LeaseState, LeaseTable, SequenceNumber, ShardId};
 
@@ -20,6 +20,8 @@ mod attribute {
     pub(super) const CHECKPOINT: &str = "checkpoint";
     pub(super) const PARENT: &str = "parent";
     pub(super) const STATE: &str = "state";
+    pub(super) const PASSED: &str = "passed";
+    pub(super) const WANTED_BY: &str = "wanted_by";
 }
 
 const OPEN: &str = "OPEN";
@@ -45,18 +47,19 @@ impl Leases {
         format!("{}|{stream}", self.group)
     }
 
-    /// Writes a row on a condition; other attributes of it are not kept, as
-    /// this type knows them all.
+    /// Writes a row on a condition, and returns who had asked for it. Other
+    /// attributes of it are not kept, as this type knows them all.
     async fn put(
         &self,
         stream: &str,
         lease: &Lease,
         condition: Condition<'_>,
-    ) -> Result<(), SdkError<PutItemError>> {
+    ) -> Result<Option<String>, SdkError<PutItemError>> {
         let request = self
             .client
             .put_item()
             .table_name(&self.table)
+            .return_values(ReturnValue::AllOld)
             .set_item(Some(to_item(self.partition(stream), lease)));
         let request = match condition {
             Condition::Absent => request
@@ -90,7 +93,8 @@ impl Leases {
                 }
             }
         };
-        request.send().await.map(drop)
+        let old = request.send().await?.attributes.unwrap_or_default();
+        Ok(text(&old, attribute::WANTED_BY))
     }
 }
 
@@ -135,19 +139,64 @@ impl LeaseTable for Leases {
     }
 
     async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
-        fenced(self.put(stream, new, Condition::AsSeen(seen)).await)
+        fenced(self.put(stream, new, Condition::AsSeen(seen)).await).map(drop)
     }
 
-    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<(), LeaseError> {
+    async fn renew(
+        &self,
+        stream: &str,
+        holder: &str,
+        lease: &Lease,
+    ) -> Result<Option<String>, LeaseError> {
         let condition = Condition::Held {
             owner: holder,
             epoch: lease.epoch,
         };
         fenced(self.put(stream, lease, condition).await)
     }
+
+    async fn ask(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
+        let owner = seen.owner.clone().unwrap_or_default();
+        let asked = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key(attribute::STREAM, AttributeValue::S(self.partition(stream)))
+            .key(attribute::LEASE, AttributeValue::S(seen.shard.to_string()))
+            .condition_expression("#owner = :owner AND #epoch = :epoch")
+            .update_expression("SET #wanted_by = :me")
+            .expression_attribute_names("#owner", attribute::OWNER)
+            .expression_attribute_names("#epoch", attribute::EPOCH)
+            .expression_attribute_names("#wanted_by", attribute::WANTED_BY)
+            .expression_attribute_values(":owner", AttributeValue::S(owner))
+            .expression_attribute_values(":epoch", AttributeValue::N(seen.epoch.to_string()))
+            .expression_attribute_values(":me", AttributeValue::S(instance.to_owned()))
+            .send()
+            .await;
+        fenced(asked).map(drop)
+    }
+
+    async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
+        let removed = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key(attribute::STREAM, AttributeValue::S(self.partition(stream)))
+            .key(attribute::LEASE, AttributeValue::S(seen.shard.to_string()))
+            .condition_expression("attribute_not_exists(#owner) AND #epoch = :epoch")
+            .expression_attribute_names("#owner", attribute::OWNER)
+            .expression_attribute_names("#epoch", attribute::EPOCH)
+            .expression_attribute_values(":epoch", AttributeValue::N(seen.epoch.to_string()))
+            .send()
+            .await;
+        fenced(removed).map(drop)
+    }
 }
 
-fn fenced(written: Result<(), SdkError<PutItemError>>) -> Result<(), LeaseError> {
+fn fenced<T, E>(written: Result<T, SdkError<E>>) -> Result<T, LeaseError>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
     written.map_err(|error| {
         if condition_failed(&error) {
             LeaseError::Lost
@@ -157,10 +206,11 @@ fn fenced(written: Result<(), SdkError<PutItemError>>) -> Result<(), LeaseError>
     })
 }
 
-fn condition_failed(error: &SdkError<PutItemError>) -> bool {
+fn condition_failed<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     error
         .as_service_error()
-        .is_some_and(PutItemError::is_conditional_check_failed_exception)
+        .and_then(ProvideErrorMetadata::code)
+        == Some("ConditionalCheckFailedException")
 }
 
 fn unavailable(error: &(impl std::error::Error + 'static)) -> LeaseError {
@@ -203,6 +253,11 @@ fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> 
             attribute::PARENT,
             lease.parent.as_ref().map(ToString::to_string),
         ),
+        (
+            attribute::PASSED,
+            lease.passed.as_ref().map(ToString::to_string),
+        ),
+        (attribute::WANTED_BY, lease.wanted_by.clone()),
     ];
     for (name, value) in optional {
         if let Some(value) = value {
@@ -212,8 +267,12 @@ fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> 
     item
 }
 
+fn text(item: &HashMap<String, AttributeValue>, name: &str) -> Option<String> {
+    item.get(name).and_then(|value| value.as_s().ok()).cloned()
+}
+
 fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
-    let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
+    let text = |name: &str| text(item, name);
     let number = |name: &str| item.get(name)?.as_n().ok()?.parse().ok();
     Some(Lease {
         shard: ShardId(text(attribute::LEASE)?.into()),
@@ -227,6 +286,8 @@ fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
             ENDED => LeaseState::Ended,
             _ => return None,
         },
+        passed: text(attribute::PASSED).and_then(|at| at.parse().ok()),
+        wanted_by: text(attribute::WANTED_BY),
     })
 }
 
@@ -242,6 +303,8 @@ mod tests {
             lease.epoch += 1;
             lease.checkpoint = Some(SequenceNumber("17".into()));
             lease.state = LeaseState::Ended;
+            lease.passed = Some(shared::timestamp::Timestamp::from_millis(5));
+            lease.wanted_by = Some("other".to_owned());
             let item = to_item("group|arn".to_owned(), &lease);
             assert_eq!(from_item(&item), Some(lease.clone()));
         }

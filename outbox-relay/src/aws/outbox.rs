@@ -5,14 +5,25 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes, Select,
 };
 use shared::outbox::Status;
-use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
-use shared::timestamp::Timestamp;
+use shared::outbox::item::{
+    BY_STATE_INDEX, FAILED_BUCKET, PENDING_BUCKETS, attribute, bucket_name,
+};
 
-use crate::ports::{EventKey, MarkOutcome, OutboxTable, Published, Quarantine, TableError};
+use crate::ports::{
+    EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
+    TableError,
+};
+
+/// Items a look at the pending events returns at once.
+const PENDING_PAGE: i32 = 100;
+
+/// Items of one aggregate that are looked at at once.
+const MAX_BETWEEN: usize = 100;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -38,6 +49,19 @@ impl Outbox {
             table,
             mark,
         }
+    }
+}
+
+impl Outbox {
+    /// A Query of one pending partition of the index, the oldest first.
+    fn by_state(&self, bucket: u32) -> QueryFluentBuilder {
+        self.client
+            .query()
+            .table_name(&self.table)
+            .index_name(BY_STATE_INDEX)
+            .key_condition_expression("#bucket = :bucket")
+            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+            .expression_attribute_values(":bucket", text(bucket_name(bucket)))
     }
 }
 
@@ -201,37 +225,70 @@ impl OutboxTable for Outbox {
         Ok(keys.iter().map(|key| found.get(key).copied()).collect())
     }
 
-    async fn pending(&self) -> Result<(u64, Option<Timestamp>), TableError> {
+    async fn pending(
+        &self,
+        bucket: u32,
+        after: Option<PendingCursor>,
+    ) -> Result<PendingPage, TableError> {
+        let answer = self
+            .by_state(bucket)
+            .limit(PENDING_PAGE)
+            .set_exclusive_start_key(after.map(|PendingCursor(key)| key))
+            .send()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        Ok(PendingPage {
+            items: answer.items.unwrap_or_default(),
+            next: answer.last_evaluated_key.map(PendingCursor),
+        })
+    }
+
+    async fn pending_between(
+        &self,
+        aggregate_id: &str,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<Item>, TableError> {
+        let mut pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key_condition_expression("#id = :id AND #sequence BETWEEN :first AND :last")
+            .filter_expression("#status = :pending")
+            .expression_attribute_names("#id", attribute::AGGREGATE_ID)
+            .expression_attribute_names("#sequence", attribute::SEQUENCE)
+            .expression_attribute_names("#status", attribute::STATUS)
+            .expression_attribute_values(":id", text(aggregate_id))
+            .expression_attribute_values(":first", number(first))
+            .expression_attribute_values(":last", number(last))
+            .expression_attribute_values(":pending", text(Status::Pending.as_str()))
+            .into_paginator()
+            .items()
+            .send();
+        let mut items = Vec::new();
+        while let Some(item) = pages.next().await {
+            items.push(item.map_err(|error| unavailable(&error))?);
+            if items.len() == MAX_BETWEEN {
+                break;
+            }
+        }
+        Ok(items)
+    }
+
+    async fn count_pending(&self) -> Result<u64, TableError> {
         let mut count = 0;
-        let mut oldest: Option<Timestamp> = None;
-        for bucket in pending_buckets() {
-            let query = || {
-                self.client
-                    .query()
-                    .table_name(&self.table)
-                    .index_name(BY_STATE_INDEX)
-                    .key_condition_expression("#bucket = :bucket")
-                    .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-                    .expression_attribute_values(":bucket", text(&bucket))
-            };
-            let first = query()
-                .limit(1)
-                .send()
-                .await
-                .map_err(|error| unavailable(&error))?;
-            let Some(first) = first.items().first() else {
-                continue;
-            };
-            let occurred_at: Option<Timestamp> = first
-                .get(attribute::OCCURRED_AT)
-                .and_then(|at| at.as_s().ok()?.parse().ok());
-            oldest = [oldest, occurred_at].into_iter().flatten().min();
-            let mut pages = query().select(Select::Count).into_paginator().send();
+        for bucket in 0..PENDING_BUCKETS {
+            let mut pages = self
+                .by_state(bucket)
+                .select(Select::Count)
+                .into_paginator()
+                .send();
             while let Some(page) = pages.next().await {
                 let page = page.map_err(|error| unavailable(&error))?;
                 count += u64::from(page.count.unsigned_abs());
             }
         }
-        Ok((count, oldest))
+        Ok(count)
     }
 }

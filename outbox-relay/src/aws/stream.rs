@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodbstreams::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{
-    AttributeValue as StreamValue, OperationType, Record as StreamRecord, ShardIteratorType,
+    AttributeValue as StreamValue, OperationType, Record as StreamRecord, Shard as StreamShard,
+    ShardFilter, ShardFilterType, ShardIteratorType,
 };
 use shared::aws::Clients;
 use shared::timestamp::Timestamp;
@@ -60,32 +61,61 @@ impl Stream for OutboxStream {
         })
     }
 
-    async fn shards(&self, stream: &str) -> Result<Vec<Shard>, StreamError> {
-        let mut shards = Vec::new();
-        let mut after = None;
-        loop {
-            let description = self
-                .clients
-                .streams
-                .describe_stream()
-                .stream_arn(stream)
-                .set_exclusive_start_shard_id(after)
-                .send()
-                .await
-                .map_err(stream_error)?
-                .stream_description
-                .ok_or_else(|| StreamError::Unavailable("an empty answer".to_owned()))?;
-            let listed = description.shards.unwrap_or_default();
-            shards.extend(listed.into_iter().filter_map(|shard| {
-                Some(Shard {
-                    id: ShardId(shard.shard_id?.into()),
-                    parent: shard.parent_shard_id.map(|id| ShardId(id.into())),
-                })
-            }));
-            after = description.last_evaluated_shard_id;
-            if after.is_none() {
-                return Ok(shards);
+    async fn shards(
+        &self,
+        stream: &str,
+        after: Option<&ShardId>,
+    ) -> Result<(Vec<Shard>, Option<ShardId>), StreamError> {
+        let description = self
+            .clients
+            .streams
+            .describe_stream()
+            .stream_arn(stream)
+            .set_exclusive_start_shard_id(after.map(ToString::to_string))
+            .send()
+            .await
+            .map_err(stream_error)?
+            .stream_description
+            .ok_or_else(|| StreamError::Unavailable("an empty answer".to_owned()))?;
+        let next = description
+            .last_evaluated_shard_id
+            .map(|id| ShardId(id.into()));
+        Ok((shards(description.shards), next))
+    }
+
+    async fn children(
+        &self,
+        stream: &str,
+        parent: &ShardId,
+    ) -> Result<Option<Vec<Shard>>, StreamError> {
+        let filter = ShardFilter::builder()
+            .r#type(ShardFilterType::ChildShards)
+            .shard_id(&*parent.0)
+            .build();
+        let answer = self
+            .clients
+            .streams
+            .describe_stream()
+            .stream_arn(stream)
+            .shard_filter(filter)
+            .send()
+            .await;
+        match answer {
+            Ok(answer) => {
+                let listed = shards(
+                    answer
+                        .stream_description
+                        .and_then(|description| description.shards),
+                );
+                // Services that do not know the filter ignore it and list all.
+                let filtered = listed
+                    .iter()
+                    .all(|shard| shard.parent.as_ref() == Some(parent));
+                Ok(filtered.then_some(listed))
             }
+            // Or refuse it.
+            Err(error) if error.code() == Some("ValidationException") => Ok(None),
+            Err(error) => Err(stream_error(error)),
         }
     }
 
@@ -156,6 +186,19 @@ where
         }
         _ => StreamError::Unavailable(DisplayErrorContext(&error).to_string()),
     }
+}
+
+fn shards(listed: Option<Vec<StreamShard>>) -> Vec<Shard> {
+    listed
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|shard| {
+            Some(Shard {
+                id: ShardId(shard.shard_id?.into()),
+                parent: shard.parent_shard_id.map(|id| ShardId(id.into())),
+            })
+        })
+        .collect()
 }
 
 fn record(record: StreamRecord) -> Option<Record> {

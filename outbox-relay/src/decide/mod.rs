@@ -6,9 +6,10 @@
 //! - [`failure`]: what a failed send means (rule 9).
 //! - [`catch_up`]: which events to look up before sending (rule 11).
 //! - [`progress`]: how far a shard is done: its checkpoint (rule 10).
-//! - [`ownership`]: which lease to take (rules 1 and 2).
+//! - [`ownership`]: which lease to take or to ask for (rules 1 to 3).
 //! - [`schedule`]: what to send and mark next (rules 8 and 10).
 //! - [`succession`]: whether an event may follow the one before it (rule 8).
+//! - [`sweep`]: what the sweeper may publish (rule 12).
 //! - [`backoff`]: how long to wait before trying again.
 
 pub mod backoff;
@@ -19,3 +20,4 @@ pub mod ownership;
 pub mod progress;
 pub mod schedule;
 pub mod succession;
+pub mod sweep;

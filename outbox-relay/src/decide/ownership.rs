@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ports::{Lease, LeaseState, Shard, ShardId};
+use crate::ports::{Lease, LeaseState, SWEEPER, Shard, ShardId};
 
 /// What this instance has seen of other owners' beats, on its own clock: no
 /// clocks are compared.
@@ -21,6 +21,12 @@ struct Seen {
     since: Instant,
 }
 
+impl Seen {
+    fn is_of(&self, lease: &Lease) -> bool {
+        (self.epoch, self.beat) == (lease.epoch, lease.beat)
+    }
+}
+
 impl Observations {
     /// Notes the rows as they were listed at `now`.
     pub fn note(&mut self, leases: &[Lease], now: Instant) {
@@ -30,7 +36,7 @@ impl Observations {
                 beat: lease.beat,
                 since: now,
             });
-            if (seen.epoch, seen.beat) != (lease.epoch, lease.beat) {
+            if !seen.is_of(lease) {
                 *seen = Seen {
                     epoch: lease.epoch,
                     beat: lease.beat,
@@ -100,6 +106,69 @@ pub fn takable<'a>(
             None => true,
             Some(owner) if owner == me => true,
             Some(_) => observations.expired(lease, now, lease_duration),
+        })
+        .collect()
+}
+
+/// Rule 3: the row to ask its owner for, when this instance, which holds
+/// `mine` shards, has at least two less than another. One at a time: asked
+/// again only once the last request is answered.
+pub fn to_ask<'a>(
+    leases: &'a [Lease],
+    observations: &Observations,
+    mine: usize,
+    me: &str,
+    now: Instant,
+    lease_duration: Duration,
+) -> Option<&'a Lease> {
+    if leases
+        .iter()
+        .any(|lease| lease.wanted_by.as_deref() == Some(me))
+    {
+        return None;
+    }
+    let mut owned: BTreeMap<&str, Vec<&Lease>> = BTreeMap::new();
+    for lease in leases {
+        if let Some(owner) = lease.owner.as_deref()
+            && owner != me
+            && *lease.shard.0 != *SWEEPER
+            && lease.state == LeaseState::Open
+            && !observations.expired(lease, now, lease_duration)
+        {
+            owned.entry(owner).or_default().push(lease);
+        }
+    }
+    let richest = owned.values().max_by_key(|leases| leases.len())?;
+    if richest.len() < mine + 2 {
+        return None;
+    }
+    richest
+        .iter()
+        .copied()
+        .filter(|lease| lease.wanted_by.is_none())
+        .min_by_key(|lease| &lease.shard)
+}
+
+/// Rows that say nothing any more: their shard is read to its end and trimmed
+/// away. `listed_at` is when the listing of `shards` began: a row that was
+/// ended before that, and is not in the listing, is of a shard that is gone,
+/// and not of one that is too new for the listing.
+pub fn removable<'a>(
+    shards: &[Shard],
+    leases: &'a [Lease],
+    observations: &Observations,
+    listed_at: Instant,
+) -> Vec<&'a Lease> {
+    let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
+    leases
+        .iter()
+        .filter(|lease| lease.state == LeaseState::Ended && lease.owner.is_none())
+        .filter(|lease| !listed.contains(&lease.shard))
+        .filter(|lease| {
+            observations
+                .seen
+                .get(&lease.shard)
+                .is_some_and(|seen| seen.is_of(lease) && seen.since < listed_at)
         })
         .collect()
 }
@@ -205,5 +274,64 @@ mod tests {
         let shards = [shard("a", None), shard("b", None)];
         let unknown = unregistered(&shards, &[lease("a", None)]);
         assert_eq!(unknown, [&shards[1]]);
+    }
+
+    fn owned(name: &str, owner: &str) -> Lease {
+        Lease {
+            owner: Some(owner.to_owned()),
+            ..lease(name, None)
+        }
+    }
+
+    fn asked(leases: &[Lease], mine: usize) -> Option<String> {
+        to_ask(
+            leases,
+            &Observations::default(),
+            mine,
+            "me",
+            Instant::now(),
+            DURATION,
+        )
+        .map(|lease| lease.shard.to_string())
+    }
+
+    #[test]
+    fn an_instance_with_too_few_asks_the_richest_for_one() {
+        let mut leases = vec![owned("a", "x"), owned("b", "y"), owned("c", "y")];
+        assert_eq!(asked(&leases, 0), Some("b".to_owned()));
+        assert_eq!(asked(&leases, 1), None, "one more or less is even");
+        leases[1].wanted_by = Some("another".to_owned());
+        assert_eq!(asked(&leases, 0), Some("c".to_owned()));
+        leases[2].wanted_by = Some("me".to_owned());
+        assert_eq!(asked(&leases, 0), None, "one at a time");
+    }
+
+    #[test]
+    fn the_sweeper_is_no_share() {
+        let leases = [owned(SWEEPER, "x"), owned("a", "x")];
+        assert_eq!(asked(&leases, 0), None);
+    }
+
+    #[test]
+    fn rows_of_shards_that_are_read_and_trimmed_are_removed() {
+        let mut leases = [lease("a", None), lease("b", None), owned("c", "x")];
+        for lease in &mut leases {
+            lease.state = LeaseState::Ended;
+        }
+        let seen_at = Instant::now();
+        let mut observations = Observations::default();
+        observations.note(&leases, seen_at);
+        let shards = [shard("a", None)];
+        let later = seen_at + Duration::from_secs(1);
+        assert_eq!(
+            removable(&shards, &leases, &observations, later),
+            [&leases[1]]
+        );
+        assert!(
+            removable(&shards, &leases, &observations, seen_at).is_empty(),
+            "the shard may be newer than the listing"
+        );
+        leases[1].state = LeaseState::Open;
+        assert!(removable(&shards, &leases, &observations, later).is_empty());
     }
 }

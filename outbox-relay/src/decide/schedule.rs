@@ -360,6 +360,16 @@ impl<A> Schedule<A> {
         acks
     }
 
+    /// Forgets waiting events that may never be sent, without waiting for
+    /// their turn.
+    pub fn forget_lost(&mut self, permission: impl Fn(&[A]) -> Permission) {
+        for aggregate in self.aggregates.values_mut() {
+            aggregate.events.retain(|_, slot| {
+                slot.state != State::Waiting || permission(&slot.acks) != Permission::Never
+            });
+        }
+    }
+
     fn forget(&mut self, event: &EventRef) -> Vec<A> {
         self.aggregates
             .get_mut(&event.aggregate_id)
@@ -540,7 +550,7 @@ mod tests {
                 batch
                     .events
                     .into_iter()
-                    .map(|out| out.event.event_id)
+                    .map(|out| out.event.event_id.clone())
                     .collect()
             })
             .unwrap_or_default()

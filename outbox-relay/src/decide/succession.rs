@@ -24,11 +24,22 @@ impl Succession {
     /// Whether the event before `sequence` was handed over, as far as is
     /// remembered.
     pub fn follows(&self, aggregate_id: &str, sequence: u64) -> bool {
-        let last = [&self.young, &self.old]
+        sequence <= 1
+            || self
+                .last(aggregate_id)
+                .is_some_and(|last| last >= sequence - 1)
+    }
+
+    /// Whether this event or a later one was handed over: it comes again.
+    pub fn is_repeat(&self, aggregate_id: &str, sequence: u64) -> bool {
+        self.last(aggregate_id).is_some_and(|last| last >= sequence)
+    }
+
+    fn last(&self, aggregate_id: &str) -> Option<u64> {
+        [&self.young, &self.old]
             .into_iter()
-            .filter_map(|generation| generation.get(aggregate_id))
-            .max();
-        sequence <= 1 || last.is_some_and(|last| *last >= sequence - 1)
+            .filter_map(|generation| generation.get(aggregate_id).copied())
+            .max()
     }
 
     /// Notes that an event was handed over.
@@ -63,6 +74,8 @@ mod tests {
         succession.handed_over("a", 2);
         assert!(succession.follows("a", 3));
         assert!(succession.follows("a", 6));
+        assert!(succession.is_repeat("a", 5));
+        assert!(!succession.is_repeat("a", 6));
     }
 
     #[test]

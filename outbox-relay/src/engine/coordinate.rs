@@ -1,46 +1,56 @@
-//! Finds the stream's shards and takes those that are free.
+//! Finds the stream's shards, and takes, asks for and gives up leases.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
+use shared::outbox::item::{PENDING_BUCKETS, attribute};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::shard::{Ending, Surroundings, hold};
 use crate::decide::backoff;
-use crate::decide::ownership::{Observations, takable, unregistered};
-use crate::ports::{Lease, LeaseError, Shard, ShardId};
+use crate::decide::ownership::{Observations, removable, takable, to_ask, unregistered};
+use crate::ports::{Lease, LeaseError, SWEEPER, Shard, ShardId, StreamError, TableError};
 
 /// The stream's shards are listed this often; more often would cost a busy
 /// stream's few DescribeStream calls.
 const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// After the end of a shard its children are looked for, but not more often
-/// than this, however many shards end at once.
+/// Where children cannot be asked for, the end of a shard asks for a listing,
+/// but not more often than this, however many shards end at once.
 const LISTING_PAUSE: Duration = Duration::from_secs(2);
 
-/// Runs until the engine stops and every shard is let go.
+/// Lease requests at once, when a stream has many shards.
+const LEASE_REQUESTS: usize = 16;
+
+/// Runs until the engine stops and every lease is let go.
 pub(super) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
-    let Some(stream) = locate(&around, &mut random).await else {
-        around.release.cancelled().await;
-        return;
-    };
-    around.stream = stream;
-    let mut coordinator = Coordinator {
-        around,
-        random,
-        shards: Vec::new(),
-        listed_at: None,
-        relist: false,
-        observations: Observations::default(),
-        held: BTreeSet::new(),
-        holders: JoinSet::new(),
-    };
-    coordinator.work().await;
-    while let Some(ended) = coordinator.holders.join_next().await {
-        coordinator.ended(ended);
+    while let Some(stream) = locate(&around, &mut random).await {
+        around.stream = stream;
+        let mut coordinator = Coordinator {
+            around: around.clone(),
+            random: random.fork(),
+            listing: None,
+            listed_at: None,
+            listing_began: Instant::now(),
+            relist: false,
+            observations: Observations::default(),
+            held: BTreeSet::new(),
+            holders: JoinSet::new(),
+        };
+        if let Outcome::Stopping = coordinator.work().await {
+            while let Some(ended) = coordinator.holders.join_next().await {
+                coordinator.ended(ended).await;
+            }
+            break;
+        }
+        // What was being read is closed by its end; the sweeper of the new
+        // stream publishes what is left.
+        coordinator.holders.shutdown().await;
     }
+    around.release.cancelled().await;
 }
 
 /// Asks for the stream until there is one; `None` when stopped before.
@@ -71,11 +81,22 @@ async fn locate(around: &Surroundings, random: &mut fastrand::Rng) -> Option<Arc
     }
 }
 
+/// Why a coordinator ended.
+enum Outcome {
+    Stopping,
+    /// The table has another stream now.
+    StreamChanged,
+}
+
 struct Coordinator {
     around: Surroundings,
     random: fastrand::Rng,
-    shards: Vec<Shard>,
+    /// A listing under way, and where it goes on.
+    listing: Option<(Vec<Shard>, ShardId)>,
+    /// When the last complete listing began.
     listed_at: Option<Instant>,
+    /// When the one under way began.
+    listing_began: Instant,
     relist: bool,
     observations: Observations,
     held: BTreeSet<ShardId>,
@@ -83,60 +104,109 @@ struct Coordinator {
 }
 
 impl Coordinator {
-    async fn work(&mut self) {
+    async fn work(&mut self) -> Outcome {
         let stop = self.around.stop.clone();
         let mut turns = tokio::time::interval(self.around.config.lease_duration / 4);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                Some(ended) = self.holders.join_next() => self.ended(ended),
+                () = stop.cancelled() => return Outcome::Stopping,
+                Some(ended) = self.holders.join_next() => self.ended(ended).await,
                 _ = turns.tick() => {}
             }
-            let free = tokio::select! {
+            let round = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                free = self.free_leases() => free,
+                () = stop.cancelled() => return Outcome::Stopping,
+                round = self.look() => round,
+            };
+            let free = match round {
+                Round::StreamChanged => return Outcome::StreamChanged,
+                Round::Free(free) => free,
             };
             // Taking is not cut off: a lease that was taken and forgotten
             // would keep its shard idle for a lease duration.
-            for lease in free {
+            for leases in free.chunks(LEASE_REQUESTS) {
                 if stop.is_cancelled() {
-                    return;
+                    return Outcome::Stopping;
                 }
-                self.take(lease).await;
+                self.take(leases).await;
             }
         }
     }
 
-    fn ended(&mut self, ended: Result<(ShardId, Ending), tokio::task::JoinError>) {
+    async fn ended(&mut self, ended: Result<(ShardId, Ending), tokio::task::JoinError>) {
         match ended {
             Ok((shard, ending)) => {
                 self.held.remove(&shard);
-                self.relist |= ending == Ending::Ended;
+                if ending == Ending::Ended && !self.around.stop.is_cancelled() {
+                    self.find_children(&shard).await;
+                }
             }
             Err(error) if error.is_cancelled() => {}
-            Err(error) => tracing::error!(%error, "a shard's task failed"),
+            Err(error) => tracing::error!(%error, "the task of a lease failed"),
         }
+    }
+
+    /// Rule 1: by asking for them, else by a listing soon.
+    async fn find_children(&mut self, parent: &ShardId) {
+        let stream = &self.around.stream;
+        match self.around.ports.stream.children(stream, parent).await {
+            Ok(Some(children)) => {
+                let mut listed = self.around.shards();
+                for child in children {
+                    if !listed.contains(&child) {
+                        listed.push(child);
+                    }
+                }
+                self.set_shards(listed);
+            }
+            Ok(None) => self.relist = true,
+            Err(error) => {
+                tracing::warn!(shard = %parent, %error, "a shard's children could not be listed; all shards are");
+                self.relist = true;
+            }
+        }
+    }
+
+    fn set_shards(&self, shards: Vec<Shard>) {
+        let mut listed = self
+            .around
+            .listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *listed = shards;
     }
 
     /// One look at shards and leases: what to take. What fails is looked at
     /// again next time.
-    async fn free_leases(&mut self) -> Vec<Lease> {
-        self.list_shards().await;
-        let leases = match self.leases().await {
+    async fn look(&mut self) -> Round {
+        match self.list_shards().await {
+            Ok(true) => return Round::StreamChanged,
+            Ok(false) => {}
+            Err(error) => {
+                self.around.status.stream(Err(error.to_string()));
+                tracing::warn!(%error, "the stream's shards could not be listed; trying again");
+            }
+        }
+        // The sweeper's lease is one among those of the shards.
+        let mut shards = self.around.shards();
+        shards.push(Shard {
+            id: ShardId(SWEEPER.into()),
+            parent: None,
+        });
+        let leases = match self.leases(&shards).await {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::warn!(%error, "the lease table could not be read; trying again");
-                return Vec::new();
+                return Round::Free(Vec::new());
             }
         };
         let now = Instant::now();
         self.observations.note(&leases, now);
         let config = &self.around.config;
-        takable(
-            &self.shards,
+        let free: Vec<Lease> = takable(
+            &shards,
             &leases,
             &self.observations,
             &self.held,
@@ -146,81 +216,186 @@ impl Coordinator {
         )
         .into_iter()
         .cloned()
-        .collect()
+        .collect();
+        self.around.status.unowned(free.len(), now);
+        if free.is_empty() {
+            self.balance(&leases, now).await;
+        }
+        Round::Free(free)
     }
 
-    async fn list_shards(&mut self) {
-        let due = self.listed_at.is_none_or(|at| {
-            let age = at.elapsed();
-            age >= LISTING_INTERVAL || (self.relist && age >= LISTING_PAUSE)
-        });
-        if !due {
-            return;
-        }
-        match self.around.ports.stream.shards(&self.around.stream).await {
-            Ok(shards) => {
-                self.shards = shards;
-                self.listed_at = Some(Instant::now());
-                self.relist = false;
-                self.around.status.stream(Ok(()));
+    /// Goes on with the listing, or begins one when it is due; true when the
+    /// table has another stream than this one.
+    async fn list_shards(&mut self) -> Result<bool, StreamError> {
+        let source = Arc::clone(&self.around.ports.stream);
+        let stream = Arc::clone(&self.around.stream);
+        if self.listing.is_none() {
+            let due = self.listed_at.is_none_or(|at| {
+                let age = at.elapsed();
+                age >= LISTING_INTERVAL || (self.relist && age >= LISTING_PAUSE)
+            });
+            if !due {
+                return Ok(false);
             }
-            Err(error) => {
-                self.around.status.stream(Err(error.to_string()));
-                tracing::warn!(%error, "the stream's shards could not be listed; trying again");
+            self.listing_began = Instant::now();
+            let current = source.locate().await?;
+            if current != stream {
+                self.around.metrics.gap();
+                tracing::error!(
+                    old = %stream,
+                    new = %current,
+                    "stream gap: the outbox table has another stream; pending events of the old one are published from the table"
+                );
+                return Ok(true);
+            }
+        }
+        loop {
+            let (mut shards, after) = match self.listing.take() {
+                Some((shards, after)) => (shards, Some(after)),
+                None => (Vec::new(), None),
+            };
+            match source.shards(&stream, after.as_ref()).await {
+                Ok((more, next)) => {
+                    shards.extend(more);
+                    match next {
+                        Some(next) => self.listing = Some((shards, next)),
+                        None => {
+                            self.set_shards(shards);
+                            self.listed_at = Some(self.listing_began);
+                            self.relist = false;
+                            self.around.status.stream(Ok(()));
+                            return Ok(false);
+                        }
+                    }
+                }
+                Err(error) => {
+                    // Thousands of shards are many pages: the next round goes
+                    // on where this one failed.
+                    self.listing = after.map(|after| (shards, after));
+                    return Err(error);
+                }
             }
         }
     }
 
-    /// All rows, after adding those of new shards.
-    async fn leases(&self) -> Result<Vec<Lease>, LeaseError> {
+    /// All rows, after adding those of new shards and removing those that say
+    /// nothing any more.
+    async fn leases(&self, shards: &[Shard]) -> Result<Vec<Lease>, LeaseError> {
         let table = &self.around.ports.leases;
-        let stream = &self.around.stream;
-        let leases = table.list(stream).await?;
-        let new = unregistered(&self.shards, &leases);
+        let arn = &self.around.stream;
+        let leases = table.list(arn).await?;
+        if let Some(listed_at) = self.listed_at {
+            let gone = removable(shards, &leases, &self.observations, listed_at);
+            for gone in gone.chunks(LEASE_REQUESTS) {
+                let removed = gone.iter().map(|lease| table.remove(arn, lease));
+                for outcome in join_all(removed).await {
+                    if let Err(LeaseError::Unavailable(reason)) = outcome {
+                        tracing::debug!(reason, "an old lease could not be removed");
+                    }
+                }
+            }
+        }
+        let new: Vec<_> = unregistered(shards, &leases)
+            .into_iter()
+            .map(|shard| Lease::unread(shard.id.clone(), shard.parent.clone()))
+            .collect();
         if new.is_empty() {
             return Ok(leases);
         }
-        for shard in new {
-            let lease = Lease::unread(shard.id.clone(), shard.parent.clone());
-            table.create(stream, &lease).await?;
+        for new in new.chunks(LEASE_REQUESTS) {
+            let created = join_all(new.iter().map(|lease| table.create(arn, lease))).await;
+            created.into_iter().collect::<Result<Vec<()>, _>>()?;
         }
-        table.list(stream).await
+        table.list(arn).await
     }
 
-    async fn take(&mut self, seen: Lease) {
-        let mut mine = seen.clone();
-        mine.owner = Some(self.around.config.instance.clone());
-        mine.epoch += 1;
-        mine.beat += 1;
+    async fn take(&mut self, leases: &[Lease]) {
+        let me = &self.around.config.instance;
         let began = Instant::now();
-        match self
-            .around
-            .ports
-            .leases
-            .take(&self.around.stream, &seen, &mine)
+        let mine: Vec<_> = leases
+            .iter()
+            .map(|seen| {
+                let mut mine = seen.clone();
+                mine.owner = Some(me.clone());
+                mine.epoch += 1;
+                mine.beat += 1;
+                mine.wanted_by = None;
+                mine
+            })
+            .collect();
+        let requests = leases.iter().zip(&mine).map(|(seen, mine)| {
+            let table = &self.around.ports.leases;
+            table.take(&self.around.stream, seen, mine)
+        });
+        let answers = join_all(requests).await;
+        for (lease, answer) in mine.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => {
+                    let shard = lease.shard.clone();
+                    self.held.insert(shard.clone());
+                    let around = self.around.clone();
+                    let random = self.random.fork();
+                    self.holders.spawn(async move {
+                        let ending = hold(lease, began, around, random).await;
+                        (shard, ending)
+                    });
+                }
+                Err(LeaseError::Lost) => {
+                    tracing::debug!(shard = %lease.shard, "another instance was faster");
+                }
+                Err(LeaseError::Unavailable(reason)) => {
+                    tracing::warn!(shard = %lease.shard, reason, "the lease could not be taken; trying again");
+                }
+            }
+        }
+    }
+
+    /// Rule 3: asks for a shard when another instance has too many.
+    async fn balance(&self, leases: &[Lease], now: Instant) {
+        let config = &self.around.config;
+        let mine = self
+            .held
+            .iter()
+            .filter(|shard| *shard.0 != *SWEEPER)
+            .count();
+        let wanted = to_ask(
+            leases,
+            &self.observations,
+            mine,
+            &config.instance,
+            now,
+            config.lease_duration,
+        );
+        let Some(wanted) = wanted else {
+            return;
+        };
+        let table = &self.around.ports.leases;
+        match table
+            .ask(&self.around.stream, wanted, &config.instance)
             .await
         {
-            Ok(()) => {
-                let shard = mine.shard.clone();
-                self.held.insert(shard.clone());
-                let around = self.around.clone();
-                let random = self.random.fork();
-                self.holders
-                    .spawn(async move { (shard, hold(mine, began, around, random).await) });
-            }
-            Err(LeaseError::Lost) => {
-                tracing::debug!(shard = %seen.shard, "another instance was faster");
-            }
-            Err(LeaseError::Unavailable(reason)) => {
-                tracing::warn!(shard = %seen.shard, reason, "the shard could not be taken; trying again");
-            }
+            Ok(()) => tracing::info!(
+                shard = %wanted.shard,
+                owner = wanted.owner,
+                "asked another instance for a shard"
+            ),
+            // It changed hands meanwhile; the next round sees how.
+            Err(LeaseError::Lost) => {}
+            Err(error) => tracing::debug!(%error, "a shard could not be asked for"),
         }
     }
 }
 
-/// Looks at the pending events of the table from time to time, for the gauges.
+/// What a look at shards and leases came to.
+enum Round {
+    StreamChanged,
+    /// To be taken.
+    Free(Vec<Lease>),
+}
+
+/// Counts the pending events of the table from time to time, for the gauges.
 pub(super) async fn survey(around: Surroundings) {
-    let mut turns = tokio::time::interval(around.config.survey_interval);
+    let mut turns = tokio::time::interval(around.config.sweep_interval);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -231,10 +406,28 @@ pub(super) async fn survey(around: Surroundings) {
         tokio::select! {
             biased;
             () = around.stop.cancelled() => return,
-            pending = around.ports.outbox.pending() => match pending {
-                Ok((count, oldest)) => around.status.pending(count, oldest),
-                Err(error) => tracing::warn!(%error, "pending events could not be counted"),
+            counted = count(&around) => if let Err(error) = counted {
+                tracing::warn!(%error, "pending events could not be counted");
             }
         }
     }
+}
+
+async fn count(around: &Surroundings) -> Result<(), TableError> {
+    let outbox = &around.ports.outbox;
+    let mut oldest = None;
+    for bucket in 0..PENDING_BUCKETS {
+        let page = outbox.pending(bucket, None).await?;
+        let first = page
+            .items
+            .first()
+            .and_then(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
+        oldest = [oldest, first].into_iter().flatten().min();
+    }
+    let count = match oldest {
+        None => 0,
+        Some(_) => outbox.count_pending().await?,
+    };
+    around.status.pending(count, oldest);
+    Ok(())
 }

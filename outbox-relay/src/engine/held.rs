@@ -1,5 +1,6 @@
 //! A shard this instance holds, as reader, publisher and keeper share it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(crate) struct HeldShard {
     // Locks are held for a few instructions, never across an await.
     progress: Mutex<Progress>,
     fence: Mutex<Fence>,
+    /// Events that are with the publisher.
+    outstanding: AtomicUsize,
 }
 
 /// Whether events of the shard may still be sent (rule 4).
@@ -29,7 +32,7 @@ pub(crate) struct HeldShard {
 enum Fence {
     /// Nobody else can have taken the shard before this instant.
     HeldUntil(Instant),
-    Lost,
+    Closed,
 }
 
 impl HeldShard {
@@ -38,6 +41,7 @@ impl HeldShard {
             id,
             progress: Mutex::new(progress),
             fence: Mutex::new(Fence::HeldUntil(held_until)),
+            outstanding: AtomicUsize::new(0),
         }
     }
 
@@ -59,44 +63,98 @@ impl HeldShard {
         }
     }
 
-    /// Another instance has the shard. There is no way back.
-    pub(crate) fn lost(&self) {
-        *self.fence() = Fence::Lost;
+    /// Nothing more may be sent from here: another instance has the shard, or
+    /// is to have it. There is no way back.
+    pub(crate) fn close(&self) {
+        *self.fence() = Fence::Closed;
+    }
+
+    /// Nothing of it is with the publisher.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.outstanding.load(Ordering::Relaxed) == 0
     }
 
     /// Whether its events may be sent at `now`. An instance that was paused
     /// past its lease finds out here, before it sends.
     pub(crate) fn permission(&self, now: Instant) -> Permission {
         match *self.fence() {
-            Fence::Lost => Permission::Never,
+            Fence::Closed => Permission::Never,
             Fence::HeldUntil(until) if now < until => Permission::Send,
             Fence::HeldUntil(_) => Permission::Later(now + DOUBT),
         }
     }
 }
 
-/// Stands for one record that was read: it takes up room until it is done.
+/// How an event came to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    Stream,
+    Sweep,
+}
+
+impl Path {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Sweep => "sweep",
+        }
+    }
+}
+
+/// Stands for one event that was handed over: it takes up room until it is
+/// done.
 #[derive(Debug)]
 pub(crate) struct Ack {
-    pub(crate) shard: Arc<HeldShard>,
-    pub(crate) number: RecordNumber,
-    pub(crate) position: SequenceNumber,
+    shard: Arc<HeldShard>,
+    /// Where in the shard it was read; `None` when it was found in the table.
+    record: Option<(RecordNumber, SequenceNumber)>,
     /// Given back when dropped.
-    pub(crate) _room: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Ack {
+    pub(crate) fn new(
+        shard: &Arc<HeldShard>,
+        record: Option<(RecordNumber, SequenceNumber)>,
+        room: OwnedSemaphorePermit,
+    ) -> Self {
+        shard.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self {
+            shard: Arc::clone(shard),
+            record,
+            _room: room,
+        }
+    }
+
+    pub(crate) fn path(&self) -> Path {
+        match self.record {
+            Some(_) => Path::Stream,
+            None => Path::Sweep,
+        }
+    }
+
     /// Where the event was read.
     pub(crate) fn source(&self) -> Source {
         Source {
-            shard: self.shard.id.to_string(),
-            position: self.position.to_string(),
+            path: self.path(),
+            record: self
+                .record
+                .as_ref()
+                .map(|(_, position)| (self.shard.id.to_string(), position.to_string())),
         }
     }
 
     /// Published and marked, or quarantined.
     pub(crate) fn done(self) {
-        self.shard.progress().done(self.number);
+        if let Some((number, _)) = &self.record {
+            self.shard.progress().done(*number);
+        }
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        self.shard.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

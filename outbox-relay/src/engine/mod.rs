@@ -1,7 +1,8 @@
 //! The engine: takes shards, reads them, publishes what they hold.
 //!
 //! ```text
-//! coordinate ─takes─▶ shard::hold ─┬─ read: fetch ─pages▶ feed ─work─▶ publish ─▶ queue, outbox
+//! coordinate ─takes─▶ shard::hold ─┬─ read: fetch ─pages▶ feed ─┐
+//!                                  ├─ sweep: pending events ────┴─outlet▶ publish ─▶ queue, outbox
 //!                                  └─ keeper: beat and checkpoint ◀─progress─┘
 //! ```
 //!
@@ -11,11 +12,13 @@
 
 mod coordinate;
 mod held;
+mod outlet;
 mod publish;
 mod read;
 mod shard;
 mod spans;
 mod status;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,8 +46,11 @@ pub struct EngineConfig {
     pub poll_max: Duration,
     /// How long published events are kept.
     pub retention: Duration,
-    /// How often pending events are counted.
-    pub survey_interval: Duration,
+    /// How often the pending events of the table are looked at.
+    pub sweep_interval: Duration,
+    /// How old a pending event must be, and how far past it the readers, for
+    /// the sweeper to publish it.
+    pub sweep_after: Duration,
     /// Room for events between reading and marking, in KiB.
     pub buffer_kib: usize,
     /// The wall clock.
@@ -101,6 +107,8 @@ impl Engine {
             status: self.status,
             stream: "".into(),
             work,
+            listed: Arc::default(),
+            sweep_now: Arc::default(),
             stop: stop.clone(),
             release: release.clone(),
         };

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::held::{self, Ack};
+use super::held::{self, Ack, Path};
 use super::spans::{BatchSpan, MessageOutcome, Source};
 use super::{EngineConfig, Status};
 use crate::decide::backoff;
@@ -33,11 +33,18 @@ const MAX_MARK_REQUESTS: usize = 4;
 /// What readers hand over.
 #[derive(Debug)]
 pub(crate) enum Work {
-    Publish { event: Arc<Event>, ack: Ack },
-    Quarantine { rejected: Rejected, ack: Ack },
+    Publish {
+        event: Arc<Event>,
+        ack: Ack,
+    },
+    Quarantine {
+        rejected: Rejected,
+        ack: Ack,
+    },
+    /// A shard was closed: forget what waits of it.
+    ForgetClosed,
 }
 
-/// An event's acknowledgements, and where it was first read.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     pub(crate) ports: Ports,
@@ -122,6 +129,11 @@ impl Publisher {
             Work::Publish { event, ack } => self.schedule.push(event, ack),
             Work::Quarantine { rejected, ack } => {
                 self.quarantine(in_flight, rejected, vec![ack], 0);
+            }
+            Work::ForgetClosed => {
+                let now = Instant::now();
+                self.schedule
+                    .forget_lost(|acks| held::permission(acks, now));
             }
         }
     }
@@ -239,7 +251,13 @@ impl Publisher {
             match answer {
                 Ok(message_id) => {
                     let lag = event.occurred_at.map(|at| seconds_between(at, wall));
-                    self.metrics.published(batch.queue.name(), lag);
+                    let path = self
+                        .schedule
+                        .acks(&reference)
+                        .first()
+                        .map_or(Path::Stream, Ack::path);
+                    self.metrics
+                        .published(batch.queue.name(), path.as_str(), lag);
                     self.schedule.sent(&reference, message_id, wall);
                 }
                 Err(failure) => match failure::of_entry(&failure) {

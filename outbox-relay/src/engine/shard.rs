@@ -1,19 +1,22 @@
-//! One shard while this instance holds it: reading, and keeping its lease.
+//! One lease while this instance holds it: its work, which is reading a shard
+//! or sweeping, and keeping it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::held::HeldShard;
+use super::outlet::Outlet;
 use super::publish::Work;
 use super::read::Reader;
+use super::sweep::Sweeper;
 use super::{EngineConfig, Status};
 use crate::decide::progress::Progress;
 use crate::metrics::RelayMetrics;
-use crate::ports::{Lease, LeaseError, LeaseState, Ports};
+use crate::ports::{Lease, LeaseError, LeaseState, Ports, SWEEPER, Shard};
 
 /// A checkpoint is written this often at most.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
@@ -28,10 +31,33 @@ pub(crate) struct Surroundings {
     pub(crate) stream: Arc<str>,
     pub(crate) work: mpsc::UnboundedSender<Work>,
     pub(crate) room: Arc<Semaphore>,
+    /// The stream's shards as they were last listed.
+    pub(crate) listed: Arc<Mutex<Vec<Shard>>>,
+    /// There was a gap: the sweeper has something to do.
+    pub(crate) sweep_now: Arc<Notify>,
     /// No more reading.
     pub(crate) stop: CancellationToken,
     /// Everything in flight is done: write the checkpoint and let go.
     pub(crate) release: CancellationToken,
+}
+
+impl Surroundings {
+    pub(crate) fn shards(&self) -> Vec<Shard> {
+        self.listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn outlet(&self, shard: &Arc<HeldShard>) -> Outlet {
+        Outlet {
+            outbox: Arc::clone(&self.ports.outbox),
+            config: Arc::clone(&self.config),
+            shard: Arc::clone(shard),
+            work: self.work.clone(),
+            room: Arc::clone(&self.room),
+        }
+    }
 }
 
 /// Why a shard is no longer held.
@@ -43,10 +69,25 @@ pub(crate) enum Ending {
     Lost,
     /// Given back because this instance stops.
     Released,
+    /// Given to an instance that had too few.
+    HandedOver,
 }
 
-/// Reads and keeps the shard of `lease`, which was taken by a request that
-/// began at `taken_at`.
+/// However a shard is let go, nothing more is sent from it.
+struct Closing {
+    shard: Arc<HeldShard>,
+    status: Status,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.shard.close();
+        self.status.gave_up(&self.shard.id);
+    }
+}
+
+/// Does the work of `lease`, which was taken by a request that began at
+/// `taken_at`, and keeps it.
 pub(crate) async fn hold(
     lease: Lease,
     taken_at: Instant,
@@ -55,51 +96,73 @@ pub(crate) async fn hold(
 ) -> Ending {
     let shard = Arc::new(HeldShard::new(
         lease.shard.clone(),
-        Progress::from(lease.checkpoint.clone()),
+        Progress::from(lease.checkpoint.clone(), lease.passed),
         taken_at + around.config.lease_duration,
     ));
-    around.status.holds(&shard.id, Instant::now());
+    let _closing = Closing {
+        shard: Arc::clone(&shard),
+        status: around.status.clone(),
+    };
     tracing::info!(
         shard = %shard.id,
         epoch = lease.epoch,
         checkpoint = lease.checkpoint.as_ref().map(ToString::to_string),
-        "shard taken"
+        "lease taken"
     );
-    let reader = Reader {
-        ports: around.ports.clone(),
-        config: Arc::clone(&around.config),
-        metrics: around.metrics.clone(),
-        status: around.status.clone(),
-        stream: Arc::clone(&around.stream),
-        shard: Arc::clone(&shard),
-        work: around.work.clone(),
-        room: Arc::clone(&around.room),
-    };
     let checkpoint = lease.checkpoint.clone();
-    let read_to_end = CancellationToken::new();
-    let reading = async {
-        tokio::select! {
-            biased;
-            () = reader.run(checkpoint, random) => read_to_end.cancel(),
-            () = around.stop.cancelled() => {}
-        }
-        // The keeper ends the shard.
-        std::future::pending::<()>().await;
-    };
+    let is_sweeper = *lease.shard.0 == *SWEEPER;
+    let signals = Signals::default();
     let keeper = Keeper {
         lease,
         shard: Arc::clone(&shard),
         around: around.clone(),
         renewed_at: taken_at,
     };
+    let working = async {
+        let work = async {
+            if is_sweeper {
+                let outlet = around.outlet(&shard);
+                let around = around.clone();
+                Sweeper { outlet, around }.run(random).await;
+            } else {
+                around.status.holds(&shard.id, Instant::now());
+                let reader = Reader {
+                    source: Arc::clone(&around.ports.stream),
+                    config: Arc::clone(&around.config),
+                    metrics: around.metrics.clone(),
+                    status: around.status.clone(),
+                    stream: Arc::clone(&around.stream),
+                    outlet: around.outlet(&shard),
+                    sweep_now: Arc::clone(&around.sweep_now),
+                };
+                reader.run(checkpoint, random).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = around.stop.cancelled() => {}
+            () = signals.hand_over.cancelled() => {}
+            () = work => signals.read_to_end.cancel(),
+        }
+        // The keeper ends it.
+        std::future::pending::<()>().await;
+    };
     let ending = tokio::select! {
         biased;
-        () = reading => Ending::Released,
-        ending = keeper.run(&read_to_end) => ending,
+        () = working => Ending::Released,
+        ending = keeper.run(&signals) => ending,
     };
-    around.status.gave_up(&shard.id);
-    tracing::info!(shard = %shard.id, ?ending, "shard let go");
+    tracing::info!(shard = %shard.id, ?ending, "lease let go");
     ending
+}
+
+/// Between the work of a shard and the keeper of its lease.
+#[derive(Default)]
+struct Signals {
+    /// The shard is closed and read to its end.
+    read_to_end: CancellationToken,
+    /// Read no more: another instance is to have the shard.
+    hand_over: CancellationToken,
 }
 
 /// Renews the lease and writes the checkpoint, in one and the same write.
@@ -111,55 +174,84 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, read_to_end: &CancellationToken) -> Ending {
+    async fn run(mut self, signals: &Signals) -> Ending {
         let mut turns = tokio::time::interval(CHECKPOINT_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heir = None;
         loop {
             tokio::select! {
                 biased;
-                () = self.around.release.cancelled() => return self.let_go(Ending::Released).await,
+                () = self.around.release.cancelled() => {
+                    return self.let_go(Ending::Released, None).await;
+                }
                 _ = turns.tick() => {}
             }
-            if read_to_end.is_cancelled() && self.shard.progress().is_idle() {
-                match self.let_go(Ending::Ended).await {
-                    // The row still says that the shard is open, and this
-                    // instance its owner: try again.
+            let ending = if heir.is_some() {
+                // What waits of the shard is forgotten, so that only what is
+                // in flight has to be waited for.
+                let _ = self.around.work.send(Work::ForgetClosed);
+                self.shard.is_quiet().then_some(Ending::HandedOver)
+            } else {
+                let ended = signals.read_to_end.is_cancelled() && self.shard.progress().is_idle();
+                ended.then_some(Ending::Ended)
+            };
+            if let Some(ending) = ending {
+                match self.let_go(ending, heir.clone()).await {
+                    // The row is still this instance's: try again.
                     Ending::Released => continue,
                     ending => return ending,
                 }
             }
-            let checkpoint = self.shard.progress().checkpoint().cloned();
-            let moved = checkpoint != self.lease.checkpoint;
-            // A third of the lease leaves time for two failures.
-            let beat_due = self.renewed_at.elapsed() >= self.around.config.lease_duration / 3;
-            if !moved && !beat_due {
-                continue;
-            }
-            let mut next = self.lease.clone();
-            next.checkpoint = checkpoint;
-            if self.write(next).await == Err(Ending::Lost) {
-                return Ending::Lost;
+            match self.keep().await {
+                Ok(Some(wanted_by)) if wanted_by != self.around.config.instance => {
+                    tracing::info!(shard = %self.shard.id, wanted_by, "shard is handed over");
+                    signals.hand_over.cancel();
+                    self.shard.close();
+                    heir = Some(wanted_by);
+                }
+                Err(Ending::Lost) => return Ending::Lost,
+                Ok(_) | Err(_) => {}
             }
         }
     }
 
-    /// The last write.
-    async fn let_go(&mut self, ending: Ending) -> Ending {
+    /// Writes what has changed, or a beat when one is due.
+    async fn keep(&mut self) -> Result<Option<String>, Ending> {
+        let mut next = self.lease.clone();
+        {
+            let progress = self.shard.progress();
+            next.checkpoint = progress.checkpoint().cloned();
+            next.passed = progress.passed();
+        }
+        // A third of the lease leaves time for two failures.
+        let beat_due = self.renewed_at.elapsed() >= self.around.config.lease_duration / 3;
+        if next.checkpoint == self.lease.checkpoint && !beat_due {
+            return Ok(None);
+        }
+        self.write(next).await
+    }
+
+    /// The last write; the lease is `heir`'s then, or anybody's.
+    async fn let_go(&mut self, ending: Ending, heir: Option<String>) -> Ending {
         let mut last = self.lease.clone();
-        last.checkpoint = self.shard.progress().checkpoint().cloned();
-        last.owner = None;
+        {
+            let progress = self.shard.progress();
+            last.checkpoint = progress.checkpoint().cloned();
+            last.passed = progress.passed();
+        }
+        last.owner = heir;
         if ending == Ending::Ended {
             last.state = LeaseState::Ended;
         }
         match self.write(last).await {
-            Ok(()) => ending,
+            Ok(_) => ending,
             Err(failed) => failed,
         }
     }
 
-    /// Writes `next`; `Err(Released)` stands for a write that may be tried
-    /// again.
-    async fn write(&mut self, mut next: Lease) -> Result<(), Ending> {
+    /// Writes `next` and returns who asks for the lease; `Err(Released)`
+    /// stands for a write that may be tried again.
+    async fn write(&mut self, mut next: Lease) -> Result<Option<String>, Ending> {
         let began = Instant::now();
         next.beat += 1;
         let me = &self.around.config.instance;
@@ -170,16 +262,16 @@ impl Keeper {
             .renew(&self.around.stream, me, &next)
             .await
         {
-            Ok(()) => {
+            Ok(wanted_by) => {
                 self.renewed_at = began;
                 self.shard
                     .held_until(began + self.around.config.lease_duration);
                 self.around.status.checkpoint_written(&self.shard.id);
                 self.lease = next;
-                Ok(())
+                Ok(wanted_by)
             }
             Err(LeaseError::Lost) => {
-                self.shard.lost();
+                self.shard.close();
                 self.around.metrics.lease_lost();
                 tracing::warn!(shard = %self.shard.id, epoch = self.lease.epoch, "lease lost: another instance has the shard");
                 Err(Ending::Lost)

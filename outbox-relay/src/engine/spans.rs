@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use opentelemetry::trace::{Link, Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 
+use super::held::Path;
 use crate::decide::schedule::{Batch, Outgoing};
 
 /// A request that is under way.
@@ -29,11 +30,12 @@ pub(crate) enum MessageOutcome<'a> {
     },
 }
 
-/// Where an event was read, for its span.
+/// Where an event came from, for its span.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    pub(crate) shard: String,
-    pub(crate) position: String,
+    pub(crate) path: Path,
+    /// Shard and position, when it came from the stream.
+    pub(crate) record: Option<(String, String)>,
 }
 
 fn tracer() -> global::BoxedTracer {
@@ -95,14 +97,16 @@ impl BatchSpan {
                 "outbox.attempt",
                 i64::try_from(outgoing.attempt).unwrap_or(i64::MAX),
             ),
-            KeyValue::new("outbox.path", "stream"),
         ];
         if let Some(source) = source {
-            attributes.push(KeyValue::new("outbox.shard_id", source.shard.clone()));
-            attributes.push(KeyValue::new(
-                "outbox.stream_sequence_number",
-                source.position.clone(),
-            ));
+            attributes.push(KeyValue::new("outbox.path", source.path.as_str()));
+            if let Some((shard, position)) = &source.record {
+                attributes.push(KeyValue::new("outbox.shard_id", shard.clone()));
+                attributes.push(KeyValue::new(
+                    "outbox.stream_sequence_number",
+                    position.clone(),
+                ));
+            }
         }
         if let MessageOutcome::Sent { message_id, lag_ms } = outcome {
             attributes.push(KeyValue::new(

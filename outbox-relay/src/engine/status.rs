@@ -24,6 +24,8 @@ struct Inner {
     stream: Result<(), String>,
     /// Why the last send to a queue failed.
     queues: BTreeMap<String, String>,
+    /// How many leases nobody has, and since when there have been some.
+    unowned: Option<(usize, Instant)>,
     pending: u64,
     oldest_pending: Option<Timestamp>,
 }
@@ -45,6 +47,7 @@ impl Status {
                 shards: BTreeMap::new(),
                 stream: Err("the stream has not been found yet".to_owned()),
                 queues: BTreeMap::new(),
+                unowned: None,
                 pending: 0,
                 oldest_pending: None,
             })),
@@ -110,6 +113,15 @@ impl Status {
         self.lock().queues.remove(queue);
     }
 
+    pub(crate) fn unowned(&self, count: usize, now: Instant) {
+        let mut inner = self.lock();
+        inner.unowned = match (count, inner.unowned) {
+            (0, _) => None,
+            (count, Some((_, since))) => Some((count, since)),
+            (count, None) => Some((count, now)),
+        };
+    }
+
     pub(crate) fn pending(&self, count: u64, oldest: Option<Timestamp>) {
         let mut inner = self.lock();
         inner.pending = count;
@@ -145,7 +157,7 @@ impl Status {
     pub fn live(&self, now: Instant) -> Report {
         let limit = self.lease_duration * 3;
         let inner = self.lock();
-        Report::new(inner.shards.iter().map(|(id, shard)| {
+        let shards = inner.shards.iter().map(|(id, shard)| {
             let name = format!("shard {id}");
             let unread = now.saturating_duration_since(shard.last_read);
             match &shard.checkpoint_failing {
@@ -158,7 +170,15 @@ impl Status {
                 }
                 _ => Check::pass(name),
             }
-        }))
+        });
+        let unowned = match inner.unowned {
+            Some((count, since)) if now.saturating_duration_since(since) > limit => Check::fail(
+                "leases",
+                format!("{count} that are free could not be taken"),
+            ),
+            _ => Check::pass("leases"),
+        };
+        Report::new(shards.chain([unowned]))
     }
 
     /// Whether events can be published now.
@@ -207,6 +227,18 @@ mod tests {
         status.read(&shard, later);
         assert!(!status.live(later).healthy());
         status.checkpoint_written(&shard);
+        assert!(status.live(later).healthy());
+    }
+
+    #[test]
+    fn health_is_red_when_shards_stay_unowned() {
+        let status = Status::new(Duration::from_secs(10));
+        let start = Instant::now();
+        status.unowned(2, start);
+        status.unowned(1, start + Duration::from_secs(20));
+        let later = start + Duration::from_secs(31);
+        assert!(!status.live(later).healthy());
+        status.unowned(0, later);
         assert!(status.live(later).healthy());
     }
 }

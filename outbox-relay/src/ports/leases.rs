@@ -1,6 +1,7 @@
 //! The lease table: who reads which shard, and how far.
 
 use async_trait::async_trait;
+use shared::timestamp::Timestamp;
 
 use super::{SequenceNumber, ShardId};
 
@@ -18,7 +19,15 @@ pub struct Lease {
     /// Everything up to here is published and marked. `None`: nothing yet.
     pub checkpoint: Option<SequenceNumber>,
     pub state: LeaseState,
+    /// Every record made before this is done with, by the owner's word: what
+    /// is pending in the table and older is no longer in this shard.
+    pub passed: Option<Timestamp>,
+    /// An instance with too few shards asks for this one.
+    pub wanted_by: Option<String>,
 }
+
+/// The lease of the sweeper, among those of the shards.
+pub const SWEEPER: &str = "sweeper";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
@@ -39,6 +48,8 @@ impl Lease {
             beat: 0,
             checkpoint: None,
             state: LeaseState::Open,
+            passed: None,
+            wanted_by: None,
         }
     }
 }
@@ -70,6 +81,20 @@ pub trait LeaseTable: Send + Sync {
     async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError>;
 
     /// Writes `lease` if owner and epoch are still `holder` and its epoch.
-    /// `lease.owner` may be `None`, to give it back.
-    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<(), LeaseError>;
+    /// `lease.owner` may be `None`, to give it back, or another instance, to
+    /// hand it over. Returns who had asked for the lease; the write forgets it.
+    async fn renew(
+        &self,
+        stream: &str,
+        holder: &str,
+        lease: &Lease,
+    ) -> Result<Option<String>, LeaseError>;
+
+    /// Notes that `instance` wants the lease, if owner and epoch are still
+    /// those of `seen`. The owner sees it at its next write.
+    async fn ask(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError>;
+
+    /// Removes the row of a shard that is no longer listed, if owner, epoch
+    /// and beat are still those of `seen`.
+    async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError>;
 }

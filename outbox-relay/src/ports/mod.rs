@@ -11,8 +11,11 @@ mod stream;
 
 use std::sync::Arc;
 
-pub use leases::{Lease, LeaseError, LeaseState, LeaseTable};
-pub use outbox::{EventKey, MarkOutcome, OutboxTable, Published, Quarantine, TableError};
+pub use leases::{Lease, LeaseError, LeaseState, LeaseTable, SWEEPER};
+pub use outbox::{
+    EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
+    TableError,
+};
 pub use queue::{EntryFailure, Queue, SendEntry, SendError};
 pub use stream::{
     Change, Cursor, Page, Position, Record, SequenceNumber, Shard, ShardId, Stream, StreamError,

@@ -1,6 +1,9 @@
 //! The outbox table, as the relay writes it.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
+use aws_sdk_dynamodb::types::AttributeValue;
 use shared::outbox::Status;
 use shared::timestamp::Timestamp;
 
@@ -10,6 +13,20 @@ pub struct EventKey {
     pub aggregate_id: String,
     /// The number as it is stored: a malformed item may have any.
     pub sequence: String,
+}
+
+/// A stored item.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// Where a look at the pending events goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PendingCursor(pub Item);
+
+/// Some pending events.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PendingPage {
+    pub items: Vec<Item>,
+    pub next: Option<PendingCursor>,
 }
 
 /// What is noted on an event that was sent.
@@ -65,6 +82,23 @@ pub trait OutboxTable: Send + Sync {
     /// no such item or none that is understood. Strongly consistent.
     async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError>;
 
-    /// How many events are pending, and when the oldest of them occurred.
-    async fn pending(&self) -> Result<(u64, Option<Timestamp>), TableError>;
+    /// Up to 100 items that the index shows as pending in `bucket` (from 0),
+    /// the oldest first, from `after` on. The index lags behind the table.
+    async fn pending(
+        &self,
+        bucket: u32,
+        after: Option<PendingCursor>,
+    ) -> Result<PendingPage, TableError>;
+
+    /// Up to 100 pending items of one aggregate with sequences from `first` to
+    /// `last`, in order. Strongly consistent.
+    async fn pending_between(
+        &self,
+        aggregate_id: &str,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<Item>, TableError>;
+
+    /// How many events the index shows as pending.
+    async fn count_pending(&self) -> Result<u64, TableError>;
 }

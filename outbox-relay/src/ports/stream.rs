@@ -104,8 +104,21 @@ pub trait Stream: Send + Sync {
     /// stream is disabled and enabled, or the table is created again.
     async fn locate(&self) -> Result<Arc<str>, StreamError>;
 
-    /// All shards of `stream`, in any order.
-    async fn shards(&self, stream: &str) -> Result<Vec<Shard>, StreamError>;
+    /// Some shards of `stream`, in any order, and where to go on: a listing of
+    /// thousands takes many calls, and one that fails goes on where it was.
+    async fn shards(
+        &self,
+        stream: &str,
+        after: Option<&ShardId>,
+    ) -> Result<(Vec<Shard>, Option<ShardId>), StreamError>;
+
+    /// The children of a shard, or `None` where the service cannot tell them
+    /// apart from the rest.
+    async fn children(
+        &self,
+        stream: &str,
+        parent: &ShardId,
+    ) -> Result<Option<Vec<Shard>>, StreamError>;
 
     /// A cursor at `position` of `shard`.
     async fn cursor(

@@ -69,6 +69,7 @@ fn help_names_every_variable_with_its_default() {
         "RELAY_POLL_MAX=",
         "RELAY_RETENTION=",
         "RELAY_SWEEP_INTERVAL=",
+        "RELAY_SWEEP_AFTER=",
         "OUTBOX_TABLE=",
         "LEASES_TABLE=",
         "SHUTDOWN_GRACE=",

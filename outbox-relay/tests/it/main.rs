@@ -6,3 +6,4 @@ mod configuration;
 mod outages;
 mod publishing;
 mod support;
+mod sweeping;

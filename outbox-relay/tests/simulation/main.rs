@@ -20,11 +20,12 @@ mod ports;
 mod run;
 mod world;
 
-use run::{Outcome, simulate};
+use ports::Mutation;
+use run::{Outcome, simulate, simulate_without};
 use world::Faults;
 
 /// Seeds of one ordinary run.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 2_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| {
@@ -108,5 +109,21 @@ fn a_seed_repeats_exactly() {
         let (first, second) = (simulate(seed), simulate(seed));
         assert!(first.history.len() > 200, "{}", first.history.len());
         assert_eq!(first.history, second.history, "seed {seed}");
+    }
+}
+
+/// A check that nothing can fail proves nothing.
+#[test]
+fn without_any_one_rule_the_checks_fail() {
+    for rule in Mutation::ALL {
+        let caught = (0..300).find_map(|seed| {
+            let outcome = simulate_without(Some(rule), seed);
+            let violation = outcome.violations.into_iter().next()?;
+            Some((seed, violation))
+        });
+        match caught {
+            Some((seed, violation)) => println!("{rule:?}: seed {seed}: {violation}"),
+            None => panic!("nobody noticed that {rule:?} was missing"),
+        }
     }
 }

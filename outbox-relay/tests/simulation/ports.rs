@@ -7,15 +7,46 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outbox_relay::ports::{
-    Cursor, EntryFailure, EventKey, Lease, LeaseError, LeaseTable, MarkOutcome, OutboxTable, Page,
-    Ports, Position, Published, Quarantine, Queue, SendEntry, SendError, Shard, ShardId, Stream,
-    StreamError, TableError,
+    Cursor, EntryFailure, EventKey, Item, Lease, LeaseError, LeaseTable, MarkOutcome, OutboxTable,
+    Page, PendingCursor, PendingPage, Ports, Position, Published, Quarantine, Queue, SendEntry,
+    SendError, Shard, ShardId, Stream, StreamError, TableError,
 };
 use outbox_relay::routes::QueueRef;
 use shared::outbox::Status;
-use shared::timestamp::Timestamp;
 
 use crate::world::{PAGE, World};
+
+/// Shards a listing returns at once: few, so that it takes several.
+const LISTING_PAGE: usize = 3;
+
+/// A rule that a run goes without: a port that behaves as if the engine did
+/// not keep it. The checks must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// Rule 1: parents are not known, so children do not wait for them.
+    ChildrenFirst,
+    /// Rule 2: leases are written without a condition.
+    NoFence,
+    /// Rule 4: nobody hears that a lease is lost, or when it expires.
+    LostUnnoticed,
+    /// Rule 8: a send counts as done before it is.
+    NotWaitingForSends,
+    /// Rule 10: a mark counts as done, and is not.
+    NotMarking,
+    /// Rule 12: nobody looks for pending events in the table.
+    NoSweeper,
+}
+
+impl Mutation {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::ChildrenFirst,
+        Self::NoFence,
+        Self::LostUnnoticed,
+        Self::NotWaitingForSends,
+        Self::NotMarking,
+        Self::NoSweeper,
+    ];
+}
 
 /// What one instance sees of the world.
 #[derive(Clone)]
@@ -23,9 +54,12 @@ pub(crate) struct View {
     pub(crate) world: Arc<Mutex<World>>,
     /// Instance and incarnation.
     pub(crate) name: String,
+    /// Its name in the lease table.
+    pub(crate) instance: String,
     /// While this is set the process is stopped (SIGSTOP): nothing goes out,
     /// and no answer is seen.
     pub(crate) frozen: Arc<AtomicBool>,
+    pub(crate) mutation: Option<Mutation>,
 }
 
 impl View {
@@ -51,6 +85,21 @@ impl View {
         while self.frozen.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    fn lacks(&self, rule: Mutation) -> bool {
+        self.mutation == Some(rule)
+    }
+
+    /// The shards, as this instance sees them.
+    fn listed(&self) -> Vec<Shard> {
+        let mut shards = self.world().listed();
+        if self.lacks(Mutation::ChildrenFirst) {
+            for shard in &mut shards {
+                shard.parent = None;
+            }
+        }
+        shards
     }
 
     fn strikes(&self, kind: &'static str, probability: f64) -> bool {
@@ -80,22 +129,36 @@ impl Stream for View {
         Ok("stream".into())
     }
 
-    async fn shards(&self, _: &str) -> Result<Vec<Shard>, StreamError> {
+    async fn shards(
+        &self,
+        _: &str,
+        after: Option<&ShardId>,
+    ) -> Result<(Vec<Shard>, Option<ShardId>), StreamError> {
         self.travel().await;
         if self.strikes("stream unavailable", 0.05) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
-        let mut world = self.world();
-        let mut shards: Vec<_> = world
-            .shards
-            .iter()
-            .map(|shard| Shard {
-                id: shard.id.clone(),
-                parent: shard.parent.clone(),
-            })
-            .collect();
-        world.random.shuffle(&mut shards);
-        Ok(shards)
+        let mut rest = self.listed();
+        if let Some(after) = after {
+            let at = rest.iter().position(|shard| shard.id == *after);
+            rest.drain(..at.map_or(0, |at| at + 1));
+        }
+        let next = (rest.len() > LISTING_PAGE).then(|| rest[LISTING_PAGE - 1].id.clone());
+        rest.truncate(LISTING_PAGE);
+        Ok((rest, next))
+    }
+
+    async fn children(&self, _: &str, parent: &ShardId) -> Result<Option<Vec<Shard>>, StreamError> {
+        self.travel().await;
+        if self.strikes("no child filter", 0.3) {
+            return Ok(None);
+        }
+        if self.strikes("stream unavailable", 0.05) {
+            return Err(StreamError::Unavailable("simulated".to_owned()));
+        }
+        let mut children = self.world().listed();
+        children.retain(|shard| shard.parent.as_ref() == Some(parent));
+        Ok(Some(children))
     }
 
     async fn cursor(
@@ -109,9 +172,12 @@ impl Stream for View {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
         let after = match position {
-            Position::TrimHorizon => "0",
-            Position::After(number) => &number.0,
+            Position::TrimHorizon => self.world().trimmed(shard),
+            Position::After(number) => number.0.parse().expect("a number made here"),
         };
+        if after < self.world().trimmed(shard) {
+            return Err(StreamError::Trimmed);
+        }
         Ok(Cursor(format!("{shard}|{after}")))
     }
 
@@ -125,6 +191,13 @@ impl Stream for View {
         }
         let (shard, after) = cursor.0.split_once('|').expect("a cursor made here");
         let after: u64 = after.parse().expect("a cursor made here");
+        if self.world().shard(&ShardId(shard.into())).is_none() {
+            return Err(StreamError::NotFound("trimmed away".to_owned()));
+        }
+        if after < self.world().trimmed(&ShardId(shard.into())) {
+            return Err(StreamError::Trimmed);
+        }
+        self.world().check_parent(&ShardId(shard.into()));
         let empty = self.strikes("empty page", 0.02);
         let page = {
             let mut world = self.world();
@@ -161,6 +234,20 @@ impl Queue for View {
         entries: &[SendEntry<'_>],
     ) -> Result<Vec<Result<String, EntryFailure>>, SendError> {
         assert!((1..=10).contains(&entries.len()));
+        for entry in entries {
+            self.world()
+                .check_sender(&self.name, &self.instance, &key_of(entry));
+        }
+        if self.lacks(Mutation::NotWaitingForSends) {
+            for entry in entries {
+                let (view, key) = (self.clone(), key_of(entry));
+                tokio::spawn(async move {
+                    view.travel().await;
+                    view.world().deliver(&view.name, key);
+                });
+            }
+            return Ok(entries.iter().map(|_| Ok("m".to_owned())).collect());
+        }
         self.travel().await;
         let unavailable = || SendError::Unavailable {
             kind: "simulated".to_owned(),
@@ -199,6 +286,9 @@ impl OutboxTable for View {
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
         assert!((1..=25).contains(&published.len()));
         self.travel().await;
+        if self.lacks(Mutation::NotMarking) {
+            return Ok(vec![MarkOutcome::Marked; published.len()]);
+        }
         if self.strikes("mark failed", 0.05) {
             return Err(TableError("simulated".to_owned()));
         }
@@ -249,8 +339,43 @@ impl OutboxTable for View {
         Ok(states)
     }
 
-    async fn pending(&self) -> Result<(u64, Option<Timestamp>), TableError> {
-        Ok((0, None))
+    async fn pending(
+        &self,
+        bucket: u32,
+        after: Option<PendingCursor>,
+    ) -> Result<PendingPage, TableError> {
+        self.travel().await;
+        if self.strikes("lookup failed", 0.03) {
+            return Err(TableError("simulated".to_owned()));
+        }
+        if self.lacks(Mutation::NoSweeper) {
+            return Ok(PendingPage::default());
+        }
+        let page = self.world().pending(bucket, after);
+        self.travel().await;
+        Ok(page)
+    }
+
+    async fn pending_between(
+        &self,
+        aggregate_id: &str,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<Item>, TableError> {
+        self.travel().await;
+        if self.strikes("lookup failed", 0.03) {
+            return Err(TableError("simulated".to_owned()));
+        }
+        if self.lacks(Mutation::NoSweeper) {
+            return Ok(Vec::new());
+        }
+        let items = self.world().pending_between(aggregate_id, first, last);
+        self.travel().await;
+        Ok(items)
+    }
+
+    async fn count_pending(&self) -> Result<u64, TableError> {
+        Ok(0)
     }
 }
 
@@ -283,14 +408,49 @@ impl LeaseTable for View {
         self.write(new, |stored| {
             (&stored.owner, stored.epoch, stored.beat) == (&seen.owner, seen.epoch, seen.beat)
         })
-        .await
+        .await?;
+        self.world().tell(&self.name, &new.shard, false);
+        Ok(())
     }
 
-    async fn renew(&self, _: &str, holder: &str, lease: &Lease) -> Result<(), LeaseError> {
+    async fn renew(
+        &self,
+        _: &str,
+        holder: &str,
+        lease: &Lease,
+    ) -> Result<Option<String>, LeaseError> {
         self.write(lease, |stored| {
             stored.owner.as_deref() == Some(holder) && stored.epoch == lease.epoch
         })
         .await
+    }
+
+    async fn ask(&self, _: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        let Some(stored) = world.leases.get_mut(&seen.shard) else {
+            return Err(LeaseError::Lost);
+        };
+        if (&stored.owner, stored.epoch) != (&seen.owner, seen.epoch) {
+            return Err(LeaseError::Lost);
+        }
+        stored.wanted_by = Some(instance.to_owned());
+        let name = &self.name;
+        world.log(format!("{name} asks for {}", seen.shard));
+        world.faults.note("handover asked");
+        Ok(())
+    }
+
+    async fn remove(&self, _: &str, seen: &Lease) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        match world.leases.get(&seen.shard) {
+            Some(stored) if stored.owner.is_none() && stored.epoch == seen.epoch => {
+                world.leases.remove(&seen.shard);
+                Ok(())
+            }
+            _ => Err(LeaseError::Lost),
+        }
     }
 }
 
@@ -299,17 +459,27 @@ impl View {
         &self,
         lease: &Lease,
         condition: impl Fn(&Lease) -> bool + Send,
-    ) -> Result<(), LeaseError> {
+    ) -> Result<Option<String>, LeaseError> {
         self.travel().await;
         if self.strikes("lease write failed", 0.04) {
             return Err(LeaseError::Unavailable("simulated".to_owned()));
         }
-        {
+        let wanted_by = {
             let mut world = self.world();
-            let holds = world.leases.get(&lease.shard).is_some_and(condition);
-            if !holds {
+            let stored = world.leases.get(&lease.shard).cloned();
+            let Some(stored) = stored else {
                 return Err(LeaseError::Lost);
+            };
+            if !condition(&stored) {
+                world.tell(&self.name, &lease.shard, true);
+                if self.lacks(Mutation::LostUnnoticed) {
+                    return Ok(None);
+                }
+                if !self.lacks(Mutation::NoFence) {
+                    return Err(LeaseError::Lost);
+                }
             }
+            world.check_fence(&stored, lease);
             world.check_checkpoint(lease);
             let name = &self.name;
             world.log(format!(
@@ -320,13 +490,14 @@ impl View {
                 lease.checkpoint.as_ref().map(ToString::to_string)
             ));
             world.leases.insert(lease.shard.clone(), lease.clone());
-        }
+            stored.wanted_by
+        };
         let lost = self.strikes("lease answer lost", 0.02);
         self.travel().await;
         if lost {
             Err(LeaseError::Unavailable("simulated".to_owned()))
         } else {
-            Ok(())
+            Ok(wanted_by)
         }
     }
 }

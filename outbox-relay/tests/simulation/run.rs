@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::check;
-use crate::ports::View;
+use crate::ports::{Mutation, View};
 use crate::world::{Faults, World, clock, start_clock};
 
 /// Events that fit the buffer of one instance; each takes 2 KiB of it.
@@ -38,6 +38,11 @@ pub(crate) struct Outcome {
 
 /// Runs `seed` to its end.
 pub(crate) fn simulate(seed: u64) -> Outcome {
+    simulate_without(None, seed)
+}
+
+/// The same without one of the rules.
+pub(crate) fn simulate_without(rule: Option<Mutation>, seed: u64) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -46,7 +51,7 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
     runtime.block_on(async {
         start_clock();
         let world = Arc::new(Mutex::new(World::new(seed)));
-        play(&world, seed).await;
+        play(&world, seed, rule).await;
         let mut world = world.lock().expect("no panic holds the world");
         let repeats = check(&mut world);
         Outcome {
@@ -61,10 +66,10 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
     })
 }
 
-async fn play(world: &Arc<Mutex<World>>, seed: u64) {
+async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
     let mut instances: Vec<Instance> = (0..random.usize(1..=MAX_INSTANCES))
-        .map(|n| Instance::new(n, world, random.fork()))
+        .map(|n| Instance::new(n, world, random.fork(), rule))
         .collect();
     let mut sequences = vec![0_u64; random.usize(2..=12)];
     for _ in 0..random.usize(40..120) {
@@ -72,6 +77,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64) {
         match random.u32(0..100) {
             0..60 => write(world, &mut sequences, &mut random),
             60..65 if locked(world).shards.len() < 9 => locked(world).split(),
+            65..67 => locked(world).trim(),
             _ => {
                 let n = random.usize(..instances.len());
                 instances[n].disturb(&mut random).await;
@@ -136,18 +142,25 @@ struct Instance {
     incarnation: u32,
     world: Arc<Mutex<World>>,
     random: fastrand::Rng,
+    mutation: Option<Mutation>,
     frozen: Arc<AtomicBool>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
 
 impl Instance {
-    fn new(number: usize, world: &Arc<Mutex<World>>, random: fastrand::Rng) -> Self {
+    fn new(
+        number: usize,
+        world: &Arc<Mutex<World>>,
+        random: fastrand::Rng,
+        mutation: Option<Mutation>,
+    ) -> Self {
         let mut instance = Self {
             number,
             incarnation: 0,
             world: Arc::clone(world),
             random,
+            mutation,
             frozen: Arc::default(),
             stop: CancellationToken::new(),
             task: None,
@@ -169,7 +182,9 @@ impl Instance {
         let view = View {
             world: Arc::clone(&self.world),
             name,
+            instance: instance.clone(),
             frozen: Arc::clone(&self.frozen),
+            mutation: self.mutation,
         };
         let config = EngineConfig {
             instance,
@@ -177,7 +192,8 @@ impl Instance {
             lease_duration: LEASE,
             poll_max: Duration::from_millis(200),
             retention: Duration::from_secs(3600),
-            survey_interval: Duration::from_secs(3600),
+            sweep_interval: Duration::from_secs(5),
+            sweep_after: Duration::from_secs(12),
             buffer_kib: BUFFER_EVENTS * 2,
             clock,
             seed: self.random.u64(..),

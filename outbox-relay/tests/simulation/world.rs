@@ -4,13 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use outbox_relay::ports::{Change, EventKey, Lease, Record, SequenceNumber, ShardId};
+use outbox_relay::ports::{
+    Change, EventKey, Item, Lease, LeaseState, PendingCursor, PendingPage, Record, SWEEPER,
+    SequenceNumber, Shard, ShardId,
+};
 use shared::outbox::Status;
+use shared::outbox::item::{bucket_name, pending_bucket};
 use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 /// Records a read returns at most: small, so that pages are many.
 pub(crate) const PAGE: usize = 12;
+
+/// Items a look at the index returns at once.
+const PENDING_PAGE: usize = 5;
 
 /// Wall clock at the start of a run.
 const EPOCH_MILLIS: i64 = 1_800_000_000_000;
@@ -38,12 +45,16 @@ pub(crate) struct Faults(BTreeMap<&'static str, (u64, u64)>);
 
 impl Faults {
     /// Every kind there is, so that one that never happens is noticed.
-    const KINDS: [&str; 16] = [
+    const KINDS: [&str; 20] = [
         "crash",
         "freeze",
         "graceful stop",
         "shard split",
         "reversed transaction",
+        "records trimmed",
+        "shard trimmed",
+        "handover asked",
+        "no child filter",
         "stream unavailable",
         "expired iterator",
         "empty page",
@@ -94,6 +105,10 @@ pub(crate) struct ShardModel {
     pub(crate) parent: Option<ShardId>,
     pub(crate) records: Vec<RecordModel>,
     pub(crate) closed: bool,
+    /// Records up to here are gone.
+    pub(crate) trimmed: u64,
+    /// No longer listed, and all its records gone.
+    pub(crate) gone: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +132,10 @@ pub(crate) struct Delivery {
     pub(crate) key: EventKey,
 }
 
+fn cursor_text(at: Timestamp, key: &EventKey) -> String {
+    format!("{at}|{}|{:>20}", key.aggregate_id, key.sequence)
+}
+
 /// Everything outside the relay.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -135,6 +154,8 @@ pub(crate) struct World {
     /// Events each instance has read and that are not settled.
     pub(crate) unfinished: BTreeMap<String, BTreeSet<EventKey>>,
     pub(crate) most_unfinished: usize,
+    /// Which instances were told that they lost which shard, and when.
+    told: BTreeMap<(String, ShardId), Instant>,
 }
 
 impl World {
@@ -144,6 +165,8 @@ impl World {
             parent: None,
             records: Vec::new(),
             closed: false,
+            trimmed: 0,
+            gone: false,
         };
         Self {
             random: fastrand::Rng::with_seed(seed),
@@ -159,6 +182,7 @@ impl World {
             started: Instant::now(),
             unfinished: BTreeMap::new(),
             most_unfinished: 0,
+            told: BTreeMap::new(),
         }
     }
 
@@ -251,14 +275,106 @@ impl World {
                 parent: Some(parent.clone()),
                 records: Vec::new(),
                 closed: false,
+                trimmed: 0,
+                gone: false,
             });
         }
         self.faults.note("shard split");
         self.log(format!("split {parent}"));
     }
 
+    /// What the stream still knows of a shard.
     pub(crate) fn shard(&self, id: &ShardId) -> Option<&ShardModel> {
-        self.shards.iter().find(|shard| shard.id == *id)
+        self.shards
+            .iter()
+            .find(|shard| shard.id == *id && !shard.gone)
+    }
+
+    pub(crate) fn trimmed(&self, id: &ShardId) -> u64 {
+        self.shard(id).map_or(0, |shard| shard.trimmed)
+    }
+
+    /// The shards a listing shows, in its order.
+    pub(crate) fn listed(&self) -> Vec<Shard> {
+        self.shards
+            .iter()
+            .filter(|shard| !shard.gone)
+            .map(|shard| Shard {
+                id: shard.id.clone(),
+                parent: shard.parent.clone(),
+            })
+            .collect()
+    }
+
+    /// The stream forgets its oldest records: some of one shard, whether read
+    /// or not, or, when it is closed, the whole shard.
+    pub(crate) fn trim(&mut self) {
+        let Some(at) = (0..self.shards.len()).find(|n| !self.shards[*n].gone) else {
+            return;
+        };
+        let shard = &mut self.shards[at];
+        let half = shard.records.len() / 2;
+        if shard.closed && self.random.bool() {
+            shard.gone = true;
+            let id = shard.id.clone();
+            self.faults.note("shard trimmed");
+            self.log(format!("trim {id} away"));
+        } else if half > 0 {
+            shard.trimmed = shard.trimmed.max(shard.records[half - 1].number);
+            let (id, until) = (shard.id.clone(), shard.trimmed);
+            self.faults.note("records trimmed");
+            self.log(format!("trim {id} until {until}"));
+        }
+    }
+
+    /// The index, which shows the table as it is.
+    pub(crate) fn pending(&self, bucket: u32, after: Option<PendingCursor>) -> PendingPage {
+        let name = bucket_name(bucket);
+        let mut pending: Vec<_> = self
+            .events
+            .iter()
+            .filter(|(key, event)| {
+                event.status == Status::Pending && pending_bucket(&key.aggregate_id) == name
+            })
+            .map(|(key, event)| (event.occurred_at, key))
+            .collect();
+        pending.sort_by_key(|(at, key)| cursor_text(*at, key));
+        let skip = after.map_or(0, |PendingCursor(key)| {
+            let last = &key["last"];
+            let last = last.as_s().expect("a cursor made here");
+            pending
+                .iter()
+                .position(|(at, key)| cursor_text(*at, key) > *last)
+                .unwrap_or(pending.len())
+        });
+        let page: Vec<_> = pending.iter().skip(skip).take(PENDING_PAGE).collect();
+        let more = skip + page.len() < pending.len();
+        let next = page.last().filter(|_| more).map(|(at, key)| {
+            let last = AttributeValue::S(cursor_text(*at, key));
+            PendingCursor(HashMap::from([("last".to_owned(), last)]))
+        });
+        PendingPage {
+            items: page.into_iter().map(|(_, key)| self.image(key)).collect(),
+            next,
+        }
+    }
+
+    pub(crate) fn pending_between(&self, aggregate_id: &str, first: u64, last: u64) -> Vec<Item> {
+        let mut found: Vec<_> = self
+            .events
+            .iter()
+            .filter(|(key, event)| {
+                key.aggregate_id == aggregate_id && event.status == Status::Pending
+            })
+            .filter_map(|(key, _)| Some((key.sequence.parse::<u64>().ok()?, key)))
+            .filter(|(sequence, _)| (first..=last).contains(sequence))
+            .collect();
+        found.sort();
+        found
+            .into_iter()
+            .take(PENDING_PAGE)
+            .map(|(_, key)| self.image(key))
+            .collect()
     }
 
     /// A record as the service returns it.
@@ -333,13 +449,80 @@ impl World {
         self.most_unfinished = self.most_unfinished.max(unfinished.len());
     }
 
+    /// Rule 1: a shard is read only when its parent is done or gone. Order
+    /// would survive it, as events wait for their predecessors, but slowly.
+    pub(crate) fn check_parent(&mut self, id: &ShardId) {
+        let parent = self.shard(id).and_then(|shard| shard.parent.clone());
+        let Some(parent) = parent.filter(|parent| self.shard(parent).is_some()) else {
+            return;
+        };
+        let done = self
+            .leases
+            .get(&parent)
+            .is_some_and(|lease| lease.state == LeaseState::Ended);
+        if !done {
+            self.violations
+                .push(format!("rule 1: {id} is read before {parent} is done"));
+        }
+    }
+
+    /// `name` hears that it no longer has `shard`, or has it again.
+    pub(crate) fn tell(&mut self, name: &str, shard: &ShardId, lost: bool) {
+        let key = (name.to_owned(), shard.clone());
+        if lost {
+            self.told.entry(key).or_insert_with(Instant::now);
+        } else {
+            self.told.remove(&key);
+        }
+    }
+
+    /// Rule 4: whoever was told that a shard is lost sends nothing more of it.
+    /// What it finds in the table, as the sweeper, is another matter.
+    pub(crate) fn check_sender(&mut self, name: &str, instance: &str, key: &EventKey) {
+        let sweeps = self
+            .leases
+            .get(&ShardId(SWEEPER.into()))
+            .is_some_and(|lease| lease.owner.as_deref() == Some(instance));
+        let shard = self.shards.iter().find(|shard| {
+            let mut events = shard.records.iter().filter_map(|r| r.event.as_ref());
+            events.any(|event| event == key)
+        });
+        let Some(shard) = shard.map(|shard| shard.id.clone()) else {
+            return;
+        };
+        let open = self
+            .leases
+            .get(&shard)
+            .is_some_and(|lease| lease.state == LeaseState::Open);
+        let told = self.told.get(&(name.to_owned(), shard.clone()));
+        // What was handed to the network in the same instant is in flight.
+        if !sweeps && open && told.is_some_and(|at| at.elapsed() > Duration::ZERO) {
+            self.violations.push(format!(
+                "rule 4: {name} sends {}:{} of {shard}, which it has lost",
+                key.aggregate_id, key.sequence
+            ));
+        }
+    }
+
+    /// G6: whoever writes a lease holds it, or makes it a new epoch.
+    pub(crate) fn check_fence(&mut self, stored: &Lease, written: &Lease) {
+        let renewed = written.epoch == stored.epoch;
+        let taken = written.epoch == stored.epoch + 1 && written.beat > stored.beat;
+        if !renewed && !taken {
+            self.violations.push(format!(
+                "G6: epoch {} of {} was overwritten by epoch {}",
+                stored.epoch, stored.shard, written.epoch
+            ));
+        }
+    }
+
     /// G6: everything up to a checkpoint is settled, and so is everything in
     /// a shard that is said to be at its end.
     pub(crate) fn check_checkpoint(&mut self, lease: &Lease) {
         let Some(shard) = self.shard(&lease.shard) else {
             return;
         };
-        let ended = lease.state == outbox_relay::ports::LeaseState::Ended;
+        let ended = lease.state == LeaseState::Ended;
         let until = match &lease.checkpoint {
             _ if ended => u64::MAX,
             Some(number) => number.0.parse().unwrap_or(u64::MAX),
@@ -349,7 +532,7 @@ impl World {
         let unsettled = shard
             .records
             .iter()
-            .filter(|record| record.number <= until)
+            .filter(|record| record.number <= until && record.number > shard.trimmed)
             .filter_map(|record| record.event.as_ref())
             .find(|key| self.events[*key].status == Status::Pending)
             .cloned();

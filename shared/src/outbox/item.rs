@@ -182,7 +182,8 @@ pub fn pending_buckets() -> impl Iterator<Item = String> {
     (0..PENDING_BUCKETS).map(bucket_name)
 }
 
-fn bucket_name(bucket: u32) -> String {
+/// The index partition of a pending event, from 0 to [`PENDING_BUCKETS`] − 1.
+pub fn bucket_name(bucket: u32) -> String {
     format!("{}#{bucket}", Status::Pending.as_str())
 }
 

@@ -1,0 +1,151 @@
+//! Publishes pending events that the stream will never bring: rule 12.
+//!
+//! After an outage of more than 24 hours, a stream that was disabled and
+//! enabled again, or a table restored from a backup, events are pending in the
+//! table that no reader will see. One instance at a time looks for them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::time::MissedTickBehavior;
+
+use super::outlet::{Outlet, patiently, predecessor};
+use super::shard::Surroundings;
+use crate::decide::classify::{Classified, Event, classify};
+use crate::decide::succession::Succession;
+use crate::decide::sweep::{is_overdue, low_water};
+use crate::ports::{Change, PendingCursor};
+use shared::outbox::item::PENDING_BUCKETS;
+use shared::timestamp::Timestamp;
+
+pub(crate) struct Sweeper {
+    pub(crate) outlet: Outlet,
+    pub(crate) around: Surroundings,
+}
+
+impl Sweeper {
+    /// Sweeps every interval, and at once after a gap, until dropped.
+    pub(crate) async fn run(&self, mut random: fastrand::Rng) {
+        let mut turns = tokio::time::interval(self.around.config.sweep_interval);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = turns.tick() => {}
+                () = self.around.sweep_now.notified() => {}
+            }
+            // What the last sweep found is still on its way, because a queue
+            // is away: nothing new would come of another.
+            if self.outlet.shard.is_quiet() {
+                self.sweep(&mut random).await;
+            }
+        }
+    }
+
+    async fn sweep(&self, random: &mut fastrand::Rng) {
+        let leases = match self.around.ports.leases.list(&self.around.stream).await {
+            Ok(leases) => leases,
+            Err(error) => {
+                tracing::warn!(%error, "the sweeper could not read the leases; trying again");
+                return;
+            }
+        };
+        let Some(low_water) = low_water(&self.around.shards(), &leases) else {
+            return;
+        };
+        let mut succession = Succession::default();
+        let mut count = 0;
+        for bucket in 0..PENDING_BUCKETS {
+            let mut after = None;
+            loop {
+                let page = patiently(random, || {
+                    self.around
+                        .ports
+                        .outbox
+                        .pending(bucket, after.clone().map(PendingCursor))
+                })
+                .await;
+                let found = page.items.len();
+                let overdue = self.overdue(page.items, low_water);
+                // The oldest come first: after a young one come no old ones.
+                let all_overdue = overdue.len() == found;
+                count += self.publish(overdue, &mut succession, random).await;
+                after = page.next.map(|PendingCursor(key)| key);
+                if after.is_none() || !all_overdue {
+                    break;
+                }
+            }
+        }
+        if count > 0 {
+            tracing::warn!(
+                count,
+                "pending events that the stream no longer brings are published by the sweeper"
+            );
+        }
+    }
+
+    fn overdue(&self, items: Vec<crate::ports::Item>, low_water: Timestamp) -> Vec<Classified> {
+        let now = (self.around.config.clock)();
+        let after = self.around.config.sweep_after;
+        items
+            .into_iter()
+            .filter(|item| {
+                let occurred_at = item
+                    .get(shared::outbox::item::attribute::OCCURRED_AT)
+                    .and_then(|at| at.as_s().ok()?.parse().ok());
+                is_overdue(occurred_at, now, after, low_water)
+            })
+            .map(|item| classify(Change::Insert(item), &self.around.config.routes))
+            .collect()
+    }
+
+    /// Publishes what is still pending by the table itself: the index lags.
+    async fn publish(
+        &self,
+        overdue: Vec<Classified>,
+        succession: &mut Succession,
+        random: &mut fastrand::Rng,
+    ) -> usize {
+        let mut events: Vec<Arc<Event>> = Vec::new();
+        let mut rejected = Vec::new();
+        for classified in overdue {
+            match classified {
+                Classified::Event(event) => events.push(event),
+                Classified::Reject(reject) => rejected.push(reject),
+                Classified::Skip(_) => {}
+            }
+        }
+        events.sort_by_key(|event| event.sequence);
+        let mut keys: BTreeSet<_> = rejected.iter().map(|reject| reject.key.clone()).collect();
+        for event in &events {
+            keys.insert(event.key.clone());
+            if event.sequence > 1 {
+                keys.insert(predecessor(event));
+            }
+        }
+        let states = self.outlet.states(keys, random).await;
+        let mut count = 0;
+        for reject in rejected {
+            if states.is_pending(&reject.key) {
+                self.outlet.reject(reject, None).await;
+                count += 1;
+            }
+        }
+        for event in events {
+            let (id, sequence) = (&event.key.aggregate_id, event.sequence);
+            if !states.is_pending(&event.key) || succession.is_repeat(id, sequence) {
+                continue;
+            }
+            if !succession.follows(id, sequence) && states.is_pending(&predecessor(&event)) {
+                count += self
+                    .outlet
+                    .publish_earlier(&event, succession, random)
+                    .await;
+            }
+            succession.handed_over(id, sequence);
+            self.outlet.publish(event, None).await;
+            count += 1;
+        }
+        count
+    }
+}
