@@ -18,9 +18,10 @@ use crate::error::{Service, StartError};
 use crate::host::Host;
 use handler::CheckedSqs;
 
-/// Each queue is one task, so more threads serve more queues at a time; parsing
-/// is what costs.
-const WORKERS: usize = 2;
+/// With a second thread, two simultaneous `CreateQueue` of one name could make
+/// two queues, and the messages of one be lost: rustack looks a name up and
+/// inserts it in two steps.
+const WORKERS: usize = 1;
 
 /// The account in queue URLs and ARNs, the same as in dynoxide's ARNs.
 const ACCOUNT: &str = "000000000000";

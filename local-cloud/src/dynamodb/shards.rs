@@ -1,11 +1,16 @@
 //! Corrects dynoxide's `DescribeStream`. Each of its streams has one shard that
 //! never closes, but it gives the shard an ending sequence number, which in
-//! DynamoDB means closed; and it ignores what narrows a listing, so that the
-//! shard appears as its own child and as its own successor.
+//! DynamoDB means closed, and a starting one only with its first record. It also
+//! ignores what narrows a listing, so that the shard appears as its own child and
+//! as its own successor.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+
+/// Before every sequence number that dynoxide gives a record, and one that it
+/// takes.
+const START: &str = "100000000000000000001";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -36,6 +41,7 @@ pub(crate) fn corrected(asked: &[u8], answer: Bytes) -> Bytes {
     shards.retain_mut(|shard| {
         if let Some(Value::Object(range)) = shard.get_mut("SequenceNumberRange") {
             range.remove("EndingSequenceNumber");
+            range.insert("StartingSequenceNumber".to_owned(), START.into());
         }
         let id = shard.get("ShardId").and_then(Value::as_str);
         // Listings are in the order of the ids.

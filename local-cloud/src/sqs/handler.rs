@@ -4,8 +4,6 @@
 //!
 //! - Settings and bounds: [`settings`].
 //! - What a message may hold, and how large a batch may be: [`contents`].
-//! - Two simultaneous `CreateQueue` of one name would make two queues, and the
-//!   messages of one be lost.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +16,6 @@ use rustack_sqs_http::body::SqsResponseBody;
 use rustack_sqs_http::dispatch::SqsHandler;
 use rustack_sqs_model::error::SqsError;
 use rustack_sqs_model::operations::SqsOperation;
-use tokio::sync::Mutex;
 
 use super::{contents, settings};
 
@@ -29,16 +26,12 @@ type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 #[derive(Debug)]
 pub(crate) struct CheckedSqs {
     inner: Arc<RustackSqsHandler>,
-    /// One `CreateQueue` at a time: rustack looks a name up and inserts it in
-    /// two steps.
-    creating: Arc<Mutex<()>>,
 }
 
 impl CheckedSqs {
     pub(crate) fn new(inner: RustackSqsHandler) -> Self {
         Self {
             inner: Arc::new(inner),
-            creating: Arc::new(Mutex::new(())),
         }
     }
 }
@@ -46,14 +39,8 @@ impl CheckedSqs {
 impl SqsHandler for CheckedSqs {
     fn handle_operation(&self, op: SqsOperation, body: Bytes) -> Answering {
         let inner = Arc::clone(&self.inner);
-        let creating = Arc::clone(&self.creating);
         Box::pin(async move {
             match op {
-                SqsOperation::CreateQueue => {
-                    let body = settings::checked(op, body)?;
-                    let _turn = creating.lock().await;
-                    inner.handle_operation(op, body).await
-                }
                 SqsOperation::SendMessage => match contents::refused_message(&body) {
                     Some(refusal) => Ok(refusal),
                     None => inner.handle_operation(op, body).await,

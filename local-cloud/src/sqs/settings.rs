@@ -5,6 +5,7 @@
 //! - `maxReceiveCount` is read as a number only, though SQS takes a string too;
 //!   and a policy written differently but meaning the same would make the second
 //!   `CreateQueue` fail.
+//! - A `NextToken` near the largest integer would cut the connection.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use rustack_sqs_model::error::SqsError;
 use rustack_sqs_model::input::{
     ChangeMessageVisibilityBatchInput, ChangeMessageVisibilityInput, CreateQueueInput,
-    ReceiveMessageInput, SetQueueAttributesInput,
+    ListQueuesInput, ReceiveMessageInput, SetQueueAttributesInput,
 };
 use rustack_sqs_model::operations::SqsOperation;
 use rustack_sqs_model::types::RedrivePolicy;
@@ -55,6 +56,13 @@ pub(crate) fn checked(op: SqsOperation, body: Bytes) -> Result<Bytes, SqsError> 
                 seconds.try_for_each(|s| within("VisibilityTimeout", s, VISIBILITY_TIMEOUT))
             })
         }
+        SqsOperation::ListQueues => inspected(body, |input: &ListQueuesInput| {
+            // rustack's own tokens are small numbers.
+            match input.next_token.as_deref().map(str::parse::<u32>) {
+                None | Some(Ok(_)) => Ok(()),
+                Some(Err(_)) => Err(SqsError::invalid_parameter_value("Invalid NextToken.")),
+            }
+        }),
         _ => Ok(body),
     }
 }

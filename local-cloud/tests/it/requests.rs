@@ -150,6 +150,16 @@ async fn a_visibility_timeout_out_of_bounds_leaves_the_queue_alive() {
 }
 
 #[tokio::test]
+async fn a_token_that_no_listing_gave_is_refused() {
+    let cloud = start().await;
+    let client = cloud.sqs_client();
+    for token in [usize::MAX.to_string(), "-1".to_owned(), "x".to_owned()] {
+        let error = client.list_queues().next_token(token).send().await;
+        assert_eq!(error_code(&error.unwrap_err()), "InvalidParameterValue");
+    }
+}
+
+#[tokio::test]
 async fn a_redrive_policy_needs_a_count_from_1_to_1000() {
     let cloud = start().await;
     let client = cloud.sqs_client();

@@ -254,24 +254,3 @@ async fn an_extended_visibility_keeps_a_message_away_and_zero_brings_it_back() {
     set_visibility(0).await;
     assert_eq!(bodies(&receive(&client, &queue).await), ["m"]);
 }
-
-#[tokio::test]
-async fn many_creating_one_queue_get_the_same() {
-    let cloud = start().await;
-    let client = cloud.sqs_client();
-    let create = async || {
-        let queue = create(&client, "q", &[]).await;
-        client
-            .send_message()
-            .queue_url(&queue)
-            .message_body("m")
-            .send()
-            .await
-            .unwrap();
-        queue
-    };
-    let queues = futures::future::join_all((0..20).map(|_| create())).await;
-
-    let waiting = QueueAttributeName::ApproximateNumberOfMessages;
-    assert_eq!(attribute(&client, &queues[0], waiting).await, "20");
-}

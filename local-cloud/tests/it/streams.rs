@@ -176,7 +176,6 @@ async fn an_open_shard_has_no_end_no_child_and_no_successor() {
     };
 
     let empty = range().await;
-    assert_eq!(empty.ending_sequence_number(), None);
     let action = put_event("o-1", 1);
     dynamodb
         .transact_write_items()
@@ -185,8 +184,12 @@ async fn an_open_shard_has_no_end_no_child_and_no_successor() {
         .await
         .unwrap();
     let written = range().await;
-    assert!(written.starting_sequence_number().is_some());
+    assert_eq!(written, empty);
     assert_eq!(written.ending_sequence_number(), None);
+    let first = written.starting_sequence_number();
+    let start = iterator(&streams, &shard, ShardIteratorType::AtSequenceNumber, first);
+    let (records, _) = read(&streams, start.await, 1000).await;
+    assert_eq!(records.len(), 1, "reading from its start reads all");
 
     let filter = ShardFilter::builder()
         .r#type(ShardFilterType::ChildShards)

@@ -22,6 +22,12 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 /// but not more often than this, however many shards end at once.
 const LISTING_PAUSE: Duration = Duration::from_secs(2);
 
+/// Leases are looked at this often, so that one that was given back is taken
+/// soon, plus a bit for every row, as a look reads them all; but four times a
+/// lease duration at least.
+const LOOK_INTERVAL: Duration = Duration::from_millis(400);
+const LOOK_PER_ROW: Duration = Duration::from_millis(1);
+
 /// Lease requests at once, when a stream has many shards.
 const LEASE_REQUESTS: usize = 16;
 
@@ -37,6 +43,7 @@ pub(super) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
             listing_began: Instant::now(),
             relist: false,
             observations: Observations::default(),
+            rows: 0,
             held: BTreeSet::new(),
             holders: JoinSet::new(),
         };
@@ -99,6 +106,8 @@ struct Coordinator {
     listing_began: Instant,
     relist: bool,
     observations: Observations,
+    /// Rows of the lease table at the last look.
+    rows: usize,
     held: BTreeSet<ShardId>,
     holders: JoinSet<(ShardId, Ending)>,
 }
@@ -106,15 +115,7 @@ struct Coordinator {
 impl Coordinator {
     async fn work(&mut self) -> Outcome {
         let stop = self.around.stop.clone();
-        let mut turns = tokio::time::interval(self.around.config.lease_duration / 4);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Outcome::Stopping,
-                Some(ended) = self.holders.join_next() => self.ended(ended).await,
-                _ = turns.tick() => {}
-            }
             let round = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Outcome::Stopping,
@@ -132,7 +133,21 @@ impl Coordinator {
                 }
                 self.take(leases).await;
             }
+            let pause = self.pause();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Outcome::Stopping,
+                Some(ended) = self.holders.join_next() => self.ended(ended).await,
+                () = tokio::time::sleep(pause) => {}
+            }
         }
+    }
+
+    fn pause(&self) -> Duration {
+        let per_row = LOOK_PER_ROW * u32::try_from(self.rows).unwrap_or(u32::MAX);
+        LOOK_INTERVAL
+            .saturating_add(per_row)
+            .min(self.around.config.lease_duration / 4)
     }
 
     async fn ended(&mut self, ended: Result<(ShardId, Ending), tokio::task::JoinError>) {
@@ -203,6 +218,7 @@ impl Coordinator {
             }
         };
         let now = Instant::now();
+        self.rows = leases.len();
         self.observations.note(&leases, now);
         let config = &self.around.config;
         let free: Vec<Lease> = takable(
