@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -175,6 +175,7 @@ async fn read(request: Request<Incoming>) -> Result<(Parts, Bytes), Box<Answer>>
 
 /// A request with a body that may have another length than it came with.
 fn rebuilt(mut parts: Parts, body: Bytes) -> Request<Body> {
+    parts.headers.remove(TRANSFER_ENCODING);
     parts.headers.insert(CONTENT_LENGTH, body.len().into());
     Request::from_parts(parts, Either::Right(body.into()))
 }
