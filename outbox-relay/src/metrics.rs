@@ -8,6 +8,22 @@ use tokio::time::Instant;
 
 use crate::engine::Status;
 
+/// Reasons that an event is quarantined for.
+const QUARANTINE_REASONS: [&str; 9] = [
+    "malformed_item",
+    "event_id",
+    "empty_attribute",
+    "not_json",
+    "invalid_character",
+    "too_large",
+    "no_route",
+    "fifo_id",
+    "refused_by_queue",
+];
+
+/// The most common kinds of retries; a service's own codes come as they do.
+const RETRY_KINDS: [&str; 4] = ["timeout", "connection", "mark", "quarantine"];
+
 #[derive(Clone, Debug)]
 pub(crate) struct RelayMetrics {
     published: Counter<u64>,
@@ -90,6 +106,14 @@ impl RelayMetrics {
             ),
         };
         // A counter that was never added to is not there to be alerted on.
+        for reason in QUARANTINE_REASONS {
+            metrics
+                .quarantined
+                .add(0, &[KeyValue::new("reason", reason)]);
+        }
+        for kind in RETRY_KINDS {
+            metrics.retries.add(0, &[KeyValue::new("kind", kind)]);
+        }
         metrics.gaps.add(0, &[]);
         metrics.leases_lost.add(0, &[]);
         metrics.checkpoint_failures.add(0, &[]);

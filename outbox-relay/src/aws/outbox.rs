@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes, Select,
 };
@@ -63,30 +64,8 @@ impl Outbox {
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
             .expression_attribute_values(":bucket", text(bucket_name(bucket)))
     }
-}
 
-fn unavailable(error: &(impl std::error::Error + 'static)) -> TableError {
-    TableError(DisplayErrorContext(error).to_string())
-}
-
-fn text(value: impl Into<String>) -> AttributeValue {
-    AttributeValue::S(value.into())
-}
-
-fn number(value: impl ToString) -> AttributeValue {
-    AttributeValue::N(value.to_string())
-}
-
-fn item_key(key: &EventKey) -> HashMap<String, AttributeValue> {
-    HashMap::from([
-        (attribute::AGGREGATE_ID.to_owned(), text(&key.aggregate_id)),
-        (attribute::SEQUENCE.to_owned(), number(&key.sequence)),
-    ])
-}
-
-#[async_trait]
-impl OutboxTable for Outbox {
-    async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
+    async fn mark_all(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
         let statements = published
             .iter()
             .map(|event| {
@@ -119,6 +98,10 @@ impl OutboxTable for Outbox {
                         BatchStatementErrorCodeEnum::ConditionalCheckFailed
                         | BatchStatementErrorCodeEnum::ResourceNotFound,
                     ) => MarkOutcome::NotPending,
+                    Some(
+                        BatchStatementErrorCodeEnum::ValidationError
+                        | BatchStatementErrorCodeEnum::ItemCollectionSizeLimitExceeded,
+                    ) => MarkOutcome::Impossible,
                     code => {
                         tracing::warn!(
                             ?code,
@@ -132,7 +115,7 @@ impl OutboxTable for Outbox {
             .collect())
     }
 
-    async fn quarantine(&self, event: &Quarantine) -> Result<(), TableError> {
+    async fn quarantine_wholly(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
         let update = self
             .client
             .update_item()
@@ -160,14 +143,90 @@ impl OutboxTable for Outbox {
             .expression_attribute_values(":attempts", number(event.attempts))
             .send()
             .await;
-        match update {
-            Ok(_) => Ok(()),
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() =>
-            {
-                Ok(())
+        outcome(update)
+    }
+
+    /// The smallest write that settles an event, for an item that is too large
+    /// for more: it takes away more than it adds.
+    async fn settle(
+        &self,
+        key: &EventKey,
+        status: Status,
+        bucket: Option<&str>,
+    ) -> Result<MarkOutcome, TableError> {
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .condition_expression("#status = :pending")
+            .expression_attribute_names("#status", attribute::STATUS)
+            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+            .expression_attribute_values(":pending", text(Status::Pending.as_str()))
+            .expression_attribute_values(":status", text(status.as_str()));
+        let request = match bucket {
+            Some(bucket) => request
+                .update_expression("SET #status = :status, #bucket = :bucket")
+                .expression_attribute_values(":bucket", text(bucket)),
+            None => request.update_expression("SET #status = :status REMOVE #bucket"),
+        };
+        outcome(request.send().await)
+    }
+}
+
+/// What an update that is conditional on the event being pending came to.
+fn outcome<T>(update: Result<T, SdkError<UpdateItemError>>) -> Result<MarkOutcome, TableError> {
+    match update {
+        Ok(_) => Ok(MarkOutcome::Marked),
+        Err(error) => match error.code() {
+            Some("ConditionalCheckFailedException") => Ok(MarkOutcome::NotPending),
+            Some("ValidationException") => {
+                tracing::warn!(error = %DisplayErrorContext(&error), "an event cannot be written");
+                Ok(MarkOutcome::Impossible)
             }
-            Err(error) => Err(unavailable(&error)),
+            _ => Err(unavailable(&error)),
+        },
+    }
+}
+
+fn unavailable(error: &(impl std::error::Error + 'static)) -> TableError {
+    TableError(DisplayErrorContext(error).to_string())
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+fn item_key(key: &EventKey) -> HashMap<String, AttributeValue> {
+    HashMap::from([
+        (attribute::AGGREGATE_ID.to_owned(), text(&key.aggregate_id)),
+        (attribute::SEQUENCE.to_owned(), number(&key.sequence)),
+    ])
+}
+
+#[async_trait]
+impl OutboxTable for Outbox {
+    async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
+        let mut outcomes = self.mark_all(published).await?;
+        for (event, outcome) in published.iter().zip(&mut outcomes) {
+            if *outcome == MarkOutcome::Impossible {
+                *outcome = self.settle(&event.key, Status::Published, None).await?;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
+        match self.quarantine_wholly(event).await? {
+            MarkOutcome::Impossible => {
+                self.settle(&event.key, Status::Failed, Some(FAILED_BUCKET))
+                    .await
+            }
+            outcome => Ok(outcome),
         }
     }
 

@@ -33,6 +33,10 @@ pub const MAX_BATCH: usize = 10;
 /// DynamoDB: statements a `BatchExecuteStatement`.
 pub const MAX_MARKS: usize = 25;
 
+/// Events that are sent and not marked, at which sending pauses: a crash
+/// repeats them. Enough to keep marking busy, and no more.
+pub const MAX_UNMARKED: usize = 400;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Schedule<A> {
@@ -42,6 +46,8 @@ pub struct Schedule<A> {
     delayed: BTreeSet<(Instant, String)>,
     /// Events that are sent and not yet handed out for marking, oldest first.
     unmarked: VecDeque<EventRef>,
+    /// Handed out for marking.
+    marking: usize,
     marks_blocked_until: Option<Instant>,
     /// Mark requests in a row that did not go through wholly.
     mark_failures: u32,
@@ -155,6 +161,7 @@ impl<A> Default for Schedule<A> {
             lanes: BTreeMap::new(),
             delayed: BTreeSet::new(),
             unmarked: VecDeque::new(),
+            marking: 0,
             marks_blocked_until: None,
             mark_failures: 0,
             last_served: None,
@@ -216,6 +223,9 @@ impl<A> Schedule<A> {
         now: Instant,
         permission: impl Fn(&[A]) -> Permission,
     ) -> Option<Batch> {
+        if !self.may_send() {
+            return None;
+        }
         self.end_delays(now);
         let mut queues: Vec<_> = self
             .lanes
@@ -238,6 +248,11 @@ impl<A> Schedule<A> {
             }
         }
         None
+    }
+
+    /// Sending waits for marking, so that a crash repeats little (G3).
+    fn may_send(&self) -> bool {
+        self.unmarked.len() + self.marking < MAX_UNMARKED
     }
 
     fn end_delays(&mut self, now: Instant) {
@@ -411,7 +426,8 @@ impl<A> Schedule<A> {
             return Vec::new();
         }
         let count = self.unmarked.len().min(MAX_MARKS);
-        self.unmarked
+        let marks: Vec<_> = self
+            .unmarked
             .drain(..count)
             .filter_map(|event| {
                 let slot = self
@@ -429,11 +445,14 @@ impl<A> Schedule<A> {
                     State::Waiting | State::Sending => None,
                 }
             })
-            .collect()
+            .collect();
+        self.marking += marks.len();
+        marks
     }
 
     /// The event is marked, or gone; returns what was pushed with it.
     pub fn marked(&mut self, event: &EventRef) -> Vec<A> {
+        self.marking = self.marking.saturating_sub(1);
         let acks = self.forget(event);
         self.queue_up(event.aggregate_id.clone());
         acks
@@ -441,6 +460,7 @@ impl<A> Schedule<A> {
 
     /// The mark did not go through.
     pub fn mark_again(&mut self, event: EventRef) {
+        self.marking = self.marking.saturating_sub(1);
         self.unmarked.push_front(event);
     }
 
@@ -483,7 +503,10 @@ impl<A> Schedule<A> {
             .filter_map(|lane| lane.blocked_until)
             .filter(|until| *until > now);
         let delayed = self.delayed.first().map(|(until, _)| *until);
-        let sends = lanes.chain(delayed).min().filter(|_| sending);
+        let sends = lanes
+            .chain(delayed)
+            .min()
+            .filter(|_| sending && self.may_send());
         marks.into_iter().chain(sends).min()
     }
 
@@ -711,6 +734,29 @@ mod tests {
         assert_eq!(schedule.next_marks(now, false).len(), 25);
         assert!(schedule.next_marks(now, false).is_empty());
         assert_eq!(schedule.next_marks(now, true).len(), 5);
+    }
+
+    #[test]
+    fn sending_waits_for_marks() {
+        let mut schedule = Schedule::default();
+        let now = Instant::now();
+        for n in 0..2 * MAX_UNMARKED {
+            schedule.push(event(&format!("x{n:04}"), 1, "q", 1), 0);
+        }
+        let mut sent = 0;
+        while let Some(batch) = schedule.next_batch(now, |_| Permission::Send) {
+            for outgoing in &batch.events {
+                let at = Timestamp::from_millis(0);
+                schedule.sent(&EventRef::of(&outgoing.event), "m".to_owned(), at);
+            }
+            schedule.batch_went_through(&batch.queue);
+            sent += batch.events.len();
+        }
+        assert_eq!(sent, MAX_UNMARKED);
+        for mark in schedule.next_marks(now, true) {
+            schedule.marked(&mark.event);
+        }
+        assert_eq!(next(&mut schedule, now).len(), 10);
     }
 
     #[test]

@@ -75,6 +75,9 @@ async fn locate(around: &Surroundings, random: &mut fastrand::Rng) -> Option<Arc
                 }
                 Err(error) => {
                     around.status.stream(Err(error.to_string()));
+                    around
+                        .status
+                        .coordination(Err(error.to_string()), Instant::now());
                     failures += 1;
                     tracing::warn!(%error, "the outbox stream cannot be read yet");
                 }
@@ -196,10 +199,12 @@ impl Coordinator {
     /// One look at shards and leases: what to take. What fails is looked at
     /// again next time.
     async fn look(&mut self) -> Round {
+        let mut failure = None;
         match self.list_shards().await {
             Ok(true) => return Round::StreamChanged,
             Ok(false) => {}
             Err(error) => {
+                failure = Some(error.to_string());
                 self.around.status.stream(Err(error.to_string()));
                 tracing::warn!(%error, "the stream's shards could not be listed; trying again");
             }
@@ -214,10 +219,16 @@ impl Coordinator {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::warn!(%error, "the lease table could not be read; trying again");
+                self.around
+                    .status
+                    .coordination(Err(error.to_string()), Instant::now());
                 return Round::Free(Vec::new());
             }
         };
         let now = Instant::now();
+        self.around
+            .status
+            .coordination(failure.map_or(Ok(()), Err), now);
         self.rows = leases.len();
         self.observations.note(&leases, now);
         let config = &self.around.config;

@@ -22,7 +22,7 @@ const MAX_LOOK_UP: usize = 100;
 
 /// What a buffered event takes besides its message: its ids, and its place in
 /// maps and lists.
-const EVENT_OVERHEAD: usize = 1024;
+pub(crate) const EVENT_OVERHEAD: usize = 1024;
 
 pub(crate) struct Outlet {
     pub(crate) outbox: Arc<dyn OutboxTable>,

@@ -69,6 +69,7 @@ enum Done {
     },
     Quarantined {
         rejected: Rejected,
+        outcome: MarkOutcome,
         acks: Vec<Ack>,
     },
 }
@@ -212,9 +213,15 @@ impl Publisher {
                 in_flight.marks -= 1;
                 self.marks_answered(marks, answer, now);
             }
-            Done::Quarantined { rejected, acks } => {
+            Done::Quarantined {
+                rejected,
+                outcome,
+                acks,
+            } => {
                 self.metrics.quarantined(rejected.reason);
+                self.status.table(Ok(()), now);
                 tracing::error!(
+                    ?outcome,
                     aggregate_id = rejected.key.aggregate_id,
                     sequence = rejected.key.sequence,
                     reason = rejected.reason,
@@ -358,14 +365,26 @@ impl Publisher {
         };
         let outbox = Arc::clone(&self.ports.outbox);
         let mut random = self.random.fork();
+        let (metrics, status) = (self.metrics.clone(), self.status.clone());
         in_flight.tasks.spawn(async move {
             let mut failures = 0;
-            while let Err(error) = outbox.quarantine(&request).await {
-                failures += 1;
-                tracing::warn!(%error, failures, "an event could not be quarantined; trying again");
-                tokio::time::sleep(backoff::delay(failures, random.f64())).await;
+            let outcome = loop {
+                match outbox.quarantine(&request).await {
+                    Ok(outcome) => break outcome,
+                    Err(error) => {
+                        failures += 1;
+                        metrics.retried("quarantine", 1);
+                        status.table(Err(error.to_string()), Instant::now());
+                        tracing::warn!(%error, failures, "an event could not be quarantined; trying again");
+                        tokio::time::sleep(backoff::delay(failures, random.f64())).await;
+                    }
+                }
+            };
+            Done::Quarantined {
+                rejected,
+                outcome,
+                acks,
             }
-            Done::Quarantined { rejected, acks }
         });
     }
 
@@ -375,17 +394,32 @@ impl Publisher {
         answer: Result<Vec<MarkOutcome>, TableError>,
         now: Instant,
     ) {
-        let outcomes = answer.unwrap_or_else(|error| {
-            tracing::warn!(%error, "published events could not be marked; trying again");
-            Vec::new()
-        });
+        let outcomes = match answer {
+            Ok(outcomes) => {
+                self.status.table(Ok(()), now);
+                outcomes
+            }
+            Err(error) => {
+                self.metrics.retried("mark", marks.len() as u64);
+                self.status.table(Err(error.to_string()), now);
+                tracing::warn!(%error, "published events could not be marked; trying again");
+                Vec::new()
+            }
+        };
         let outcomes = outcomes
             .into_iter()
             .chain(std::iter::repeat(MarkOutcome::TryAgain));
         let mut again = false;
         for (mark, outcome) in marks.into_iter().zip(outcomes) {
             match outcome {
-                MarkOutcome::Marked | MarkOutcome::NotPending => {
+                MarkOutcome::Marked | MarkOutcome::NotPending | MarkOutcome::Impossible => {
+                    if outcome == MarkOutcome::Impossible {
+                        tracing::error!(
+                            aggregate_id = mark.key.aggregate_id,
+                            sequence = mark.key.sequence,
+                            "an event is published, but its item can not be marked"
+                        );
+                    }
                     self.schedule
                         .marked(&mark.event)
                         .into_iter()

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::outlet::{Outlet, predecessor};
+use super::outlet::{EVENT_OVERHEAD, Outlet, predecessor};
 use super::{EngineConfig, Status};
 use crate::decide::backoff;
 use crate::decide::catch_up::CatchUp;
@@ -35,8 +35,9 @@ const TIP_READS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_READS: u32 = 20;
 
-/// Events of a shard that wait like this; more are not worth their memory.
-const MAX_WAITING: usize = 5_000;
+/// Bytes of messages that may wait like this in a shard; more is not worth the
+/// memory.
+const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
 
 pub(crate) struct Reader {
     pub(crate) source: Arc<dyn Stream>,
@@ -213,7 +214,7 @@ impl Reader {
         events.sort_by_key(|read| read.event.sequence);
         let questions = questions(&events, succession);
         let states = self.outlet.states(questions, random).await;
-        let too_many = events.len() > MAX_WAITING;
+        let mut waiting_bytes = 0;
         let mut waiting = Vec::new();
         let mut settled = 0;
         for mut read in events {
@@ -223,8 +224,9 @@ impl Reader {
                 || states.is_out_of_the_way(&predecessor(&read.event));
             if !follows {
                 read.reads += 1;
+                waiting_bytes += read.event.message.size() + EVENT_OVERHEAD;
                 let patient = read.reads < PATIENCE_READS || read.since.elapsed() < PATIENCE;
-                if patient && !too_many {
+                if patient && waiting_bytes <= MAX_WAITING_BYTES {
                     waiting.push(read);
                     continue;
                 }

@@ -24,6 +24,10 @@ struct Inner {
     stream: Result<(), String>,
     /// Why the last send to a queue failed.
     queues: BTreeMap<String, String>,
+    /// Why events cannot be marked or quarantined, and since when.
+    table: Option<(Instant, String)>,
+    /// Why shards or leases cannot be looked at, and since when.
+    coordination: Option<(Instant, String)>,
     /// How many leases nobody has, and since when there have been some.
     unowned: Option<(usize, Instant)>,
     pending: u64,
@@ -47,6 +51,8 @@ impl Status {
                 shards: BTreeMap::new(),
                 stream: Err("the stream has not been found yet".to_owned()),
                 queues: BTreeMap::new(),
+                table: None,
+                coordination: None,
                 unowned: None,
                 pending: 0,
                 oldest_pending: None,
@@ -111,6 +117,16 @@ impl Status {
 
     pub(crate) fn queue_well(&self, queue: &str) {
         self.lock().queues.remove(queue);
+    }
+
+    /// The outcome of a mark or a quarantine.
+    pub(crate) fn table(&self, outcome: Result<(), String>, now: Instant) {
+        note(&mut self.lock().table, outcome, now);
+    }
+
+    /// The outcome of a look at shards and leases.
+    pub(crate) fn coordination(&self, outcome: Result<(), String>, now: Instant) {
+        note(&mut self.lock().coordination, outcome, now);
     }
 
     pub(crate) fn unowned(&self, count: usize, now: Instant) {
@@ -178,7 +194,17 @@ impl Status {
             ),
             _ => Check::pass("leases"),
         };
-        Report::new(shards.chain([unowned]))
+        let failing = |name: &str, failure: &Option<(Instant, String)>| match failure {
+            Some((since, reason)) if now.saturating_duration_since(*since) > limit => {
+                Check::fail(name, reason)
+            }
+            _ => Check::pass(name),
+        };
+        Report::new(shards.chain([
+            unowned,
+            failing("marks", &inner.table),
+            failing("coordination", &inner.coordination),
+        ]))
     }
 
     /// Whether events can be published now.
@@ -192,8 +218,23 @@ impl Status {
             .queues
             .iter()
             .map(|(queue, reason)| Check::fail(format!("queue {queue}"), reason));
-        Report::new([stream].into_iter().chain(queues))
+        let table = inner
+            .table
+            .iter()
+            .map(|(_, reason)| Check::fail("marks", reason));
+        Report::new([stream].into_iter().chain(queues).chain(table))
     }
+}
+
+/// Keeps since when it fails.
+fn note(failure: &mut Option<(Instant, String)>, outcome: Result<(), String>, now: Instant) {
+    *failure = match outcome {
+        Ok(()) => None,
+        Err(reason) => {
+            let since = failure.as_ref().map_or(now, |(since, _)| *since);
+            Some((since, reason))
+        }
+    };
 }
 
 #[cfg(test)]
@@ -240,5 +281,20 @@ mod tests {
         assert!(!status.live(later).healthy());
         status.unowned(0, later);
         assert!(status.live(later).healthy());
+    }
+
+    #[test]
+    fn health_is_red_when_nothing_can_be_marked_or_leases_cannot_be_read() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(31);
+        for fail in [Status::table, Status::coordination] {
+            let status = Status::new(Duration::from_secs(10));
+            fail(&status, Err("away".to_owned()), start);
+            fail(&status, Err("away".to_owned()), later);
+            assert!(status.live(start).healthy());
+            assert!(!status.live(later).healthy());
+            fail(&status, Ok(()), later);
+            assert!(status.live(later).healthy());
+        }
     }
 }

@@ -58,6 +58,9 @@ pub enum MarkOutcome {
     NotPending,
     /// Not now; try again.
     TryAgain,
+    /// Never: the item can not be written any more, such as one so large that
+    /// the mark does not fit.
+    Impossible,
 }
 
 /// The request as a whole failed; what it wrote is unknown.
@@ -75,8 +78,9 @@ pub trait OutboxTable: Send + Sync {
     /// Marks 1–25 different events as published; one outcome each, in order.
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError>;
 
-    /// Quarantines one event, payload and all.
-    async fn quarantine(&self, event: &Quarantine) -> Result<(), TableError>;
+    /// Quarantines one event, payload and all. Never says
+    /// [`MarkOutcome::TryAgain`].
+    async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError>;
 
     /// The status of 1–100 different events, in order; `None` where there is
     /// no such item or none that is understood. Strongly consistent.

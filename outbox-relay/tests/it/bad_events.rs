@@ -122,3 +122,26 @@ async fn an_item_that_is_no_event_is_left_alone() {
     stage.until_status("o-1", 1, "PUBLISHED").await;
     assert_eq!(stage.event("foreign", 1).await, foreign);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_too_full_for_its_mark_is_settled_all_the_same() {
+    let stage = Stage::new().await;
+    let relay = stage.relay(&[]).await;
+    // DynamoDB takes items of 400 KiB; a mark adds some 80 bytes.
+    let filler = text("x".repeat(409_400));
+    stage.put(changed("full", "filler", filler.clone())).await;
+    let mut bad = changed("bad", "filler", filler);
+    bad.insert("payload".to_owned(), text("{"));
+    stage.put(bad).await;
+    stage.put(event("next", 1)).await;
+    stage.until_status("next", 1, "PUBLISHED").await;
+    let full = stage.until_status("full", 1, "PUBLISHED").await;
+    assert!(!full.contains_key("state_bucket"));
+    let bad = stage.until_status("bad", 1, "FAILED").await;
+    assert_eq!(string(&bad, "state_bucket"), Some("FAILED"));
+    let mut received = ids(&stage.receive("order-events", 2).await);
+    received.sort();
+    assert_eq!(received, ["full:1", "next:1"]);
+    let ready = reqwest::get(relay.url("/readyz")).await.unwrap();
+    assert_eq!(ready.status(), 200);
+}

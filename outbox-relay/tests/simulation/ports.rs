@@ -313,14 +313,14 @@ impl OutboxTable for View {
         }
     }
 
-    async fn quarantine(&self, event: &Quarantine) -> Result<(), TableError> {
+    async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
         self.travel().await;
         let mut world = self.world();
         let name = &self.name;
         world
             .violations
             .push(format!("{name} quarantined the good event {:?}", event.key));
-        Ok(())
+        Ok(MarkOutcome::Marked)
     }
 
     async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {

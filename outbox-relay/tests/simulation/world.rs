@@ -483,9 +483,11 @@ impl World {
             .leases
             .get(&ShardId(SWEEPER.into()))
             .is_some_and(|lease| lease.owner.as_deref() == Some(instance));
+        // What the stream has forgotten comes from the table.
         let shard = self.shards.iter().find(|shard| {
-            let mut events = shard.records.iter().filter_map(|r| r.event.as_ref());
-            events.any(|event| event == key)
+            let readable = |record: &&RecordModel| !shard.gone && record.number > shard.trimmed;
+            let mut records = shard.records.iter().filter(readable);
+            records.any(|record| record.event.as_ref() == Some(key))
         });
         let Some(shard) = shard.map(|shard| shard.id.clone()) else {
             return;

@@ -148,17 +148,18 @@ impl OutboxItem {
             event_type: required(&mut item, attribute::EVENT_TYPE)?,
             payload: required(&mut item, attribute::PAYLOAD)?,
             occurred_at: required(&mut item, attribute::OCCURRED_AT)?,
-            traceparent: optional(&mut item, attribute::TRACEPARENT)?,
-            tracestate: optional(&mut item, attribute::TRACESTATE)?,
+            traceparent: lenient(&mut item, attribute::TRACEPARENT),
+            tracestate: lenient(&mut item, attribute::TRACESTATE),
             status,
-            state_bucket: optional(&mut item, attribute::STATE_BUCKET)?,
-            published_at: lenient_time(&mut item, attribute::PUBLISHED_AT),
-            message_id: optional(&mut item, attribute::MESSAGE_ID)?,
+            state_bucket: lenient(&mut item, attribute::STATE_BUCKET),
+            published_at: lenient(&mut item, attribute::PUBLISHED_AT)
+                .and_then(|at| at.parse().ok()),
+            message_id: lenient(&mut item, attribute::MESSAGE_ID),
             expires_at: item
                 .remove(attribute::EXPIRES_AT)
                 .and_then(|value| value.as_n().ok()?.parse().ok()),
-            failed_at: lenient_time(&mut item, attribute::FAILED_AT),
-            failure: optional(&mut item, attribute::FAILURE)?,
+            failed_at: lenient(&mut item, attribute::FAILED_AT).and_then(|at| at.parse().ok()),
+            failure: lenient(&mut item, attribute::FAILURE),
             attempts: item
                 .remove(attribute::ATTEMPTS)
                 .and_then(|value| value.as_n().ok()?.parse().ok()),
@@ -218,8 +219,12 @@ fn required(
     optional(item, name)?.ok_or_else(|| MalformedItem(format!("`{name}` is missing")))
 }
 
-fn lenient_time(item: &mut HashMap<String, AttributeValue>, name: &str) -> Option<Timestamp> {
-    item.remove(name)?.as_s().ok()?.parse().ok()
+/// What an event can be published without.
+fn lenient(item: &mut HashMap<String, AttributeValue>, name: &str) -> Option<String> {
+    match item.remove(name)? {
+        AttributeValue::S(text) => Some(text),
+        _ => None,
+    }
 }
 
 fn type_name(value: &AttributeValue) -> &'static str {
@@ -293,6 +298,20 @@ mod tests {
                 assert!(reason.contains(name), "{reason}");
             }
         }
+    }
+
+    #[test]
+    fn what_publishing_does_not_need_does_not_cost_the_event() {
+        let mut item = event();
+        for name in [
+            attribute::TRACEPARENT,
+            attribute::MESSAGE_ID,
+            attribute::PUBLISHED_AT,
+        ] {
+            item.insert(name.to_owned(), AttributeValue::N("1".to_owned()));
+        }
+        let item = OutboxItem::read(item).unwrap();
+        assert_eq!((item.traceparent, item.message_id), (None, None));
     }
 
     #[test]
