@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use shared::names::{parse_queue_name, parse_table};
 use shared::process::ProcessOptions;
 
 /// The whole system on this machine: DynamoDB, SQS and the three services.
@@ -162,7 +163,8 @@ pub struct Names {
         long,
         env = "ORDERS_TABLE",
         value_name = "TABLE",
-        default_value = "orders"
+        default_value = "orders",
+        value_parser = parse_table
     )]
     pub orders_table: String,
 
@@ -170,7 +172,8 @@ pub struct Names {
         long,
         env = "OUTBOX_TABLE",
         value_name = "TABLE",
-        default_value = "outbox"
+        default_value = "outbox",
+        value_parser = parse_table
     )]
     pub outbox_table: String,
 
@@ -178,7 +181,8 @@ pub struct Names {
         long,
         env = "INVENTORY_TABLE",
         value_name = "TABLE",
-        default_value = "inventory"
+        default_value = "inventory",
+        value_parser = parse_table
     )]
     pub inventory_table: String,
 
@@ -186,7 +190,8 @@ pub struct Names {
         long,
         env = "IDEMPOTENCY_TABLE",
         value_name = "TABLE",
-        default_value = "idempotency_keys"
+        default_value = "idempotency_keys",
+        value_parser = parse_table
     )]
     pub idempotency_table: String,
 
@@ -194,22 +199,14 @@ pub struct Names {
         long,
         env = "LEASES_TABLE",
         value_name = "TABLE",
-        default_value = "relay_leases"
+        default_value = "relay_leases",
+        value_parser = parse_table
     )]
     pub leases_table: String,
 
     /// Created with its dead-letter queue; FIFO when the name ends in `.fifo`.
-    #[arg(long, env = "WORKER_QUEUE", value_name = "QUEUE", default_value = "order-events", value_parser = queue_name)]
+    #[arg(long, env = "WORKER_QUEUE", value_name = "QUEUE", default_value = "order-events", value_parser = parse_queue_name)]
     pub worker_queue: String,
-}
-
-/// A queue can be created by its name only.
-fn queue_name(text: &str) -> Result<String, &'static str> {
-    if text.contains('/') {
-        Err("a queue is created by its name, not by a URL")
-    } else {
-        Ok(text.to_owned())
-    }
 }
 
 #[cfg(test)]
@@ -238,11 +235,5 @@ mod tests {
             insert_up(&mut arguments);
             assert_eq!(arguments, wanted);
         }
-    }
-
-    #[test]
-    fn a_queue_url_cannot_be_created() {
-        assert!(queue_name("order-events.fifo").is_ok());
-        assert!(queue_name("http://127.0.0.1:9324/000000000000/q").is_err());
     }
 }

@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::process::{ProcessOptions, parse_duration};
+use shared::names::{parse_queue, parse_table};
+use shared::process::{ProcessOptions, RunError, parse_duration};
 
 /// SQS: a message is invisible for at most this long at a time, and in total.
 pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
@@ -48,40 +49,25 @@ pub struct Config {
     pub process: ProcessOptions,
 }
 
+impl Config {
+    /// What no single option can know of the others.
+    pub(crate) fn check(&self) -> Result<(), RunError> {
+        if self.orders_table == self.inventory_table {
+            return Err(RunError::Usage(format!(
+                "--orders-table and --inventory-table both name the table `{}`; each needs its own",
+                self.orders_table
+            )));
+        }
+        Ok(())
+    }
+}
+
 fn parse_visibility(text: &str) -> Result<Duration, String> {
     let timeout = parse_duration(text)?;
     if timeout.subsec_nanos() == 0 && (Duration::from_secs(1)..=MAX_VISIBILITY).contains(&timeout) {
         Ok(timeout)
     } else {
         Err("must be whole seconds from 1s to 12h".to_owned())
-    }
-}
-
-/// The form only; whether the queue exists may still change.
-fn parse_queue(text: &str) -> Result<String, &'static str> {
-    let is_url = ["http://", "https://"].iter().any(|scheme| {
-        text.strip_prefix(scheme)
-            .is_some_and(|rest| !rest.starts_with('/') && rest.trim_end_matches('/').contains('/'))
-    });
-    let stem = text.strip_suffix(".fifo").unwrap_or(text);
-    let is_name = text.len() <= 80
-        && !stem.is_empty()
-        && stem
-            .bytes()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
-    if is_url || is_name {
-        Ok(text.to_owned())
-    } else {
-        Err("must be a queue's URL, or its name: 1 to 80 characters of A-Z a-z 0-9 _ -")
-    }
-}
-
-fn parse_table(text: &str) -> Result<String, &'static str> {
-    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-    if (3..=255).contains(&text.len()) && text.bytes().all(allowed) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be a table's name: 3 to 255 characters of A-Z a-z 0-9 . _ -")
     }
 }
 
@@ -96,41 +82,6 @@ mod tests {
         }
         for wrong in ["", "0s", "999ms", "1500ms", "12h 1s", "30"] {
             assert!(parse_visibility(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_queue_is_a_name_or_a_url() {
-        for ok in [
-            "order-events",
-            "a.fifo",
-            "https://sqs.eu-central-1.amazonaws.com/123456789012/q",
-            "http://127.0.0.1:9324/000000000000/q",
-            &"x".repeat(80),
-        ] {
-            assert!(parse_queue(ok).is_ok(), "{ok}");
-        }
-        for wrong in [
-            "",
-            ".fifo",
-            "a b",
-            "a.b",
-            "ftp://host/q",
-            "https://host",
-            "http:///q",
-            &"x".repeat(81),
-        ] {
-            assert!(parse_queue(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_table_name_has_3_to_255_characters() {
-        for ok in ["abc", "a.b_c-D9", &"x".repeat(255)] {
-            assert!(parse_table(ok).is_ok(), "{ok}");
-        }
-        for wrong in ["", "ab", "a b c", "tablé", &"x".repeat(256)] {
-            assert!(parse_table(wrong).is_err(), "{wrong}");
         }
     }
 }

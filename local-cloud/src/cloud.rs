@@ -4,11 +4,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::panic;
 
-use tempfile::TempDir;
 use tokio::task;
 
 use crate::dynamodb::DynamoDb;
 use crate::error::StartError;
+use crate::folder::Folder;
 use crate::host::Host;
 use crate::sqs;
 
@@ -40,7 +40,7 @@ pub struct LocalCloud {
     // Dropped in this order: the folder goes once nothing writes to it.
     pub(crate) dynamodb: DynamoDb,
     pub(crate) sqs: Host,
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl LocalCloud {
@@ -54,10 +54,7 @@ impl LocalCloud {
     /// variants when the machine lacks threads or room for temporary files.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         blocking(move || {
-            let folder = tempfile::Builder::new()
-                .prefix("local-cloud-")
-                .tempdir()
-                .map_err(StartError::Folder)?;
+            let folder = Folder::new().map_err(StartError::Folder)?;
             Ok(Self {
                 dynamodb: DynamoDb::start(config.dynamodb, folder.path())?,
                 sqs: sqs::start(config.sqs)?,

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! - `cloud`: [`LocalCloud`] and [`Config`]; starting and stopping all of it.
+//! - `folder`: the temporary folder, and what killed processes left of theirs.
 //! - `clients`: URLs, environment variables and SDK clients that reach it.
 //! - `host`: one service's listener, threads and end. `connections`: its accept
 //!   loop.
@@ -40,6 +41,7 @@ mod cloud;
 mod connections;
 mod dynamodb;
 mod error;
+mod folder;
 mod host;
 mod sqs;
 pub mod testing;

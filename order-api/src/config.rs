@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shared::names::parse_table;
 use shared::process::{ProcessOptions, RunError, parse_duration};
 
 /// Everything `order-api` can be told.
@@ -13,15 +14,15 @@ pub struct Config {
     pub listen: SocketAddr,
 
     /// DynamoDB table of the orders.
-    #[arg(long, env = "ORDERS_TABLE", value_name = "TABLE", default_value = "orders", value_parser = table_name)]
+    #[arg(long, env = "ORDERS_TABLE", value_name = "TABLE", default_value = "orders", value_parser = parse_table)]
     pub orders_table: String,
 
     /// DynamoDB table of the events that are to be published.
-    #[arg(long, env = "OUTBOX_TABLE", value_name = "TABLE", default_value = "outbox", value_parser = table_name)]
+    #[arg(long, env = "OUTBOX_TABLE", value_name = "TABLE", default_value = "outbox", value_parser = parse_table)]
     pub outbox_table: String,
 
     /// DynamoDB table of the idempotency keys.
-    #[arg(long, env = "IDEMPOTENCY_TABLE", value_name = "TABLE", default_value = "idempotency_keys", value_parser = table_name)]
+    #[arg(long, env = "IDEMPOTENCY_TABLE", value_name = "TABLE", default_value = "idempotency_keys", value_parser = parse_table)]
     pub idempotency_table: String,
 
     /// How long one request may take before it is answered with 504; 100ms to
@@ -60,16 +61,6 @@ impl Config {
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse()
         .map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080")
-}
-
-/// DynamoDB's own rule for table names.
-fn table_name(text: &str) -> Result<String, &'static str> {
-    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-    if (3..=255).contains(&text.len()) && text.bytes().all(allowed) {
-        Ok(text.to_owned())
-    } else {
-        Err("a table name is 3 to 255 characters of A-Z a-z 0-9 . _ -")
-    }
 }
 
 fn request_timeout(text: &str) -> Result<Duration, String> {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shared::names::parse_table;
 use shared::process::{ProcessOptions, RunError, parse_duration};
 
 use crate::routes::Routes;
@@ -59,13 +60,14 @@ pub struct Config {
     #[arg(long, env = "RELAY_RETENTION", value_name = "DURATION", default_value = "7d", value_parser = parse_duration)]
     pub retention: Duration,
 
-    /// How often the pending events of the table are looked at.
-    #[arg(long, env = "RELAY_SWEEP_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    /// How often the pending events of the table are looked at (at least 100ms).
+    #[arg(long, env = "RELAY_SWEEP_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = parse_sweep)]
     pub sweep_interval: Duration,
 
     /// How old a pending event must be, and how far past it the readers of the
-    /// stream, before it is published without the stream.
-    #[arg(long, env = "RELAY_SWEEP_AFTER", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    /// stream, before it is published without the stream (at
+    /// least 100ms).
+    #[arg(long, env = "RELAY_SWEEP_AFTER", value_name = "DURATION", default_value = "60s", value_parser = parse_sweep)]
     pub sweep_after: Duration,
 
     /// The outbox table.
@@ -73,7 +75,8 @@ pub struct Config {
         long,
         env = "OUTBOX_TABLE",
         value_name = "TABLE",
-        default_value = "outbox"
+        default_value = "outbox",
+        value_parser = parse_table
     )]
     pub outbox_table: String,
 
@@ -82,7 +85,8 @@ pub struct Config {
         long,
         env = "LEASES_TABLE",
         value_name = "TABLE",
-        default_value = "relay_leases"
+        default_value = "relay_leases",
+        value_parser = parse_table
     )]
     pub leases_table: String,
 
@@ -130,6 +134,15 @@ fn parse_name(text: &str) -> Result<String, String> {
 
 fn parse_lease_duration(text: &str) -> Result<Duration, String> {
     within(text, Duration::from_secs(1), Duration::from_secs(300))
+}
+
+/// Sweeping reads the index; more often than this it would do nothing else.
+fn parse_sweep(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration < Duration::from_millis(100) {
+        return Err("must be at least 100ms".to_owned());
+    }
+    Ok(duration)
 }
 
 fn parse_poll_max(text: &str) -> Result<Duration, String> {

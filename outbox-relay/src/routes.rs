@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use shared::names::parse_queue;
+
 /// A queue's name or URL. FIFO when it ends in `.fifo`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueRef(Arc<str>);
@@ -94,16 +96,7 @@ impl FromStr for Routes {
                 if pattern.is_empty() || queue.is_empty() {
                     return Err(format!("`{route}` names no event type pattern or no queue"));
                 }
-                let is_url = queue.starts_with("http://") || queue.starts_with("https://");
-                let is_name = queue
-                    .strip_suffix(".fifo")
-                    .unwrap_or(queue)
-                    .bytes()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
-                let is_name = is_name && queue.len() <= 80;
-                if !is_url && !is_name {
-                    return Err(format!("`{queue}` is neither a queue name nor a queue URL"));
-                }
+                parse_queue(queue).map_err(|reason| format!("`{queue}`: {reason}"))?;
                 Ok((pattern.to_owned(), QueueRef::new(queue)))
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -151,7 +144,16 @@ mod tests {
 
     #[test]
     fn a_wrong_route_is_named() {
-        for wrong in ["", "order.*", "=a", "a=", "a=b,", "a=not a queue"] {
+        for wrong in [
+            "",
+            "order.*",
+            "=a",
+            "a=",
+            "a=b,",
+            "a=not a queue",
+            "a=https://",
+            "a=.fifo",
+        ] {
             assert!(wrong.parse::<Routes>().is_err(), "{wrong}");
         }
     }

@@ -9,6 +9,8 @@
 //! - [`telemetry`]: logs, traces and metrics.
 //! - [`health`], [`http`]: `/healthz`, `/readyz`, `/metrics` and how a server is
 //!   bound and stopped.
+//! - [`names`]: the form of table and queue names; `environment`: of the SDK's
+//!   and OpenTelemetry's variables.
 //! - [`process`]: what every `main` does: parse, telemetry, run until a signal.
 //!
 //! A request flows: `process` starts a service with [`aws::Clients`] and a
@@ -16,8 +18,10 @@
 //! reports through `telemetry` and `health`.
 
 pub mod aws;
+mod environment;
 pub mod health;
 pub mod http;
+pub mod names;
 pub mod order;
 pub mod outbox;
 pub mod process;

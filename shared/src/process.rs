@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::aws::Clients;
+use crate::environment;
 use crate::telemetry::{self, LogFormat, Telemetry};
 
 /// Exit code for wrong options or environment (`EX_USAGE` of sysexits.h).
@@ -123,6 +124,7 @@ where
     let outcome = runtime.block_on(async {
         let telemetry =
             telemetry::init(service_name, options.log_format).map_err(RunError::Usage)?;
+        environment::check_aws(environment::variable).map_err(RunError::Usage)?;
         let clients = Clients::from_env()
             .await
             .map_err(|error| RunError::Usage(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use local_cloud::{Config, LocalCloud};
 
-use crate::support::provision;
+use crate::support::{BINARY, provision};
 
 #[tokio::test]
 async fn provisioning_twice_changes_nothing() {
@@ -57,4 +57,27 @@ async fn without_stock_the_inventory_stays_empty() {
         .await
         .unwrap();
     assert_eq!(stock.count, 0);
+}
+
+#[test]
+fn a_name_that_no_table_or_queue_can_have_is_one_sentence_and_exit_code_64() {
+    for command in ["provision", "up"] {
+        for (variable, value) in [
+            ("ORDERS_TABLE", "a table"),
+            ("LEASES_TABLE", ""),
+            ("INVENTORY_TABLE", "ab"),
+            ("WORKER_QUEUE", "no queue"),
+            ("WORKER_QUEUE", "https://host/1/q"),
+        ] {
+            let output = std::process::Command::new(BINARY)
+                .arg(command)
+                .env("AWS_REGION", "us-east-1")
+                .env(variable, value)
+                .output()
+                .unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(64), "{variable}={value}: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
 }

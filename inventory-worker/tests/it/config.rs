@@ -34,7 +34,10 @@ async fn a_wrong_value_ends_with_64_and_one_sentence_that_names_the_option() {
         ("WORKER_VISIBILITY_TIMEOUT", "--visibility-timeout", "13h"),
         ("ORDERS_TABLE", "--orders-table", "a"),
         ("INVENTORY_TABLE", "--inventory-table", "a table"),
+        ("INVENTORY_TABLE", "--inventory-table", "orders"),
+        ("WORKER_QUEUE", "--queue", "https://"),
         ("SHUTDOWN_GRACE", "--shutdown-grace", "soon"),
+        ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SQS", "localhost"),
     ] {
         let (code, error) = run(variable, wrong).await;
         assert_eq!(code, Some(64), "{variable}={wrong}: {error}");

@@ -34,6 +34,11 @@ fn a_wrong_option_is_one_sentence_and_exit_code_64() {
         ("ORDER_API_MAX_CONCURRENCY", "0", "1..=65536"),
         ("SHUTDOWN_GRACE", "soon", "unit"),
         ("LOG_FORMAT", "xml", "json"),
+        ("AWS_ENDPOINT_URL", "localhost:8000", "AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "nonsense", "http://"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317", "http://"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "grpc"),
+        ("OTEL_TRACES_SAMPLER", "sometimes", "always_on"),
     ] {
         let output = run(&[], &[region, (name, value)]);
         let said = String::from_utf8(output.stderr).unwrap();

@@ -1,6 +1,6 @@
 //! SIGTERM: no new connections, running requests finish, exit code 0.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use local_cloud::testing::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,4 +57,24 @@ async fn what_takes_longer_than_the_grace_period_is_cut() {
     assert_eq!(ended.code(), Some(0));
     let [orders, events, _] = world.counts().await;
     assert_eq!(orders, events);
+}
+
+#[tokio::test]
+async fn half_sent_requests_do_not_hold_the_stop_up() {
+    let mut world = World::start().await;
+    let request = request();
+    let mut clients = Vec::new();
+    // Idle; in the middle of the head; in the middle of the body.
+    for sent in [0, 20, request.len() - 10] {
+        let mut client = TcpStream::connect(world.api.address()).await.unwrap();
+        client.write_all(&request.as_bytes()[..sent]).await.unwrap();
+        clients.push(client);
+    }
+    // Answered after those were accepted.
+    world.get("/healthz").await;
+    let asked = Instant::now();
+    let ended = world.api.terminate().await.unwrap();
+    assert_eq!(ended.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(3));
+    assert_eq!(world.counts().await, [0, 0, 0]);
 }

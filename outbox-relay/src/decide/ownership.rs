@@ -65,6 +65,33 @@ pub fn unregistered<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard>
         .collect()
 }
 
+/// `shards`, and those that another instance has found since they were listed.
+/// Without them this one would ask for shards that it then does not take, and
+/// sweep past events that are still in them. A row whose parent is known is of
+/// a shard that exists, as no shard is trimmed before its parent; other rows
+/// may be of shards that are gone.
+pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
+    let mut known: BTreeSet<_> = shards.iter().map(|shard| shard.id.clone()).collect();
+    loop {
+        let before = shards.len();
+        for lease in leases {
+            if let Some(parent) = &lease.parent
+                && known.contains(parent)
+                && known.insert(lease.shard.clone())
+            {
+                shards.push(Shard {
+                    id: lease.shard.clone(),
+                    parent: lease.parent.clone(),
+                });
+            }
+        }
+        // Rows come in the order of their ids, mostly that of generations.
+        if shards.len() == before {
+            return shards;
+        }
+    }
+}
+
 /// Rule 1: a shard may start when its parent is read to its end, or is not
 /// listed any more (trimmed away).
 fn may_start(
@@ -274,6 +301,24 @@ mod tests {
         let shards = [shard("a", None), shard("b", None)];
         let unknown = unregistered(&shards, &[lease("a", None)]);
         assert_eq!(unknown, [&shards[1]]);
+    }
+
+    #[test]
+    fn shards_that_another_instance_registered_are_known_unless_they_may_be_gone() {
+        let leases = [
+            lease("c", Some("b")),
+            lease("b", Some("a")),
+            lease("z", Some("y")),
+        ];
+        let known = with_registered(vec![shard("a", None)], &leases);
+        assert_eq!(
+            known,
+            [
+                shard("a", None),
+                shard("b", Some("a")),
+                shard("c", Some("b"))
+            ]
+        );
     }
 
     fn owned(name: &str, owner: &str) -> Lease {

@@ -11,7 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::shard::{Ending, Surroundings, hold};
 use crate::decide::backoff;
-use crate::decide::ownership::{Observations, removable, takable, to_ask, unregistered};
+use crate::decide::ownership::{
+    Observations, removable, takable, to_ask, unregistered, with_registered,
+};
 use crate::ports::{Lease, LeaseError, SWEEPER, Shard, ShardId, StreamError, TableError};
 
 /// The stream's shards are listed this often; more often would cost a busy
@@ -225,6 +227,7 @@ impl Coordinator {
                 return Round::Free(Vec::new());
             }
         };
+        let shards = with_registered(shards, &leases);
         let now = Instant::now();
         self.around
             .status

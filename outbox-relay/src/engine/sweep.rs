@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 use super::outlet::{Outlet, patiently, predecessor};
 use super::shard::Surroundings;
 use crate::decide::classify::{Classified, Event, classify};
+use crate::decide::ownership::with_registered;
 use crate::decide::succession::Succession;
 use crate::decide::sweep::{is_overdue, low_water};
 use crate::ports::{Change, PendingCursor};
@@ -50,7 +51,8 @@ impl Sweeper {
                 return;
             }
         };
-        let Some(low_water) = low_water(&self.around.shards(), &leases) else {
+        let shards = with_registered(self.around.shards(), &leases);
+        let Some(low_water) = low_water(&shards, &leases) else {
             return;
         };
         let mut succession = Succession::default();

@@ -27,6 +27,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::environment;
+
 use self::log_format::WithTraceId;
 use self::metrics::Metrics;
 
@@ -43,6 +45,10 @@ pub enum LogFormat {
 /// spans are left out: they would double every trace.
 const TRACED_CRATES: [&str; 4] = ["shared", "order_api", "outbox_relay", "inventory_worker"];
 
+/// What is logged unless `RUST_LOG` says otherwise. The embedded DynamoDB warns
+/// of every failed condition, and conditions fail all the time.
+const DEFAULT_FILTER: &str = "info,dynoxide=error";
+
 /// The exporters of a running process.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
@@ -57,6 +63,7 @@ pub struct Telemetry {
 /// # Errors
 /// A sentence about the variable that cannot work.
 pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, String> {
+    environment::check_telemetry(environment::variable)?;
     global::set_text_map_propagator(opentelemetry_sdk::propagation::TraceContextPropagator::new());
     let resource = resource(service_name);
 
@@ -84,8 +91,8 @@ pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, 
 
     let filter =
         EnvFilter::try_from_default_env().or_else(|error| match std::env::var_os("RUST_LOG") {
-            None => Ok(EnvFilter::new("info")),
-            Some(value) if value.is_empty() => Ok(EnvFilter::new("info")),
+            None => Ok(EnvFilter::new(DEFAULT_FILTER)),
+            Some(value) if value.is_empty() => Ok(EnvFilter::new(DEFAULT_FILTER)),
             Some(_) => Err(format!("RUST_LOG cannot be read: {error}")),
         })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -146,13 +153,9 @@ impl Telemetry {
 }
 
 fn exporting() -> bool {
-    [
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-    ]
-    .into_iter()
-    .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    environment::OTLP_ENDPOINTS
+        .into_iter()
+        .any(|name| environment::variable(name).is_some())
 }
 
 fn resource(service_name: &'static str) -> Resource {
