@@ -8,5 +8,6 @@ mod checkpoints;
 mod configuration;
 mod outages;
 mod publishing;
+mod sharded;
 mod support;
 mod sweeping;

@@ -1,0 +1,258 @@
+//! Relays on a stream of many shards, which the embedded cloud does not have:
+//! tables and queues are its, the stream is a server of the tests' own.
+
+mod instances;
+mod retained;
+mod server;
+mod shards;
+mod splits;
+mod trimmed;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::Select;
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, QueueAttributeName};
+use local_cloud::testing::{Service, eventually};
+use shared::outbox::item::pending_buckets;
+
+use crate::support::{Item, Stage, event, ids, string, text};
+use server::StreamsServer;
+use shards::Shards;
+
+/// Several relays and the cloud in one place, unoptimised.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// What any one kill or pause may repeat: what a relay sends at once, 16
+/// batches of 10.
+const IN_FLIGHT: usize = 160;
+
+struct ShardedStage {
+    stage: Stage,
+    streams: StreamsServer,
+    queue: &'static str,
+    routes: String,
+}
+
+impl ShardedStage {
+    async fn new(shards: Shards, queue: &'static str) -> Self {
+        let stage = Stage::without_queue().await;
+        stage.create_queue(queue).await;
+        Self {
+            stage,
+            streams: StreamsServer::start(shards).await,
+            queue,
+            routes: format!("*={queue}"),
+        }
+    }
+
+    async fn relay(&self, name: &str, extra: &[(&str, &str)]) -> Service {
+        let mut options = vec![
+            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", self.streams.url()),
+            ("RELAY_ROUTES", &self.routes),
+            ("RELAY_INSTANCE_ID", name),
+            ("RELAY_LEASE_DURATION", "2s"),
+        ];
+        options.extend_from_slice(extra);
+        self.stage.relay(&options).await
+    }
+
+    /// Commits events: to the table, then to the stream.
+    async fn commit(&self, events: Vec<Item>) {
+        self.stage.put_all(events.clone()).await;
+        let mut shards = self.streams.shards();
+        for event in &events {
+            shards.append(event);
+        }
+    }
+
+    /// One event of each of `aggregates`.
+    async fn commit_round(&self, aggregates: usize, sequence: u64) {
+        let round = (0..aggregates).map(|n| event(&format!("a-{n}"), sequence));
+        self.commit(round.collect()).await;
+    }
+
+    /// The lease rows of shards that are not read to their end.
+    async fn open_leases(&self) -> Vec<Item> {
+        let rows: Result<Vec<_>, _> = self
+            .stage
+            .dynamodb
+            .scan()
+            .table_name("relay_leases")
+            .consistent_read(true)
+            .into_paginator()
+            .items()
+            .send()
+            .collect()
+            .await;
+        let mut rows = rows.unwrap();
+        rows.retain(|row| {
+            string(row, "state") == Some("OPEN") && string(row, "lease") != Some("sweeper")
+        });
+        rows
+    }
+
+    /// Until every shard that may be read has been, and a checkpoint is written.
+    async fn until_checkpointed(&self) {
+        eventually(PATIENCE, || async {
+            let leases = self.open_leases().await;
+            let checkpointed = |lease: &Item| string(lease, "checkpoint").is_some();
+            if !leases.is_empty() && leases.iter().all(checkpointed) {
+                Ok(())
+            } else {
+                Err(format!("{leases:?}"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// How many shards each instance has.
+    async fn shares(&self) -> BTreeMap<String, usize> {
+        let mut shares = BTreeMap::new();
+        for row in self.open_leases().await {
+            if let Some(owner) = string(&row, "owner") {
+                *shares.entry(owner.to_owned()).or_default() += 1;
+            }
+        }
+        shares
+    }
+
+    async fn until_shares(&self, expected: &[(&str, usize)]) {
+        let expected = expected
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect();
+        eventually(PATIENCE, || async {
+            let shares = self.shares().await;
+            if shares == expected {
+                Ok(())
+            } else {
+                Err(format!("{shares:?} instead of {expected:?}"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Until the queue holds so many messages.
+    async fn until_sent(&self, count: usize) {
+        let url = shared::aws::queue_url(&self.stage.sqs, self.queue)
+            .await
+            .unwrap();
+        eventually(PATIENCE, || async {
+            let answer = self
+                .stage
+                .sqs
+                .get_queue_attributes()
+                .queue_url(&url)
+                .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)
+                .send()
+                .await
+                .unwrap();
+            let sent: usize = answer.attributes.unwrap_or_default()
+                [&QueueAttributeName::ApproximateNumberOfMessages]
+                .parse()
+                .unwrap();
+            if sent >= count {
+                Ok(())
+            } else {
+                Err(format!("{sent} of {count} are sent"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Until nothing is pending; then all `count` events are PUBLISHED.
+    async fn until_published(&self, count: usize) {
+        eventually(PATIENCE, || async {
+            match self.pending().await {
+                0 => Ok(()),
+                pending => Err(format!("{pending} of {count} events are pending")),
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(self.stage.count("PUBLISHED").await, count);
+    }
+
+    async fn pending(&self) -> i32 {
+        let mut pending = 0;
+        for bucket in pending_buckets() {
+            let counted = self
+                .stage
+                .dynamodb
+                .query()
+                .table_name("outbox")
+                .index_name("by_state")
+                .select(Select::Count)
+                .key_condition_expression("state_bucket = :bucket")
+                .expression_attribute_values(":bucket", text(bucket))
+                .send()
+                .await;
+            pending += counted.unwrap().count;
+        }
+        pending
+    }
+
+    /// The event ids in the queue, as they come.
+    async fn received(&self) -> Vec<String> {
+        let sqs = &self.stage.sqs;
+        let url = shared::aws::queue_url(sqs, self.queue).await.unwrap();
+        let mut received = Vec::new();
+        loop {
+            let answer = sqs
+                .receive_message()
+                .queue_url(&url)
+                .max_number_of_messages(10)
+                .send()
+                .await
+                .unwrap();
+            let messages = answer.messages.unwrap_or_default();
+            if messages.is_empty() {
+                return received;
+            }
+            received.extend(ids(&messages));
+            let entries = messages
+                .iter()
+                .enumerate()
+                .map(|(n, message)| {
+                    DeleteMessageBatchRequestEntry::builder()
+                        .id(n.to_string())
+                        .receipt_handle(message.receipt_handle().unwrap())
+                        .build()
+                        .unwrap()
+                })
+                .collect();
+            sqs.delete_message_batch()
+                .queue_url(&url)
+                .set_entries(Some(entries))
+                .send()
+                .await
+                .unwrap();
+        }
+    }
+}
+
+/// Each of `received` is there once, and of every aggregate in order.
+fn assert_in_order(received: &[String], aggregates: usize, sequences: u64) {
+    let mut next: BTreeMap<&str, u64> = BTreeMap::new();
+    for id in received {
+        let (aggregate_id, sequence) = id.split_once(':').unwrap();
+        let next = next.entry(aggregate_id).or_insert(1);
+        assert_eq!(sequence, next.to_string(), "the next one of {aggregate_id}");
+        *next += 1;
+    }
+    assert_eq!(next.len(), aggregates);
+    assert!(next.values().all(|next| *next == sequences + 1), "{next:?}");
+}
+
+/// The value of a metric that has no labels, or of one set of labels.
+async fn metric(relay: &Service, name: &str) -> Option<u64> {
+    let answer = reqwest::get(relay.url("/metrics")).await.unwrap();
+    let metrics = answer.text().await.unwrap();
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}

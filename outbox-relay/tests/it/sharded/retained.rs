@@ -1,0 +1,55 @@
+use std::time::{Duration, Instant};
+
+use local_cloud::testing::eventually;
+
+use super::shards::Shards;
+use super::{PATIENCE, ShardedStage, assert_in_order};
+
+/// Peak resident memory of a process, in MiB.
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+        .unwrap();
+    peak.parse::<u64>().unwrap() / 1024
+}
+
+/// A day of shards that last some hours each, which is how deep a tree gets.
+const GENERATIONS: usize = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_retained_shards_hold_nothing_up() {
+    let mut shards = Shards::default();
+    shards.retain_closed(10_000 / GENERATIONS, GENERATIONS);
+    shards.open_more(4);
+    let stage = ShardedStage::new(shards, "events.fifo").await;
+    for sequence in 1..=5 {
+        stage.commit_round(20, sequence).await;
+    }
+    let began = Instant::now();
+    let relay = stage.relay("relay", &[]).await;
+    stage.until_published(100).await;
+    let published = began.elapsed();
+    // Cheap to ask, unlike the lease table.
+    eventually(PATIENCE, || async {
+        match stage.streams.shards().unread() {
+            0 => Ok(()),
+            unread => Err(format!("{unread} shards were never read")),
+        }
+    })
+    .await
+    .unwrap();
+    stage.until_shares(&[("relay", 4)]).await;
+    let converged = began.elapsed();
+    let peak = peak_memory(relay.pid().unwrap());
+    let listings = stage.streams.shards().listings;
+    println!(
+        "published in {published:?}, converged in {converged:?}, {peak} MiB, {listings} pages listed"
+    );
+    assert!(converged < Duration::from_secs(60), "{converged:?}");
+    assert!(peak < 150, "{peak} MiB");
+    // The listing at the start, and none a shard; one more after a minute.
+    assert!(listings <= 2 * 101, "{listings} pages");
+    assert_in_order(&stage.received().await, 20, 5);
+}

@@ -1,0 +1,33 @@
+use super::shards::Shards;
+use super::{ShardedStage, assert_in_order};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_that_split_are_read_parents_first() {
+    const AGGREGATES: usize = 60;
+    let stage = ShardedStage::new(Shards::open(2), "events.fifo").await;
+    let _relays = [stage.relay("one", &[]).await, stage.relay("two", &[]).await];
+    for sequence in 1..=20 {
+        stage.commit_round(AGGREGATES, sequence).await;
+        if sequence % 5 == 0 && sequence < 20 {
+            stage.streams.shards().split_all();
+        }
+    }
+    stage.until_published(AGGREGATES * 20).await;
+    assert_in_order(&stage.received().await, AGGREGATES, 20);
+    stage.until_shares(&[("one", 8), ("two", 8)]).await;
+
+    let shards = stage.streams.shards();
+    let mut children = 0;
+    for (id, shard) in shards.iter() {
+        if let Some(parent) = &shard.parent {
+            children += 1;
+            let parent_end = shards.get(parent).unwrap().end_served;
+            assert!(
+                parent_end.is_some() && shard.first_read > parent_end,
+                "{id} was first read at {:?}, and the end of its parent at {parent_end:?}",
+                shard.first_read
+            );
+        }
+    }
+    assert_eq!(children, 4 + 8 + 16);
+}
