@@ -15,14 +15,16 @@
 //! `SIM_SEEDS=n` runs that many seeds, `SIM_SEED=s` replays one with its
 //! history. A seed repeats exactly.
 
+use std::time::Duration;
+
 mod check;
 mod ports;
 mod run;
 mod world;
 
 use ports::Mutation;
-use run::{Outcome, simulate, simulate_without};
-use world::Faults;
+use run::{BUFFER_EVENTS, Outcome, outage, simulate, simulate_without};
+use world::{Faults, PAGE};
 
 /// Seeds of one ordinary run.
 const SEEDS: u64 = 2_000;
@@ -126,4 +128,23 @@ fn without_any_one_rule_the_checks_fail() {
             None => panic!("nobody noticed that {rule:?} was missing"),
         }
     }
+}
+
+#[test]
+fn a_queue_that_is_away_for_a_minute_costs_no_event_and_no_memory() {
+    let (outcome, during, recovery) = outage(7);
+    assert_eq!(outcome.violations, Vec::<String>::new());
+    assert_eq!(during, 0);
+    assert_eq!(outcome.repeats, 0);
+    assert!(outcome.events > 1_000, "{}", outcome.events);
+    // The buffer, and the pages read ahead of it.
+    let most = BUFFER_EVENTS + 3 * PAGE;
+    assert!(
+        outcome.most_unfinished <= most,
+        "{}",
+        outcome.most_unfinished
+    );
+    // The first probe comes within two seconds; then some events per round
+    // trip of a few milliseconds.
+    assert!(recovery < Duration::from_secs(30), "{recovery:?}");
 }

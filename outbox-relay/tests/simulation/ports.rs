@@ -253,7 +253,7 @@ impl Queue for View {
             kind: "simulated".to_owned(),
             message: "simulated".to_owned(),
         };
-        if self.strikes("send failed", 0.05) {
+        if self.world().queue_away || self.strikes("send failed", 0.05) {
             return Err(unavailable());
         }
         let answers = entries

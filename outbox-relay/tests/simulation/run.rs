@@ -34,6 +34,8 @@ pub(crate) struct Outcome {
     pub(crate) events: u64,
     pub(crate) deliveries: u64,
     pub(crate) repeats: u64,
+    /// Events read and not finished at any moment, of one instance.
+    pub(crate) most_unfinished: usize,
 }
 
 /// Runs `seed` to its end.
@@ -43,6 +45,42 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
 
 /// The same without one of the rules.
 pub(crate) fn simulate_without(rule: Option<Mutation>, seed: u64) -> Outcome {
+    in_simulation(seed, async |world| play(world, seed, rule).await)
+}
+
+/// One instance under steady load, whose queue is away for a minute: the run,
+/// how many messages came in that minute, and how long it took afterwards
+/// until everything was published.
+pub(crate) fn outage(seed: u64) -> (Outcome, usize, Duration) {
+    let mut during = 0;
+    let mut recovery = Duration::ZERO;
+    let outcome = in_simulation(seed, async |world| {
+        locked(world).turbulent = false;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut instance = Instance::new(0, world, random.fork(), None);
+        let mut sequences = vec![0_u64; 50];
+        let mut load = async |seconds: u32| {
+            for _ in 0..seconds * 10 {
+                write(world, &mut sequences, &mut random);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        load(10).await;
+        locked(world).queue_away = true;
+        let before = locked(world).deliveries.len();
+        load(60).await;
+        during = locked(world).deliveries.len() - before;
+        locked(world).queue_away = false;
+        let back = tokio::time::Instant::now();
+        settle(world).await;
+        recovery = back.elapsed();
+        instance.stop().await;
+    });
+    (outcome, during, recovery)
+}
+
+/// Plays on paused time, and checks what came of it.
+fn in_simulation(seed: u64, play: impl AsyncFnOnce(&Arc<Mutex<World>>)) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -51,7 +89,7 @@ pub(crate) fn simulate_without(rule: Option<Mutation>, seed: u64) -> Outcome {
     runtime.block_on(async {
         start_clock();
         let world = Arc::new(Mutex::new(World::new(seed)));
-        play(&world, seed, rule).await;
+        play(&world).await;
         let mut world = world.lock().expect("no panic holds the world");
         let repeats = check(&mut world);
         Outcome {
@@ -62,6 +100,7 @@ pub(crate) fn simulate_without(rule: Option<Mutation>, seed: u64) -> Outcome {
             events: world.events.len() as u64,
             deliveries: world.deliveries.len() as u64,
             repeats,
+            most_unfinished: world.most_unfinished,
         }
     })
 }
@@ -89,6 +128,15 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
     for instance in &mut instances {
         instance.ensure_running();
     }
+    settle(world).await;
+    for instance in &mut instances {
+        instance.stop().await;
+    }
+}
+
+/// Waits until nothing is pending. When that takes too long, the checks say
+/// what is missing.
+async fn settle(world: &Mutex<World>) {
     let settled = async {
         loop {
             let pending = locked(world)
@@ -101,11 +149,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    // When it does not settle, the checks say what is missing.
     let _ = tokio::time::timeout(PATIENCE, settled).await;
-    for instance in &mut instances {
-        instance.stop().await;
-    }
 }
 
 fn locked(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {

@@ -143,6 +143,8 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     /// Faults happen while this is set; a run ends in peace.
     pub(crate) turbulent: bool,
+    /// The queue takes nothing.
+    pub(crate) queue_away: bool,
     pub(crate) shards: Vec<ShardModel>,
     next_number: u64,
     pub(crate) events: BTreeMap<EventKey, EventModel>,
@@ -172,6 +174,7 @@ impl World {
             random: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),
             turbulent: true,
+            queue_away: false,
             shards: vec![first],
             next_number: 1,
             events: BTreeMap::new(),
