@@ -49,6 +49,8 @@ pub(super) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
             held: BTreeSet::new(),
             holders: JoinSet::new(),
         };
+        // Those of an earlier stream say nothing about this one.
+        coordinator.set_shards(Vec::new());
         if let Outcome::Stopping = coordinator.work().await {
             while let Some(ended) = coordinator.holders.join_next().await {
                 coordinator.ended(ended).await;

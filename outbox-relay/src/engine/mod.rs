@@ -35,6 +35,9 @@ use crate::metrics::RelayMetrics;
 use crate::ports::Ports;
 use crate::routes::Routes;
 
+/// DynamoDB Streams: records a read returns at most.
+const MAX_PAGE: usize = 1_000;
+
 /// What the engine must know.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -57,6 +60,21 @@ pub struct EngineConfig {
     pub clock: fn() -> Timestamp,
     /// Seeds jitter.
     pub seed: u64,
+}
+
+impl EngineConfig {
+    /// Bytes of messages that may wait for a predecessor, in one shard; more is
+    /// not worth the memory.
+    fn waiting_bytes(&self) -> usize {
+        self.buffer_kib * 1024 / 4
+    }
+
+    /// How many events of one shard an instance can have read and not
+    /// settled: each takes at least 2 KiB of the buffer, or 1 KiB while it
+    /// waits for a predecessor, or is one of the page being handed over.
+    fn in_hand(&self) -> usize {
+        self.buffer_kib / 2 + self.waiting_bytes() / 1024 + MAX_PAGE
+    }
 }
 
 /// One relay instance.

@@ -35,10 +35,6 @@ const TIP_READS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_READS: u32 = 20;
 
-/// Bytes of messages that may wait like this in a shard; more is not worth the
-/// memory.
-const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
-
 pub(crate) struct Reader {
     pub(crate) source: Arc<dyn Stream>,
     pub(crate) config: Arc<EngineConfig>,
@@ -155,7 +151,11 @@ impl Reader {
     }
 
     async fn feed(&self, mut pages: mpsc::Receiver<ReadPage>, mut random: fastrand::Rng) {
-        let mut catch_up = CatchUp::new((self.config.clock)(), self.config.lease_duration);
+        let mut catch_up = CatchUp::new(
+            (self.config.clock)(),
+            self.config.lease_duration,
+            self.config.in_hand(),
+        );
         let mut succession = Succession::default();
         let mut events = Vec::new();
         let mut empty_reads = 0;
@@ -195,22 +195,29 @@ impl Reader {
             if empty_reads >= TIP_READS {
                 shard.progress().nothing_left(began);
             }
-            events = self.publish(events, &mut succession, &mut random).await;
+            let looked_up = events
+                .iter()
+                .filter(|read| read.look_up && read.reads == 0)
+                .count();
+            let (rest, settled) = self.publish(events, &mut succession, &mut random).await;
+            catch_up.found_pending(looked_up.saturating_sub(settled));
+            events = rest;
         }
         while !events.is_empty() {
             tokio::time::sleep(self.config.poll_max).await;
-            events = self.publish(events, &mut succession, &mut random).await;
+            (events, _) = self.publish(events, &mut succession, &mut random).await;
         }
     }
 
     /// Hands events over, those of one aggregate in the order of `sequence`,
-    /// and returns those whose turn has not come.
+    /// and returns those whose turn has not come, and how many were settled
+    /// already.
     async fn publish(
         &self,
         mut events: Vec<ReadEvent>,
         succession: &mut Succession,
         random: &mut fastrand::Rng,
-    ) -> Vec<ReadEvent> {
+    ) -> (Vec<ReadEvent>, usize) {
         events.sort_by_key(|read| read.event.sequence);
         let questions = questions(&events, succession);
         let states = self.outlet.states(questions, random).await;
@@ -226,7 +233,7 @@ impl Reader {
                 read.reads += 1;
                 waiting_bytes += read.event.message.size() + EVENT_OVERHEAD;
                 let patient = read.reads < PATIENCE_READS || read.since.elapsed() < PATIENCE;
-                if patient && waiting_bytes <= MAX_WAITING_BYTES {
+                if patient && waiting_bytes <= self.config.waiting_bytes() {
                     waiting.push(read);
                     continue;
                 }
@@ -252,14 +259,14 @@ impl Reader {
             self.outlet.publish(read.event, at).await;
         }
         if settled > 0 {
-            self.metrics.skipped("already_settled", settled);
+            self.metrics.skipped("already_settled", settled as u64);
             tracing::info!(
                 shard = %self.outlet.shard.id,
                 count = settled,
                 "events that were published already are skipped"
             );
         }
-        waiting
+        (waiting, settled)
     }
 }
 

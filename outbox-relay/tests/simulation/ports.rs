@@ -91,6 +91,15 @@ impl View {
         self.mutation == Some(rule)
     }
 
+    /// An earlier stream of the table is gone with all its shards.
+    fn check_stream(&self, stream: &str) -> Result<(), StreamError> {
+        if self.world().stream() == stream {
+            Ok(())
+        } else {
+            Err(StreamError::NotFound(format!("{stream} is gone")))
+        }
+    }
+
     /// The shards, as this instance sees them.
     fn listed(&self) -> Vec<Shard> {
         let mut shards = self.world().listed();
@@ -105,6 +114,10 @@ impl View {
     fn strikes(&self, kind: &'static str, probability: f64) -> bool {
         self.world().strikes(kind, probability)
     }
+}
+
+fn row(stream: &str, shard: &ShardId) -> (String, ShardId) {
+    (stream.to_owned(), shard.clone())
 }
 
 fn key_of(entry: &SendEntry<'_>) -> EventKey {
@@ -126,18 +139,19 @@ impl Stream for View {
         if self.strikes("stream unavailable", 0.02) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
-        Ok("stream".into())
+        Ok(self.world().stream().into())
     }
 
     async fn shards(
         &self,
-        _: &str,
+        stream: &str,
         after: Option<&ShardId>,
     ) -> Result<(Vec<Shard>, Option<ShardId>), StreamError> {
         self.travel().await;
         if self.strikes("stream unavailable", 0.05) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
+        self.check_stream(stream)?;
         let mut rest = self.listed();
         if let Some(after) = after {
             let at = rest.iter().position(|shard| shard.id == *after);
@@ -148,7 +162,11 @@ impl Stream for View {
         Ok((rest, next))
     }
 
-    async fn children(&self, _: &str, parent: &ShardId) -> Result<Option<Vec<Shard>>, StreamError> {
+    async fn children(
+        &self,
+        stream: &str,
+        parent: &ShardId,
+    ) -> Result<Option<Vec<Shard>>, StreamError> {
         self.travel().await;
         if self.strikes("no child filter", 0.3) {
             return Ok(None);
@@ -156,6 +174,7 @@ impl Stream for View {
         if self.strikes("stream unavailable", 0.05) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
+        self.check_stream(stream)?;
         let mut children = self.world().listed();
         children.retain(|shard| shard.parent.as_ref() == Some(parent));
         Ok(Some(children))
@@ -163,7 +182,7 @@ impl Stream for View {
 
     async fn cursor(
         &self,
-        _: &str,
+        stream: &str,
         shard: &ShardId,
         position: &Position,
     ) -> Result<Cursor, StreamError> {
@@ -171,6 +190,7 @@ impl Stream for View {
         if self.strikes("stream unavailable", 0.03) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
+        self.check_stream(stream)?;
         let after = match position {
             Position::TrimHorizon => self.world().trimmed(shard),
             Position::After(number) => number.0.parse().expect("a number made here"),
@@ -381,17 +401,21 @@ impl OutboxTable for View {
 
 #[async_trait]
 impl LeaseTable for View {
-    async fn list(&self, _: &str) -> Result<Vec<Lease>, LeaseError> {
+    async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError> {
         self.travel().await;
         if self.strikes("lease write failed", 0.02) {
             return Err(LeaseError::Unavailable("simulated".to_owned()));
         }
-        let leases = self.world().leases.values().cloned().collect();
+        let leases = {
+            let world = self.world();
+            let of_stream = world.leases.iter().filter(|((of, _), _)| of == stream);
+            of_stream.map(|(_, lease)| lease.clone()).collect()
+        };
         self.travel().await;
         Ok(leases)
     }
 
-    async fn create(&self, _: &str, lease: &Lease) -> Result<(), LeaseError> {
+    async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError> {
         self.travel().await;
         if self.strikes("lease write failed", 0.05) {
             return Err(LeaseError::Unavailable("simulated".to_owned()));
@@ -399,13 +423,13 @@ impl LeaseTable for View {
         let mut world = self.world();
         world
             .leases
-            .entry(lease.shard.clone())
+            .entry(row(stream, &lease.shard))
             .or_insert_with(|| lease.clone());
         Ok(())
     }
 
-    async fn take(&self, _: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
-        self.write(new, |stored| {
+    async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
+        self.write(stream, new, |stored| {
             (&stored.owner, stored.epoch, stored.beat) == (&seen.owner, seen.epoch, seen.beat)
         })
         .await?;
@@ -415,20 +439,20 @@ impl LeaseTable for View {
 
     async fn renew(
         &self,
-        _: &str,
+        stream: &str,
         holder: &str,
         lease: &Lease,
     ) -> Result<Option<String>, LeaseError> {
-        self.write(lease, |stored| {
+        self.write(stream, lease, |stored| {
             stored.owner.as_deref() == Some(holder) && stored.epoch == lease.epoch
         })
         .await
     }
 
-    async fn ask(&self, _: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
+    async fn ask(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
         self.travel().await;
         let mut world = self.world();
-        let Some(stored) = world.leases.get_mut(&seen.shard) else {
+        let Some(stored) = world.leases.get_mut(&row(stream, &seen.shard)) else {
             return Err(LeaseError::Lost);
         };
         if (&stored.owner, stored.epoch) != (&seen.owner, seen.epoch) {
@@ -441,12 +465,12 @@ impl LeaseTable for View {
         Ok(())
     }
 
-    async fn remove(&self, _: &str, seen: &Lease) -> Result<(), LeaseError> {
+    async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
         self.travel().await;
         let mut world = self.world();
-        match world.leases.get(&seen.shard) {
+        match world.leases.get(&row(stream, &seen.shard)) {
             Some(stored) if stored.owner.is_none() && stored.epoch == seen.epoch => {
-                world.leases.remove(&seen.shard);
+                world.leases.remove(&row(stream, &seen.shard));
                 Ok(())
             }
             _ => Err(LeaseError::Lost),
@@ -457,6 +481,7 @@ impl LeaseTable for View {
 impl View {
     async fn write(
         &self,
+        stream: &str,
         lease: &Lease,
         condition: impl Fn(&Lease) -> bool + Send,
     ) -> Result<Option<String>, LeaseError> {
@@ -466,7 +491,7 @@ impl View {
         }
         let wanted_by = {
             let mut world = self.world();
-            let stored = world.leases.get(&lease.shard).cloned();
+            let stored = world.leases.get(&row(stream, &lease.shard)).cloned();
             let Some(stored) = stored else {
                 return Err(LeaseError::Lost);
             };
@@ -489,7 +514,9 @@ impl View {
                 lease.epoch,
                 lease.checkpoint.as_ref().map(ToString::to_string)
             ));
-            world.leases.insert(lease.shard.clone(), lease.clone());
+            world
+                .leases
+                .insert(row(stream, &lease.shard), lease.clone());
             stored.wanted_by
         };
         let lost = self.strikes("lease answer lost", 0.02);

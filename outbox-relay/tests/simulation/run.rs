@@ -117,6 +117,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
             0..60 => write(world, &mut sequences, &mut random),
             60..65 if locked(world).shards.len() < 9 => locked(world).split(),
             65..67 => locked(world).trim(),
+            67 if random.f64() < 0.2 => locked(world).recreate_stream(),
             _ => {
                 let n = random.usize(..instances.len());
                 instances[n].disturb(&mut random).await;

@@ -45,7 +45,7 @@ pub(crate) struct Faults(BTreeMap<&'static str, (u64, u64)>);
 
 impl Faults {
     /// Every kind there is, so that one that never happens is noticed.
-    const KINDS: [&str; 20] = [
+    const KINDS: [&str; 21] = [
         "crash",
         "freeze",
         "graceful stop",
@@ -53,6 +53,7 @@ impl Faults {
         "reversed transaction",
         "records trimmed",
         "shard trimmed",
+        "stream re-created",
         "handover asked",
         "no child filter",
         "stream unavailable",
@@ -148,7 +149,12 @@ pub(crate) struct World {
     pub(crate) shards: Vec<ShardModel>,
     next_number: u64,
     pub(crate) events: BTreeMap<EventKey, EventModel>,
-    pub(crate) leases: BTreeMap<ShardId, Lease>,
+    /// By stream and shard.
+    pub(crate) leases: BTreeMap<(String, ShardId), Lease>,
+    /// How often the table was given another stream.
+    streams: u32,
+    /// The first shard of the current stream.
+    root: usize,
     pub(crate) deliveries: Vec<Delivery>,
     pub(crate) violations: Vec<String>,
     pub(crate) history: Vec<String>,
@@ -179,6 +185,8 @@ impl World {
             next_number: 1,
             events: BTreeMap::new(),
             leases: BTreeMap::new(),
+            streams: 0,
+            root: 0,
             deliveries: Vec::new(),
             violations: Vec::new(),
             history: Vec::new(),
@@ -251,7 +259,7 @@ impl World {
 
     /// Follows the tree from its root: each split divides by one more bit.
     fn home(&self, hash: usize, open: &[usize]) -> usize {
-        let mut at = 0;
+        let mut at = self.root;
         let mut bits = hash;
         while !open.contains(&at) {
             let children: Vec<usize> = (0..self.shards.len())
@@ -261,6 +269,37 @@ impl World {
             bits /= 2;
         }
         at
+    }
+
+    /// The name of the table's stream.
+    pub(crate) fn stream(&self) -> String {
+        format!("stream-{}", self.streams)
+    }
+
+    /// The stream is disabled and enabled again: what was in the old one is
+    /// gone, and a new one begins.
+    pub(crate) fn recreate_stream(&mut self) {
+        for shard in &mut self.shards {
+            shard.closed = true;
+            shard.gone = true;
+        }
+        self.streams += 1;
+        self.root = self.shards.len();
+        self.shards.push(ShardModel {
+            id: ShardId(format!("shard-{}", self.shards.len()).into()),
+            parent: None,
+            records: Vec::new(),
+            closed: false,
+            trimmed: 0,
+            gone: false,
+        });
+        self.faults.note("stream re-created");
+        self.log(format!("{} begins", self.stream()));
+    }
+
+    /// The lease of a shard; shards of all streams have different names.
+    fn lease(&self, shard: &ShardId) -> Option<&Lease> {
+        self.leases.values().find(|lease| lease.shard == *shard)
     }
 
     /// Closes a random open shard and opens one or two children.
@@ -460,8 +499,7 @@ impl World {
             return;
         };
         let done = self
-            .leases
-            .get(&parent)
+            .lease(&parent)
             .is_some_and(|lease| lease.state == LeaseState::Ended);
         if !done {
             self.violations
@@ -484,8 +522,8 @@ impl World {
     pub(crate) fn check_sender(&mut self, name: &str, instance: &str, key: &EventKey) {
         let sweeps = self
             .leases
-            .get(&ShardId(SWEEPER.into()))
-            .is_some_and(|lease| lease.owner.as_deref() == Some(instance));
+            .values()
+            .any(|lease| *lease.shard.0 == *SWEEPER && lease.owner.as_deref() == Some(instance));
         // What the stream has forgotten comes from the table.
         let shard = self.shards.iter().find(|shard| {
             let readable = |record: &&RecordModel| !shard.gone && record.number > shard.trimmed;
@@ -496,8 +534,7 @@ impl World {
             return;
         };
         let open = self
-            .leases
-            .get(&shard)
+            .lease(&shard)
             .is_some_and(|lease| lease.state == LeaseState::Open);
         let told = self.told.get(&(name.to_owned(), shard.clone()));
         // What was handed to the network in the same instant is in flight.
