@@ -28,7 +28,7 @@ use engine::{Engine, EngineConfig};
 
 /// Room for events between reading and marking, in KiB: some thousand small
 /// ones. Memory does not grow past it, however long the backlog.
-const BUFFER_KIB: usize = 16 * 1024;
+const BUFFER_KIB: usize = 8 * 1024;
 
 /// Runs one relay instance until `context.stop`.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
