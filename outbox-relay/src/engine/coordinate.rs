@@ -303,7 +303,10 @@ impl Coordinator {
                 Err(error) => {
                     // Thousands of shards are many pages: the next round goes
                     // on where this one failed.
-                    self.listing = after.map(|after| (shards, after));
+                    // Unless the stream is gone: then there may be another.
+                    if !matches!(error, StreamError::NotFound(_)) {
+                        self.listing = after.map(|after| (shards, after));
+                    }
                     return Err(error);
                 }
             }
