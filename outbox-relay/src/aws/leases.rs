@@ -8,7 +8,9 @@ use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkErro
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
-use crate::ports::{Lease, LeaseError, LeaseState, LeaseTable, SequenceNumber, ShardId};
+use crate::ports::{
+    Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId,
+};
 
 /// Attribute names.
 mod attribute {
@@ -22,6 +24,7 @@ mod attribute {
     pub(super) const STATE: &str = "state";
     pub(super) const PASSED: &str = "passed";
     pub(super) const WANTED_BY: &str = "wanted_by";
+    pub(super) const SWEEP_REQUESTED: &str = "sweep_requested";
 }
 
 const OPEN: &str = "OPEN";
@@ -47,14 +50,14 @@ impl Leases {
         format!("{}|{stream}", self.group)
     }
 
-    /// Writes a row on a condition, and returns who had asked for it. Other
+    /// Writes a row on a condition, and returns what had been asked. Other
     /// attributes of it are not kept, as this type knows them all.
     async fn put(
         &self,
         stream: &str,
         lease: &Lease,
         condition: Condition<'_>,
-    ) -> Result<Option<String>, SdkError<PutItemError>> {
+    ) -> Result<Asked, SdkError<PutItemError>> {
         let request = self
             .client
             .put_item()
@@ -94,7 +97,7 @@ impl Leases {
             }
         };
         let old = request.send().await?.attributes.unwrap_or_default();
-        Ok(text(&old, attribute::WANTED_BY))
+        Ok(asked(&old))
     }
 }
 
@@ -142,12 +145,7 @@ impl LeaseTable for Leases {
         fenced(self.put(stream, new, Condition::AsSeen(seen)).await).map(drop)
     }
 
-    async fn renew(
-        &self,
-        stream: &str,
-        holder: &str,
-        lease: &Lease,
-    ) -> Result<Option<String>, LeaseError> {
+    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<Asked, LeaseError> {
         let condition = Condition::Held {
             owner: holder,
             epoch: lease.epoch,
@@ -174,6 +172,27 @@ impl LeaseTable for Leases {
             .send()
             .await;
         fenced(asked).map(drop)
+    }
+
+    async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError> {
+        let now = shared::timestamp::Timestamp::now().to_string();
+        let asked = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key(attribute::STREAM, AttributeValue::S(self.partition(stream)))
+            .key(attribute::LEASE, AttributeValue::S(SWEEPER.to_owned()))
+            .condition_expression("attribute_exists(#lease)")
+            .update_expression("SET #sweep_requested = :now")
+            .expression_attribute_names("#lease", attribute::LEASE)
+            .expression_attribute_names("#sweep_requested", attribute::SWEEP_REQUESTED)
+            .expression_attribute_values(":now", AttributeValue::S(now))
+            .send()
+            .await;
+        match fenced(asked) {
+            Ok(_) | Err(LeaseError::Lost) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
@@ -257,7 +276,7 @@ fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> 
             attribute::PASSED,
             lease.passed.as_ref().map(ToString::to_string),
         ),
-        (attribute::WANTED_BY, lease.wanted_by.clone()),
+        (attribute::WANTED_BY, lease.asked.wanted_by.clone()),
     ];
     for (name, value) in optional {
         if let Some(value) = value {
@@ -269,6 +288,13 @@ fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> 
 
 fn text(item: &HashMap<String, AttributeValue>, name: &str) -> Option<String> {
     item.get(name).and_then(|value| value.as_s().ok()).cloned()
+}
+
+fn asked(item: &HashMap<String, AttributeValue>) -> Asked {
+    Asked {
+        wanted_by: text(item, attribute::WANTED_BY),
+        sweep: item.contains_key(attribute::SWEEP_REQUESTED),
+    }
 }
 
 fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
@@ -287,7 +313,7 @@ fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
             _ => return None,
         },
         passed: text(attribute::PASSED).and_then(|at| at.parse().ok()),
-        wanted_by: text(attribute::WANTED_BY),
+        asked: asked(item),
     })
 }
 
@@ -304,7 +330,7 @@ mod tests {
             lease.checkpoint = Some(SequenceNumber("17".into()));
             lease.state = LeaseState::Ended;
             lease.passed = Some(shared::timestamp::Timestamp::from_millis(5));
-            lease.wanted_by = Some("other".to_owned());
+            lease.asked.wanted_by = Some("other".to_owned());
             let item = to_item("group|arn".to_owned(), &lease);
             assert_eq!(from_item(&item), Some(lease.clone()));
         }

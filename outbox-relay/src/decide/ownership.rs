@@ -150,7 +150,7 @@ pub fn to_ask<'a>(
 ) -> Option<&'a Lease> {
     if leases
         .iter()
-        .any(|lease| lease.wanted_by.as_deref() == Some(me))
+        .any(|lease| lease.asked.wanted_by.as_deref() == Some(me))
     {
         return None;
     }
@@ -172,7 +172,7 @@ pub fn to_ask<'a>(
     richest
         .iter()
         .copied()
-        .filter(|lease| lease.wanted_by.is_none())
+        .filter(|lease| lease.asked.wanted_by.is_none())
         .min_by_key(|lease| &lease.shard)
 }
 
@@ -345,9 +345,9 @@ mod tests {
         let mut leases = vec![owned("a", "x"), owned("b", "y"), owned("c", "y")];
         assert_eq!(asked(&leases, 0), Some("b".to_owned()));
         assert_eq!(asked(&leases, 1), None, "one more or less is even");
-        leases[1].wanted_by = Some("another".to_owned());
+        leases[1].asked.wanted_by = Some("another".to_owned());
         assert_eq!(asked(&leases, 0), Some("c".to_owned()));
-        leases[2].wanted_by = Some("me".to_owned());
+        leases[2].asked.wanted_by = Some("me".to_owned());
         assert_eq!(asked(&leases, 0), None, "one at a time");
     }
 

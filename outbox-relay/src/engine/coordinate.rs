@@ -14,7 +14,7 @@ use crate::decide::backoff;
 use crate::decide::ownership::{
     Observations, removable, takable, to_ask, unregistered, with_registered,
 };
-use crate::ports::{Lease, LeaseError, SWEEPER, Shard, ShardId, StreamError, TableError};
+use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId, StreamError, TableError};
 
 /// The stream's shards are listed this often; more often would cost a busy
 /// stream's few DescribeStream calls.
@@ -354,7 +354,7 @@ impl Coordinator {
                 mine.owner = Some(me.clone());
                 mine.epoch += 1;
                 mine.beat += 1;
-                mine.wanted_by = None;
+                mine.asked = Asked::default();
                 mine
             })
             .collect();

@@ -126,7 +126,6 @@ impl Engine {
             stream: "".into(),
             work,
             listed: Arc::default(),
-            sweep_now: Arc::default(),
             stop: stop.clone(),
             release: release.clone(),
         };

@@ -451,7 +451,8 @@ fn trace(span: &mut BatchSpan, batch: &Batch, sources: &[Option<Source>], answer
     match answer {
         Ok(answers) => {
             let wall = Timestamp::now();
-            for ((outgoing, answer), source) in batch.events.iter().zip(answers).zip(sources) {
+            let messages = batch.events.iter().zip(answers).zip(sources);
+            for (n, ((outgoing, answer), source)) in messages.enumerate() {
                 let outcome = match answer {
                     Ok(message_id) => MessageOutcome::Sent {
                         message_id,
@@ -464,7 +465,7 @@ fn trace(span: &mut BatchSpan, batch: &Batch, sources: &[Option<Source>], answer
                         kind: &failure.code,
                     },
                 };
-                span.message(batch, outgoing, source.as_ref(), &outcome);
+                span.message(batch, n, source.as_ref(), &outcome);
             }
         }
         Err(SendError::Unavailable { kind, .. } | SendError::Refused { code: kind, .. }) => {

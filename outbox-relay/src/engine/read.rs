@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::timestamp::Timestamp;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::outlet::{EVENT_OVERHEAD, Outlet, predecessor};
@@ -20,7 +20,9 @@ use crate::decide::classify::{Classified, Event, classify};
 use crate::decide::progress::RecordNumber;
 use crate::decide::succession::Succession;
 use crate::metrics::RelayMetrics;
-use crate::ports::{Cursor, EventKey, Page, Position, SequenceNumber, Stream, StreamError};
+use crate::ports::{
+    Cursor, EventKey, LeaseTable, Page, Position, SequenceNumber, Stream, StreamError,
+};
 
 /// The first pause after an empty read; it doubles up to `poll_max`.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -42,7 +44,7 @@ pub(crate) struct Reader {
     pub(crate) status: Status,
     pub(crate) stream: Arc<str>,
     pub(crate) outlet: Outlet,
-    pub(crate) sweep_now: Arc<Notify>,
+    pub(crate) leases: Arc<dyn LeaseTable>,
 }
 
 impl Reader {
@@ -75,7 +77,7 @@ impl Reader {
                     match error {
                         StreamError::Expired => {}
                         StreamError::Trimmed => {
-                            self.gap(&position);
+                            self.gap(&position).await;
                             position = Position::TrimHorizon;
                         }
                         StreamError::NotFound(_) | StreamError::Unavailable(_) => {
@@ -135,9 +137,8 @@ impl Reader {
     }
 
     /// Rule 7: never silent.
-    fn gap(&self, position: &Position) {
+    async fn gap(&self, position: &Position) {
         self.metrics.gap();
-        self.sweep_now.notify_one();
         let after = match position {
             Position::TrimHorizon => "the start".to_owned(),
             Position::After(position) => position.to_string(),
@@ -148,6 +149,9 @@ impl Reader {
             until = "the oldest record that is left",
             "stream gap: records were trimmed before they were read; pending events among them are still in the table"
         );
+        if let Err(error) = self.leases.ask_for_sweep(&self.stream).await {
+            tracing::warn!(%error, "no sweep could be asked for; the next one finds them");
+        }
     }
 
     async fn feed(&self, mut pages: mpsc::Receiver<ReadPage>, mut random: fastrand::Rng) {

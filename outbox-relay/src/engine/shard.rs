@@ -33,8 +33,6 @@ pub(crate) struct Surroundings {
     pub(crate) room: Arc<Semaphore>,
     /// The stream's shards as they were last listed.
     pub(crate) listed: Arc<Mutex<Vec<Shard>>>,
-    /// There was a gap: the sweeper has something to do.
-    pub(crate) sweep_now: Arc<Notify>,
     /// No more reading.
     pub(crate) stop: CancellationToken,
     /// Everything in flight is done: write the checkpoint and let go.
@@ -117,13 +115,14 @@ pub(crate) async fn hold(
         shard: Arc::clone(&shard),
         around: around.clone(),
         renewed_at: taken_at,
+        signals: &signals,
     };
     let working = async {
         let work = async {
             if is_sweeper {
                 let outlet = around.outlet(&shard);
                 let around = around.clone();
-                Sweeper { outlet, around }.run(random).await;
+                Sweeper { outlet, around }.run(&signals.sweep, random).await;
             } else {
                 around.status.holds(&shard.id, Instant::now());
                 let reader = Reader {
@@ -133,7 +132,7 @@ pub(crate) async fn hold(
                     status: around.status.clone(),
                     stream: Arc::clone(&around.stream),
                     outlet: around.outlet(&shard),
-                    sweep_now: Arc::clone(&around.sweep_now),
+                    leases: Arc::clone(&around.ports.leases),
                 };
                 reader.run(checkpoint, random).await;
             }
@@ -150,7 +149,7 @@ pub(crate) async fn hold(
     let ending = tokio::select! {
         biased;
         () = working => Ending::Released,
-        ending = keeper.run(&signals) => ending,
+        ending = keeper.run() => ending,
     };
     tracing::info!(shard = %shard.id, ?ending, "lease let go");
     ending
@@ -163,18 +162,21 @@ struct Signals {
     read_to_end: CancellationToken,
     /// Read no more: another instance is to have the shard.
     hand_over: CancellationToken,
+    /// Somebody asks for a sweep.
+    sweep: Notify,
 }
 
 /// Renews the lease and writes the checkpoint, in one and the same write.
-struct Keeper {
+struct Keeper<'a> {
     lease: Lease,
     shard: Arc<HeldShard>,
     around: Surroundings,
     renewed_at: Instant,
+    signals: &'a Signals,
 }
 
-impl Keeper {
-    async fn run(mut self, signals: &Signals) -> Ending {
+impl Keeper<'_> {
+    async fn run(mut self) -> Ending {
         let mut turns = tokio::time::interval(CHECKPOINT_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heir = None;
@@ -192,7 +194,8 @@ impl Keeper {
                 let _ = self.around.work.send(Work::ForgetClosed);
                 self.shard.is_quiet().then_some(Ending::HandedOver)
             } else {
-                let ended = signals.read_to_end.is_cancelled() && self.shard.progress().is_idle();
+                let ended =
+                    self.signals.read_to_end.is_cancelled() && self.shard.progress().is_idle();
                 ended.then_some(Ending::Ended)
             };
             if let Some(ending) = ending {
@@ -205,7 +208,7 @@ impl Keeper {
             match self.keep().await {
                 Ok(Some(wanted_by)) if wanted_by != self.around.config.instance => {
                     tracing::info!(shard = %self.shard.id, wanted_by, "shard is handed over");
-                    signals.hand_over.cancel();
+                    self.signals.hand_over.cancel();
                     self.shard.close();
                     heir = Some(wanted_by);
                 }
@@ -262,13 +265,16 @@ impl Keeper {
             .renew(&self.around.stream, me, &next)
             .await
         {
-            Ok(wanted_by) => {
+            Ok(asked) => {
                 self.renewed_at = began;
                 self.shard
                     .held_until(began + self.around.config.lease_duration);
                 self.around.status.checkpoint_written(&self.shard.id);
                 self.lease = next;
-                Ok(wanted_by)
+                if asked.sweep {
+                    self.signals.sweep.notify_one();
+                }
+                Ok(asked.wanted_by)
             }
             Err(LeaseError::Lost) => {
                 self.shard.close();

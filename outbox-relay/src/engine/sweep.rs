@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use super::outlet::{Outlet, patiently, predecessor};
@@ -16,8 +18,15 @@ use crate::decide::ownership::with_registered;
 use crate::decide::succession::Succession;
 use crate::decide::sweep::{is_overdue, low_water};
 use crate::ports::{Change, PendingCursor};
-use shared::outbox::item::PENDING_BUCKETS;
+use shared::outbox::item::{PENDING_BUCKETS, attribute};
 use shared::timestamp::Timestamp;
+
+/// How often to look whether what a sweep found is done with.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Attributes that the operator's commands leave on an event that is to be
+/// published again.
+const AGAIN: [&str; 2] = [attribute::RETRIED_AT, attribute::REPLAYED_AT];
 
 pub(crate) struct Sweeper {
     pub(crate) outlet: Outlet,
@@ -25,21 +34,22 @@ pub(crate) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Sweeps every interval, and at once after a gap, until dropped.
-    pub(crate) async fn run(&self, mut random: fastrand::Rng) {
+    /// Sweeps every interval, and when asked to, until dropped.
+    pub(crate) async fn run(&self, asked: &Notify, mut random: fastrand::Rng) {
         let mut turns = tokio::time::interval(self.around.config.sweep_interval);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 _ = turns.tick() => {}
-                () = self.around.sweep_now.notified() => {}
+                () = asked.notified() => {}
             }
-            // What the last sweep found is still on its way, because a queue
-            // is away: nothing new would come of another.
-            if self.outlet.shard.is_quiet() {
-                self.sweep(&mut random).await;
+            // What the last sweep found is still on its way: another would
+            // find it again.
+            while !self.outlet.shard.is_quiet() {
+                tokio::time::sleep(LOOK_INTERVAL).await;
             }
+            self.sweep(&mut random).await;
         }
     }
 
@@ -92,10 +102,12 @@ impl Sweeper {
         items
             .into_iter()
             .filter(|item| {
+                // The stream brought it before, and does not bring it again.
+                let again = AGAIN.iter().any(|again| item.contains_key(*again));
                 let occurred_at = item
-                    .get(shared::outbox::item::attribute::OCCURRED_AT)
+                    .get(attribute::OCCURRED_AT)
                     .and_then(|at| at.as_s().ok()?.parse().ok());
-                is_overdue(occurred_at, now, after, low_water)
+                again || is_overdue(occurred_at, now, after, low_water)
             })
             .map(|item| classify(Change::Insert(item), &self.around.config.routes))
             .collect()

@@ -22,8 +22,18 @@ pub struct Lease {
     /// Every record made before this is done with, by the owner's word: what
     /// is pending in the table and older is no longer in this shard.
     pub passed: Option<Timestamp>,
+    /// What others ask of the owner.
+    pub asked: Asked,
+}
+
+/// What the owner of a lease is asked, by a note on its row. It sees it at its
+/// next write, which removes the note.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
     /// An instance with too few shards asks for this one.
     pub wanted_by: Option<String>,
+    /// On the sweeper's row: somebody knows of events that only a sweep finds.
+    pub sweep: bool,
 }
 
 /// The lease of the sweeper, among those of the shards.
@@ -49,7 +59,7 @@ impl Lease {
             checkpoint: None,
             state: LeaseState::Open,
             passed: None,
-            wanted_by: None,
+            asked: Asked::default(),
         }
     }
 }
@@ -82,17 +92,16 @@ pub trait LeaseTable: Send + Sync {
 
     /// Writes `lease` if owner and epoch are still `holder` and its epoch.
     /// `lease.owner` may be `None`, to give it back, or another instance, to
-    /// hand it over. Returns who had asked for the lease; the write forgets it.
-    async fn renew(
-        &self,
-        stream: &str,
-        holder: &str,
-        lease: &Lease,
-    ) -> Result<Option<String>, LeaseError>;
+    /// hand it over. Returns what had been asked; the write forgets it.
+    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<Asked, LeaseError>;
 
     /// Notes that `instance` wants the lease, if owner and epoch are still
     /// those of `seen`. The owner sees it at its next write.
     async fn ask(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError>;
+
+    /// Asks whoever sweeps to do it soon. Without a sweeper's row nothing is
+    /// noted: the first to sweep does it at once anyway.
+    async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError>;
 
     /// Removes the row of a shard that is no longer listed, if owner, epoch
     /// and beat are still those of `seen`.

@@ -11,7 +11,7 @@ mod stream;
 
 use std::sync::Arc;
 
-pub use leases::{Lease, LeaseError, LeaseState, LeaseTable, SWEEPER};
+pub use leases::{Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER};
 pub use outbox::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
     TableError,

@@ -180,6 +180,26 @@ impl Stage {
             .and_then(|items| items.into_iter().next())
     }
 
+    /// What an operator's command leaves in the lease table.
+    pub(crate) async fn ask_for_sweep(&self) {
+        let rows = self.dynamodb.scan().table_name("relay_leases");
+        let rows = rows.send().await.unwrap().items.unwrap();
+        for row in rows {
+            if string(&row, "lease") == Some("sweeper") {
+                self.dynamodb
+                    .update_item()
+                    .table_name("relay_leases")
+                    .key("stream", row["stream"].clone())
+                    .key("lease", row["lease"].clone())
+                    .update_expression("SET sweep_requested = :now")
+                    .expression_attribute_values(":now", text("2026-01-01T00:00:00.000Z"))
+                    .send()
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+
     /// Receives and deletes until `count` messages are there; then makes sure
     /// that no more are.
     pub(crate) async fn receive(&self, queue: &str, count: usize) -> Vec<Message> {

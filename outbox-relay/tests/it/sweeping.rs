@@ -1,6 +1,8 @@
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
 
-use crate::support::{Stage, event, ids, text};
+use local_cloud::testing::eventually;
+
+use crate::support::{DEADLINE, Stage, event, ids, string, text};
 
 async fn stream(stage: &Stage, enabled: bool) {
     let specification = StreamSpecification::builder().stream_enabled(enabled);
@@ -83,4 +85,33 @@ async fn an_event_whose_predecessor_is_not_in_the_stream_waits_for_it() {
         .await;
     let received = ids(&stage.receive("events.fifo", 2).await);
     assert_eq!(received, ["a:1", "a:2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_makes_pending_again_is_published_when_a_sweep_is_asked_for() {
+    let stage = Stage::new().await;
+    let _relay = stage
+        .relay(&[
+            ("RELAY_LEASE_DURATION", "1s"),
+            ("RELAY_SWEEP_INTERVAL", "1h"),
+            ("RELAY_SWEEP_AFTER", "1h"),
+        ])
+        .await;
+    stage.put(event("a", 1)).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
+    let mut again = event("a", 1);
+    again.insert("replayed_at".to_owned(), text("2026-01-01T00:00:00.000Z"));
+    stage.put(again).await;
+    // The relay's own sweep at its start may be under way still, or its row
+    // not written yet: an operator asks again, too.
+    eventually(DEADLINE, || async {
+        stage.ask_for_sweep().await;
+        let item = stage.event("a", 1).await;
+        anyhow::ensure!(string(&item, "status") == Some("PUBLISHED"), "{item:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outbox_relay::ports::{
-    Cursor, EntryFailure, EventKey, Item, Lease, LeaseError, LeaseTable, MarkOutcome, OutboxTable,
-    Page, PendingCursor, PendingPage, Ports, Position, Published, Quarantine, Queue, SendEntry,
-    SendError, Shard, ShardId, Stream, StreamError, TableError,
+    Asked, Cursor, EntryFailure, EventKey, Item, Lease, LeaseError, LeaseTable, MarkOutcome,
+    OutboxTable, Page, PendingCursor, PendingPage, Ports, Position, Published, Quarantine, Queue,
+    SWEEPER, SendEntry, SendError, Shard, ShardId, Stream, StreamError, TableError,
 };
 use outbox_relay::routes::QueueRef;
 use shared::outbox::Status;
@@ -437,12 +437,7 @@ impl LeaseTable for View {
         Ok(())
     }
 
-    async fn renew(
-        &self,
-        stream: &str,
-        holder: &str,
-        lease: &Lease,
-    ) -> Result<Option<String>, LeaseError> {
+    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<Asked, LeaseError> {
         self.write(stream, lease, |stored| {
             stored.owner.as_deref() == Some(holder) && stored.epoch == lease.epoch
         })
@@ -458,10 +453,20 @@ impl LeaseTable for View {
         if (&stored.owner, stored.epoch) != (&seen.owner, seen.epoch) {
             return Err(LeaseError::Lost);
         }
-        stored.wanted_by = Some(instance.to_owned());
+        stored.asked.wanted_by = Some(instance.to_owned());
         let name = &self.name;
         world.log(format!("{name} asks for {}", seen.shard));
         world.faults.note("handover asked");
+        Ok(())
+    }
+
+    async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        let sweeper = ShardId(SWEEPER.into());
+        if let Some(stored) = world.leases.get_mut(&row(stream, &sweeper)) {
+            stored.asked.sweep = true;
+        }
         Ok(())
     }
 
@@ -484,12 +489,12 @@ impl View {
         stream: &str,
         lease: &Lease,
         condition: impl Fn(&Lease) -> bool + Send,
-    ) -> Result<Option<String>, LeaseError> {
+    ) -> Result<Asked, LeaseError> {
         self.travel().await;
         if self.strikes("lease write failed", 0.04) {
             return Err(LeaseError::Unavailable("simulated".to_owned()));
         }
-        let wanted_by = {
+        let asked = {
             let mut world = self.world();
             let stored = world.leases.get(&row(stream, &lease.shard)).cloned();
             let Some(stored) = stored else {
@@ -498,7 +503,7 @@ impl View {
             if !condition(&stored) {
                 world.tell(&self.name, &lease.shard, true);
                 if self.lacks(Mutation::LostUnnoticed) {
-                    return Ok(None);
+                    return Ok(Asked::default());
                 }
                 if !self.lacks(Mutation::NoFence) {
                     return Err(LeaseError::Lost);
@@ -517,14 +522,14 @@ impl View {
             world
                 .leases
                 .insert(row(stream, &lease.shard), lease.clone());
-            stored.wanted_by
+            stored.asked
         };
         let lost = self.strikes("lease answer lost", 0.02);
         self.travel().await;
         if lost {
             Err(LeaseError::Unavailable("simulated".to_owned()))
         } else {
-            Ok(wanted_by)
+            Ok(asked)
         }
     }
 }

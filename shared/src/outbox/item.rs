@@ -28,6 +28,8 @@ pub mod attribute {
     pub const FAILED_AT: &str = "failed_at";
     pub const FAILURE: &str = "failure";
     pub const ATTEMPTS: &str = "attempts";
+    pub const RETRIED_AT: &str = "retried_at";
+    pub const REPLAYED_AT: &str = "replayed_at";
 }
 
 /// The sparse index over what is pending or failed.
