@@ -70,6 +70,14 @@ impl RelayMetrics {
                 gauge.observe(age, &[]);
             })
             .build();
+        let failed = status.clone();
+        meter
+            .u64_observable_gauge("outbox_failed_events")
+            .with_description(
+                "Quarantined events in the table when last looked; very many are not all counted.",
+            )
+            .with_callback(move |gauge| gauge.observe(failed.failed_events(), &[]))
+            .build();
         let counter = |name, description| {
             meter
                 .u64_counter(name)

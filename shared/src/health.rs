@@ -1,9 +1,9 @@
 //! `/healthz`, `/readyz` and `/metrics`, the same for every service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::error::DisplayErrorContext;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -11,8 +11,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
+use tokio::time::timeout;
 
+use crate::aws::Causes;
 use crate::telemetry::metrics::Metrics;
+
+/// Who asks for health does not wait for long, and has an answer all the same.
+const CHECK_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a service says about itself. Both answers are asked for by HTTP, so
 /// they should come within a second or two.
@@ -59,16 +64,18 @@ impl Check {
     /// Whether a DynamoDB table exists and takes requests. One `DescribeTable`.
     pub async fn table(dynamodb: &aws_sdk_dynamodb::Client, table: &str) -> Self {
         let name = format!("table {table}");
-        match dynamodb.describe_table().table_name(table).send().await {
-            Ok(_) => Self::pass(name),
-            Err(error) => {
+        let described = dynamodb.describe_table().table_name(table).send();
+        match timeout(CHECK_WITHIN, described).await {
+            Err(_) => Self::fail(name, "DynamoDB does not answer"),
+            Ok(Ok(_)) => Self::pass(name),
+            Ok(Err(error)) => {
                 let reason = match error.as_service_error() {
                     Some(e) if e.is_resource_not_found_exception() => {
                         format!("table `{table}` does not exist in this account and region")
                     }
                     _ => "DynamoDB does not answer".to_owned(),
                 };
-                tracing::debug!(table, error = %DisplayErrorContext(&error), "readiness check failed");
+                tracing::debug!(table, error = %Causes(&error), "readiness check failed");
                 Self::fail(name, reason)
             }
         }
@@ -77,9 +84,10 @@ impl Check {
     /// Whether an SQS queue (a name or a URL) exists. One request.
     pub async fn queue(sqs: &aws_sdk_sqs::Client, queue: &str) -> Self {
         let name = format!("queue {queue}");
-        match crate::aws::queue_url(sqs, queue).await {
-            Ok(_) => Self::pass(name),
-            Err(error) => Self::fail(name, error.to_string()),
+        match timeout(CHECK_WITHIN, crate::aws::queue_url(sqs, queue)).await {
+            Err(_) => Self::fail(name, "SQS does not answer"),
+            Ok(Ok(_)) => Self::pass(name),
+            Ok(Err(error)) => Self::fail(name, error.to_string()),
         }
     }
 }

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use crate::ports::{
     Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId,
 };
+use shared::aws::Causes;
 
 /// Attribute names.
 mod attribute {
@@ -233,7 +234,7 @@ fn condition_failed<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
 }
 
 fn unavailable(error: &(impl std::error::Error + 'static)) -> LeaseError {
-    LeaseError::Unavailable(DisplayErrorContext(error).to_string())
+    LeaseError::Unavailable(Causes(error).to_string())
 }
 
 fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
@@ -19,6 +19,7 @@ use crate::ports::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
     TableError,
 };
+use shared::aws::Causes;
 
 /// Items a look at the pending events returns at once.
 const PENDING_PAGE: i32 = 100;
@@ -55,14 +56,14 @@ impl Outbox {
 
 impl Outbox {
     /// A Query of one pending partition of the index, the oldest first.
-    fn by_state(&self, bucket: u32) -> QueryFluentBuilder {
+    fn by_state(&self, bucket: &str) -> QueryFluentBuilder {
         self.client
             .query()
             .table_name(&self.table)
             .index_name(BY_STATE_INDEX)
             .key_condition_expression("#bucket = :bucket")
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-            .expression_attribute_values(":bucket", text(bucket_name(bucket)))
+            .expression_attribute_values(":bucket", text(bucket))
     }
 
     async fn mark_all(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
@@ -181,7 +182,7 @@ fn outcome<T>(update: Result<T, SdkError<UpdateItemError>>) -> Result<MarkOutcom
         Err(error) => match error.code() {
             Some("ConditionalCheckFailedException") => Ok(MarkOutcome::NotPending),
             Some("ValidationException") => {
-                tracing::warn!(error = %DisplayErrorContext(&error), "an event cannot be written");
+                tracing::warn!(error = %Causes(&error), "an event cannot be written");
                 Ok(MarkOutcome::Impossible)
             }
             _ => Err(unavailable(&error)),
@@ -190,7 +191,7 @@ fn outcome<T>(update: Result<T, SdkError<UpdateItemError>>) -> Result<MarkOutcom
 }
 
 fn unavailable(error: &(impl std::error::Error + 'static)) -> TableError {
-    TableError(DisplayErrorContext(error).to_string())
+    TableError(Causes(error).to_string())
 }
 
 fn text(value: impl Into<String>) -> AttributeValue {
@@ -290,7 +291,7 @@ impl OutboxTable for Outbox {
         after: Option<PendingCursor>,
     ) -> Result<PendingPage, TableError> {
         let answer = self
-            .by_state(bucket)
+            .by_state(&bucket_name(bucket))
             .limit(PENDING_PAGE)
             .set_exclusive_start_key(after.map(|PendingCursor(key)| key))
             .send()
@@ -339,7 +340,7 @@ impl OutboxTable for Outbox {
         let mut count = 0;
         for bucket in 0..PENDING_BUCKETS {
             let mut pages = self
-                .by_state(bucket)
+                .by_state(&bucket_name(bucket))
                 .select(Select::Count)
                 .into_paginator()
                 .send();
@@ -349,5 +350,11 @@ impl OutboxTable for Outbox {
             }
         }
         Ok(count)
+    }
+
+    async fn count_failed(&self) -> Result<u64, TableError> {
+        let counted = self.by_state(FAILED_BUCKET).select(Select::Count).send();
+        let page = counted.await.map_err(|error| unavailable(&error))?;
+        Ok(u64::from(page.count.unsigned_abs()))
     }
 }

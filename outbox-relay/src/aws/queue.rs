@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use shared::aws::QueueUrlError;
 
 use crate::ports::{EntryFailure, Queue, SendEntry, SendError};
 use crate::routes::QueueRef;
+use shared::aws::Causes;
 
 #[derive(Debug)]
 pub(super) struct Sqs {
@@ -145,7 +146,7 @@ fn request(n: usize, entry: &SendEntry<'_>, fifo: bool) -> SendMessageBatchReque
 fn send_error(error: &SdkError<SendMessageBatchError>) -> SendError {
     let unavailable = |kind: &str| SendError::Unavailable {
         kind: kind.to_owned(),
-        message: DisplayErrorContext(error).to_string(),
+        message: Causes(error).to_string(),
     };
     match error {
         SdkError::TimeoutError(_) => unavailable("timeout"),

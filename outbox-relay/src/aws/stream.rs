@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_dynamodbstreams::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{
     AttributeValue as StreamValue, OperationType, Record as StreamRecord, Shard as StreamShard,
     ShardFilter, ShardFilterType, ShardIteratorType,
@@ -16,6 +16,7 @@ use shared::timestamp::Timestamp;
 use crate::ports::{
     Change, Cursor, Page, Position, Record, SequenceNumber, Shard, ShardId, Stream, StreamError,
 };
+use shared::aws::Causes;
 
 #[derive(Debug)]
 pub(super) struct OutboxStream {
@@ -44,7 +45,7 @@ impl Stream for OutboxStream {
                     "table `{}` does not exist in this account and region",
                     self.table
                 )),
-                _ => StreamError::Unavailable(DisplayErrorContext(&error).to_string()),
+                _ => StreamError::Unavailable(Causes(&error).to_string()),
             })?
             .table;
         let stream = table.and_then(|table| {
@@ -184,7 +185,7 @@ where
         Some("ResourceNotFoundException") => {
             StreamError::NotFound("the stream or shard does not exist".to_owned())
         }
-        _ => StreamError::Unavailable(DisplayErrorContext(&error).to_string()),
+        _ => StreamError::Unavailable(Causes(&error).to_string()),
     }
 }
 

@@ -9,6 +9,7 @@ use shared::outbox::item::{PENDING_BUCKETS, attribute};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::crash;
 use super::shard::{Ending, Surroundings, hold};
 use crate::decide::backoff;
 use crate::decide::ownership::{
@@ -165,8 +166,7 @@ impl Coordinator {
                     self.find_children(&shard).await;
                 }
             }
-            Err(error) if error.is_cancelled() => {}
-            Err(error) => tracing::error!(%error, "the task of a lease failed"),
+            Err(error) => crash(error),
         }
     }
 
@@ -428,7 +428,8 @@ enum Round {
     Free(Vec<Lease>),
 }
 
-/// Counts the pending events of the table from time to time, for the gauges.
+/// Counts the pending and the quarantined events of the table from time to
+/// time, for the gauges.
 pub(super) async fn survey(around: Surroundings) {
     let mut turns = tokio::time::interval(around.config.sweep_interval);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -442,7 +443,7 @@ pub(super) async fn survey(around: Surroundings) {
             biased;
             () = around.stop.cancelled() => return,
             counted = count(&around) => if let Err(error) = counted {
-                tracing::warn!(%error, "pending events could not be counted");
+                tracing::warn!(%error, "pending and quarantined events could not be counted");
             }
         }
     }
@@ -464,5 +465,6 @@ async fn count(around: &Surroundings) -> Result<(), TableError> {
         Some(_) => outbox.count_pending().await?,
     };
     around.status.pending(count, oldest);
+    around.status.failed(outbox.count_failed().await?);
     Ok(())
 }

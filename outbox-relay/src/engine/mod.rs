@@ -26,6 +26,7 @@ use std::time::Duration;
 use opentelemetry::metrics::Meter;
 use shared::timestamp::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 pub use status::Status;
@@ -77,6 +78,14 @@ impl EngineConfig {
     }
 }
 
+/// A task panicked, which is a bug: what it held would be held for ever. The
+/// whole instance ends, as by a crash, and others take over.
+fn crash(error: JoinError) {
+    if let Ok(panic) = error.try_into_panic() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 /// One relay instance.
 #[derive(Debug)]
 pub struct Engine {
@@ -115,6 +124,7 @@ impl Engine {
             status: self.status.clone(),
             schedule: Schedule::default(),
             random: random.fork(),
+            stop: stop.clone(),
         };
         let release = CancellationToken::new();
         let around = shard::Surroundings {
@@ -126,12 +136,12 @@ impl Engine {
             stream: "".into(),
             work,
             listed: Arc::default(),
-            stop: stop.clone(),
+            stop,
             release: release.clone(),
         };
         let survey = coordinate::survey(around.clone());
         let publish = async {
-            publisher.run(incoming, stop.clone()).await;
+            publisher.run(incoming).await;
             // Nothing is in flight any more: the last checkpoints can be
             // written.
             release.cancel();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::held::{self, Ack, Path};
 use super::spans::{BatchSpan, MessageOutcome, Source};
-use super::{EngineConfig, Status};
+use super::{EngineConfig, Status, crash};
 use crate::decide::backoff;
 use crate::decide::classify::{Event, Rejected};
 use crate::decide::failure::{self, Verdict};
@@ -53,6 +53,7 @@ pub(crate) struct Publisher {
     pub(crate) status: Status,
     pub(crate) schedule: Schedule<Ack>,
     pub(crate) random: fastrand::Rng,
+    pub(crate) stop: CancellationToken,
 }
 
 type SendAnswer = Result<Vec<Result<String, EntryFailure>>, SendError>;
@@ -72,6 +73,8 @@ enum Done {
         outcome: MarkOutcome,
         acks: Vec<Ack>,
     },
+    /// Not quarantined, as the table is away: left to the next owner.
+    LeftPending,
 }
 
 /// Requests under way.
@@ -83,13 +86,10 @@ struct InFlight {
 }
 
 impl Publisher {
-    /// Works until `stop` is cancelled, then finishes what is in flight and
+    /// Works until it is to stop, then finishes what is in flight and
     /// its marks; what was not sent by then is left to the next owner.
-    pub(crate) async fn run(
-        mut self,
-        mut work: mpsc::UnboundedReceiver<Work>,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn run(mut self, mut work: mpsc::UnboundedReceiver<Work>) {
+        let stop = self.stop.clone();
         let mut in_flight = InFlight::default();
         let mut incoming = Vec::new();
         let mut open = true;
@@ -111,7 +111,7 @@ impl Publisher {
                 biased;
                 Some(done) = in_flight.tasks.join_next() => match done {
                     Ok(done) => self.finish(&mut in_flight, done),
-                    Err(error) => tracing::error!(%error, "a publishing task failed"),
+                    Err(error) => crash(error),
                 },
                 count = work.recv_many(&mut incoming, 1024), if open && !stopping => {
                     open = count > 0;
@@ -213,6 +213,7 @@ impl Publisher {
                 in_flight.marks -= 1;
                 self.marks_answered(marks, answer, now);
             }
+            Done::LeftPending => {}
             Done::Quarantined {
                 rejected,
                 outcome,
@@ -349,7 +350,8 @@ impl Publisher {
         self.quarantine(in_flight, rejected, acks, outgoing.attempt);
     }
 
-    /// Tried until it is written: the checkpoint waits for it.
+    /// Tried until it is written, as the checkpoint waits for it; but a stop
+    /// does not wait for a table that is away.
     fn quarantine(
         &mut self,
         in_flight: &mut InFlight,
@@ -366,6 +368,7 @@ impl Publisher {
         let outbox = Arc::clone(&self.ports.outbox);
         let mut random = self.random.fork();
         let (metrics, status) = (self.metrics.clone(), self.status.clone());
+        let stop = self.stop.clone();
         in_flight.tasks.spawn(async move {
             let mut failures = 0;
             let outcome = loop {
@@ -376,7 +379,11 @@ impl Publisher {
                         metrics.retried("quarantine", 1);
                         status.table(Err(error.to_string()), Instant::now());
                         tracing::warn!(%error, failures, "an event could not be quarantined; trying again");
-                        tokio::time::sleep(backoff::delay(failures, random.f64())).await;
+                        tokio::select! {
+                            biased;
+                            () = stop.cancelled() => return Done::LeftPending,
+                            () = tokio::time::sleep(backoff::delay(failures, random.f64())) => {}
+                        }
                     }
                 }
             };

@@ -32,6 +32,7 @@ struct Inner {
     unowned: Option<(usize, Instant)>,
     pending: u64,
     oldest_pending: Option<Timestamp>,
+    failed: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,7 @@ impl Status {
                 unowned: None,
                 pending: 0,
                 oldest_pending: None,
+                failed: 0,
             })),
             lease_duration,
         }
@@ -144,6 +146,10 @@ impl Status {
         inner.oldest_pending = oldest;
     }
 
+    pub(crate) fn failed(&self, count: u64) {
+        self.lock().failed = count;
+    }
+
     /// How many shards are held.
     pub fn shards_held(&self) -> usize {
         self.lock().shards.len()
@@ -164,7 +170,13 @@ impl Status {
         self.lock().pending
     }
 
-    /// When the oldest of them occurred.
+    /// How many events were quarantined in the table when it was last looked
+    /// at: at least so many, when there are very many.
+    pub fn failed_events(&self) -> u64 {
+        self.lock().failed
+    }
+
+    /// When the oldest of the pending ones occurred.
     pub fn oldest_pending(&self) -> Option<Timestamp> {
         self.lock().oldest_pending
     }

@@ -105,4 +105,8 @@ pub trait OutboxTable: Send + Sync {
 
     /// How many events the index shows as pending.
     async fn count_pending(&self) -> Result<u64, TableError>;
+
+    /// How many events the index shows as quarantined, as far as one request
+    /// tells: those of the oldest 1 MB.
+    async fn count_failed(&self) -> Result<u64, TableError>;
 }

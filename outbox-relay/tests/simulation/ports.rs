@@ -397,6 +397,10 @@ impl OutboxTable for View {
     async fn count_pending(&self) -> Result<u64, TableError> {
         Ok(0)
     }
+
+    async fn count_failed(&self) -> Result<u64, TableError> {
+        Ok(0)
+    }
 }
 
 #[async_trait]

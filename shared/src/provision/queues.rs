@@ -1,10 +1,10 @@
 //! A queue and its dead-letter queue.
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::QueueAttributeName;
 
 use super::ProvisionError;
+use crate::aws::Causes;
 use crate::outbox::message::MAX_MESSAGE_BYTES;
 
 /// A message that was received this often without being deleted moves to the
@@ -63,7 +63,7 @@ async fn allow_largest(sqs: &Client, url: &str) {
     if let Err(error) = outcome {
         tracing::debug!(
             queue = url,
-            error = %DisplayErrorContext(&error),
+            error = %Causes(&error),
             "the queue does not take a MaximumMessageSize of 1 MiB"
         );
     }
@@ -113,7 +113,7 @@ fn request_error(
     ProvisionError::Request {
         what: format!("queue `{name}`"),
         action,
-        reason: DisplayErrorContext(error).to_string(),
+        reason: Causes(error).to_string(),
     }
 }
 

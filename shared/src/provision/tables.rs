@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
     KeyType, Projection, ProjectionType, ScalarAttributeType, StreamSpecification, StreamViewType,
@@ -11,6 +11,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 use super::ProvisionError;
+use crate::aws::Causes;
 use crate::outbox::item::{BY_STATE_INDEX, attribute};
 
 /// Creating a table takes seconds on AWS.
@@ -97,7 +98,7 @@ impl Table {
         ProvisionError::Request {
             what: format!("table `{}`", self.name),
             action,
-            reason: DisplayErrorContext(error).to_string(),
+            reason: Causes(error).to_string(),
         }
     }
 
@@ -311,7 +312,7 @@ pub async fn stock(
                 return Err(ProvisionError::Request {
                     what: format!("SKU `{sku}`"),
                     action: "stocked",
-                    reason: DisplayErrorContext(&error).to_string(),
+                    reason: Causes(&error).to_string(),
                 });
             }
         }
