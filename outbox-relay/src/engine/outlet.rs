@@ -48,8 +48,14 @@ impl States {
         )
     }
 
-    /// Asked about, and neither there nor pending: nothing to wait for.
-    pub(crate) fn is_out_of_the_way(&self, key: &EventKey) -> bool {
+    /// Published, and so is everything before it.
+    pub(crate) fn is_published(&self, key: &EventKey) -> bool {
+        self.0.get(key) == Some(&Some(EventStatus::Published))
+    }
+
+    /// Asked about and not pending. It may be quarantined or gone while events
+    /// before it are pending.
+    pub(crate) fn is_not_pending(&self, key: &EventKey) -> bool {
         self.0
             .get(key)
             .is_some_and(|state| *state != Some(EventStatus::Pending))
@@ -97,8 +103,8 @@ impl Outlet {
         self.hand_over(Work::Quarantine { rejected, ack });
     }
 
-    /// Publishes, from the table, the pending events before `event`: the
-    /// stream does not have them. Returns how many there were.
+    /// Publishes, from the table, the pending events before `event` that were
+    /// not handed over. Returns how many there were.
     pub(crate) async fn publish_earlier(
         &self,
         event: &Event,

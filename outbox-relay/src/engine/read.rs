@@ -231,9 +231,9 @@ impl Reader {
         for mut read in events {
             let key = &read.event.key;
             let (id, sequence) = (&key.aggregate_id, read.event.sequence);
-            let follows = succession.follows(id, sequence)
-                || states.is_out_of_the_way(&predecessor(&read.event));
-            if !follows {
+            let before = predecessor(&read.event);
+            let follows = succession.follows(id, sequence) || states.is_published(&before);
+            if !follows && !states.is_not_pending(&before) {
                 read.reads += 1;
                 waiting_bytes += read.event.message.size() + EVENT_OVERHEAD;
                 let patient = read.reads < PATIENCE_READS || read.since.elapsed() < PATIENCE;
@@ -241,16 +241,20 @@ impl Reader {
                     waiting.push(read);
                     continue;
                 }
+            }
+            if !follows {
                 let count = self
                     .outlet
                     .publish_earlier(&read.event, succession, random)
                     .await;
-                tracing::warn!(
-                    shard = %self.outlet.shard.id,
-                    event_id = read.event.event_id,
-                    count,
-                    "events before this one are pending and not in the stream; published from the table"
-                );
+                if count > 0 {
+                    tracing::warn!(
+                        shard = %self.outlet.shard.id,
+                        event_id = read.event.event_id,
+                        count,
+                        "events before this one were pending and not read; published from the table"
+                    );
+                }
             }
             let asked = read.look_up || succession.is_repeat(id, sequence);
             succession.handed_over(id, sequence);

@@ -150,7 +150,7 @@ impl Sweeper {
             if !states.is_pending(&event.key) || succession.is_repeat(id, sequence) {
                 continue;
             }
-            if !succession.follows(id, sequence) && states.is_pending(&predecessor(&event)) {
+            if !succession.follows(id, sequence) && !states.is_published(&predecessor(&event)) {
                 count += self
                     .outlet
                     .publish_earlier(&event, succession, random)

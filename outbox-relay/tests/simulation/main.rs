@@ -6,7 +6,8 @@
 //! several relay instances loose on it, which crash, freeze and come back, and
 //! [`check`] looks at what came of it:
 //!
-//! - G2: every committed event is delivered and marked.
+//! - G2: every committed event is delivered and marked, or quarantined when it
+//!   can never be sent.
 //! - G3: without a fault nothing is delivered twice; with faults, boundedly.
 //! - G5: first deliveries of an aggregate are in the order of `sequence`.
 //! - G6: no checkpoint is past an event that is not marked.
@@ -18,13 +19,15 @@
 use std::time::Duration;
 
 mod check;
+mod faults;
 mod ports;
 mod run;
 mod world;
 
+use faults::Faults;
 use ports::Mutation;
 use run::{BUFFER_EVENTS, Outcome, outage, simulate, simulate_without};
-use world::{Faults, PAGE};
+use world::PAGE;
 
 /// Seeds of one ordinary run.
 const SEEDS: u64 = 2_000;

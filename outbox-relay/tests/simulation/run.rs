@@ -8,13 +8,13 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::metrics::noop::NoopMeterProvider;
 use outbox_relay::engine::{Engine, EngineConfig};
 use outbox_relay::ports::EventKey;
-use shared::outbox::Status;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::check;
+use crate::faults::Faults;
 use crate::ports::{Mutation, View};
-use crate::world::{Faults, World, clock, start_clock};
+use crate::world::{EventModel, QUEUES, ROUTES, World, clock, start_clock};
 
 /// Events that fit the buffer of one instance; each takes 2 KiB of it.
 pub(crate) const BUFFER_EVENTS: usize = 24;
@@ -66,11 +66,11 @@ pub(crate) fn outage(seed: u64) -> (Outcome, usize, Duration) {
             }
         };
         load(10).await;
-        locked(world).queue_away = true;
+        locked(world).away = QUEUES.into();
         let before = locked(world).deliveries.len();
         load(60).await;
         during = locked(world).deliveries.len() - before;
-        locked(world).queue_away = false;
+        locked(world).away.clear();
         let back = tokio::time::Instant::now();
         settle(world).await;
         recovery = back.elapsed();
@@ -118,6 +118,8 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
             60..65 if locked(world).shards.len() < 9 => locked(world).split(),
             65..67 => locked(world).trim(),
             67 if random.f64() < 0.2 => locked(world).recreate_stream(),
+            68 => locked(world).delete_one(),
+            69..73 => locked(world).queue_goes_or_comes(),
             _ => {
                 let n = random.usize(..instances.len());
                 instances[n].disturb(&mut random).await;
@@ -125,6 +127,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
         }
     }
     locked(world).turbulent = false;
+    locked(world).away.clear();
     locked(world).log("peace");
     for instance in &mut instances {
         instance.ensure_running();
@@ -140,10 +143,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
 async fn settle(world: &Mutex<World>) {
     let settled = async {
         loop {
-            let pending = locked(world)
-                .events
-                .values()
-                .any(|event| event.status == Status::Pending);
+            let pending = locked(world).events.values().any(EventModel::is_pending);
             if !pending {
                 return;
             }
@@ -233,7 +233,7 @@ impl Instance {
         };
         let config = EngineConfig {
             instance,
-            routes: "*=events".parse().expect("a route"),
+            routes: ROUTES.parse().expect("a route"),
             lease_duration: LEASE,
             poll_max: Duration::from_millis(200),
             retention: Duration::from_secs(3600),

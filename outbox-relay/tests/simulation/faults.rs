@@ -1,0 +1,71 @@
+//! What went wrong in a run, on purpose.
+
+use std::collections::BTreeMap;
+
+/// How often each kind of fault happened, and in how many runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults(BTreeMap<&'static str, (u64, u64)>);
+
+impl Faults {
+    /// Every kind there is, so that one that never happens is noticed.
+    const KINDS: [&str; 29] = [
+        "crash",
+        "freeze",
+        "graceful stop",
+        "shard split",
+        "reversed transaction",
+        "records trimmed",
+        "shard trimmed",
+        "stream re-created",
+        "handover asked",
+        "no child filter",
+        "stream unavailable",
+        "expired iterator",
+        "empty page",
+        "send failed",
+        "send answer lost",
+        "entry failed",
+        "mark failed",
+        "mark answer lost",
+        "lease write failed",
+        "lease answer lost",
+        "lookup failed",
+        "queue away",
+        "send throttled",
+        "malformed event",
+        "refused event",
+        "batch refused",
+        "quarantine failed",
+        "quarantine answer lost",
+        "event deleted",
+    ];
+
+    pub(crate) fn note(&mut self, kind: &'static str) {
+        assert!(Self::KINDS.contains(&kind), "{kind} is not listed");
+        let (count, runs) = self.0.entry(kind).or_default();
+        *count += 1;
+        *runs = 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (kind, (count, runs)) in &other.0 {
+            let sum = self.0.entry(kind).or_default();
+            sum.0 += count;
+            sum.1 += runs;
+        }
+    }
+
+    pub(crate) fn count(&self, kind: &str) -> u64 {
+        self.0.get(kind).map_or(0, |(count, _)| *count)
+    }
+
+    pub(crate) fn table(&self) -> Vec<(&'static str, u64, u64)> {
+        Self::KINDS
+            .into_iter()
+            .map(|kind| {
+                let (count, runs) = self.0.get(kind).copied().unwrap_or_default();
+                (kind, count, runs)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,145 @@
+//! The lease table.
+
+use async_trait::async_trait;
+use outbox_relay::ports::{Asked, Lease, LeaseError, LeaseTable, SWEEPER, ShardId};
+
+use super::{Mutation, View};
+
+fn row(stream: &str, shard: &ShardId) -> (String, ShardId) {
+    (stream.to_owned(), shard.clone())
+}
+
+#[async_trait]
+impl LeaseTable for View {
+    async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError> {
+        self.travel().await;
+        if self.strikes("lease write failed", 0.02) {
+            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        }
+        let leases = {
+            let world = self.world();
+            let of_stream = world.leases.iter().filter(|((of, _), _)| of == stream);
+            of_stream.map(|(_, lease)| lease.clone()).collect()
+        };
+        self.travel().await;
+        Ok(leases)
+    }
+
+    async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError> {
+        self.travel().await;
+        if self.strikes("lease write failed", 0.05) {
+            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        }
+        let mut world = self.world();
+        world
+            .leases
+            .entry(row(stream, &lease.shard))
+            .or_insert_with(|| lease.clone());
+        Ok(())
+    }
+
+    async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
+        self.write(stream, new, |stored| {
+            (&stored.owner, stored.epoch, stored.beat) == (&seen.owner, seen.epoch, seen.beat)
+        })
+        .await?;
+        self.world().tell(&self.name, &new.shard, false);
+        Ok(())
+    }
+
+    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<Asked, LeaseError> {
+        self.write(stream, lease, |stored| {
+            stored.owner.as_deref() == Some(holder) && stored.epoch == lease.epoch
+        })
+        .await
+    }
+
+    async fn ask(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        let Some(stored) = world.leases.get_mut(&row(stream, &seen.shard)) else {
+            return Err(LeaseError::Lost);
+        };
+        if (&stored.owner, stored.epoch) != (&seen.owner, seen.epoch) {
+            return Err(LeaseError::Lost);
+        }
+        stored.asked.wanted_by = Some(instance.to_owned());
+        let name = &self.name;
+        world.log(format!("{name} asks for {}", seen.shard));
+        world.faults.note("handover asked");
+        Ok(())
+    }
+
+    async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        let sweeper = ShardId(SWEEPER.into());
+        if let Some(stored) = world.leases.get_mut(&row(stream, &sweeper)) {
+            stored.asked.sweep = true;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        match world.leases.get(&row(stream, &seen.shard)) {
+            Some(stored) if stored.owner.is_none() && stored.epoch == seen.epoch => {
+                world.leases.remove(&row(stream, &seen.shard));
+                Ok(())
+            }
+            _ => Err(LeaseError::Lost),
+        }
+    }
+}
+
+impl View {
+    async fn write(
+        &self,
+        stream: &str,
+        lease: &Lease,
+        condition: impl Fn(&Lease) -> bool + Send,
+    ) -> Result<Asked, LeaseError> {
+        self.travel().await;
+        if self.strikes("lease write failed", 0.04) {
+            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        }
+        let asked = {
+            let mut world = self.world();
+            let stored = world.leases.get(&row(stream, &lease.shard)).cloned();
+            let Some(stored) = stored else {
+                return Err(LeaseError::Lost);
+            };
+            if !condition(&stored) {
+                world.tell(&self.name, &lease.shard, true);
+                if self.lacks(Mutation::LostUnnoticed) {
+                    return Ok(Asked::default());
+                }
+                if !self.lacks(Mutation::NoFence) {
+                    return Err(LeaseError::Lost);
+                }
+            }
+            world.check_fence(&stored, lease);
+            world.check_checkpoint(lease);
+            let name = &self.name;
+            world.log(format!(
+                "{name} writes {} owner {:?} epoch {} checkpoint {:?}",
+                lease.shard,
+                lease.owner,
+                lease.epoch,
+                lease.checkpoint.as_ref().map(ToString::to_string)
+            ));
+            world
+                .leases
+                .insert(row(stream, &lease.shard), lease.clone());
+            stored.asked
+        };
+        let lost = self.strikes("lease answer lost", 0.02);
+        self.travel().await;
+        if lost {
+            Err(LeaseError::Unavailable("simulated".to_owned()))
+        } else {
+            Ok(asked)
+        }
+    }
+}

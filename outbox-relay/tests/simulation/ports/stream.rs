@@ -1,0 +1,126 @@
+//! The stream.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use outbox_relay::ports::{Cursor, Page, Position, Shard, ShardId, Stream, StreamError};
+
+use super::View;
+use crate::world::PAGE;
+
+/// Shards a listing returns at once: few, so that it takes several.
+const LISTING_PAGE: usize = 3;
+
+#[async_trait]
+impl Stream for View {
+    async fn locate(&self) -> Result<Arc<str>, StreamError> {
+        self.travel().await;
+        if self.strikes("stream unavailable", 0.02) {
+            return Err(StreamError::Unavailable("simulated".to_owned()));
+        }
+        Ok(self.world().stream().into())
+    }
+
+    async fn shards(
+        &self,
+        stream: &str,
+        after: Option<&ShardId>,
+    ) -> Result<(Vec<Shard>, Option<ShardId>), StreamError> {
+        self.travel().await;
+        if self.strikes("stream unavailable", 0.05) {
+            return Err(StreamError::Unavailable("simulated".to_owned()));
+        }
+        self.check_stream(stream)?;
+        let mut rest = self.listed();
+        if let Some(after) = after {
+            let at = rest.iter().position(|shard| shard.id == *after);
+            rest.drain(..at.map_or(0, |at| at + 1));
+        }
+        let next = (rest.len() > LISTING_PAGE).then(|| rest[LISTING_PAGE - 1].id.clone());
+        rest.truncate(LISTING_PAGE);
+        Ok((rest, next))
+    }
+
+    async fn children(
+        &self,
+        stream: &str,
+        parent: &ShardId,
+    ) -> Result<Option<Vec<Shard>>, StreamError> {
+        self.travel().await;
+        if self.strikes("no child filter", 0.3) {
+            return Ok(None);
+        }
+        if self.strikes("stream unavailable", 0.05) {
+            return Err(StreamError::Unavailable("simulated".to_owned()));
+        }
+        self.check_stream(stream)?;
+        let mut children = self.world().listed();
+        children.retain(|shard| shard.parent.as_ref() == Some(parent));
+        Ok(Some(children))
+    }
+
+    async fn cursor(
+        &self,
+        stream: &str,
+        shard: &ShardId,
+        position: &Position,
+    ) -> Result<Cursor, StreamError> {
+        self.travel().await;
+        if self.strikes("stream unavailable", 0.03) {
+            return Err(StreamError::Unavailable("simulated".to_owned()));
+        }
+        self.check_stream(stream)?;
+        let after = match position {
+            Position::TrimHorizon => self.world().trimmed(shard),
+            Position::After(number) => number.0.parse().expect("a number made here"),
+        };
+        if after < self.world().trimmed(shard) {
+            return Err(StreamError::Trimmed);
+        }
+        Ok(Cursor(format!("{shard}|{after}")))
+    }
+
+    async fn read(&self, cursor: &Cursor) -> Result<Page, StreamError> {
+        self.travel().await;
+        if self.strikes("stream unavailable", 0.03) {
+            return Err(StreamError::Unavailable("simulated".to_owned()));
+        }
+        if self.strikes("expired iterator", 0.01) {
+            return Err(StreamError::Expired);
+        }
+        let (shard, after) = cursor.0.split_once('|').expect("a cursor made here");
+        let after: u64 = after.parse().expect("a cursor made here");
+        if self.world().shard(&ShardId(shard.into())).is_none() {
+            return Err(StreamError::NotFound("trimmed away".to_owned()));
+        }
+        if after < self.world().trimmed(&ShardId(shard.into())) {
+            return Err(StreamError::Trimmed);
+        }
+        self.world().check_parent(&ShardId(shard.into()));
+        let empty = self.strikes("empty page", 0.02);
+        let page = {
+            let mut world = self.world();
+            let most = world.random.usize(1..=PAGE);
+            let model = world
+                .shard(&ShardId(shard.into()))
+                .expect("a cursor made here");
+            let rest = model.records.iter().filter(|record| record.number > after);
+            let left = rest.clone().count();
+            let found: Vec<_> = rest.take(if empty { 0 } else { most }).cloned().collect();
+            let ended = model.closed && found.len() == left;
+            let last = found.last().map_or(after, |record| record.number);
+            let keys = found
+                .iter()
+                .filter_map(|record| record.event.clone())
+                .collect();
+            let records = found.iter().map(|record| world.record(record)).collect();
+            world.read(&self.name, keys);
+            Page {
+                records,
+                next: (!ended).then(|| Cursor(format!("{shard}|{last}"))),
+            }
+        };
+        self.travel().await;
+        Ok(page)
+    }
+}

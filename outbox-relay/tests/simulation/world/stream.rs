@@ -1,0 +1,170 @@
+//! The stream: shards that split, close and are trimmed.
+
+use outbox_relay::ports::{Change, EventKey, Record, SequenceNumber, Shard, ShardId};
+use shared::timestamp::Timestamp;
+
+use super::{World, clock};
+
+/// One shard.
+#[derive(Debug)]
+pub(crate) struct ShardModel {
+    pub(crate) id: ShardId,
+    pub(crate) parent: Option<ShardId>,
+    pub(crate) records: Vec<RecordModel>,
+    pub(crate) closed: bool,
+    /// Records up to here are gone.
+    pub(crate) trimmed: u64,
+    /// No longer listed, and all its records gone.
+    pub(crate) gone: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct RecordModel {
+    pub(crate) number: u64,
+    pub(crate) created_at: Timestamp,
+    /// `None`: a modification.
+    pub(crate) event: Option<EventKey>,
+}
+
+impl World {
+    /// Changes of one aggregate go to one open shard.
+    pub(super) fn append(&mut self, key: &EventKey, inserted: bool) {
+        let open: Vec<usize> = (0..self.shards.len())
+            .filter(|n| !self.shards[*n].closed)
+            .collect();
+        let hash = key
+            .aggregate_id
+            .bytes()
+            .fold(0_usize, |hash, byte| hash * 31 + usize::from(byte));
+        // A child takes over from its parent: which one depends on all open
+        // shards, so an aggregate may only move when a split happens.
+        let at = self.home(hash, &open);
+        let record = RecordModel {
+            number: self.next_number,
+            created_at: clock(),
+            event: inserted.then(|| key.clone()),
+        };
+        self.next_number += 1;
+        self.shards[at].records.push(record);
+    }
+
+    /// Follows the tree from its root: each split divides by one more bit.
+    fn home(&self, hash: usize, open: &[usize]) -> usize {
+        let mut at = self.root;
+        let mut bits = hash;
+        while !open.contains(&at) {
+            let children: Vec<usize> = (0..self.shards.len())
+                .filter(|n| self.shards[*n].parent.as_ref() == Some(&self.shards[at].id))
+                .collect();
+            at = children[bits % children.len()];
+            bits /= 2;
+        }
+        at
+    }
+
+    /// The name of the table's stream.
+    pub(crate) fn stream(&self) -> String {
+        format!("stream-{}", self.streams)
+    }
+
+    /// The stream is disabled and enabled again: what was in the old one is
+    /// gone, and a new one begins.
+    pub(crate) fn recreate_stream(&mut self) {
+        for shard in &mut self.shards {
+            shard.closed = true;
+            shard.gone = true;
+        }
+        self.streams += 1;
+        self.root = self.shards.len();
+        self.shards.push(ShardModel {
+            id: ShardId(format!("shard-{}", self.shards.len()).into()),
+            parent: None,
+            records: Vec::new(),
+            closed: false,
+            trimmed: 0,
+            gone: false,
+        });
+        self.faults.note("stream re-created");
+        self.log(format!("{} begins", self.stream()));
+    }
+
+    /// Closes a random open shard and opens one or two children.
+    pub(crate) fn split(&mut self) {
+        let open: Vec<usize> = (0..self.shards.len())
+            .filter(|n| !self.shards[*n].closed)
+            .collect();
+        let at = open[self.random.usize(..open.len())];
+        self.shards[at].closed = true;
+        let parent = self.shards[at].id.clone();
+        for _ in 0..self.random.usize(1..=2) {
+            let id = ShardId(format!("shard-{}", self.shards.len()).into());
+            self.shards.push(ShardModel {
+                id,
+                parent: Some(parent.clone()),
+                records: Vec::new(),
+                closed: false,
+                trimmed: 0,
+                gone: false,
+            });
+        }
+        self.faults.note("shard split");
+        self.log(format!("split {parent}"));
+    }
+
+    /// What the stream still knows of a shard.
+    pub(crate) fn shard(&self, id: &ShardId) -> Option<&ShardModel> {
+        self.shards
+            .iter()
+            .find(|shard| shard.id == *id && !shard.gone)
+    }
+
+    pub(crate) fn trimmed(&self, id: &ShardId) -> u64 {
+        self.shard(id).map_or(0, |shard| shard.trimmed)
+    }
+
+    /// The shards a listing shows, in its order.
+    pub(crate) fn listed(&self) -> Vec<Shard> {
+        self.shards
+            .iter()
+            .filter(|shard| !shard.gone)
+            .map(|shard| Shard {
+                id: shard.id.clone(),
+                parent: shard.parent.clone(),
+            })
+            .collect()
+    }
+
+    /// The stream forgets its oldest records: some of one shard, whether read
+    /// or not, or, when it is closed, the whole shard.
+    pub(crate) fn trim(&mut self) {
+        let Some(at) = (0..self.shards.len()).find(|n| !self.shards[*n].gone) else {
+            return;
+        };
+        let shard = &mut self.shards[at];
+        let half = shard.records.len() / 2;
+        if shard.closed && self.random.bool() {
+            shard.gone = true;
+            let id = shard.id.clone();
+            self.faults.note("shard trimmed");
+            self.log(format!("trim {id} away"));
+        } else if half > 0 {
+            shard.trimmed = shard.trimmed.max(shard.records[half - 1].number);
+            let (id, until) = (shard.id.clone(), shard.trimmed);
+            self.faults.note("records trimmed");
+            self.log(format!("trim {id} until {until}"));
+        }
+    }
+
+    /// A record as the service returns it.
+    pub(crate) fn record(&self, record: &RecordModel) -> Record {
+        let change = match &record.event {
+            None => Change::Other,
+            Some(key) => Change::Insert(self.image(key)),
+        };
+        Record {
+            sequence_number: SequenceNumber(record.number.to_string().into()),
+            created_at: Some(record.created_at),
+            change,
+        }
+    }
+}

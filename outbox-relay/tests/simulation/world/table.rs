@@ -1,0 +1,170 @@
+//! The outbox table and its index.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use outbox_relay::ports::{EventKey, Item, PendingCursor, PendingPage};
+use shared::outbox::Status;
+use shared::outbox::item::{bucket_name, pending_bucket};
+use shared::timestamp::Timestamp;
+
+use super::World;
+
+/// Items a look at the index returns at once.
+const PENDING_PAGE: usize = 5;
+
+/// What is wrong with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// Its payload is not JSON.
+    Malformed,
+    /// The queue says that it can never be sent.
+    Refused,
+}
+
+/// One event of the outbox table.
+#[derive(Clone, Debug)]
+pub(crate) struct EventModel {
+    pub(crate) status: Status,
+    pub(crate) occurred_at: Timestamp,
+    /// Decides which queue it is for.
+    pub(crate) event_type: &'static str,
+    pub(crate) flaw: Option<Flaw>,
+    /// Somebody removed the item.
+    pub(crate) deleted: bool,
+}
+
+impl EventModel {
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.deleted && self.status == Status::Pending
+    }
+}
+
+fn cursor_text(at: Timestamp, key: &EventKey) -> String {
+    format!("{at}|{}|{:>20}", key.aggregate_id, key.sequence)
+}
+
+impl World {
+    /// The index, which shows the table as it is.
+    pub(crate) fn pending(&self, bucket: u32, after: Option<PendingCursor>) -> PendingPage {
+        let name = bucket_name(bucket);
+        let mut pending: Vec<_> = self
+            .events
+            .iter()
+            .filter(|(key, event)| event.is_pending() && pending_bucket(&key.aggregate_id) == name)
+            .map(|(key, event)| (event.occurred_at, key))
+            .collect();
+        pending.sort_by_key(|(at, key)| cursor_text(*at, key));
+        let skip = after.map_or(0, |PendingCursor(key)| {
+            let last = &key["last"];
+            let last = last.as_s().expect("a cursor made here");
+            pending
+                .iter()
+                .position(|(at, key)| cursor_text(*at, key) > *last)
+                .unwrap_or(pending.len())
+        });
+        let page: Vec<_> = pending.iter().skip(skip).take(PENDING_PAGE).collect();
+        let more = skip + page.len() < pending.len();
+        let next = page.last().filter(|_| more).map(|(at, key)| {
+            let last = AttributeValue::S(cursor_text(*at, key));
+            PendingCursor(HashMap::from([("last".to_owned(), last)]))
+        });
+        PendingPage {
+            items: page.into_iter().map(|(_, key)| self.image(key)).collect(),
+            next,
+        }
+    }
+
+    pub(crate) fn pending_between(&self, aggregate_id: &str, first: u64, last: u64) -> Vec<Item> {
+        let mut found: Vec<_> = self
+            .events
+            .iter()
+            .filter(|(key, event)| key.aggregate_id == aggregate_id && event.is_pending())
+            .filter_map(|(key, _)| Some((key.sequence.parse::<u64>().ok()?, key)))
+            .filter(|(sequence, _)| (first..=last).contains(sequence))
+            .collect();
+        found.sort();
+        found
+            .into_iter()
+            .take(PENDING_PAGE)
+            .map(|(_, key)| self.image(key))
+            .collect()
+    }
+
+    pub(super) fn image(&self, key: &EventKey) -> HashMap<String, AttributeValue> {
+        let event = &self.events[key];
+        let payload = match event.flaw {
+            Some(Flaw::Malformed) => "{oops",
+            Some(Flaw::Refused) | None => "{}",
+        };
+        let text = |value: &str| AttributeValue::S(value.to_owned());
+        HashMap::from([
+            ("aggregate_id".to_owned(), text(&key.aggregate_id)),
+            (
+                "sequence".to_owned(),
+                AttributeValue::N(key.sequence.clone()),
+            ),
+            ("aggregate_type".to_owned(), text("order")),
+            ("event_type".to_owned(), text(event.event_type)),
+            ("payload".to_owned(), text(payload)),
+            (
+                "occurred_at".to_owned(),
+                text(&event.occurred_at.to_string()),
+            ),
+            ("status".to_owned(), text("PENDING")),
+        ])
+    }
+
+    /// Whether the event was pending; it is published then.
+    pub(crate) fn mark(&mut self, instance: &str, key: &EventKey) -> bool {
+        self.settle(instance, key, Status::Published)
+    }
+
+    /// The same for one that is quarantined, which no good event may be.
+    pub(crate) fn quarantine(&mut self, instance: &str, key: &EventKey) -> bool {
+        if self.events[key].flaw.is_none() {
+            self.violations
+                .push(format!("{instance} quarantined the good event {key:?}"));
+        }
+        self.settle(instance, key, Status::Failed)
+    }
+
+    fn settle(&mut self, instance: &str, key: &EventKey, status: Status) -> bool {
+        for unfinished in self.unfinished.values_mut() {
+            unfinished.remove(key);
+        }
+        let Some(event) = self.events.get_mut(key) else {
+            return false;
+        };
+        if !event.is_pending() {
+            return false;
+        }
+        event.status = status;
+        self.log(format!(
+            "{instance} marks {}:{} {status:?}",
+            key.aggregate_id, key.sequence
+        ));
+        self.append(key, false);
+        true
+    }
+
+    /// Whether the queue never takes this event.
+    pub(crate) fn is_refused(&self, key: &EventKey) -> bool {
+        self.events[key].flaw == Some(Flaw::Refused)
+    }
+
+    /// Somebody removes an item, whatever its state.
+    pub(crate) fn delete_one(&mut self) {
+        let at = self.random.usize(..self.events.len().max(1));
+        let Some((key, event)) = self.events.iter_mut().nth(at) else {
+            return;
+        };
+        event.deleted = true;
+        let key = key.clone();
+        for unfinished in self.unfinished.values_mut() {
+            unfinished.remove(&key);
+        }
+        self.faults.note("event deleted");
+        self.log(format!("delete {}:{}", key.aggregate_id, key.sequence));
+    }
+}
