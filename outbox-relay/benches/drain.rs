@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, PutRequest, WriteRequest};
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
@@ -24,6 +24,11 @@ const SENDS: usize = 16;
 const MARKS: usize = 4;
 
 const DEADLINE: Duration = Duration::from_secs(900);
+
+/// What fails the run, whatever the backlog. The two halves share the machine
+/// with nobody, or the ratio says nothing.
+const LEAST_RATIO: f64 = 0.8;
+const MOST_MEMORY_KIB: u64 = 80_000;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -42,8 +47,17 @@ async fn main() -> Result<()> {
     println!("{count} pending events of 1 KB");
     println!("  bare loop {:>8.0} events/s", rate(bare));
     println!("  relay     {:>8.0} events/s", rate(relay));
-    println!("  ratio     {:>8.2}", rate(relay) / rate(bare));
-    println!("  relay's peak resident memory {memory}");
+    let ratio = rate(relay) / rate(bare);
+    println!("  ratio     {ratio:>8.2}");
+    println!("  relay's peak resident memory {memory} KiB");
+    ensure!(
+        ratio >= LEAST_RATIO,
+        "less than {LEAST_RATIO} of the bare loop"
+    );
+    ensure!(
+        memory < MOST_MEMORY_KIB,
+        "more than {MOST_MEMORY_KIB} KiB of memory"
+    );
     Ok(())
 }
 
@@ -226,13 +240,15 @@ fn mark(item: &OutboxItem) -> BatchStatementRequest {
 }
 
 /// From the start of the process until nothing is pending.
-async fn relay(cloud: &LocalCloud) -> Result<(Duration, String)> {
+async fn relay(cloud: &LocalCloud) -> Result<(Duration, u64)> {
     let mut environment: Vec<(String, String)> = cloud
         .env()
         .into_iter()
         .map(|(name, value)| (name.to_string(), value))
         .collect();
     environment.push(("RELAY_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned()));
+    // As in the container image.
+    environment.push(("MALLOC_ARENA_MAX".to_owned(), "1".to_owned()));
     let started = Instant::now();
     let program = env!("CARGO_BIN_EXE_outbox-relay");
     let service = Service::start(program, &[], environment).await?;
@@ -258,7 +274,7 @@ async fn relay(cloud: &LocalCloud) -> Result<(Duration, String)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let memory = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"))
         .context("no VmHWM")?;
-    Ok((took, memory.trim().to_owned()))
+    Ok((took, memory.trim().parse()?))
 }
