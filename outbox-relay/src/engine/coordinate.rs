@@ -1,29 +1,21 @@
-//! Finds the stream's shards, and takes, asks for and gives up leases.
+//! Takes, asks for and gives up leases.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use shared::outbox::item::{PENDING_BUCKETS, attribute};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::crash;
+use super::listing::Listing;
 use super::shard::{Ending, Surroundings, hold};
 use crate::decide::backoff;
 use crate::decide::ownership::{
     Observations, removable, takable, to_ask, unregistered, with_registered,
 };
-use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId, StreamError, TableError};
-
-/// The stream's shards are listed this often; more often would cost a busy
-/// stream's few DescribeStream calls.
-const LISTING_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Where children cannot be asked for, the end of a shard asks for a listing,
-/// but not more often than this, however many shards end at once.
-const LISTING_PAUSE: Duration = Duration::from_secs(2);
+use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId};
 
 /// Leases are looked at this often, so that one that was given back is taken
 /// soon, plus a bit for every row, as a look reads them all; but four times a
@@ -41,17 +33,14 @@ pub(super) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
         let mut coordinator = Coordinator {
             around: around.clone(),
             random: random.fork(),
-            listing: None,
-            listed_at: None,
-            listing_began: Instant::now(),
-            relist: false,
+            listing: Listing::new(),
             observations: Observations::default(),
             rows: 0,
             held: BTreeSet::new(),
             holders: JoinSet::new(),
         };
         // Those of an earlier stream say nothing about this one.
-        coordinator.set_shards(Vec::new());
+        around.set_shards(Vec::new());
         if let Outcome::Stopping = coordinator.work().await {
             while let Some(ended) = coordinator.holders.join_next().await {
                 coordinator.ended(ended).await;
@@ -106,13 +95,7 @@ enum Outcome {
 struct Coordinator {
     around: Surroundings,
     random: fastrand::Rng,
-    /// A listing under way, and where it goes on.
-    listing: Option<(Vec<Shard>, ShardId)>,
-    /// When the last complete listing began.
-    listed_at: Option<Instant>,
-    /// When the one under way began.
-    listing_began: Instant,
-    relist: bool,
+    listing: Listing,
     observations: Observations,
     /// Rows of the lease table at the last look.
     rows: usize,
@@ -163,48 +146,18 @@ impl Coordinator {
             Ok((shard, ending)) => {
                 self.held.remove(&shard);
                 if ending == Ending::Ended && !self.around.stop.is_cancelled() {
-                    self.find_children(&shard).await;
+                    self.listing.find_children(&self.around, &shard).await;
                 }
             }
             Err(error) => crash(error),
         }
     }
 
-    /// Rule 1: by asking for them, else by a listing soon.
-    async fn find_children(&mut self, parent: &ShardId) {
-        let stream = &self.around.stream;
-        match self.around.ports.stream.children(stream, parent).await {
-            Ok(Some(children)) => {
-                let mut listed = self.around.shards();
-                for child in children {
-                    if !listed.contains(&child) {
-                        listed.push(child);
-                    }
-                }
-                self.set_shards(listed);
-            }
-            Ok(None) => self.relist = true,
-            Err(error) => {
-                tracing::warn!(shard = %parent, %error, "a shard's children could not be listed; all shards are");
-                self.relist = true;
-            }
-        }
-    }
-
-    fn set_shards(&self, shards: Vec<Shard>) {
-        let mut listed = self
-            .around
-            .listed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *listed = shards;
-    }
-
     /// One look at shards and leases: what to take. What fails is looked at
     /// again next time.
     async fn look(&mut self) -> Round {
         let mut failure = None;
-        match self.list_shards().await {
+        match self.listing.go_on(&self.around).await {
             Ok(true) => return Round::StreamChanged,
             Ok(false) => {}
             Err(error) => {
@@ -256,70 +209,13 @@ impl Coordinator {
         Round::Free(free)
     }
 
-    /// Goes on with the listing, or begins one when it is due; true when the
-    /// table has another stream than this one.
-    async fn list_shards(&mut self) -> Result<bool, StreamError> {
-        let source = Arc::clone(&self.around.ports.stream);
-        let stream = Arc::clone(&self.around.stream);
-        if self.listing.is_none() {
-            let due = self.listed_at.is_none_or(|at| {
-                let age = at.elapsed();
-                age >= LISTING_INTERVAL || (self.relist && age >= LISTING_PAUSE)
-            });
-            if !due {
-                return Ok(false);
-            }
-            self.listing_began = Instant::now();
-            let current = source.locate().await?;
-            if current != stream {
-                self.around.metrics.gap();
-                tracing::error!(
-                    old = %stream,
-                    new = %current,
-                    "stream gap: the outbox table has another stream; pending events of the old one are published from the table"
-                );
-                return Ok(true);
-            }
-        }
-        loop {
-            let (mut shards, after) = match self.listing.take() {
-                Some((shards, after)) => (shards, Some(after)),
-                None => (Vec::new(), None),
-            };
-            match source.shards(&stream, after.as_ref()).await {
-                Ok((more, next)) => {
-                    shards.extend(more);
-                    match next {
-                        Some(next) => self.listing = Some((shards, next)),
-                        None => {
-                            self.set_shards(shards);
-                            self.listed_at = Some(self.listing_began);
-                            self.relist = false;
-                            self.around.status.stream(Ok(()));
-                            return Ok(false);
-                        }
-                    }
-                }
-                Err(error) => {
-                    // Thousands of shards are many pages: the next round goes
-                    // on where this one failed.
-                    // Unless the stream is gone: then there may be another.
-                    if !matches!(error, StreamError::NotFound(_)) {
-                        self.listing = after.map(|after| (shards, after));
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
-
     /// All rows, after adding those of new shards and removing those that say
     /// nothing any more.
     async fn leases(&self, shards: &[Shard]) -> Result<Vec<Lease>, LeaseError> {
         let table = &self.around.ports.leases;
         let arn = &self.around.stream;
         let leases = table.list(arn).await?;
-        if let Some(listed_at) = self.listed_at {
+        if let Some(listed_at) = self.listing.listed_at() {
             let gone = removable(shards, &leases, &self.observations, listed_at);
             for gone in gone.chunks(LEASE_REQUESTS) {
                 let removed = gone.iter().map(|lease| table.remove(arn, lease));
@@ -426,45 +322,4 @@ enum Round {
     StreamChanged,
     /// To be taken.
     Free(Vec<Lease>),
-}
-
-/// Counts the pending and the quarantined events of the table from time to
-/// time, for the gauges.
-pub(super) async fn survey(around: Surroundings) {
-    let mut turns = tokio::time::interval(around.config.sweep_interval);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = around.stop.cancelled() => return,
-            _ = turns.tick() => {}
-        }
-        tokio::select! {
-            biased;
-            () = around.stop.cancelled() => return,
-            counted = count(&around) => if let Err(error) = counted {
-                tracing::warn!(%error, "pending and quarantined events could not be counted");
-            }
-        }
-    }
-}
-
-async fn count(around: &Surroundings) -> Result<(), TableError> {
-    let outbox = &around.ports.outbox;
-    let mut oldest = None;
-    for bucket in 0..PENDING_BUCKETS {
-        let page = outbox.pending(bucket, None).await?;
-        let first = page
-            .items
-            .first()
-            .and_then(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
-        oldest = [oldest, first].into_iter().flatten().min();
-    }
-    let count = match oldest {
-        None => 0,
-        Some(_) => outbox.count_pending().await?,
-    };
-    around.status.pending(count, oldest);
-    around.status.failed(outbox.count_failed().await?);
-    Ok(())
 }

@@ -12,12 +12,14 @@
 
 mod coordinate;
 mod held;
+mod listing;
 mod outlet;
 mod publish;
 mod read;
 mod shard;
 mod spans;
 mod status;
+mod survey;
 mod sweep;
 
 use std::sync::Arc;
@@ -139,7 +141,7 @@ impl Engine {
             stop,
             release: release.clone(),
         };
-        let survey = coordinate::survey(around.clone());
+        let survey = survey::run(around.clone());
         let publish = async {
             publisher.run(incoming).await;
             // Nothing is in flight any more: the last checkpoints can be

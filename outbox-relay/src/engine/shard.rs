@@ -47,6 +47,10 @@ impl Surroundings {
             .clone()
     }
 
+    pub(crate) fn set_shards(&self, shards: Vec<Shard>) {
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = shards;
+    }
+
     fn outlet(&self, shard: &Arc<HeldShard>) -> Outlet {
         Outlet {
             outbox: Arc::clone(&self.ports.outbox),

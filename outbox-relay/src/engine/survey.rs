@@ -1,0 +1,48 @@
+//! Counts what waits in the table, for the gauges.
+
+use shared::outbox::item::{PENDING_BUCKETS, attribute};
+use tokio::time::MissedTickBehavior;
+
+use super::shard::Surroundings;
+use crate::ports::TableError;
+
+/// Counts the pending and the quarantined events of the table from time to
+/// time, for the gauges.
+pub(super) async fn run(around: Surroundings) {
+    let mut turns = tokio::time::interval(around.config.sweep_interval);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = around.stop.cancelled() => return,
+            _ = turns.tick() => {}
+        }
+        tokio::select! {
+            biased;
+            () = around.stop.cancelled() => return,
+            counted = count(&around) => if let Err(error) = counted {
+                tracing::warn!(%error, "pending and quarantined events could not be counted");
+            }
+        }
+    }
+}
+
+async fn count(around: &Surroundings) -> Result<(), TableError> {
+    let outbox = &around.ports.outbox;
+    let mut oldest = None;
+    for bucket in 0..PENDING_BUCKETS {
+        let page = outbox.pending(bucket, None).await?;
+        let first = page
+            .items
+            .first()
+            .and_then(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
+        oldest = [oldest, first].into_iter().flatten().min();
+    }
+    let count = match oldest {
+        None => 0,
+        Some(_) => outbox.count_pending().await?,
+    };
+    around.status.pending(count, oldest);
+    around.status.failed(outbox.count_failed().await?);
+    Ok(())
+}
