@@ -19,14 +19,13 @@ pub enum Verdict {
 /// Codes with which SQS says that a message is at fault. Everything it does
 /// not name like this, an operator may heal: permissions, keys, quotas, a
 /// missing queue.
-const MESSAGE_AT_FAULT: [&str; 7] = [
+const MESSAGE_AT_FAULT: [&str; 6] = [
     "InvalidMessageContents",
     "InvalidParameterValue",
     "InvalidAttributeValue",
     "MissingParameter",
     "MissingRequiredParameterException",
     "BatchRequestTooLong",
-    "UnsupportedOperation",
 ];
 
 /// SDKs and services spell codes as `Code`, `CodeException`,
@@ -119,6 +118,9 @@ mod tests {
             "InvalidClientTokenId",
             "KmsAccessDenied",
             "RequestThrottled",
+            // Something else than SQS stands at the endpoint.
+            "UnsupportedOperation",
+            "UnknownOperationException",
         ] {
             assert!(matches!(refused(code, 1), Verdict::Outage { .. }), "{code}");
         }
