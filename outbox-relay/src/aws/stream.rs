@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, StreamViewType};
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{
     AttributeValue as StreamValue, OperationType, Record as StreamRecord, Shard as StreamShard,
@@ -48,18 +48,28 @@ impl Stream for OutboxStream {
                 _ => StreamError::Unavailable(Causes(&error).to_string()),
             })?
             .table;
-        let stream = table.and_then(|table| {
-            table
-                .stream_specification
-                .filter(|stream| stream.stream_enabled)
-                .and(table.latest_stream_arn)
-        });
-        stream.map(Into::into).ok_or_else(|| {
+        let not_usable = |what: &str| {
             StreamError::NotFound(format!(
-                "table `{}` has no stream; enable one with the view type NEW_IMAGE",
+                "table `{}` {what}; enable one with the view type NEW_IMAGE",
                 self.table
             ))
-        })
+        };
+        let (Some(specification), Some(stream)) = table
+            .map(|table| (table.stream_specification, table.latest_stream_arn))
+            .unwrap_or_default()
+        else {
+            return Err(not_usable("has no stream"));
+        };
+        if !specification.stream_enabled {
+            return Err(not_usable("has no stream"));
+        }
+        match specification.stream_view_type {
+            Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages) => Ok(stream.into()),
+            view => Err(not_usable(&format!(
+                "has a stream of the view type {}, which does not show new items",
+                view.as_ref().map_or("(none)", StreamViewType::as_str)
+            ))),
+        }
     }
 
     async fn shards(
