@@ -8,7 +8,8 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes, Select,
+    AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes,
+    ReturnValuesOnConditionCheckFailure, Select,
 };
 use shared::outbox::Status;
 use shared::outbox::item::{
@@ -142,9 +143,16 @@ impl Outbox {
             .expression_attribute_values(":at", text(event.failed_at))
             .expression_attribute_values(":failure", text(&event.failure))
             .expression_attribute_values(":attempts", number(event.attempts))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        outcome(update)
+        match &update {
+            // An earlier try took effect, and its answer was lost.
+            Err(SdkError::ServiceError(error)) if is_noted(event, error.err()) => {
+                Ok(MarkOutcome::Marked)
+            }
+            _ => outcome(update),
+        }
     }
 
     /// The smallest write that settles an event, for an item that is too large
@@ -173,6 +181,18 @@ impl Outbox {
         };
         outcome(request.send().await)
     }
+}
+
+/// Whether the item that an update ran into is quarantined by the very same
+/// request.
+fn is_noted(event: &Quarantine, error: &UpdateItemError) -> bool {
+    let UpdateItemError::ConditionalCheckFailedException(refusal) = error else {
+        return false;
+    };
+    refusal.item().is_some_and(|item| {
+        item.get(attribute::FAILED_AT) == Some(&text(event.failed_at))
+            && item.get(attribute::FAILURE) == Some(&text(&event.failure))
+    })
 }
 
 /// What an update that is conditional on the event being pending came to.

@@ -416,6 +416,13 @@ impl<A> Schedule<A> {
         lane.blocked_until = Some(now + delay(lane.failures));
     }
 
+    /// Whether something waits for the queue or is on its way there.
+    pub fn is_in_use(&self, queue: &QueueRef) -> bool {
+        self.lanes
+            .get(queue)
+            .is_some_and(|lane| lane.in_flight > 0 || !lane.ready.is_empty())
+    }
+
     /// Up to [`MAX_MARKS`] events to mark now; with fewer than that waiting,
     /// only when `eager`. Each must be answered with [`Schedule::marked`] or
     /// [`Schedule::mark_again`].

@@ -13,14 +13,17 @@
 mod coordinate;
 mod held;
 mod listing;
+mod mark;
 mod outlet;
 mod publish;
+mod quarantine;
 mod read;
 mod shard;
 mod spans;
 mod status;
 mod survey;
 mod sweep;
+mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +43,11 @@ use crate::routes::Routes;
 
 /// DynamoDB Streams: records a read returns at most.
 const MAX_PAGE: usize = 1_000;
+
+/// Pages of all shards together that are being read or handed over; each is up
+/// to 1 MB on the wire. A busy shard takes three; an idle one none between
+/// its reads, of which so many at a time are enough for hundreds of shards.
+const MAX_PAGES: usize = 16;
 
 /// What the engine must know.
 #[derive(Clone, Debug)]
@@ -66,8 +74,8 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Bytes of messages that may wait for a predecessor, in one shard; more is
-    /// not worth the memory.
+    /// Bytes of messages that may wait for a predecessor, in all shards
+    /// together; more is not worth the memory.
     fn waiting_bytes(&self) -> usize {
         self.buffer_kib * 1024 / 4
     }
@@ -132,6 +140,7 @@ impl Engine {
         let around = shard::Surroundings {
             ports: self.ports,
             room: Arc::new(Semaphore::new(self.config.buffer_kib)),
+            pages: Arc::new(Semaphore::new(MAX_PAGES)),
             config: self.config,
             metrics: self.metrics,
             status: self.status,

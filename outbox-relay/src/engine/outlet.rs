@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use shared::outbox::Status as EventStatus;
 use shared::outbox::item::attribute;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::EngineConfig;
 use super::held::{Ack, HeldShard};
 use super::publish::Work;
+use super::status::Status;
+use super::trouble::TableUse;
 use crate::decide::backoff;
 use crate::decide::classify::{Classified, Event, Rejected, classify};
 use crate::decide::progress::RecordNumber;
@@ -27,10 +30,13 @@ pub(crate) const EVENT_OVERHEAD: usize = 1024;
 pub(crate) struct Outlet {
     pub(crate) outbox: Arc<dyn OutboxTable>,
     pub(crate) config: Arc<EngineConfig>,
+    pub(crate) status: Status,
     pub(crate) shard: Arc<HeldShard>,
     pub(crate) work: mpsc::UnboundedSender<Work>,
     /// Room for buffered events, in KiB.
     pub(crate) room: Arc<Semaphore>,
+    /// Room for pages of records, for all shards together.
+    pub(crate) pages: Arc<Semaphore>,
 }
 
 /// Where an event was read; `None` when it was found in the table.
@@ -84,7 +90,9 @@ impl Outlet {
         let keys: Vec<_> = keys.into_iter().collect();
         let mut known = HashMap::new();
         for keys in keys.chunks(MAX_LOOK_UP) {
-            let states = patiently(random, || self.outbox.states(keys)).await;
+            let states = self
+                .patiently(TableUse::LookUp, random, || self.outbox.states(keys))
+                .await;
             known.extend(keys.iter().cloned().zip(states));
         }
         States(known)
@@ -117,7 +125,11 @@ impl Outlet {
         let mut count = 0;
         // There may be more of them than one answer holds.
         while first <= last {
-            let items = patiently(random, || self.outbox.pending_between(id, first, last)).await;
+            let items = self
+                .patiently(TableUse::FindPending, random, || {
+                    self.outbox.pending_between(id, first, last)
+                })
+                .await;
             let Some(reached) = items.last().and_then(sequence_of) else {
                 break;
             };
@@ -146,11 +158,55 @@ impl Outlet {
         let kib = (bytes + EVENT_OVERHEAD)
             .div_ceil(1024)
             .min(self.config.buffer_kib);
-        let room = Arc::clone(&self.room)
-            .acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX))
-            .await
-            .expect("the semaphore is never closed");
+        let room = self
+            .take(&self.room, u32::try_from(kib).unwrap_or(u32::MAX))
+            .await;
         Ack::new(&self.shard, at, room)
+    }
+
+    /// Waits until one more page may be read; it counts until this is dropped.
+    pub(crate) async fn page_room(&self) -> OwnedSemaphorePermit {
+        self.take(&self.pages, 1).await
+    }
+
+    /// Health must not blame the shard for having to wait here.
+    async fn take(&self, room: &Arc<Semaphore>, count: u32) -> OwnedSemaphorePermit {
+        if let Ok(taken) = Arc::clone(room).try_acquire_many_owned(count) {
+            return taken;
+        }
+        let waits = |waits| {
+            self.status
+                .waits_for_room(&self.shard.id, waits, Instant::now());
+        };
+        waits(true);
+        let taken = Arc::clone(room).acquire_many_owned(count).await;
+        waits(false);
+        taken.expect("the semaphore is never closed")
+    }
+
+    /// Asks the table again and again until it answers. Health shows it.
+    pub(crate) async fn patiently<T, F>(
+        &self,
+        table_use: TableUse,
+        random: &mut fastrand::Rng,
+        mut ask: impl FnMut() -> F,
+    ) -> T
+    where
+        F: Future<Output = Result<T, TableError>>,
+    {
+        let mut trouble = self.status.trouble(table_use);
+        let mut failures = 0;
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    failures += 1;
+                    trouble.because(error.to_string(), Instant::now());
+                    tracing::warn!(%error, failures, "the outbox table could not be asked; trying again");
+                    tokio::time::sleep(backoff::delay(failures, random.f64())).await;
+                }
+            }
+        }
     }
 
     fn hand_over(&self, work: Work) {
@@ -161,22 +217,4 @@ impl Outlet {
 
 fn sequence_of(item: &Item) -> Option<u64> {
     item.get(attribute::SEQUENCE)?.as_n().ok()?.parse().ok()
-}
-
-/// Asks the table again and again until it answers.
-pub(crate) async fn patiently<T, F>(random: &mut fastrand::Rng, mut ask: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, TableError>>,
-{
-    let mut failures = 0;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                failures += 1;
-                tracing::warn!(%error, failures, "the outbox table could not be asked; trying again");
-                tokio::time::sleep(backoff::delay(failures, random.f64())).await;
-            }
-        }
-    }
 }

@@ -14,21 +14,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::held::{self, Ack, Path};
+use super::quarantine::{Case, Quarantines};
 use super::spans::{BatchSpan, MessageOutcome, Source};
+use super::trouble::{TableUse, Trouble};
 use super::{EngineConfig, Status, crash};
 use crate::decide::backoff;
 use crate::decide::classify::{Event, Rejected};
 use crate::decide::failure::{self, Verdict};
 use crate::decide::schedule::{Batch, EventRef, Mark, Outgoing, Schedule};
 use crate::metrics::{RelayMetrics, seconds_between};
-use crate::ports::{
-    EntryFailure, MarkOutcome, Ports, Published, Quarantine, SendEntry, SendError, TableError,
-};
+use crate::ports::{EntryFailure, MarkOutcome, Ports, SendEntry, SendError, TableError};
 
 /// Send requests in flight. Enough to hide the round trip of a busy queue.
 const MAX_SENDS: usize = 16;
-/// Mark requests in flight. Fewer, so that each is full.
-const MAX_MARK_REQUESTS: usize = 4;
 
 /// What readers hand over.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ pub(crate) struct Publisher {
 type SendAnswer = Result<Vec<Result<String, EntryFailure>>, SendError>;
 
 /// A request that has ended.
-enum Done {
+pub(super) enum Done {
     Sent {
         batch: Batch,
         answer: SendAnswer,
@@ -69,20 +67,30 @@ enum Done {
         answer: Result<Vec<MarkOutcome>, TableError>,
     },
     Quarantined {
-        rejected: Rejected,
-        outcome: MarkOutcome,
-        acks: Vec<Ack>,
+        case: Case,
+        answer: Result<MarkOutcome, TableError>,
     },
-    /// Not quarantined, as the table is away: left to the next owner.
-    LeftPending,
 }
 
 /// Requests under way.
-#[derive(Default)]
-struct InFlight {
-    tasks: JoinSet<Done>,
+pub(super) struct InFlight {
+    pub(super) tasks: JoinSet<Done>,
     sends: usize,
-    marks: usize,
+    pub(super) marks: usize,
+    mark_trouble: Trouble,
+    pub(super) quarantines: Quarantines,
+}
+
+impl InFlight {
+    fn new(status: &Status) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            sends: 0,
+            marks: 0,
+            mark_trouble: status.trouble(TableUse::Mark),
+            quarantines: Quarantines::new(status.trouble(TableUse::Quarantine)),
+        }
+    }
 }
 
 impl Publisher {
@@ -90,7 +98,7 @@ impl Publisher {
     /// its marks; what was not sent by then is left to the next owner.
     pub(crate) async fn run(mut self, mut work: mpsc::UnboundedReceiver<Work>) {
         let stop = self.stop.clone();
-        let mut in_flight = InFlight::default();
+        let mut in_flight = InFlight::new(&self.status);
         let mut incoming = Vec::new();
         let mut open = true;
         loop {
@@ -98,6 +106,9 @@ impl Publisher {
             let stopping = stop.is_cancelled();
             if !stopping {
                 self.start_sends(&mut in_flight, now);
+                self.start_quarantines(&mut in_flight, now);
+                self.status
+                    .forget_queues(|queue| self.schedule.is_in_use(queue));
             }
             self.start_marks(&mut in_flight, now);
             if (stopping || !open) && in_flight.tasks.is_empty() && self.schedule.is_settled() {
@@ -105,6 +116,8 @@ impl Publisher {
             }
             let sending = !stopping && in_flight.sends < MAX_SENDS;
             let due = self.schedule.next_due(now, sending);
+            let quarantine_due = in_flight.quarantines.next_due(now).filter(|_| !stopping);
+            let due = due.into_iter().chain(quarantine_due).min();
             tokio::select! {
                 // Answers first: they free what the others wait for. A fixed
                 // order also makes a simulated run repeat exactly.
@@ -135,6 +148,7 @@ impl Publisher {
                 let now = Instant::now();
                 self.schedule
                     .forget_lost(|acks| held::permission(acks, now));
+                in_flight.quarantines.forget_lost(now);
             }
         }
     }
@@ -173,32 +187,6 @@ impl Publisher {
             .collect()
     }
 
-    fn start_marks(&mut self, in_flight: &mut InFlight, now: Instant) {
-        while in_flight.marks < MAX_MARK_REQUESTS {
-            let marks = self.schedule.next_marks(now, in_flight.marks == 0);
-            if marks.is_empty() {
-                return;
-            }
-            in_flight.marks += 1;
-            let wall = (self.config.clock)();
-            let retention = i64::try_from(self.config.retention.as_secs()).unwrap_or(i64::MAX);
-            let published: Vec<_> = marks
-                .iter()
-                .map(|mark| Published {
-                    key: mark.key.clone(),
-                    message_id: mark.message_id.clone(),
-                    published_at: mark.sent_at,
-                    expires_at: wall.as_seconds().saturating_add(retention),
-                })
-                .collect();
-            let outbox = Arc::clone(&self.ports.outbox);
-            in_flight.tasks.spawn(async move {
-                let answer = outbox.mark(&published).await;
-                Done::Marked { marks, answer }
-            });
-        }
-    }
-
     fn finish(&mut self, in_flight: &mut InFlight, done: Done) {
         let now = Instant::now();
         match done {
@@ -211,26 +199,10 @@ impl Publisher {
             }
             Done::Marked { marks, answer } => {
                 in_flight.marks -= 1;
-                self.marks_answered(marks, answer, now);
+                self.marks_answered(&mut in_flight.mark_trouble, marks, answer, now);
             }
-            Done::LeftPending => {}
-            Done::Quarantined {
-                rejected,
-                outcome,
-                acks,
-            } => {
-                self.metrics.quarantined(rejected.reason);
-                self.status.table(Ok(()), now);
-                tracing::error!(
-                    ?outcome,
-                    aggregate_id = rejected.key.aggregate_id,
-                    sequence = rejected.key.sequence,
-                    reason = rejected.reason,
-                    failure = rejected.failure,
-                    trace_id = rejected.trace_id,
-                    "event quarantined: it can never be sent as it is"
-                );
-                acks.into_iter().for_each(Ack::done);
+            Done::Quarantined { case, answer } => {
+                self.quarantine_answered(&mut in_flight.quarantines, case, answer, now);
             }
         }
     }
@@ -243,7 +215,7 @@ impl Publisher {
         now: Instant,
     ) {
         self.schedule.batch_went_through(&batch.queue);
-        self.status.queue_well(batch.queue.as_str());
+        self.status.queue_well(&batch.queue);
         let wall = (self.config.clock)();
         let missing = || {
             Err(EntryFailure {
@@ -311,8 +283,7 @@ impl Publisher {
                     %error,
                     "the queue does not take messages; they are sent again"
                 );
-                self.status
-                    .queue_failed(batch.queue.as_str(), error.to_string());
+                self.status.queue_failed(&batch.queue, error.to_string());
                 for outgoing in &batch.events {
                     self.schedule
                         .retry(&EventRef::of(&outgoing.event), None, false);
@@ -336,111 +307,6 @@ impl Publisher {
                 }
             }
         }
-    }
-
-    fn reject(&mut self, in_flight: &mut InFlight, outgoing: &Outgoing, failure: String) {
-        let event = &outgoing.event;
-        let acks = self.schedule.rejected(&EventRef::of(event));
-        let rejected = Rejected {
-            key: event.key.clone(),
-            reason: "refused_by_queue",
-            failure,
-            trace_id: event.trace.trace_id(),
-        };
-        self.quarantine(in_flight, rejected, acks, outgoing.attempt);
-    }
-
-    /// Tried until it is written, as the checkpoint waits for it; but a stop
-    /// does not wait for a table that is away.
-    fn quarantine(
-        &mut self,
-        in_flight: &mut InFlight,
-        rejected: Rejected,
-        acks: Vec<Ack>,
-        attempts: u64,
-    ) {
-        let request = Quarantine {
-            key: rejected.key.clone(),
-            failed_at: (self.config.clock)(),
-            failure: rejected.failure.clone(),
-            attempts,
-        };
-        let outbox = Arc::clone(&self.ports.outbox);
-        let mut random = self.random.fork();
-        let (metrics, status) = (self.metrics.clone(), self.status.clone());
-        let stop = self.stop.clone();
-        in_flight.tasks.spawn(async move {
-            let mut failures = 0;
-            let outcome = loop {
-                match outbox.quarantine(&request).await {
-                    Ok(outcome) => break outcome,
-                    Err(error) => {
-                        failures += 1;
-                        metrics.retried("quarantine", 1);
-                        status.table(Err(error.to_string()), Instant::now());
-                        tracing::warn!(%error, failures, "an event could not be quarantined; trying again");
-                        tokio::select! {
-                            biased;
-                            () = stop.cancelled() => return Done::LeftPending,
-                            () = tokio::time::sleep(backoff::delay(failures, random.f64())) => {}
-                        }
-                    }
-                }
-            };
-            Done::Quarantined {
-                rejected,
-                outcome,
-                acks,
-            }
-        });
-    }
-
-    fn marks_answered(
-        &mut self,
-        marks: Vec<Mark>,
-        answer: Result<Vec<MarkOutcome>, TableError>,
-        now: Instant,
-    ) {
-        let outcomes = match answer {
-            Ok(outcomes) => {
-                self.status.table(Ok(()), now);
-                outcomes
-            }
-            Err(error) => {
-                self.metrics.retried("mark", marks.len() as u64);
-                self.status.table(Err(error.to_string()), now);
-                tracing::warn!(%error, "published events could not be marked; trying again");
-                Vec::new()
-            }
-        };
-        let outcomes = outcomes
-            .into_iter()
-            .chain(std::iter::repeat(MarkOutcome::TryAgain));
-        let mut again = false;
-        for (mark, outcome) in marks.into_iter().zip(outcomes) {
-            match outcome {
-                MarkOutcome::Marked | MarkOutcome::NotPending | MarkOutcome::Impossible => {
-                    if outcome == MarkOutcome::Impossible {
-                        tracing::error!(
-                            aggregate_id = mark.key.aggregate_id,
-                            sequence = mark.key.sequence,
-                            "an event is published, but its item can not be marked"
-                        );
-                    }
-                    self.schedule
-                        .marked(&mark.event)
-                        .into_iter()
-                        .for_each(Ack::done);
-                }
-                MarkOutcome::TryAgain => {
-                    again = true;
-                    self.schedule.mark_again(mark.event);
-                }
-            }
-        }
-        self.schedule.marks_went(again, now, |failures| {
-            backoff::delay(failures, self.random.f64())
-        });
     }
 }
 

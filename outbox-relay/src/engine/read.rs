@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::timestamp::Timestamp;
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use super::outlet::{EVENT_OVERHEAD, Outlet, predecessor};
@@ -68,27 +67,36 @@ impl Reader {
         let mut cursor = None;
         let mut pause = FIRST_PAUSE;
         let mut failures = 0;
+        let mut in_gap = false;
         loop {
+            let room = self.outlet.page_room().await;
             let began = (self.config.clock)();
             let page = match self.next_page(&position, &mut cursor).await {
                 Ok(page) => page,
                 Err(error) => {
                     cursor = None;
+                    drop(room);
+                    failures += 1;
                     match error {
                         StreamError::Expired => {}
                         StreamError::Trimmed => {
-                            self.gap(&position).await;
+                            // What is trimmed while it is looked for belongs
+                            // to the same gap.
+                            if !in_gap {
+                                self.gap(&position).await;
+                            }
+                            in_gap = true;
                             position = Position::TrimHorizon;
                         }
                         StreamError::NotFound(_) | StreamError::Unavailable(_) => {
-                            failures += 1;
                             tracing::warn!(shard = %self.outlet.shard.id, %error, failures, "the shard could not be read; trying again");
-                            wait(failures, &mut random).await;
                         }
                     }
+                    wait(failures, &mut random).await;
                     continue;
                 }
             };
+            in_gap = false;
             failures = 0;
             self.status.read(&self.outlet.shard.id, Instant::now());
             if let Some(last) = page.records.last() {
@@ -96,16 +104,10 @@ impl Reader {
             }
             let empty = page.records.is_empty();
             let ended = cursor.is_none();
-            if let Err(TrySendError::Full(page)) = pages.try_send(ReadPage { page, began }) {
-                let waits = |waits| {
-                    self.status
-                        .waits_for_room(&self.outlet.shard.id, waits, Instant::now());
-                };
-                waits(true);
-                let _ = pages.send(page).await;
-                waits(false);
-            }
+            let room = (!empty).then_some(room);
+            let _ = pages.send(ReadPage { page, began, room }).await;
             if ended {
+                self.status.read_to_end(&self.outlet.shard.id);
                 return;
             }
             if empty {
@@ -163,7 +165,7 @@ impl Reader {
         let mut succession = Succession::default();
         let mut events = Vec::new();
         let mut empty_reads = 0;
-        while let Some(ReadPage { page, began }) = pages.recv().await {
+        while let Some(ReadPage { page, began, room }) = pages.recv().await {
             let shard = &self.outlet.shard;
             if page.records.is_empty() {
                 catch_up.reached_tip();
@@ -204,6 +206,7 @@ impl Reader {
                 .filter(|read| read.look_up && read.reads == 0)
                 .count();
             let (rest, settled) = self.publish(events, &mut succession, &mut random).await;
+            drop(room);
             catch_up.found_pending(looked_up.saturating_sub(settled));
             events = rest;
         }
@@ -225,6 +228,7 @@ impl Reader {
         events.sort_by_key(|read| read.event.sequence);
         let questions = questions(&events, succession);
         let states = self.outlet.states(questions, random).await;
+        let waiting_room = self.config.waiting_bytes() / self.status.shards_held().max(1);
         let mut waiting_bytes = 0;
         let mut waiting = Vec::new();
         let mut settled = 0;
@@ -237,7 +241,7 @@ impl Reader {
                 read.reads += 1;
                 waiting_bytes += read.event.message.size() + EVENT_OVERHEAD;
                 let patient = read.reads < PATIENCE_READS || read.since.elapsed() < PATIENCE;
-                if patient && waiting_bytes <= self.config.waiting_bytes() {
+                if patient && waiting_bytes <= waiting_room {
                     waiting.push(read);
                     continue;
                 }
@@ -282,6 +286,8 @@ impl Reader {
 struct ReadPage {
     page: Page,
     began: Timestamp,
+    /// Of a page with records, until they are handed over.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// An event that was read and not handed over yet.

@@ -31,6 +31,7 @@ pub(crate) struct Surroundings {
     pub(crate) stream: Arc<str>,
     pub(crate) work: mpsc::UnboundedSender<Work>,
     pub(crate) room: Arc<Semaphore>,
+    pub(crate) pages: Arc<Semaphore>,
     /// The stream's shards as they were last listed.
     pub(crate) listed: Arc<Mutex<Vec<Shard>>>,
     /// No more reading.
@@ -55,9 +56,11 @@ impl Surroundings {
         Outlet {
             outbox: Arc::clone(&self.ports.outbox),
             config: Arc::clone(&self.config),
+            status: self.status.clone(),
             shard: Arc::clone(shard),
             work: self.work.clone(),
             room: Arc::clone(&self.room),
+            pages: Arc::clone(&self.pages),
         }
     }
 }

@@ -8,12 +8,16 @@ use shared::health::{Check, Report};
 use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
+use super::trouble::{TableUse, Trouble, Troubles};
 use crate::ports::ShardId;
+use crate::routes::QueueRef;
 
 /// Shared by the engine and whoever asks.
 #[derive(Clone, Debug)]
 pub struct Status {
     inner: Arc<Mutex<Inner>>,
+    /// What does not go through at the outbox table.
+    troubles: Troubles,
     lease_duration: Duration,
 }
 
@@ -23,9 +27,7 @@ struct Inner {
     /// Why the stream cannot be read, when it cannot.
     stream: Result<(), String>,
     /// Why the last send to a queue failed.
-    queues: BTreeMap<String, String>,
-    /// Why events cannot be marked or quarantined, and since when.
-    table: Option<(Instant, String)>,
+    queues: BTreeMap<QueueRef, String>,
     /// Why shards or leases cannot be looked at, and since when.
     coordination: Option<(Instant, String)>,
     /// How many leases nobody has, and since when there have been some.
@@ -41,6 +43,8 @@ struct ShardStatus {
     /// Reading waits for room, because events are not published as fast as
     /// they are read: that is not the shard's fault.
     waits_for_room: bool,
+    /// There is nothing more to read in it.
+    read_to_end: bool,
     /// Why checkpoints cannot be written, and since when.
     checkpoint_failing: Option<(Instant, String)>,
 }
@@ -52,13 +56,13 @@ impl Status {
                 shards: BTreeMap::new(),
                 stream: Err("the stream has not been found yet".to_owned()),
                 queues: BTreeMap::new(),
-                table: None,
                 coordination: None,
                 unowned: None,
                 pending: 0,
                 oldest_pending: None,
                 failed: 0,
             })),
+            troubles: Troubles::default(),
             lease_duration,
         }
     }
@@ -71,6 +75,7 @@ impl Status {
         let status = ShardStatus {
             last_read: now,
             waits_for_room: false,
+            read_to_end: false,
             checkpoint_failing: None,
         };
         self.lock().shards.insert(shard.clone(), status);
@@ -90,6 +95,13 @@ impl Status {
         if let Some(shard) = self.lock().shards.get_mut(shard) {
             shard.waits_for_room = waits;
             shard.last_read = now;
+        }
+    }
+
+    /// What is left to do is publishing.
+    pub(crate) fn read_to_end(&self, shard: &ShardId) {
+        if let Some(shard) = self.lock().shards.get_mut(shard) {
+            shard.read_to_end = true;
         }
     }
 
@@ -113,17 +125,23 @@ impl Status {
         self.lock().stream = state;
     }
 
-    pub(crate) fn queue_failed(&self, queue: &str, reason: String) {
-        self.lock().queues.insert(queue.to_owned(), reason);
+    pub(crate) fn queue_failed(&self, queue: &QueueRef, reason: String) {
+        self.lock().queues.insert(queue.clone(), reason);
     }
 
-    pub(crate) fn queue_well(&self, queue: &str) {
+    pub(crate) fn queue_well(&self, queue: &QueueRef) {
         self.lock().queues.remove(queue);
     }
 
-    /// The outcome of a mark or a quarantine.
-    pub(crate) fn table(&self, outcome: Result<(), String>, now: Instant) {
-        note(&mut self.lock().table, outcome, now);
+    /// Forgets failures of queues that nothing is sent to any more: nobody
+    /// would notice that they are well again.
+    pub(crate) fn forget_queues(&self, in_use: impl Fn(&QueueRef) -> bool) {
+        self.lock().queues.retain(|queue, _| in_use(queue));
+    }
+
+    /// For what is asked of the outbox table until it goes through.
+    pub(crate) fn trouble(&self, table_use: TableUse) -> Trouble {
+        self.troubles.new_one(table_use)
     }
 
     /// The outcome of a look at shards and leases.
@@ -160,6 +178,7 @@ impl Status {
         self.lock()
             .shards
             .values()
+            .filter(|shard| !shard.read_to_end)
             .map(|shard| now.saturating_duration_since(shard.last_read))
             .max()
             .unwrap_or_default()
@@ -189,7 +208,7 @@ impl Status {
             let name = format!("shard {id}");
             let unread = now.saturating_duration_since(shard.last_read);
             match &shard.checkpoint_failing {
-                _ if unread > limit && !shard.waits_for_room => Check::fail(
+                _ if unread > limit && !shard.waits_for_room && !shard.read_to_end => Check::fail(
                     name,
                     format!("no successful read for {} s", unread.as_secs()),
                 ),
@@ -206,17 +225,19 @@ impl Status {
             ),
             _ => Check::pass("leases"),
         };
-        let failing = |name: &str, failure: &Option<(Instant, String)>| match failure {
+        let coordination = match &inner.coordination {
             Some((since, reason)) if now.saturating_duration_since(*since) > limit => {
-                Check::fail(name, reason)
+                Check::fail("coordination", reason)
             }
-            _ => Check::pass(name),
+            _ => Check::pass("coordination"),
         };
-        Report::new(shards.chain([
-            unowned,
-            failing("marks", &inner.table),
-            failing("coordination", &inner.coordination),
-        ]))
+        let table = TableUse::ALL.map(|table_use| match self.troubles.longest(table_use) {
+            Some((since, reason)) if now.saturating_duration_since(since) > limit => {
+                Check::fail(table_use.as_str(), reason)
+            }
+            _ => Check::pass(table_use.as_str()),
+        });
+        Report::new(shards.chain([unowned, coordination]).chain(table))
     }
 
     /// Whether events can be published now.
@@ -230,10 +251,10 @@ impl Status {
             .queues
             .iter()
             .map(|(queue, reason)| Check::fail(format!("queue {queue}"), reason));
-        let table = inner
-            .table
-            .iter()
-            .map(|(_, reason)| Check::fail("marks", reason));
+        let table = TableUse::ALL.into_iter().filter_map(|table_use| {
+            let (_, reason) = self.troubles.longest(table_use)?;
+            Some(Check::fail(table_use.as_str(), reason))
+        });
         Report::new([stream].into_iter().chain(queues).chain(table))
     }
 }
@@ -254,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn health_is_red_when_a_shard_is_not_read_but_not_when_it_waits_for_room() {
+    fn health_is_red_when_a_shard_is_not_read_but_not_when_it_waits_for_room_or_has_ended() {
         let status = Status::new(Duration::from_secs(10));
         let shard = ShardId("s".into());
         let start = Instant::now();
@@ -267,6 +288,8 @@ mod tests {
         status.waits_for_room(&shard, false, later);
         assert!(status.live(later + Duration::from_secs(30)).healthy());
         assert!(!status.live(later + Duration::from_secs(31)).healthy());
+        status.read_to_end(&shard);
+        assert!(status.live(later + Duration::from_secs(31)).healthy());
     }
 
     #[test]
@@ -296,17 +319,38 @@ mod tests {
     }
 
     #[test]
-    fn health_is_red_when_nothing_can_be_marked_or_leases_cannot_be_read() {
+    fn health_is_red_when_leases_cannot_be_read() {
         let start = Instant::now();
         let later = start + Duration::from_secs(31);
-        for fail in [Status::table, Status::coordination] {
+        let status = Status::new(Duration::from_secs(10));
+        status.coordination(Err("away".to_owned()), start);
+        status.coordination(Err("away".to_owned()), later);
+        assert!(status.live(start).healthy());
+        assert!(!status.live(later).healthy());
+        status.coordination(Ok(()), later);
+        assert!(status.live(later).healthy());
+    }
+
+    #[test]
+    fn trouble_shows_at_once_and_turns_health_red_until_it_is_over_or_given_up() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(31);
+        for table_use in TableUse::ALL {
             let status = Status::new(Duration::from_secs(10));
-            fail(&status, Err("away".to_owned()), start);
-            fail(&status, Err("away".to_owned()), later);
+            status.stream(Ok(()));
+            let (mut one, mut other) = (status.trouble(table_use), status.trouble(table_use));
+            assert!(status.ready().healthy());
+            one.because("away".to_owned(), start);
+            one.because("still away".to_owned(), later);
+            other.because("away".to_owned(), later);
+            assert!(!status.ready().healthy());
             assert!(status.live(start).healthy());
             assert!(!status.live(later).healthy());
-            fail(&status, Ok(()), later);
+            one.over();
             assert!(status.live(later).healthy());
+            assert!(!status.ready().healthy());
+            drop(other);
+            assert!(status.ready().healthy());
         }
     }
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
-use super::outlet::{Outlet, patiently, predecessor};
+use super::outlet::{Outlet, predecessor};
 use super::shard::Surroundings;
+use super::trouble::TableUse;
 use crate::decide::classify::{Classified, Event, classify};
 use crate::decide::ownership::with_registered;
 use crate::decide::succession::Succession;
@@ -70,13 +71,15 @@ impl Sweeper {
         for bucket in 0..PENDING_BUCKETS {
             let mut after = None;
             loop {
-                let page = patiently(random, || {
-                    self.around
-                        .ports
-                        .outbox
-                        .pending(bucket, after.clone().map(PendingCursor))
-                })
-                .await;
+                let page = self
+                    .outlet
+                    .patiently(TableUse::FindPending, random, || {
+                        self.around
+                            .ports
+                            .outbox
+                            .pending(bucket, after.clone().map(PendingCursor))
+                    })
+                    .await;
                 let found = page.items.len();
                 let overdue = self.overdue(page.items, low_water);
                 // The oldest come first: after a young one come no old ones.

@@ -79,7 +79,9 @@ pub trait OutboxTable: Send + Sync {
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError>;
 
     /// Quarantines one event, payload and all. Never says
-    /// [`MarkOutcome::TryAgain`].
+    /// [`MarkOutcome::TryAgain`]. Repeated with the same `failed_at` after a
+    /// lost answer, it says [`MarkOutcome::Marked`] again. An item that has no
+    /// room for anything more gets its status only.
     async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError>;
 
     /// The status of 1–100 different events, in order; `None` where there is

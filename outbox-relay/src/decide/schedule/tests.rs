@@ -243,3 +243,21 @@ fn a_lost_shard_sends_nothing_more() {
     assert_eq!(schedule.next_due(now, true), Some(later));
     assert_eq!(next(&mut schedule, later), ["c:1"]);
 }
+
+#[test]
+fn a_queue_is_in_use_until_what_waits_for_it_is_sent_or_lost() {
+    let mut schedule = Schedule::default();
+    let now = Instant::now();
+    let queue = QueueRef::new("q");
+    assert!(!schedule.is_in_use(&queue));
+    schedule.push(event("a", 1, "q", 1), 0);
+    assert!(schedule.is_in_use(&queue));
+    assert_eq!(next(&mut schedule, now), ["a:1"]);
+    assert!(schedule.is_in_use(&queue));
+    schedule.retry(&reference("a", 1), None, false);
+    schedule.batch_failed(&queue, now, |_| Duration::from_secs(1));
+    assert!(schedule.is_in_use(&queue));
+    let later = now + Duration::from_secs(1);
+    assert!(schedule.next_batch(later, |_| Permission::Never).is_none());
+    assert!(!schedule.is_in_use(&queue));
+}

@@ -1,0 +1,100 @@
+//! Marks events that are sent: the second half of rule 10.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::held::Ack;
+use super::publish::{Done, InFlight, Publisher};
+use super::trouble::Trouble;
+use crate::decide::backoff;
+use crate::decide::schedule::Mark;
+use crate::ports::{MarkOutcome, Published, TableError};
+
+/// Requests in flight. Fewer than sends, so that each is full.
+const MAX_REQUESTS: usize = 4;
+
+impl Publisher {
+    pub(super) fn start_marks(&mut self, in_flight: &mut InFlight, now: Instant) {
+        while in_flight.marks < MAX_REQUESTS {
+            let marks = self.schedule.next_marks(now, in_flight.marks == 0);
+            if marks.is_empty() {
+                return;
+            }
+            in_flight.marks += 1;
+            let wall = (self.config.clock)();
+            let retention = i64::try_from(self.config.retention.as_secs()).unwrap_or(i64::MAX);
+            let published: Vec<_> = marks
+                .iter()
+                .map(|mark| Published {
+                    key: mark.key.clone(),
+                    message_id: mark.message_id.clone(),
+                    published_at: mark.sent_at,
+                    expires_at: wall.as_seconds().saturating_add(retention),
+                })
+                .collect();
+            let outbox = Arc::clone(&self.ports.outbox);
+            in_flight.tasks.spawn(async move {
+                let answer = outbox.mark(&published).await;
+                Done::Marked { marks, answer }
+            });
+        }
+    }
+
+    pub(super) fn marks_answered(
+        &mut self,
+        trouble: &mut Trouble,
+        marks: Vec<Mark>,
+        answer: Result<Vec<MarkOutcome>, TableError>,
+        now: Instant,
+    ) {
+        let outcomes = match answer {
+            Ok(outcomes) => {
+                // A permission that lacks is answered for each event.
+                if outcomes
+                    .iter()
+                    .all(|outcome| *outcome == MarkOutcome::TryAgain)
+                {
+                    trouble.because("no event could be marked; the log says why".to_owned(), now);
+                } else {
+                    trouble.over();
+                }
+                outcomes
+            }
+            Err(error) => {
+                self.metrics.retried("mark", marks.len() as u64);
+                trouble.because(error.to_string(), now);
+                tracing::warn!(%error, "published events could not be marked; trying again");
+                Vec::new()
+            }
+        };
+        let outcomes = outcomes
+            .into_iter()
+            .chain(std::iter::repeat(MarkOutcome::TryAgain));
+        let mut again = false;
+        for (mark, outcome) in marks.into_iter().zip(outcomes) {
+            match outcome {
+                MarkOutcome::Marked | MarkOutcome::NotPending | MarkOutcome::Impossible => {
+                    if outcome == MarkOutcome::Impossible {
+                        tracing::error!(
+                            aggregate_id = mark.key.aggregate_id,
+                            sequence = mark.key.sequence,
+                            "an event is published, but its item can not be marked"
+                        );
+                    }
+                    self.schedule
+                        .marked(&mark.event)
+                        .into_iter()
+                        .for_each(Ack::done);
+                }
+                MarkOutcome::TryAgain => {
+                    again = true;
+                    self.schedule.mark_again(mark.event);
+                }
+            }
+        }
+        self.schedule.marks_went(again, now, |failures| {
+            backoff::delay(failures, self.random.f64())
+        });
+    }
+}
