@@ -1,6 +1,9 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::support::{Item, Stage, event, ids, string, text};
+use local_cloud::testing::eventually;
+
+use crate::proxy::{Fault, Proxy};
+use crate::support::{DEADLINE, Item, Stage, event, ids, string, text, until_answer};
 
 fn changed(aggregate_id: &str, name: &str, value: AttributeValue) -> Item {
     let mut item = event(aggregate_id, 1);
@@ -144,4 +147,65 @@ async fn an_item_too_full_for_its_mark_is_settled_all_the_same() {
     assert_eq!(received, ["full:1", "next:1"]);
     let ready = reqwest::get(relay.url("/readyz")).await.unwrap();
     assert_eq!(ready.status(), 200);
+}
+
+/// A quarantine, as a relay asks for it.
+fn is_quarantine(operation: &str, body: &str) -> bool {
+    operation == "UpdateItem" && body.contains("FAILED")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quarantines_are_written_a_few_at_a_time_and_hold_up_no_good_event() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::start(&stage).await;
+    proxy.rule(|operation, body| {
+        if is_quarantine(operation, body) {
+            Fault::Hold
+        } else {
+            Fault::Pass
+        }
+    });
+    let bad = |n| changed(&format!("bad-{n}"), "payload", text("{"));
+    stage.put_all((0..200).map(bad).collect()).await;
+    stage.put(event("good", 1)).await;
+    let _relay = proxy.relay(&stage, &[]).await;
+    stage.until_status("good", 1, "PUBLISHED").await;
+    let held = proxy.held();
+    assert!((1..=16).contains(&held), "{held} at once");
+    proxy.heal();
+    stage.until_count("FAILED", 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_is_counted_once_however_often_it_is_written_or_read() {
+    const COUNT: &str = r#"outbox_events_quarantined_total{reason="not_json"}"#;
+    let stage = Stage::new().await;
+    let proxy = Proxy::start(&stage).await;
+    // The SDK asks twice, and then the relay again.
+    let mut lost = 0;
+    proxy.rule(move |operation, body| {
+        if is_quarantine(operation, body) && lost < 3 {
+            lost += 1;
+            Fault::LoseAnswer
+        } else {
+            Fault::Pass
+        }
+    });
+    stage.put(changed("a", "payload", text("{"))).await;
+    let first = proxy.relay(&stage, &[]).await;
+    until_answer(&first, "/metrics", 200, &format!("{COUNT} 1\n")).await;
+
+    // Another group reads it again.
+    let second = stage.relay(&[("RELAY_CONSUMER_GROUP", "other")]).await;
+    let log = eventually(DEADLINE, || async {
+        let log = second.log();
+        if log.contains("settled already") {
+            Ok(log)
+        } else {
+            Err(log)
+        }
+    });
+    let log = log.await.unwrap();
+    assert!(!log.contains("event quarantined"), "{log}");
+    until_answer(&second, "/metrics", 200, &format!("{COUNT} 0\n")).await;
 }

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use local_cloud::testing::eventually;
 
-use crate::support::{DEADLINE, Stage, event, ids, string, text};
+use crate::proxy::{Fault, Proxy};
+use crate::support::{DEADLINE, Stage, event, ids, string};
 
 async fn until_checkpointed(stage: &Stage, other_than: Option<&str>) -> String {
     eventually(DEADLINE, || async {
@@ -106,24 +109,7 @@ async fn a_lost_lease_cannot_move_the_checkpoint() {
     stage.put(event("a", 1)).await;
     stage.until_status("a", 1, "PUBLISHED").await;
     until_checkpointed(&stage, None).await;
-    // Somebody else takes the shard, and stays alive.
-    let lease = stage.lease().await.unwrap();
-    let taken = stage
-        .dynamodb
-        .update_item()
-        .table_name("relay_leases")
-        .key("stream", lease["stream"].clone())
-        .key("lease", lease["lease"].clone())
-        .update_expression("SET #owner = :owner, epoch = epoch + :one")
-        .expression_attribute_names("#owner", "owner")
-        .expression_attribute_values(":owner", text("thief"))
-        .expression_attribute_values(
-            ":one",
-            aws_sdk_dynamodb::types::AttributeValue::N("1".to_owned()),
-        )
-        .send()
-        .await;
-    taken.unwrap();
+    stage.steal_lease().await;
     let before = stage.lease().await.unwrap();
     stage.put(event("b", 1)).await;
     eventually(DEADLINE, || async {
@@ -141,6 +127,33 @@ async fn a_lost_lease_cannot_move_the_checkpoint() {
     .await
     .unwrap();
     assert_eq!(stage.lease().await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_that_gets_no_answer_is_written_again_before_the_lease_ends() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::start(&stage).await;
+    let lease = Duration::from_secs(4);
+    let _relay = proxy.relay(&stage, &[("RELAY_LEASE_DURATION", "4s")]).await;
+    stage.put(event("a", 1)).await;
+    until_checkpointed(&stage, None).await;
+    let mut held = false;
+    proxy.rule(move |operation, body| {
+        let hold = !held && operation == "PutItem" && !body.contains("sweeper");
+        held |= hold;
+        if hold { Fault::Hold } else { Fault::Pass }
+    });
+    let is_held = || async { (proxy.held() == 1).then_some(()).ok_or("no beat came") };
+    eventually(DEADLINE, is_held).await.unwrap();
+    let before = stage.lease().await.unwrap();
+    // A third of the lease has passed since the last one.
+    let beat = eventually(lease * 2 / 3, || async {
+        match stage.lease().await.unwrap() {
+            lease if lease["beat"] != before["beat"] => Ok(()),
+            lease => Err(lease),
+        }
+    });
+    beat.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

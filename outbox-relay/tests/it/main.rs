@@ -7,6 +7,7 @@ mod bad_events;
 mod checkpoints;
 mod configuration;
 mod outages;
+mod proxy;
 mod publishing;
 mod sharded;
 mod support;

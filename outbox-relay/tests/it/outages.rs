@@ -1,6 +1,11 @@
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
 use local_cloud::testing::eventually;
 
-use crate::support::{DEADLINE, Stage, event, string};
+use crate::proxy::{Fault, Proxy};
+use crate::support::{DEADLINE, Stage, event, ids, string, until_answer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_queue_is_an_outage_that_heals() {
@@ -83,4 +88,111 @@ async fn a_table_that_appears_later_is_found() {
         .await
         .unwrap();
     assert_eq!(stage.receive("order-events", 1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_table_denies_shows_at_once_and_turns_health_red_in_time() {
+    let refused = Fault::Refuse("AccessDeniedException");
+    let each = Fault::Answer(r#"{"Responses":[{"Error":{"Code":"AccessDenied"}}]}"#);
+    for (denied, part, fault, check) in [
+        ("BatchGetItem", "", refused, "look-ups"),
+        ("Query", "by_state", refused, "pending events"),
+        ("BatchExecuteStatement", "", refused, "marks"),
+        ("BatchExecuteStatement", "", each, "marks"),
+    ] {
+        let stage = Stage::new().await;
+        let proxy = Proxy::start(&stage).await;
+        proxy.rule(move |operation, body| {
+            if operation == denied && body.contains(part) {
+                fault
+            } else {
+                Fault::Pass
+            }
+        });
+        stage.put(event("a", 1)).await;
+        let options = [
+            ("RELAY_LEASE_DURATION", "2s"),
+            ("RELAY_SWEEP_INTERVAL", "500ms"),
+        ];
+        let relay = proxy.relay(&stage, &options).await;
+        until_answer(&relay, "/readyz", 503, check).await;
+        until_answer(&relay, "/healthz", 200, check).await;
+        until_answer(&relay, "/healthz", 503, check).await;
+        proxy.heal();
+        stage.until_status("a", 1, "PUBLISHED").await;
+        until_answer(&relay, "/healthz", 200, "").await;
+        until_answer(&relay, "/readyz", 200, "").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_does_not_wait_for_a_queue_to_which_nothing_is_sent_any_more() {
+    let stage = Stage::without_queue().await;
+    let relay = stage.relay(&[("RELAY_LEASE_DURATION", "6s")]).await;
+    stage.put(event("a", 1)).await;
+    until_answer(&relay, "/metrics", 200, r#"kind="QueueDoesNotExist"#).await;
+    stage.steal_lease().await;
+    until_answer(&relay, "/metrics", 200, "outbox_leases_lost_total 1").await;
+    stage.create_queue("order-events").await;
+    let ready = eventually(DEADLINE, || async {
+        stage.steal_lease().await;
+        match reqwest::get(relay.url("/readyz")).await.unwrap() {
+            answer if answer.status() == 200 => Ok(()),
+            answer => Err(answer.text().await.unwrap()),
+        }
+    });
+    ready.await.unwrap();
+    assert_eq!(stage.count("PENDING").await, 1);
+}
+
+async fn stream(stage: &Stage, view: Option<StreamViewType>) {
+    let specification = StreamSpecification::builder()
+        .stream_enabled(view.is_some())
+        .set_stream_view_type(view)
+        .build()
+        .unwrap();
+    let change = stage.dynamodb.update_table().table_name("outbox");
+    let change = change.stream_specification(specification);
+    change.send().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_new_images_is_refused() {
+    let stage = Stage::new().await;
+    for view in [StreamViewType::KeysOnly, StreamViewType::OldImage] {
+        stream(&stage, None).await;
+        stream(&stage, Some(view.clone())).await;
+        let relay = stage.relay(&[]).await;
+        until_answer(&relay, "/readyz", 503, view.as_str()).await;
+    }
+    stream(&stage, None).await;
+    stream(&stage, Some(StreamViewType::NewAndOldImages)).await;
+    let relay = stage.relay(&[]).await;
+    stage.put(event("a", 1)).await;
+    assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
+    until_answer(&relay, "/readyz", 200, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_counted_once_and_reading_pauses_while_it_lasts() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::start(&stage).await;
+    let reads = Arc::new(Mutex::new(Vec::new()));
+    let refused = Arc::clone(&reads);
+    proxy.rule(move |operation, _| {
+        let mut refused = refused.lock().unwrap();
+        if operation == "GetRecords" && refused.len() < 6 {
+            refused.push(Instant::now());
+            return Fault::Refuse("TrimmedDataAccessException");
+        }
+        Fault::Pass
+    });
+    stage.put(event("a", 1)).await;
+    let relay = proxy.relay(&stage, &[]).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    until_answer(&relay, "/metrics", 200, "outbox_stream_gaps_total 1").await;
+    let reads = reads.lock().unwrap();
+    // Pauses of 50, 100, 200, 400 and 800 ms, with full jitter.
+    let took = reads[5] - reads[0];
+    assert!(took > Duration::from_millis(100), "{took:?}");
 }

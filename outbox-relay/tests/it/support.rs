@@ -180,6 +180,24 @@ impl Stage {
             .and_then(|items| items.into_iter().next())
     }
 
+    /// Somebody else takes that lease, and is alive: every call is a sign of
+    /// life.
+    pub(crate) async fn steal_lease(&self) {
+        let lease = self.lease().await.unwrap();
+        self.dynamodb
+            .update_item()
+            .table_name("relay_leases")
+            .key("stream", lease["stream"].clone())
+            .key("lease", lease["lease"].clone())
+            .update_expression("SET #owner = :owner, epoch = epoch + :one")
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_values(":owner", text("thief"))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .send()
+            .await
+            .unwrap();
+    }
+
     /// What an operator's command leaves in the lease table.
     pub(crate) async fn ask_for_sweep(&self) {
         let rows = self.dynamodb.scan().table_name("relay_leases");
@@ -247,6 +265,21 @@ pub(crate) fn text(value: impl Into<String>) -> AttributeValue {
 
 pub(crate) fn string<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     item.get(name)?.as_s().ok().map(String::as_str)
+}
+
+/// Waits until the admin port answers `path` with `status` and a body that
+/// has `part` in it.
+pub(crate) async fn until_answer(relay: &Service, path: &str, status: u16, part: &str) {
+    eventually(DEADLINE, || async {
+        let answer = reqwest::get(relay.url(path)).await.unwrap();
+        let answered = answer.status();
+        match answer.text().await.unwrap() {
+            body if answered == status && body.contains(part) => Ok(()),
+            body => Err(format!("{path}: {answered} {body}, without {part}")),
+        }
+    })
+    .await
+    .unwrap();
 }
 
 /// A pending event as any program may write it.
