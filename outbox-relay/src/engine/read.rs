@@ -52,7 +52,11 @@ impl Reader {
     pub(crate) async fn run(&self, checkpoint: Option<SequenceNumber>, mut random: fastrand::Rng) {
         // One page waits here while another is being fed.
         let (pages, fetched) = mpsc::channel(1);
-        let fetch = self.fetch(checkpoint, pages, random.fork());
+        let fetching = random.fork();
+        let fetch = async {
+            self.fetch(checkpoint, pages, fetching).await;
+            self.status.read_to_end(&self.outlet.shard.id);
+        };
         let feed = self.feed(fetched, random);
         tokio::join!(fetch, feed);
     }
@@ -107,7 +111,6 @@ impl Reader {
             let room = (!empty).then_some(room);
             let _ = pages.send(ReadPage { page, began, room }).await;
             if ended {
-                self.status.read_to_end(&self.outlet.shard.id);
                 return;
             }
             if empty {
