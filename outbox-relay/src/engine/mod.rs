@@ -47,7 +47,7 @@ const MAX_PAGE: usize = 1_000;
 /// Pages of all shards together that are being read or handed over; each is up
 /// to 1 MB on the wire. A busy shard takes three; an idle one none between
 /// its reads, of which so many at a time are enough for hundreds of shards.
-const MAX_PAGES: usize = 16;
+const PAGES_HELD: usize = 16;
 
 /// What the engine must know.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ impl Engine {
         let around = shard::Surroundings {
             ports: self.ports,
             room: Arc::new(Semaphore::new(self.config.buffer_kib)),
-            pages: Arc::new(Semaphore::new(MAX_PAGES)),
+            pages: Arc::new(Semaphore::new(PAGES_HELD)),
             config: self.config,
             metrics: self.metrics,
             status: self.status,
