@@ -26,7 +26,12 @@ mod attribute {
     pub(super) const PASSED: &str = "passed";
     pub(super) const WANTED_BY: &str = "wanted_by";
     pub(super) const SWEEP_REQUESTED: &str = "sweep_requested";
+    pub(super) const STREAM_ARN: &str = "stream_arn";
 }
+
+/// The row, in a partition named like the consumer group, that names the
+/// stream the group reads.
+const GROUP: &str = "group";
 
 const OPEN: &str = "OPEN";
 const ENDED: &str = "ENDED";
@@ -111,6 +116,30 @@ enum Condition<'a> {
 
 #[async_trait]
 impl LeaseTable for Leases {
+    async fn enter(&self, stream: &str) -> Result<Option<String>, LeaseError> {
+        let noted = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key(attribute::STREAM, AttributeValue::S(self.group.clone()))
+            .key(attribute::LEASE, AttributeValue::S(GROUP.to_owned()))
+            .condition_expression("attribute_not_exists(#arn) OR #arn <> :arn")
+            .update_expression("SET #arn = :arn")
+            .expression_attribute_names("#arn", attribute::STREAM_ARN)
+            .expression_attribute_values(":arn", AttributeValue::S(stream.to_owned()))
+            .return_values(ReturnValue::UpdatedOld)
+            .send()
+            .await;
+        match fenced(noted) {
+            Ok(noted) => Ok(text(
+                &noted.attributes.unwrap_or_default(),
+                attribute::STREAM_ARN,
+            )),
+            Err(LeaseError::Lost) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError> {
         let mut pages = self
             .client

@@ -18,7 +18,12 @@ pub struct Observations {
 struct Seen {
     epoch: u64,
     beat: u64,
+    /// Since when they are like this.
     since: Instant,
+    /// When the row was first seen.
+    first: Instant,
+    /// When the first listing began that should have had the shard and had not.
+    unlisted: Option<Instant>,
 }
 
 impl Seen {
@@ -35,17 +40,37 @@ impl Observations {
                 epoch: lease.epoch,
                 beat: lease.beat,
                 since: now,
+                first: now,
+                unlisted: None,
             });
             if !seen.is_of(lease) {
-                *seen = Seen {
-                    epoch: lease.epoch,
-                    beat: lease.beat,
-                    since: now,
-                };
+                (seen.epoch, seen.beat) = (lease.epoch, lease.beat);
+                seen.since = now;
             }
         }
         let listed: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
         self.seen.retain(|shard, _| listed.contains(shard));
+    }
+
+    /// Notes what a complete listing, begun at `listed_at`, has. A row that is
+    /// younger than that may be of a shard that is too new for it.
+    pub fn note_listing(&mut self, shards: &[Shard], listed_at: Instant) {
+        let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
+        for (shard, seen) in &mut self.seen {
+            if listed.contains(shard) {
+                seen.unlisted = None;
+            } else if seen.first < listed_at {
+                seen.unlisted.get_or_insert(listed_at);
+            }
+        }
+    }
+
+    /// Whether no listing had the shard of `lease` for so long.
+    fn is_unlisted_for(&self, lease: &Lease, listed_at: Instant, duration: Duration) -> bool {
+        self.seen
+            .get(&lease.shard)
+            .and_then(|seen| seen.unlisted)
+            .is_some_and(|since| listed_at.saturating_duration_since(since) >= duration)
     }
 
     /// Whether the owner of `lease` has not moved for `duration`.
@@ -54,6 +79,17 @@ impl Observations {
             .get(&lease.shard)
             .is_some_and(|seen| now.saturating_duration_since(seen.since) >= duration)
     }
+}
+
+/// The instance that decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Myself<'a> {
+    /// Its name in the lease table.
+    pub name: &'a str,
+    /// What this process is reading already.
+    pub held: &'a BTreeSet<ShardId>,
+    pub now: Instant,
+    pub lease_duration: Duration,
 }
 
 /// Shards that were listed and have no row yet.
@@ -108,17 +144,15 @@ fn may_start(
     }
 }
 
-/// The rows that `me` should take now, in the order of their shard ids: free,
-/// its own from an earlier life, or of an owner that stopped beating.
-/// `held` are those this process is reading already.
+/// The rows to take now, in the order of their shard ids: free, its own from
+/// an earlier life, or of an owner that stopped beating. Also those of shards
+/// that are not listed: whoever reads one of them finds out whether it is too
+/// new for the listing, or trimmed away before it was read to its end.
 pub fn takable<'a>(
     shards: &[Shard],
     leases: &'a [Lease],
     observations: &Observations,
-    held: &BTreeSet<ShardId>,
-    me: &str,
-    now: Instant,
-    lease_duration: Duration,
+    me: Myself<'_>,
 ) -> Vec<&'a Lease> {
     let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
     let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
@@ -126,14 +160,8 @@ pub fn takable<'a>(
         .values()
         .copied()
         .filter(|lease| lease.state == LeaseState::Open)
-        .filter(|lease| listed.contains(&lease.shard))
-        .filter(|lease| !held.contains(&lease.shard))
         .filter(|lease| may_start(lease, &by_shard, &listed))
-        .filter(|lease| match lease.owner.as_deref() {
-            None => true,
-            Some(owner) if owner == me => true,
-            Some(_) => observations.expired(lease, now, lease_duration),
-        })
+        .filter(|lease| is_free(lease, observations, me))
         .collect()
 }
 
@@ -177,27 +205,30 @@ pub fn to_ask<'a>(
 }
 
 /// Rows that say nothing any more: their shard is read to its end and trimmed
-/// away. `listed_at` is when the listing of `shards` began: a row that was
-/// ended before that, and is not in the listing, is of a shard that is gone,
-/// and not of one that is too new for the listing.
+/// away. `listed_at` is when the last complete listing began. They are kept for
+/// so long after no listing had the shard that no other instance can still be
+/// at a listing that has: it would make the row again, of a shard that is gone.
 pub fn removable<'a>(
-    shards: &[Shard],
     leases: &'a [Lease],
     observations: &Observations,
     listed_at: Instant,
+    kept: Duration,
 ) -> Vec<&'a Lease> {
-    let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
     leases
         .iter()
         .filter(|lease| lease.state == LeaseState::Ended && lease.owner.is_none())
-        .filter(|lease| !listed.contains(&lease.shard))
-        .filter(|lease| {
-            observations
-                .seen
-                .get(&lease.shard)
-                .is_some_and(|seen| seen.is_of(lease) && seen.since < listed_at)
-        })
+        .filter(|lease| observations.is_unlisted_for(lease, listed_at, kept))
         .collect()
+}
+
+/// Neither held by this process nor owned by another that is alive.
+fn is_free(lease: &Lease, observations: &Observations, me: Myself<'_>) -> bool {
+    !me.held.contains(&lease.shard)
+        && match lease.owner.as_deref() {
+            None => true,
+            Some(owner) if owner == me.name => true,
+            Some(_) => observations.expired(lease, me.now, me.lease_duration),
+        }
 }
 
 #[cfg(test)]
@@ -221,24 +252,26 @@ mod tests {
         Lease::unread(id(name), parent.map(id))
     }
 
+    fn myself(held: &BTreeSet<ShardId>, now: Instant) -> Myself<'_> {
+        Myself {
+            name: "me",
+            held,
+            now,
+            lease_duration: DURATION,
+        }
+    }
+
     fn taken(
         shards: &[Shard],
         leases: &[Lease],
         observations: &Observations,
         now: Instant,
     ) -> Vec<String> {
-        takable(
-            shards,
-            leases,
-            observations,
-            &BTreeSet::new(),
-            "me",
-            now,
-            DURATION,
-        )
-        .into_iter()
-        .map(|lease| lease.shard.to_string())
-        .collect()
+        let held = BTreeSet::new();
+        takable(shards, leases, observations, myself(&held, now))
+            .into_iter()
+            .map(|lease| lease.shard.to_string())
+            .collect()
     }
 
     #[test]
@@ -358,25 +391,28 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_shards_that_are_read_and_trimmed_are_removed() {
+    fn rows_of_shards_that_are_read_and_trimmed_are_removed_after_a_while() {
         let mut leases = [lease("a", None), lease("b", None), owned("c", "x")];
         for lease in &mut leases {
             lease.state = LeaseState::Ended;
         }
-        let seen_at = Instant::now();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let kept = Duration::from_secs(30);
         let mut observations = Observations::default();
-        observations.note(&leases, seen_at);
+        observations.note(&leases, at(0));
         let shards = [shard("a", None)];
-        let later = seen_at + Duration::from_secs(1);
+        observations.note_listing(&shards, at(0));
+        observations.note_listing(&shards, at(10));
+        assert!(
+            removable(&leases, &observations, at(39), kept).is_empty(),
+            "another may be at a listing that has it"
+        );
         assert_eq!(
-            removable(&shards, &leases, &observations, later),
+            removable(&leases, &observations, at(40), kept),
             [&leases[1]]
         );
-        assert!(
-            removable(&shards, &leases, &observations, seen_at).is_empty(),
-            "the shard may be newer than the listing"
-        );
-        leases[1].state = LeaseState::Open;
-        assert!(removable(&shards, &leases, &observations, later).is_empty());
+        observations.note_listing(&[shard("a", None), shard("b", None)], at(40));
+        assert!(removable(&leases, &observations, at(99), kept).is_empty());
     }
 }

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::crash;
-use super::listing::Listing;
+use super::listing::{Listing, Turn};
 use super::shard::{Ending, Surroundings, hold};
 use crate::decide::backoff;
-use crate::decide::ownership::{
-    Observations, removable, takable, to_ask, unregistered, with_registered,
-};
+use crate::decide::ownership::{Myself, Observations, takable, to_ask, with_registered};
 use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId};
 
 /// Leases are looked at this often, so that one that was given back is taken
@@ -24,7 +22,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 const LOOK_PER_ROW: Duration = Duration::from_millis(1);
 
 /// Lease requests at once, when a stream has many shards.
-const LEASE_REQUESTS: usize = 16;
+pub(super) const LEASE_REQUESTS: usize = 16;
 
 /// Runs until the engine stops and every lease is let go.
 pub(super) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
@@ -33,17 +31,15 @@ pub(super) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
         let mut coordinator = Coordinator {
             around: around.clone(),
             random: random.fork(),
-            listing: Listing::new(),
+            listing: Listing::new(&around),
             observations: Observations::default(),
             rows: 0,
             held: BTreeSet::new(),
             holders: JoinSet::new(),
         };
-        // Those of an earlier stream say nothing about this one.
-        around.set_shards(Vec::new());
         if let Outcome::Stopping = coordinator.work().await {
             while let Some(ended) = coordinator.holders.join_next().await {
-                coordinator.ended(ended).await;
+                coordinator.ended(ended);
             }
             break;
         }
@@ -92,11 +88,11 @@ enum Outcome {
     StreamChanged,
 }
 
-struct Coordinator {
-    around: Surroundings,
+pub(super) struct Coordinator {
+    pub(super) around: Surroundings,
     random: fastrand::Rng,
-    listing: Listing,
-    observations: Observations,
+    pub(super) listing: Listing,
+    pub(super) observations: Observations,
     /// Rows of the lease table at the last look.
     rows: usize,
     held: BTreeSet<ShardId>,
@@ -106,6 +102,11 @@ struct Coordinator {
 impl Coordinator {
     async fn work(&mut self) -> Outcome {
         let stop = self.around.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Outcome::Stopping,
+            () = self.enter() => {}
+        }
         loop {
             let round = tokio::select! {
                 biased;
@@ -124,32 +125,75 @@ impl Coordinator {
                 }
                 self.take(leases).await;
             }
-            let pause = self.pause();
-            tokio::select! {
+            let parents = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Outcome::Stopping,
-                Some(ended) = self.holders.join_next() => self.ended(ended).await,
-                () = tokio::time::sleep(pause) => {}
+                parents = self.rest() => parents,
+            };
+            self.listing.find_children(&self.around, &parents).await;
+        }
+    }
+
+    /// The pause until the next look; returns the shards that were read to
+    /// their end meanwhile. The end of a shard makes it a short one.
+    async fn rest(&mut self) -> Vec<ShardId> {
+        let now = Instant::now();
+        let per_row = LOOK_PER_ROW * u32::try_from(self.rows).unwrap_or(u32::MAX);
+        let longest = self.around.config.lease_duration / 4;
+        let mut until = now + LOOK_INTERVAL.saturating_add(per_row).min(longest);
+        let mut parents = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = self.holders.join_next() => {
+                    until = until.min(now + per_row);
+                    parents.extend(self.ended(ended));
+                }
+                () = tokio::time::sleep_until(until) => return parents,
             }
         }
     }
 
-    fn pause(&self) -> Duration {
-        let per_row = LOOK_PER_ROW * u32::try_from(self.rows).unwrap_or(u32::MAX);
-        LOOK_INTERVAL
-            .saturating_add(per_row)
-            .min(self.around.config.lease_duration / 4)
-    }
-
-    async fn ended(&mut self, ended: Result<(ShardId, Ending), tokio::task::JoinError>) {
+    /// A lease is let go; returns its shard when it was read to its end.
+    fn ended(&mut self, ended: Result<(ShardId, Ending), JoinError>) -> Option<ShardId> {
         match ended {
             Ok((shard, ending)) => {
                 self.held.remove(&shard);
-                if ending == Ending::Ended && !self.around.stop.is_cancelled() {
-                    self.listing.find_children(&self.around, &shard).await;
+                (ending == Ending::Ended).then_some(shard)
+            }
+            Err(error) => {
+                crash(error);
+                None
+            }
+        }
+    }
+
+    /// Rule 7: when the consumer group read another stream before, what nobody
+    /// read of that is a gap. Of all instances one is told.
+    async fn enter(&mut self) {
+        let mut failures = 0;
+        loop {
+            let stream = &self.around.stream;
+            match self.around.ports.leases.enter(stream).await {
+                Ok(None) => return,
+                Ok(Some(old)) => {
+                    self.around.metrics.gap();
+                    tracing::error!(
+                        old,
+                        new = %stream,
+                        "stream gap: the outbox table has another stream; pending events of the old one are published from the table"
+                    );
+                    return;
+                }
+                Err(error) => {
+                    self.around
+                        .status
+                        .coordination(Err(error.to_string()), Instant::now());
+                    failures += 1;
+                    tracing::warn!(%error, "the lease table could not be written; trying again");
+                    tokio::time::sleep(backoff::delay(failures, self.random.f64())).await;
                 }
             }
-            Err(error) => crash(error),
         }
     }
 
@@ -158,21 +202,19 @@ impl Coordinator {
     async fn look(&mut self) -> Round {
         let mut failure = None;
         match self.listing.go_on(&self.around).await {
-            Ok(true) => return Round::StreamChanged,
-            Ok(false) => {}
+            Ok(Turn::StreamChanged) => return Round::StreamChanged,
+            Ok(Turn::Complete { at }) => {
+                let listed = self.shards();
+                self.observations.note_listing(&listed, at);
+            }
+            Ok(Turn::NotDue) => {}
             Err(error) => {
                 failure = Some(error.to_string());
                 self.around.status.stream(Err(error.to_string()));
                 tracing::warn!(%error, "the stream's shards could not be listed; trying again");
             }
         }
-        // The sweeper's lease is one among those of the shards.
-        let mut shards = self.around.shards();
-        shards.push(Shard {
-            id: ShardId(SWEEPER.into()),
-            parent: None,
-        });
-        let leases = match self.leases(&shards).await {
+        let leases = match self.rows().await {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::warn!(%error, "the lease table could not be read; trying again");
@@ -182,78 +224,57 @@ impl Coordinator {
                 return Round::Free(Vec::new());
             }
         };
-        let shards = with_registered(shards, &leases);
+        let shards = with_registered(self.shards(), &leases);
         let now = Instant::now();
         self.around
             .status
             .coordination(failure.map_or(Ok(()), Err), now);
         self.rows = leases.len();
         self.observations.note(&leases, now);
-        let config = &self.around.config;
-        let free: Vec<Lease> = takable(
-            &shards,
-            &leases,
-            &self.observations,
-            &self.held,
-            &config.instance,
-            now,
-            config.lease_duration,
-        )
-        .into_iter()
-        .cloned()
-        .collect();
-        self.around.status.unowned(free.len(), now);
+        let free: Vec<Lease> = takable(&shards, &leases, &self.observations, self.myself(now))
+            .into_iter()
+            .cloned()
+            .collect();
+        let unowned = free.iter().map(|lease| lease.shard.clone()).collect();
+        self.around.status.unowned(unowned, now);
         if free.is_empty() {
             self.balance(&leases, now).await;
         }
         Round::Free(free)
     }
 
-    /// All rows, after adding those of new shards and removing those that say
-    /// nothing any more.
-    async fn leases(&self, shards: &[Shard]) -> Result<Vec<Lease>, LeaseError> {
-        let table = &self.around.ports.leases;
-        let arn = &self.around.stream;
-        let leases = table.list(arn).await?;
-        if let Some(listed_at) = self.listing.listed_at() {
-            let gone = removable(shards, &leases, &self.observations, listed_at);
-            for gone in gone.chunks(LEASE_REQUESTS) {
-                let removed = gone.iter().map(|lease| table.remove(arn, lease));
-                for outcome in join_all(removed).await {
-                    if let Err(LeaseError::Unavailable(reason)) = outcome {
-                        tracing::debug!(reason, "an old lease could not be removed");
-                    }
-                }
-            }
+    /// The listed shards, and the sweeper's lease, which is one like theirs.
+    pub(super) fn shards(&self) -> Vec<Shard> {
+        let mut shards = self.around.shards();
+        shards.push(Shard {
+            id: ShardId(SWEEPER.into()),
+            parent: None,
+        });
+        shards
+    }
+
+    fn myself(&self, now: Instant) -> Myself<'_> {
+        Myself {
+            name: &self.around.config.instance,
+            held: &self.held,
+            now,
+            lease_duration: self.around.config.lease_duration,
         }
-        let new: Vec<_> = unregistered(shards, &leases)
-            .into_iter()
-            .map(|shard| Lease::unread(shard.id.clone(), shard.parent.clone()))
-            .collect();
-        if new.is_empty() {
-            return Ok(leases);
-        }
-        for new in new.chunks(LEASE_REQUESTS) {
-            let created = join_all(new.iter().map(|lease| table.create(arn, lease))).await;
-            created.into_iter().collect::<Result<Vec<()>, _>>()?;
-        }
-        table.list(arn).await
+    }
+
+    /// The row as this instance writes it when it takes it.
+    fn mine(&self, seen: &Lease) -> Lease {
+        let mut mine = seen.clone();
+        mine.owner = Some(self.around.config.instance.clone());
+        mine.epoch += 1;
+        mine.beat += 1;
+        mine.asked = Asked::default();
+        mine
     }
 
     async fn take(&mut self, leases: &[Lease]) {
-        let me = &self.around.config.instance;
         let began = Instant::now();
-        let mine: Vec<_> = leases
-            .iter()
-            .map(|seen| {
-                let mut mine = seen.clone();
-                mine.owner = Some(me.clone());
-                mine.epoch += 1;
-                mine.beat += 1;
-                mine.asked = Asked::default();
-                mine
-            })
-            .collect();
+        let mine: Vec<_> = leases.iter().map(|seen| self.mine(seen)).collect();
         let requests = leases.iter().zip(&mine).map(|(seen, mine)| {
             let table = &self.around.ports.leases;
             table.take(&self.around.stream, seen, mine)
@@ -264,6 +285,7 @@ impl Coordinator {
                 Ok(()) => {
                     let shard = lease.shard.clone();
                     self.held.insert(shard.clone());
+                    self.around.status.took(Instant::now());
                     let around = self.around.clone();
                     let random = self.random.fork();
                     self.holders.spawn(async move {

@@ -1,5 +1,7 @@
 //! The shards of the stream, as they are listed: rule 1.
 
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,34 +10,86 @@ use super::shard::Surroundings;
 use crate::ports::{Shard, ShardId, StreamError};
 
 /// The stream's shards are listed this often; more often would cost a busy
-/// stream's few DescribeStream calls.
-const LISTING_INTERVAL: Duration = Duration::from_secs(60);
+/// stream's few DescribeStream calls. A listing that takes longer, because it
+/// fails again and again, is begun anew.
+pub(super) const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Where children cannot be asked for, the end of a shard asks for a listing,
-/// but not more often than this, however many shards end at once.
+/// A listing is asked for where children cannot be, and when a shard is not
+/// found, but not more often than this, however many shards are concerned, plus
+/// a bit for every shard there is: 100 of them are a request.
 const LISTING_PAUSE: Duration = Duration::from_secs(2);
+const LISTING_PAUSE_PER_SHARD: Duration = Duration::from_millis(5);
 
-/// When and how far the shards were listed; what came of it is with the
-/// [`Surroundings`].
+/// Shards whose children are asked for at once; of more, a listing finds them
+/// with fewer requests.
+const CHILD_REQUESTS: usize = 4;
+
+/// The shards as they were last listed, and children found since.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    shards: Vec<Shard>,
+    /// When the listing began.
+    at: Option<Instant>,
+    /// A listing is wanted before its time.
+    wanted: bool,
+}
+
+impl Surroundings {
+    pub(crate) fn shards(&self) -> Vec<Shard> {
+        self.listed().shards.clone()
+    }
+
+    /// Whether a listing begun after `since` does not have `shard`. Asks for
+    /// such a listing when there is none yet.
+    pub(crate) fn is_gone(&self, shard: &ShardId, since: Instant) -> bool {
+        let mut listed = self.listed();
+        if listed.at.is_none_or(|at| at <= since) {
+            listed.wanted = true;
+            return false;
+        }
+        !listed.shards.iter().any(|listed| listed.id == *shard)
+    }
+
+    fn listed(&self) -> std::sync::MutexGuard<'_, Listed> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the listing of one stream's shards goes on.
 #[derive(Debug)]
 pub(super) struct Listing {
     /// The shards found so far, and where to go on.
     under_way: Option<(Vec<Shard>, ShardId)>,
-    /// When the one under way, or the last one, began.
+    /// When the one under way began.
     began: Instant,
     /// When the last complete one began.
     listed_at: Option<Instant>,
-    /// Wanted before its time.
-    relist: bool,
+    /// Shards found that may have no row yet. Those of an old listing are
+    /// forgotten once they have: their rows may be removed meanwhile.
+    found: Vec<Shard>,
+}
+
+/// What a look at the listing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    NotDue,
+    /// Begun at.
+    Complete {
+        at: Instant,
+    },
+    /// The table has another stream than this one.
+    StreamChanged,
 }
 
 impl Listing {
-    pub(super) fn new() -> Self {
+    /// Nothing is known of the stream's shards.
+    pub(super) fn new(around: &Surroundings) -> Self {
+        *around.listed() = Listed::default();
         Self {
             under_way: None,
             began: Instant::now(),
             listed_at: None,
-            relist: false,
+            found: Vec::new(),
         }
     }
 
@@ -44,50 +98,80 @@ impl Listing {
         self.listed_at
     }
 
-    /// Rule 1: by asking for them, else by a listing soon.
-    pub(super) async fn find_children(&mut self, around: &Surroundings, parent: &ShardId) {
-        let source = &around.ports.stream;
-        match source.children(&around.stream, parent).await {
-            Ok(Some(children)) => {
-                let mut listed = around.shards();
-                for child in children {
-                    if !listed.contains(&child) {
-                        listed.push(child);
-                    }
-                }
-                around.set_shards(listed);
+    /// Shards that may have no row yet.
+    pub(super) fn found(&self) -> &[Shard] {
+        &self.found
+    }
+
+    /// Every shard that was found has a row.
+    pub(super) fn registered(&mut self) {
+        self.found.clear();
+    }
+
+    /// Finds the children of shards that were read to their end, by asking for
+    /// them, else by a listing soon.
+    pub(super) async fn find_children(&mut self, around: &Surroundings, parents: &[ShardId]) {
+        // Children are listed all at once.
+        let childless = {
+            let mut listed = around.listed();
+            let known: BTreeSet<_> = listed
+                .shards
+                .iter()
+                .filter_map(|s| s.parent.as_ref())
+                .collect();
+            let childless: Vec<_> = parents.iter().filter(|id| !known.contains(id)).collect();
+            if childless.len() > CHILD_REQUESTS {
+                listed.wanted = true;
+                return;
             }
-            Ok(None) => self.relist = true,
-            Err(error) => {
-                tracing::warn!(shard = %parent, %error, "a shard's children could not be listed; all shards are");
-                self.relist = true;
+            childless
+        };
+        let source = &around.ports.stream;
+        for parent in childless {
+            let children = match source.children(&around.stream, parent).await {
+                Ok(children) => children.unwrap_or_default(),
+                Err(error) => {
+                    tracing::warn!(shard = %parent, %error, "a shard's children could not be listed; all shards are");
+                    Vec::new()
+                }
+            };
+            let mut listed = around.listed();
+            // A closed shard may have no children yet that are listed.
+            listed.wanted |= children.is_empty();
+            for child in children {
+                if !listed.shards.contains(&child) {
+                    listed.shards.push(child.clone());
+                    self.found.push(child);
+                }
             }
         }
     }
 
-    /// Goes on with the listing, or begins one when it is due; true when the
-    /// table has another stream than this one.
-    pub(super) async fn go_on(&mut self, around: &Surroundings) -> Result<bool, StreamError> {
+    /// Goes on with the listing, or begins one when it is due.
+    pub(super) async fn go_on(&mut self, around: &Surroundings) -> Result<Turn, StreamError> {
         let source = &around.ports.stream;
         let stream = &around.stream;
+        if self.began.elapsed() >= LISTING_INTERVAL {
+            self.under_way = None;
+        }
         if self.under_way.is_none() {
+            let (wanted, count) = {
+                let listed = around.listed();
+                (listed.wanted, listed.shards.len())
+            };
+            let pause =
+                LISTING_PAUSE + LISTING_PAUSE_PER_SHARD * u32::try_from(count).unwrap_or(u32::MAX);
             let due = self.listed_at.is_none_or(|at| {
                 let age = at.elapsed();
-                age >= LISTING_INTERVAL || (self.relist && age >= LISTING_PAUSE)
+                age >= LISTING_INTERVAL || (wanted && age >= pause)
             });
             if !due {
-                return Ok(false);
+                return Ok(Turn::NotDue);
             }
             self.began = Instant::now();
-            let current = source.locate().await?;
-            if current != *stream {
-                around.metrics.gap();
-                tracing::error!(
-                    old = %stream,
-                    new = %current,
-                    "stream gap: the outbox table has another stream; pending events of the old one are published from the table"
-                );
-                return Ok(true);
+            around.listed().wanted = false;
+            if source.locate().await? != *stream {
+                return Ok(Turn::StreamChanged);
             }
         }
         loop {
@@ -101,18 +185,20 @@ impl Listing {
                     match next {
                         Some(next) => self.under_way = Some((shards, next)),
                         None => {
-                            around.set_shards(shards);
+                            self.found.clone_from(&shards);
                             self.listed_at = Some(self.began);
-                            self.relist = false;
+                            let mut listed = around.listed();
+                            listed.shards = shards;
+                            listed.at = Some(self.began);
                             around.status.stream(Ok(()));
-                            return Ok(false);
+                            return Ok(Turn::Complete { at: self.began });
                         }
                     }
                 }
                 Err(error) => {
                     // Thousands of shards are many pages: the next round goes
-                    // on where this one failed.
-                    // Unless the stream is gone: then there may be another.
+                    // on where this one failed, unless the stream is gone:
+                    // then there may be another.
                     if !matches!(error, StreamError::NotFound(_)) {
                         self.under_way = after.map(|after| (shards, after));
                     }

@@ -18,6 +18,7 @@ mod outlet;
 mod publish;
 mod quarantine;
 mod read;
+mod rows;
 mod shard;
 mod spans;
 mod status;

@@ -12,16 +12,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use super::outlet::{EVENT_OVERHEAD, Outlet, predecessor};
-use super::{EngineConfig, Status};
+use super::shard::Surroundings;
 use crate::decide::backoff;
 use crate::decide::catch_up::CatchUp;
 use crate::decide::classify::{Classified, Event, classify};
 use crate::decide::progress::RecordNumber;
 use crate::decide::succession::Succession;
-use crate::metrics::RelayMetrics;
-use crate::ports::{
-    Cursor, EventKey, LeaseTable, Page, Position, SequenceNumber, Stream, StreamError,
-};
+use crate::ports::{Cursor, EventKey, Page, Position, SequenceNumber, StreamError};
 
 /// The first pause after an empty read; it doubles up to `poll_max`.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -37,13 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_READS: u32 = 20;
 
 pub(crate) struct Reader {
-    pub(crate) source: Arc<dyn Stream>,
-    pub(crate) config: Arc<EngineConfig>,
-    pub(crate) metrics: RelayMetrics,
-    pub(crate) status: Status,
-    pub(crate) stream: Arc<str>,
+    pub(crate) around: Surroundings,
     pub(crate) outlet: Outlet,
-    pub(crate) leases: Arc<dyn LeaseTable>,
 }
 
 impl Reader {
@@ -55,7 +47,7 @@ impl Reader {
         let fetching = random.fork();
         let fetch = async {
             self.fetch(checkpoint, pages, fetching).await;
-            self.status.read_to_end(&self.outlet.shard.id);
+            self.around.status.read_to_end(&self.outlet.shard.id);
         };
         let feed = self.feed(fetched, random);
         tokio::join!(fetch, feed);
@@ -72,9 +64,10 @@ impl Reader {
         let mut pause = FIRST_PAUSE;
         let mut failures = 0;
         let mut in_gap = false;
+        let mut missing = None;
         loop {
             let room = self.outlet.page_room().await;
-            let began = (self.config.clock)();
+            let began = (self.around.config.clock)();
             let page = match self.next_page(&position, &mut cursor).await {
                 Ok(page) => page,
                 Err(error) => {
@@ -87,10 +80,14 @@ impl Reader {
                             // What is trimmed while it is looked for belongs
                             // to the same gap.
                             if !in_gap {
-                                self.gap(&position).await;
+                                self.gap(&position, "the oldest record that is left").await;
                             }
                             in_gap = true;
                             position = Position::TrimHorizon;
+                        }
+                        StreamError::NotFound(_) if self.is_gone(&mut missing) => {
+                            self.gap(&position, "the end of the shard").await;
+                            return;
                         }
                         StreamError::NotFound(_) | StreamError::Unavailable(_) => {
                             tracing::warn!(shard = %self.outlet.shard.id, %error, failures, "the shard could not be read; trying again");
@@ -102,7 +99,10 @@ impl Reader {
             };
             in_gap = false;
             failures = 0;
-            self.status.read(&self.outlet.shard.id, Instant::now());
+            missing = None;
+            self.around
+                .status
+                .read(&self.outlet.shard.id, Instant::now());
             if let Some(last) = page.records.last() {
                 position = Position::After(last.sequence_number.clone());
             }
@@ -115,9 +115,9 @@ impl Reader {
             }
             if empty {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(self.config.poll_max);
+                pause = (pause * 2).min(self.around.config.poll_max);
             } else {
-                pause = FIRST_PAUSE.min(self.config.poll_max);
+                pause = FIRST_PAUSE.min(self.around.config.poll_max);
             }
         }
     }
@@ -131,39 +131,38 @@ impl Reader {
         let at = match cursor.take() {
             Some(cursor) => cursor,
             None => {
-                self.source
-                    .cursor(&self.stream, &self.outlet.shard.id, position)
+                self.around
+                    .ports
+                    .stream
+                    .cursor(&self.around.stream, &self.outlet.shard.id, position)
                     .await?
             }
         };
-        let page = self.source.read(&at).await?;
+        let page = self.around.ports.stream.read(&at).await?;
         cursor.clone_from(&page.next);
         Ok(page)
     }
 
-    /// Rule 7: never silent.
-    async fn gap(&self, position: &Position) {
-        self.metrics.gap();
+    async fn gap(&self, position: &Position, until: &str) {
         let after = match position {
-            Position::TrimHorizon => "the start".to_owned(),
-            Position::After(position) => position.to_string(),
+            Position::TrimHorizon => None,
+            Position::After(position) => Some(position),
         };
-        tracing::error!(
-            shard = %self.outlet.shard.id,
-            after,
-            until = "the oldest record that is left",
-            "stream gap: records were trimmed before they were read; pending events among them are still in the table"
-        );
-        if let Err(error) = self.leases.ask_for_sweep(&self.stream).await {
-            tracing::warn!(%error, "no sweep could be asked for; the next one finds them");
-        }
+        self.around.gap(&self.outlet.shard.id, after, until).await;
+    }
+
+    /// Whether the shard, which is not found, is not listed either: it was
+    /// trimmed away. `missing` is since when it is not found.
+    fn is_gone(&self, missing: &mut Option<Instant>) -> bool {
+        let since = *missing.get_or_insert_with(Instant::now);
+        self.around.is_gone(&self.outlet.shard.id, since)
     }
 
     async fn feed(&self, mut pages: mpsc::Receiver<ReadPage>, mut random: fastrand::Rng) {
         let mut catch_up = CatchUp::new(
-            (self.config.clock)(),
-            self.config.lease_duration,
-            self.config.in_hand(),
+            (self.around.config.clock)(),
+            self.around.config.lease_duration,
+            self.around.config.in_hand(),
         );
         let mut succession = Succession::default();
         let mut events = Vec::new();
@@ -179,7 +178,7 @@ impl Reader {
             let mut skipped = BTreeMap::new();
             for record in page.records {
                 let (position, made_at) = (record.sequence_number, record.created_at);
-                match classify(record.change, &self.config.routes) {
+                match classify(record.change, &self.around.config.routes) {
                     Classified::Skip(reason) => {
                         shard.progress().skipped(position, made_at);
                         *skipped.entry(reason).or_default() += 1;
@@ -199,7 +198,7 @@ impl Reader {
                 }
             }
             for (reason, count) in skipped {
-                self.metrics.skipped(reason, count);
+                self.around.metrics.skipped(reason, count);
             }
             if empty_reads >= TIP_READS {
                 shard.progress().nothing_left(began);
@@ -214,7 +213,7 @@ impl Reader {
             events = rest;
         }
         while !events.is_empty() {
-            tokio::time::sleep(self.config.poll_max).await;
+            tokio::time::sleep(self.around.config.poll_max).await;
             (events, _) = self.publish(events, &mut succession, &mut random).await;
         }
     }
@@ -231,7 +230,8 @@ impl Reader {
         events.sort_by_key(|read| read.event.sequence);
         let questions = questions(&events, succession);
         let states = self.outlet.states(questions, random).await;
-        let waiting_room = self.config.waiting_bytes() / self.status.shards_held().max(1);
+        let around = &self.around;
+        let waiting_room = around.config.waiting_bytes() / around.status.shards_held().max(1);
         let mut waiting_bytes = 0;
         let mut waiting = Vec::new();
         let mut settled = 0;
@@ -274,7 +274,9 @@ impl Reader {
             self.outlet.publish(read.event, at).await;
         }
         if settled > 0 {
-            self.metrics.skipped("already_settled", settled as u64);
+            self.around
+                .metrics
+                .skipped("already_settled", settled as u64);
             tracing::info!(
                 shard = %self.outlet.shard.id,
                 count = settled,

@@ -1,7 +1,7 @@
 //! One lease while this instance holds it: its work, which is reading a shard
 //! or sweeping, and keeping it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::held::HeldShard;
+use super::listing::Listed;
 use super::outlet::Outlet;
 use super::publish::Work;
 use super::read::Reader;
@@ -16,7 +17,7 @@ use super::sweep::Sweeper;
 use super::{EngineConfig, Status};
 use crate::decide::progress::Progress;
 use crate::metrics::RelayMetrics;
-use crate::ports::{Lease, LeaseError, LeaseState, Ports, SWEEPER, Shard};
+use crate::ports::{Lease, LeaseError, LeaseState, Ports, SWEEPER, SequenceNumber, ShardId};
 
 /// A checkpoint is written this often at most.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
@@ -32,8 +33,7 @@ pub(crate) struct Surroundings {
     pub(crate) work: mpsc::UnboundedSender<Work>,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) pages: Arc<Semaphore>,
-    /// The stream's shards as they were last listed.
-    pub(crate) listed: Arc<Mutex<Vec<Shard>>>,
+    pub(crate) listed: Arc<Mutex<Listed>>,
     /// No more reading.
     pub(crate) stop: CancellationToken,
     /// Everything in flight is done: write the checkpoint and let go.
@@ -41,15 +41,20 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(crate) fn shards(&self) -> Vec<Shard> {
-        self.listed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(crate) fn set_shards(&self, shards: Vec<Shard>) {
-        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = shards;
+    /// Rule 7: what was between `after` and `until` was trimmed before it was
+    /// read. Never silent; and somebody sweeps.
+    pub(crate) async fn gap(&self, shard: &ShardId, after: Option<&SequenceNumber>, until: &str) {
+        self.metrics.gap();
+        let after = after.map_or_else(|| "the start".to_owned(), ToString::to_string);
+        tracing::error!(
+            %shard,
+            after,
+            until,
+            "stream gap: records were trimmed before they were read; pending events among them are still in the table"
+        );
+        if let Err(error) = self.ports.leases.ask_for_sweep(&self.stream).await {
+            tracing::warn!(%error, "no sweep could be asked for; the next one finds them");
+        }
     }
 
     fn outlet(&self, shard: &Arc<HeldShard>) -> Outlet {
@@ -122,6 +127,7 @@ pub(crate) async fn hold(
         shard: Arc::clone(&shard),
         around: around.clone(),
         renewed_at: taken_at,
+        letting_go: false,
         signals: &signals,
     };
     let working = async {
@@ -132,15 +138,9 @@ pub(crate) async fn hold(
                 Sweeper { outlet, around }.run(&signals.sweep, random).await;
             } else {
                 around.status.holds(&shard.id, Instant::now());
-                let reader = Reader {
-                    source: Arc::clone(&around.ports.stream),
-                    config: Arc::clone(&around.config),
-                    metrics: around.metrics.clone(),
-                    status: around.status.clone(),
-                    stream: Arc::clone(&around.stream),
-                    outlet: around.outlet(&shard),
-                    leases: Arc::clone(&around.ports.leases),
-                };
+                let outlet = around.outlet(&shard);
+                let around = around.clone();
+                let reader = Reader { around, outlet };
                 reader.run(checkpoint, random).await;
             }
         };
@@ -179,7 +179,17 @@ struct Keeper<'a> {
     shard: Arc<HeldShard>,
     around: Surroundings,
     renewed_at: Instant,
+    /// The lease was given up by a write of unknown outcome.
+    letting_go: bool,
     signals: &'a Signals,
+}
+
+/// A lease was not written.
+enum NotWritten {
+    /// Another instance has it.
+    Lost,
+    /// Or it was: the outcome is unknown, and the write may be tried again.
+    Unknown,
 }
 
 impl Keeper<'_> {
@@ -191,7 +201,13 @@ impl Keeper<'_> {
             tokio::select! {
                 biased;
                 () = self.around.release.cancelled() => {
-                    return self.let_go(Ending::Released, None).await;
+                    // The successor would wait for the lease to expire.
+                    loop {
+                        if let Some(ending) = self.let_go(Ending::Released, None).await {
+                            return ending;
+                        }
+                        turns.tick().await;
+                    }
                 }
                 _ = turns.tick() => {}
             }
@@ -207,9 +223,8 @@ impl Keeper<'_> {
             };
             if let Some(ending) = ending {
                 match self.let_go(ending, heir.clone()).await {
-                    // The row is still this instance's: try again.
-                    Ending::Released => continue,
-                    ending => return ending,
+                    Some(ending) => return ending,
+                    None => continue,
                 }
             }
             match self.keep().await {
@@ -219,14 +234,14 @@ impl Keeper<'_> {
                     self.shard.close();
                     heir = Some(wanted_by);
                 }
-                Err(Ending::Lost) => return Ending::Lost,
-                Ok(_) | Err(_) => {}
+                Err(NotWritten::Lost) => return Ending::Lost,
+                Ok(_) | Err(NotWritten::Unknown) => {}
             }
         }
     }
 
     /// Writes what has changed, or a beat when one is due.
-    async fn keep(&mut self) -> Result<Option<String>, Ending> {
+    async fn keep(&mut self) -> Result<Option<String>, NotWritten> {
         let mut next = self.lease.clone();
         {
             let progress = self.shard.progress();
@@ -241,8 +256,9 @@ impl Keeper<'_> {
         self.write(next).await
     }
 
-    /// The last write; the lease is `heir`'s then, or anybody's.
-    async fn let_go(&mut self, ending: Ending, heir: Option<String>) -> Ending {
+    /// The last write; the lease is `heir`'s then, or anybody's. `None`: it is
+    /// to be tried again.
+    async fn let_go(&mut self, ending: Ending, heir: Option<String>) -> Option<Ending> {
         let mut last = self.lease.clone();
         {
             let progress = self.shard.progress();
@@ -254,14 +270,17 @@ impl Keeper<'_> {
             last.state = LeaseState::Ended;
         }
         match self.write(last).await {
-            Ok(_) => ending,
-            Err(failed) => failed,
+            Ok(_) => Some(ending),
+            Err(NotWritten::Unknown) => {
+                self.letting_go = true;
+                None
+            }
+            Err(NotWritten::Lost) => Some(Ending::Lost),
         }
     }
 
-    /// Writes `next` and returns who asks for the lease; `Err(Released)`
-    /// stands for a write that may be tried again.
-    async fn write(&mut self, mut next: Lease) -> Result<Option<String>, Ending> {
+    /// Writes `next` and returns who asks for the lease.
+    async fn write(&mut self, mut next: Lease) -> Result<Option<String>, NotWritten> {
         let began = Instant::now();
         next.beat += 1;
         let me = &self.around.config.instance;
@@ -283,11 +302,13 @@ impl Keeper<'_> {
                 }
                 Ok(asked.wanted_by)
             }
+            // An earlier one, whose answer did not come, did it.
+            Err(LeaseError::Lost) if self.letting_go => Ok(None),
             Err(LeaseError::Lost) => {
                 self.shard.close();
                 self.around.metrics.lease_lost();
                 tracing::warn!(shard = %self.shard.id, epoch = self.lease.epoch, "lease lost: another instance has the shard");
-                Err(Ending::Lost)
+                Err(NotWritten::Lost)
             }
             Err(LeaseError::Unavailable(reason)) => {
                 self.around.metrics.checkpoint_failed();
@@ -295,7 +316,7 @@ impl Keeper<'_> {
                 self.around
                     .status
                     .checkpoint_failed(&self.shard.id, reason, Instant::now());
-                Err(Ending::Released)
+                Err(NotWritten::Unknown)
             }
         }
     }

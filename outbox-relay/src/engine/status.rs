@@ -30,8 +30,10 @@ struct Inner {
     queues: BTreeMap<QueueRef, String>,
     /// Why shards or leases cannot be looked at, and since when.
     coordination: Option<(Instant, String)>,
-    /// How many leases nobody has, and since when there have been some.
-    unowned: Option<(usize, Instant)>,
+    /// Leases that nobody has, and since when.
+    unowned: BTreeMap<ShardId, Instant>,
+    /// When the last lease was taken.
+    took: Option<Instant>,
     pending: u64,
     oldest_pending: Option<Timestamp>,
     failed: u64,
@@ -57,7 +59,8 @@ impl Status {
                 stream: Err("the stream has not been found yet".to_owned()),
                 queues: BTreeMap::new(),
                 coordination: None,
-                unowned: None,
+                unowned: BTreeMap::new(),
+                took: None,
                 pending: 0,
                 oldest_pending: None,
                 failed: 0,
@@ -69,6 +72,11 @@ impl Status {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lease was taken.
+    pub(crate) fn took(&self, now: Instant) {
+        self.lock().took = Some(now);
     }
 
     pub(crate) fn holds(&self, shard: &ShardId, now: Instant) {
@@ -149,13 +157,17 @@ impl Status {
         note(&mut self.lock().coordination, outcome, now);
     }
 
-    pub(crate) fn unowned(&self, count: usize, now: Instant) {
+    /// Leases that could be taken now.
+    pub(crate) fn unowned(&self, shards: Vec<ShardId>, now: Instant) {
         let mut inner = self.lock();
-        inner.unowned = match (count, inner.unowned) {
-            (0, _) => None,
-            (count, Some((_, since))) => Some((count, since)),
-            (count, None) => Some((count, now)),
-        };
+        let mut before = std::mem::take(&mut inner.unowned);
+        inner.unowned = shards
+            .into_iter()
+            .map(|shard| {
+                let since = before.remove(&shard).unwrap_or(now);
+                (shard, since)
+            })
+            .collect();
     }
 
     pub(crate) fn pending(&self, count: u64, oldest: Option<Timestamp>) {
@@ -218,12 +230,22 @@ impl Status {
                 _ => Check::pass(name),
             }
         });
-        let unowned = match inner.unowned {
-            Some((count, since)) if now.saturating_duration_since(since) > limit => Check::fail(
+        // While leases are being taken, the others have their turn to come.
+        let waiting = inner
+            .unowned
+            .values()
+            .map(|since| inner.took.map_or(*since, |took| took.max(*since)))
+            .filter(|since| now.saturating_duration_since(*since) > limit)
+            .count();
+        let unowned = match waiting {
+            0 => Check::pass("leases"),
+            count => Check::fail(
                 "leases",
-                format!("{count} that are free could not be taken"),
+                format!(
+                    "{count} that are free could not be taken for {} s",
+                    limit.as_secs()
+                ),
             ),
-            _ => Check::pass("leases"),
         };
         let coordination = match &inner.coordination {
             Some((since, reason)) if now.saturating_duration_since(*since) > limit => {
@@ -310,12 +332,17 @@ mod tests {
     fn health_is_red_when_shards_stay_unowned() {
         let status = Status::new(Duration::from_secs(10));
         let start = Instant::now();
-        status.unowned(2, start);
-        status.unowned(1, start + Duration::from_secs(20));
+        let (one, other) = (ShardId("1".into()), ShardId("2".into()));
         let later = start + Duration::from_secs(31);
-        assert!(!status.live(later).healthy());
-        status.unowned(0, later);
-        assert!(status.live(later).healthy());
+        status.unowned(vec![one.clone()], start);
+        status.unowned(vec![other.clone()], later);
+        assert!(status.live(later).healthy(), "each was taken in time");
+        status.unowned(vec![one.clone(), other], later);
+        let too_late = later + Duration::from_secs(31);
+        status.unowned(vec![one], too_late);
+        assert!(!status.live(too_late).healthy());
+        status.unowned(Vec::new(), too_late);
+        assert!(status.live(too_late).healthy());
     }
 
     #[test]

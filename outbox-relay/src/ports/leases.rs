@@ -81,6 +81,11 @@ pub enum LeaseError {
 /// repeated [`LeaseTable::take`] says [`LeaseError::Lost`].
 #[async_trait]
 pub trait LeaseTable: Send + Sync {
+    /// Notes that the consumer group reads `stream` now. Returns the one that
+    /// it read before when this call has changed it, so that of many instances
+    /// one is told.
+    async fn enter(&self, stream: &str) -> Result<Option<String>, LeaseError>;
+
     /// All rows of `stream`. Strongly consistent.
     async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError>;
 
@@ -103,7 +108,7 @@ pub trait LeaseTable: Send + Sync {
     /// noted: the first to sweep does it at once anyway.
     async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError>;
 
-    /// Removes the row of a shard that is no longer listed, if owner, epoch
-    /// and beat are still those of `seen`.
+    /// Removes the row of a shard that is no longer listed, if nobody owns it
+    /// and its epoch is still that of `seen`.
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError>;
 }

@@ -175,6 +175,16 @@ impl Shards {
         }
     }
 
+    /// After more than a day: closed shards are gone.
+    pub(crate) fn trim_away(&mut self) {
+        self.by_id.retain(|_, shard| shard.end.is_none());
+    }
+
+    pub(crate) fn count_open(&self) -> usize {
+        let open = self.by_id.values().filter(|shard| shard.end.is_none());
+        open.count()
+    }
+
     pub(crate) fn get(&self, id: &str) -> Option<&Shard> {
         self.by_id.get(id)
     }

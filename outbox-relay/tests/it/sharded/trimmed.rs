@@ -1,7 +1,8 @@
-use crate::support::event;
+use local_cloud::testing::eventually;
 
 use super::shards::Shards;
-use super::{ShardedStage, assert_in_order, metric};
+use super::{PATIENCE, ShardedStage, assert_in_order, metric};
+use crate::support::event;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_trimmed_while_the_relay_is_away_is_published_from_the_table() {
@@ -45,4 +46,45 @@ async fn what_is_trimmed_while_the_relay_is_away_is_published_from_the_table() {
         .partition(|id| id.starts_with("late"));
     assert_eq!(late.len(), 10);
     assert_in_order(&received, 20, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_that_are_gone_before_they_were_read_to_their_end_are_a_gap() {
+    let stage = ShardedStage::new(Shards::open(1), "events.fifo").await;
+    let options = [
+        ("RELAY_SWEEP_AFTER", "1s"),
+        ("RELAY_SWEEP_INTERVAL", "500ms"),
+    ];
+    let mut relay = stage.relay("relay", &options).await;
+    stage.commit_round(20, 1).await;
+    stage.until_published(20).await;
+    stage.until_checkpointed().await;
+    relay.kill().await.unwrap();
+
+    // More than a day: the shard it was reading is closed and gone, and so is
+    // the next generation.
+    stage.commit_round(20, 2).await;
+    stage.streams.shards().split_all();
+    stage.commit_round(20, 3).await;
+    stage.streams.shards().split_all();
+    stage.streams.shards().trim_away();
+    stage.commit_round(20, 4).await;
+
+    let relay = stage.relay("relay", &options).await;
+    stage.until_published(80).await;
+    eventually(PATIENCE, || async {
+        let gaps = metric(&relay, "outbox_stream_gaps_total").await;
+        let rows = stage.open_leases().await.len();
+        let open = stage.streams.shards().count_open();
+        if gaps == Some(1) && rows == open {
+            Ok(())
+        } else {
+            Err(format!("{gaps:?} gaps, {rows} rows for {open} open shards"))
+        }
+    })
+    .await
+    .unwrap();
+    let health = reqwest::get(relay.url("/healthz")).await.unwrap();
+    assert_eq!(health.status(), 200);
+    assert_in_order(&stage.received().await, 20, 4);
 }

@@ -11,6 +11,16 @@ fn row(stream: &str, shard: &ShardId) -> (String, ShardId) {
 
 #[async_trait]
 impl LeaseTable for View {
+    async fn enter(&self, stream: &str) -> Result<Option<String>, LeaseError> {
+        self.travel().await;
+        if self.strikes("lease write failed", 0.02) {
+            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        }
+        let mut world = self.world();
+        let before = world.entered.replace(stream.to_owned());
+        Ok(before.filter(|before| before != stream))
+    }
+
     async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError> {
         self.travel().await;
         if self.strikes("lease write failed", 0.02) {

@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) events: BTreeMap<EventKey, EventModel>,
     /// By stream and shard.
     pub(crate) leases: BTreeMap<(String, ShardId), Lease>,
+    /// The stream that the consumer group reads.
+    pub(crate) entered: Option<String>,
     /// How often the table was given another stream.
     streams: u32,
     /// The first shard of the current stream.
@@ -98,6 +100,7 @@ impl World {
             next_number: 1,
             events: BTreeMap::new(),
             leases: BTreeMap::new(),
+            entered: None,
             streams: 0,
             root: 0,
             deliveries: Vec::new(),
