@@ -167,7 +167,7 @@ impl Stage {
         .unwrap();
     }
 
-    /// The only row of the lease table.
+    /// The row of the only shard.
     pub(crate) async fn lease(&self) -> Option<Item> {
         self.dynamodb
             .scan()
@@ -177,7 +177,9 @@ impl Stage {
             .await
             .unwrap()
             .items
-            .and_then(|items| items.into_iter().next())
+            .unwrap_or_default()
+            .into_iter()
+            .find(|row| row.contains_key("epoch") && string(row, "lease") != Some("sweeper"))
     }
 
     /// Somebody else takes that lease, and is alive: every call is a sign of
