@@ -56,7 +56,9 @@ impl RelayMetrics {
         let pending = status.clone();
         meter
             .u64_observable_gauge("outbox_pending_events")
-            .with_description("Pending events in the table when last looked.")
+            .with_description(
+                "Pending events in the table when last looked; very many are not all counted.",
+            )
             .with_callback(move |gauge| gauge.observe(pending.pending_events(), &[]))
             .build();
         let oldest = status.clone();

@@ -28,6 +28,9 @@ const PENDING_PAGE: i32 = 100;
 /// Items of one aggregate that are looked at at once.
 const MAX_BETWEEN: usize = 100;
 
+/// Pages of 1 MB that are counted of each bucket: a count costs reading.
+const MAX_COUNT_PAGES: usize = 5;
+
 #[derive(Debug)]
 pub(super) struct Outbox {
     client: Client,
@@ -364,7 +367,10 @@ impl OutboxTable for Outbox {
                 .select(Select::Count)
                 .into_paginator()
                 .send();
-            while let Some(page) = pages.next().await {
+            for _ in 0..MAX_COUNT_PAGES {
+                let Some(page) = pages.next().await else {
+                    break;
+                };
                 let page = page.map_err(|error| unavailable(&error))?;
                 count += u64::from(page.count.unsigned_abs());
             }

@@ -124,7 +124,7 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
     }))
 }
 
-fn key_of(image: &HashMap<String, AttributeValue>) -> Option<EventKey> {
+pub(crate) fn key_of(image: &HashMap<String, AttributeValue>) -> Option<EventKey> {
     Some(EventKey {
         aggregate_id: image.get(attribute::AGGREGATE_ID)?.as_s().ok()?.clone(),
         sequence: image.get(attribute::SEQUENCE)?.as_n().ok()?.clone(),

@@ -65,6 +65,13 @@ impl Observations {
         }
     }
 
+    /// Whether a listing that should have the shard of `lease` has not.
+    fn is_unlisted(&self, lease: &Lease) -> bool {
+        self.seen
+            .get(&lease.shard)
+            .is_some_and(|seen| seen.unlisted.is_some())
+    }
+
     /// Whether no listing had the shard of `lease` for so long.
     fn is_unlisted_for(&self, lease: &Lease, listed_at: Instant, duration: Duration) -> bool {
         self.seen
@@ -128,18 +135,22 @@ pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
     }
 }
 
-/// Rule 1: a shard may start when its parent is read to its end, or is not
-/// listed any more (trimmed away).
+/// Rule 1: a shard may start when its parent is read to its end, or was trimmed
+/// away: it has no row, and a listing has the child and not the parent. A
+/// parent with a row is read to its end first, also when it is gone: somebody
+/// must find that out.
 fn may_start(
     lease: &Lease,
     leases: &BTreeMap<&ShardId, &Lease>,
     listed: &BTreeSet<&ShardId>,
+    observations: &Observations,
 ) -> bool {
     match &lease.parent {
         None => true,
         Some(parent) => match leases.get(parent) {
-            Some(parent) if parent.state == LeaseState::Ended => true,
-            _ => !listed.contains(parent),
+            Some(parent) => parent.state == LeaseState::Ended,
+            None if listed.contains(&lease.shard) => !listed.contains(parent),
+            None => observations.is_unlisted(lease),
         },
     }
 }
@@ -160,9 +171,26 @@ pub fn takable<'a>(
         .values()
         .copied()
         .filter(|lease| lease.state == LeaseState::Open)
-        .filter(|lease| may_start(lease, &by_shard, &listed))
+        .filter(|lease| may_start(lease, &by_shard, &listed, observations))
         .filter(|lease| is_free(lease, observations, me))
         .collect()
+}
+
+/// Whether another listing would tell more: of a shard that is free it is not
+/// known whether it is too new for the last one or gone.
+pub fn wants_listing(
+    shards: &[Shard],
+    leases: &[Lease],
+    observations: &Observations,
+    me: Myself<'_>,
+) -> bool {
+    let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
+    leases.iter().any(|lease| {
+        lease.state == LeaseState::Open
+            && !listed.contains(&lease.shard)
+            && is_free(lease, observations, me)
+            && !observations.is_unlisted(lease)
+    })
 }
 
 /// Rule 3: the row to ask its owner for, when this instance, which holds
@@ -293,12 +321,38 @@ mod tests {
     #[test]
     fn a_child_whose_parent_is_trimmed_starts() {
         let shards = [shard("b", Some("a"))];
+        let leases = [lease("b", Some("a"))];
+        let now = Instant::now();
+        let mut observations = Observations::default();
+        observations.note(&leases, now);
+        assert_eq!(taken(&shards, &leases, &observations, now), ["b"]);
+        let too_old = [];
+        assert!(
+            taken(&too_old, &leases, &observations, now).is_empty(),
+            "who has not listed the child cannot tell whether its parent is gone"
+        );
+        let held = BTreeSet::new();
+        assert!(wants_listing(
+            &too_old,
+            &leases,
+            &observations,
+            myself(&held, now)
+        ));
+        observations.note_listing(&too_old, now + DURATION);
+        assert_eq!(
+            taken(&too_old, &leases, &observations, now),
+            ["b"],
+            "both are gone"
+        );
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_is_found_to_be_first() {
+        let shards = [shard("b", Some("a"))];
         let leases = [lease("a", None), lease("b", Some("a"))];
         let now = Instant::now();
-        assert_eq!(
-            taken(&shards, &leases, &Observations::default(), now),
-            ["b"]
-        );
+        let observations = Observations::default();
+        assert_eq!(taken(&shards, &leases, &observations, now), ["a"]);
     }
 
     #[test]

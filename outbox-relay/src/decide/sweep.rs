@@ -1,7 +1,7 @@
 //! What the sweeper may publish (rule 12): pending events that the stream
 //! readers have passed, and so will never bring.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shared::timestamp::Timestamp;
@@ -12,35 +12,38 @@ use crate::ports::{Lease, LeaseState, Shard};
 /// `None` while one of them has not been read at all, or none is listed.
 pub fn low_water(shards: &[Shard], leases: &[Lease]) -> Option<Timestamp> {
     let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
-    // A stream whose shards are all ended has nothing left to bring.
-    let mut least = Timestamp::from_millis(i64::MAX);
+    let parents: BTreeSet<_> = shards.iter().filter_map(|s| s.parent.as_ref()).collect();
+    let mut least = None;
     for shard in shards {
         let lease = by_shard.get(&shard.id)?;
-        if lease.state == LeaseState::Open {
-            least = least.min(lease.passed?);
+        // A shard that ended speaks through its children, once they are known.
+        if lease.state == LeaseState::Open || !parents.contains(&shard.id) {
+            let passed = lease.passed?;
+            least = Some(least.map_or(passed, |least: Timestamp| least.min(passed)));
         }
     }
-    (!shards.is_empty()).then_some(least)
+    least
 }
 
-/// Whether a pending event is overdue. `occurred_at` is its writer's word; it
-/// may be committed a while later, so readers count as past it only once they
-/// are past it by `after`, the same time that it must be old. A relay that is
-/// merely behind is so never overtaken by its own sweeper.
-pub fn is_overdue(
-    occurred_at: Option<Timestamp>,
-    now: Timestamp,
-    after: Duration,
-    low_water: Timestamp,
-) -> bool {
+/// At most so far must readers be past a moment: more than clocks differ and
+/// than a record takes to come into the stream.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Whether readers that are done with everything before `low_water` are past
+/// `moment`, by `margin` or [`MARGIN`], whichever is less.
+pub fn is_past(low_water: Timestamp, moment: Timestamp, margin: Duration) -> bool {
+    let margin = i64::try_from(margin.min(MARGIN).as_millis()).unwrap_or(i64::MAX);
+    low_water.as_millis() >= moment.as_millis().saturating_add(margin)
+}
+
+/// Whether a pending event is older than `after`, by its writer's word. One
+/// from the future says nothing, nor does one without a time: they count.
+pub fn is_old(occurred_at: Option<Timestamp>, now: Timestamp, after: Duration) -> bool {
     let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-    // Who knows when that was: wait until readers are about at the tip.
-    let occurred_at = occurred_at.map_or_else(
-        || now.as_millis().saturating_sub(2 * after),
-        Timestamp::as_millis,
-    );
-    let due = occurred_at.saturating_add(after);
-    now.as_millis() >= due && low_water.as_millis() >= due
+    occurred_at.is_none_or(|at| {
+        let age = now.as_millis().saturating_sub(at.as_millis());
+        age < 0 || age >= after
+    })
 }
 
 #[cfg(test)]
@@ -71,10 +74,20 @@ mod tests {
         let shards = [shard("a"), shard("b")];
         let mut leases = [lease("a", Some(at(9))), lease("b", Some(at(5)))];
         assert_eq!(low_water(&shards, &leases), Some(at(5)));
-        leases[1].state = LeaseState::Ended;
-        assert_eq!(low_water(&shards, &leases), Some(at(9)));
         leases[0].passed = None;
         assert_eq!(low_water(&shards, &leases), None);
+    }
+
+    #[test]
+    fn a_shard_that_ended_holds_the_mark_until_its_children_are_known() {
+        let child = Shard {
+            parent: Some(shard("a").id),
+            ..shard("b")
+        };
+        let mut leases = [lease("a", Some(at(5))), lease("b", Some(at(9)))];
+        leases[0].state = LeaseState::Ended;
+        assert_eq!(low_water(&[shard("a")], &leases), Some(at(5)));
+        assert_eq!(low_water(&[shard("a"), child], &leases), Some(at(9)));
     }
 
     #[test]
@@ -85,24 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_overdue_when_it_is_old_and_passed() {
-        let overdue = |occurred, now, low| {
-            is_overdue(
-                Some(at(occurred)),
-                at(now),
-                Duration::from_secs(60),
-                at(low),
-            )
-        };
-        assert!(overdue(100, 160, 160));
-        assert!(!overdue(100, 159, 160), "too young");
-        assert!(!overdue(100, 500, 159), "a relay behind is not overtaken");
+    fn readers_are_past_a_moment_by_a_margin() {
+        let past = |low_water, margin| is_past(at(low_water), at(100), Duration::from_secs(margin));
+        assert!(past(105, 5));
+        assert!(!past(104, 5));
+        assert!(past(110, 3600));
+        assert!(!past(109, 3600));
     }
 
     #[test]
-    fn an_event_without_a_time_waits_for_readers_at_the_tip() {
-        let overdue = |low| is_overdue(None, at(1000), Duration::from_secs(60), at(low));
-        assert!(overdue(940));
-        assert!(!overdue(939));
+    fn an_event_from_the_future_is_no_younger_than_others() {
+        let old = |occurred_at| is_old(occurred_at, at(1000), Duration::from_secs(60));
+        assert!(old(Some(at(940))));
+        assert!(!old(Some(at(941))));
+        assert!(!old(Some(at(1000))));
+        assert!(old(Some(at(1001))));
+        assert!(old(None));
     }
 }

@@ -12,7 +12,9 @@ use super::crash;
 use super::listing::{Listing, Turn};
 use super::shard::{Ending, Surroundings, hold};
 use crate::decide::backoff;
-use crate::decide::ownership::{Myself, Observations, takable, to_ask, with_registered};
+use crate::decide::ownership::{
+    Myself, Observations, takable, to_ask, wants_listing, with_registered,
+};
 use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId};
 
 /// Leases are looked at this often, so that one that was given back is taken
@@ -231,10 +233,18 @@ impl Coordinator {
             .coordination(failure.map_or(Ok(()), Err), now);
         self.rows = leases.len();
         self.observations.note(&leases, now);
+        // Without a listing it is not known which parents are gone.
+        if self.listing.listed_at().is_none() {
+            return Round::Free(Vec::new());
+        }
         let free: Vec<Lease> = takable(&shards, &leases, &self.observations, self.myself(now))
             .into_iter()
             .cloned()
             .collect();
+        let me = self.myself(now);
+        if wants_listing(&shards, &leases, &self.observations, me) {
+            self.around.want_listing();
+        }
         let unowned = free.iter().map(|lease| lease.shard.clone()).collect();
         self.around.status.unowned(unowned, now);
         if free.is_empty() {

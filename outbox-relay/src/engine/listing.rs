@@ -50,6 +50,11 @@ impl Surroundings {
         !listed.shards.iter().any(|listed| listed.id == *shard)
     }
 
+    /// Asks for a listing before its time.
+    pub(crate) fn want_listing(&self) {
+        self.listed().wanted = true;
+    }
+
     fn listed(&self) -> std::sync::MutexGuard<'_, Listed> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,8 +3,14 @@
 //! After an outage of more than 24 hours, a stream that was disabled and
 //! enabled again, or a table restored from a backup, events are pending in the
 //! table that no reader will see. One instance at a time looks for them.
+//!
+//! When an event was committed nobody knows: `occurred_at` is its writer's word,
+//! and may be last year's. So a sweep notes what is pending, waits until every
+//! reader is past the moment at which it began, and publishes what is pending
+//! still.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +20,11 @@ use tokio::time::MissedTickBehavior;
 use super::outlet::{Outlet, predecessor};
 use super::shard::Surroundings;
 use super::trouble::TableUse;
-use crate::decide::classify::{Classified, Event, classify};
+use crate::decide::classify::{Classified, Event, classify, key_of};
 use crate::decide::ownership::with_registered;
 use crate::decide::succession::Succession;
-use crate::decide::sweep::{is_overdue, low_water};
-use crate::ports::{Change, PendingCursor};
+use crate::decide::sweep::{is_old, is_past, low_water};
+use crate::ports::{Change, EventKey, Item, PendingCursor};
 use shared::outbox::item::{PENDING_BUCKETS, attribute};
 use shared::timestamp::Timestamp;
 
@@ -34,6 +40,34 @@ pub(crate) struct Sweeper {
     pub(crate) around: Surroundings,
 }
 
+/// Pending events a sweep notes at once: more come with the next.
+const MAX_SEEN: usize = 100_000;
+
+/// What a walk over the pending events does.
+enum Walk<'a> {
+    /// Notes them, and publishes those that are pending again.
+    Note(&'a mut Seen),
+    /// Publishes those that were noted.
+    Publish(&'a Seen),
+}
+
+/// Pending events, by a hash of their key: that two have one costs a repeat at
+/// most.
+#[derive(Default)]
+struct Seen(HashSet<u64>);
+
+impl Seen {
+    fn hash(key: &EventKey) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.len() >= MAX_SEEN
+    }
+}
+
 impl Sweeper {
     /// Sweeps every interval, and when asked to, until dropped.
     pub(crate) async fn run(&self, asked: &Notify, mut random: fastrand::Rng) {
@@ -45,27 +79,61 @@ impl Sweeper {
                 _ = turns.tick() => {}
                 () = asked.notified() => {}
             }
-            // What the last sweep found is still on its way: another would
-            // find it again.
-            while !self.outlet.shard.is_quiet() {
-                tokio::time::sleep(LOOK_INTERVAL).await;
-            }
-            self.sweep(&mut random).await;
+            while self.sweep(asked, &mut random).await {}
         }
     }
 
-    async fn sweep(&self, random: &mut fastrand::Rng) {
-        let leases = match self.around.ports.leases.list(&self.around.stream).await {
-            Ok(leases) => leases,
+    /// Returns whether there may be more to do.
+    async fn sweep(&self, asked: &Notify, random: &mut fastrand::Rng) -> bool {
+        // What the last sweep found is still on its way: another would find it
+        // again.
+        while !self.outlet.shard.is_quiet() {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        let began = (self.around.config.clock)();
+        let mut seen = Seen::default();
+        self.walk(Walk::Note(&mut seen), random).await;
+        if seen.0.is_empty() {
+            return false;
+        }
+        while !self.is_passed(began).await {
+            tokio::select! {
+                biased;
+                // What is pending again does not wait for readers.
+                () = asked.notified() => {
+                    self.walk(Walk::Note(&mut Seen::default()), random).await;
+                }
+                // About as often as lease rows are written.
+                () = tokio::time::sleep(self.around.config.lease_duration / 3) => {}
+            }
+        }
+        let count = self.walk(Walk::Publish(&seen), random).await;
+        if count > 0 {
+            tracing::warn!(
+                count,
+                "pending events that the stream no longer brings are published by the sweeper"
+            );
+        }
+        seen.is_full()
+    }
+
+    /// Whether every reader is done with what was committed before `moment`.
+    async fn is_passed(&self, moment: Timestamp) -> bool {
+        match self.around.ports.leases.list(&self.around.stream).await {
+            Ok(leases) => {
+                let shards = with_registered(self.around.shards(), &leases);
+                let margin = self.around.config.sweep_after;
+                low_water(&shards, &leases).is_some_and(|mark| is_past(mark, moment, margin))
+            }
             Err(error) => {
                 tracing::warn!(%error, "the sweeper could not read the leases; trying again");
-                return;
+                false
             }
-        };
-        let shards = with_registered(self.around.shards(), &leases);
-        let Some(low_water) = low_water(&shards, &leases) else {
-            return;
-        };
+        }
+    }
+
+    /// Goes through the pending events, and returns how many it published.
+    async fn walk(&self, mut walk: Walk<'_>, random: &mut fastrand::Rng) -> usize {
         let mut succession = Succession::default();
         let mut count = 0;
         for bucket in 0..PENDING_BUCKETS {
@@ -81,52 +149,62 @@ impl Sweeper {
                     })
                     .await;
                 let found = page.items.len();
-                let overdue = self.overdue(page.items, low_water);
+                let mut old = page.items;
+                old.retain(|item| self.is_old(item));
                 // The oldest come first: after a young one come no old ones.
-                let all_overdue = overdue.len() == found;
-                count += self.publish(overdue, &mut succession, random).await;
+                let all_old = old.len() == found;
+                let due = Self::due(old, &mut walk);
+                count += self.publish(due, &mut succession, random).await;
                 after = page.next.map(|PendingCursor(key)| key);
-                if after.is_none() || !all_overdue {
+                let full = matches!(&walk, Walk::Note(seen) if seen.is_full());
+                if after.is_none() || !all_old || full {
                     break;
                 }
             }
         }
-        if count > 0 {
-            tracing::warn!(
-                count,
-                "pending events that the stream no longer brings are published by the sweeper"
-            );
-        }
+        count
     }
 
-    fn overdue(&self, items: Vec<crate::ports::Item>, low_water: Timestamp) -> Vec<Classified> {
-        let now = (self.around.config.clock)();
-        let after = self.around.config.sweep_after;
+    /// Those of `items` to publish now.
+    fn due(mut items: Vec<Item>, walk: &mut Walk<'_>) -> Vec<Item> {
+        items.retain(|item| {
+            // The stream brought it before, and does not bring it again.
+            let again = AGAIN.iter().any(|again| item.contains_key(*again));
+            let hash = key_of(item).map(|key| Seen::hash(&key));
+            match walk {
+                Walk::Note(_) if again => true,
+                Walk::Note(seen) => {
+                    seen.0.extend(hash);
+                    false
+                }
+                Walk::Publish(seen) => hash.is_some_and(|hash| seen.0.contains(&hash)),
+            }
+        });
         items
-            .into_iter()
-            .filter(|item| {
-                // The stream brought it before, and does not bring it again.
-                let again = AGAIN.iter().any(|again| item.contains_key(*again));
-                let occurred_at = item
-                    .get(attribute::OCCURRED_AT)
-                    .and_then(|at| at.as_s().ok()?.parse().ok());
-                again || is_overdue(occurred_at, now, after, low_water)
-            })
-            .map(|item| classify(Change::Insert(item), &self.around.config.routes))
-            .collect()
+    }
+
+    /// Whether a look at the stream's readers is worth it: who was written a
+    /// moment ago is on its way.
+    fn is_old(&self, item: &Item) -> bool {
+        let now = (self.around.config.clock)();
+        let occurred_at = item
+            .get(attribute::OCCURRED_AT)
+            .and_then(|at| at.as_s().ok()?.parse().ok());
+        AGAIN.iter().any(|again| item.contains_key(*again))
+            || is_old(occurred_at, now, self.around.config.sweep_after)
     }
 
     /// Publishes what is still pending by the table itself: the index lags.
     async fn publish(
         &self,
-        overdue: Vec<Classified>,
+        items: Vec<Item>,
         succession: &mut Succession,
         random: &mut fastrand::Rng,
     ) -> usize {
         let mut events: Vec<Arc<Event>> = Vec::new();
         let mut rejected = Vec::new();
-        for classified in overdue {
-            match classified {
+        for item in items {
+            match classify(Change::Insert(item), &self.around.config.routes) {
                 Classified::Event(event) => events.push(event),
                 Classified::Reject(reject) => rejected.push(reject),
                 Classified::Skip(_) => {}

@@ -105,7 +105,8 @@ pub trait OutboxTable: Send + Sync {
         last: u64,
     ) -> Result<Vec<Item>, TableError>;
 
-    /// How many events the index shows as pending.
+    /// How many events the index shows as pending; at least so many, when there
+    /// are more than some 10,000.
     async fn count_pending(&self) -> Result<u64, TableError>;
 
     /// How many events the index shows as quarantined, as far as one request

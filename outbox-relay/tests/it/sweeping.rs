@@ -115,3 +115,42 @@ async fn what_an_operator_makes_pending_again_is_published_when_a_sweep_is_asked
     .unwrap();
     assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_with_old_times_is_left_to_the_stream() {
+    let stage = Stage::new().await;
+    let old = |n: usize| {
+        let mut event = event(&format!("a-{n}"), 1);
+        event.insert("occurred_at".to_owned(), text("2020-01-01T00:00:00.000Z"));
+        event
+    };
+    stage.put_all((0..3_000).map(old).collect()).await;
+    let relay = stage
+        .relay(&[
+            ("RELAY_SWEEP_INTERVAL", "100ms"),
+            ("RELAY_SWEEP_AFTER", "200ms"),
+        ])
+        .await;
+    stage.until_count("PUBLISHED", 3_000).await;
+    assert_eq!(stage.receive("order-events", 3_000).await.len(), 3_000);
+    let metrics = reqwest::get(relay.url("/metrics")).await.unwrap();
+    assert!(!metrics.text().await.unwrap().contains(r#"path="sweep""#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_from_the_future_is_swept_like_others() {
+    let stage = Stage::new().await;
+    stream(&stage, false).await;
+    let mut event = event("a", 1);
+    event.insert("occurred_at".to_owned(), text("2099-01-01T00:00:00.000Z"));
+    stage.put(event).await;
+    stream(&stage, true).await;
+    let _relay = stage
+        .relay(&[
+            ("RELAY_LEASE_DURATION", "2s"),
+            ("RELAY_SWEEP_INTERVAL", "500ms"),
+            ("RELAY_SWEEP_AFTER", "1s"),
+        ])
+        .await;
+    assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
+}
