@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{Counter, Histogram, Meter};
 use shared::telemetry::metrics::DURATION_BUCKETS;
 
 /// How a delivery ended, as the label `outcome`.
@@ -46,8 +46,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
-        let meter = opentelemetry::global::meter("inventory-worker");
+    pub(crate) fn new(meter: &Meter) -> Self {
         let processed = meter
             .u64_counter("orders_processed_total")
             .with_description("Deliveries of order.placed events by how they ended")
