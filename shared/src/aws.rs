@@ -1,5 +1,7 @@
 //! The AWS clients, built from the SDK's own variables and nothing else.
 
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -20,6 +22,32 @@ pub struct Clients {
     pub dynamodb: aws_sdk_dynamodb::Client,
     pub streams: aws_sdk_dynamodbstreams::Client,
     pub sqs: aws_sdk_sqs::Client,
+}
+
+/// An error and what caused it, on one line: for logs and for people.
+///
+/// The SDK's own `DisplayErrorContext` adds the debug form of the whole error,
+/// which is pages of HTTP headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Causes<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = String::new();
+        let mut next = Some(self.0);
+        while let Some(error) = next {
+            let text = error.to_string();
+            // Some errors repeat their cause in their own text.
+            if !said.contains(&text) {
+                if !said.is_empty() {
+                    said.push_str(": ");
+                }
+                said.push_str(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+            }
+            next = error.source();
+        }
+        f.write_str(&said)
+    }
 }
 
 /// The environment does not say which AWS region to use.
@@ -74,7 +102,6 @@ pub enum QueueUrlError {
 /// A URL is asked for its ARN, so that a wrong one is noticed here rather than
 /// at the first message.
 pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String, QueueUrlError> {
-    use aws_sdk_sqs::error::DisplayErrorContext;
     use aws_sdk_sqs::types::QueueAttributeName;
 
     if queue.starts_with("http://") || queue.starts_with("https://") {
@@ -93,9 +120,7 @@ pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String,
             {
                 Err(QueueUrlError::DoesNotExist(queue.to_owned()))
             }
-            Err(error) => Err(QueueUrlError::Unavailable(
-                DisplayErrorContext(&error).to_string(),
-            )),
+            Err(error) => Err(QueueUrlError::Unavailable(Causes(&error).to_string())),
         };
     }
     match sqs.get_queue_url().queue_name(queue).send().await {
@@ -109,8 +134,6 @@ pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String,
         {
             Err(QueueUrlError::DoesNotExist(queue.to_owned()))
         }
-        Err(error) => Err(QueueUrlError::Unavailable(
-            DisplayErrorContext(&error).to_string(),
-        )),
+        Err(error) => Err(QueueUrlError::Unavailable(Causes(&error).to_string())),
     }
 }
