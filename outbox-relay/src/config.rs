@@ -6,6 +6,7 @@ use std::time::Duration;
 use shared::names::parse_table;
 use shared::process::{ProcessOptions, RunError, parse_duration};
 
+use crate::operate::AggregateTables;
 use crate::routes::Routes;
 
 /// Options and environment of `outbox-relay`.
@@ -37,7 +38,8 @@ pub struct Config {
         env = "RELAY_CONSUMER_GROUP",
         value_name = "NAME",
         default_value = "default",
-        value_parser = parse_name
+        value_parser = parse_name,
+        global = true
     )]
     pub consumer_group: String,
 
@@ -49,7 +51,7 @@ pub struct Config {
 
     /// A shard whose owner gives no sign of life for this long is taken over
     /// (1s to 5m).
-    #[arg(long, env = "RELAY_LEASE_DURATION", value_name = "DURATION", default_value = "10s", value_parser = parse_lease_duration)]
+    #[arg(long, env = "RELAY_LEASE_DURATION", value_name = "DURATION", default_value = "10s", value_parser = parse_lease_duration, global = true)]
     pub lease_duration: Duration,
 
     /// The longest pause between two reads of an idle shard (at most 10s).
@@ -76,7 +78,8 @@ pub struct Config {
         env = "OUTBOX_TABLE",
         value_name = "TABLE",
         default_value = "outbox",
-        value_parser = parse_table
+        value_parser = parse_table,
+        global = true
     )]
     pub outbox_table: String,
 
@@ -86,9 +89,27 @@ pub struct Config {
         env = "LEASES_TABLE",
         value_name = "TABLE",
         default_value = "relay_leases",
-        value_parser = parse_table
+        value_parser = parse_table,
+        global = true
     )]
     pub leases_table: String,
+
+    /// Where an event's aggregate is kept, for people who look at the event:
+    /// comma-separated `aggregate type=table`. The table's item, by its only
+    /// key, says by `status` and `updated_at` what became of it.
+    #[arg(
+        long,
+        env = "RELAY_AGGREGATE_TABLES",
+        value_name = "TABLES",
+        default_value = "",
+        global = true
+    )]
+    pub aggregate_tables: AggregateTables,
+
+    /// Where Jaeger's pages are, such as `http://localhost:16686`, for links
+    /// to traces.
+    #[arg(long, env = "JAEGER_UI_URL", value_name = "URL", value_parser = parse_page, global = true)]
+    pub jaeger_ui_url: Option<String>,
 
     #[command(flatten)]
     pub process: ProcessOptions,
@@ -129,6 +150,20 @@ fn parse_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("must be 1 to 128 characters of A-Z a-z 0-9 . _ -".to_owned())
+    }
+}
+
+/// The base of links, without a slash at its end.
+fn parse_page(text: &str) -> Result<String, String> {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\' | '`');
+    match rest {
+        Some(host) if !host.trim_matches('/').is_empty() && host.chars().all(plain) => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("must be a URL such as http://localhost:16686".to_owned()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`ports`]: the four remote systems, as traits; [`aws`] implements them.
 //! - [`decide`]: its decisions, as pure functions.
 //! - [`engine`]: takes shards, reads, publishes, marks, checkpoints.
+//! - [`operate`]: what an operator sees and does, from outside a relay.
 //! - `admin`: `/healthz`, `/readyz`, `/metrics`; `metrics`: the instruments.
 //!
 //! A record flows `ports::Stream` → `engine::read` → `decide::classify` →
@@ -17,6 +18,7 @@ pub mod config;
 pub mod decide;
 pub mod engine;
 mod metrics;
+pub mod operate;
 pub mod ports;
 pub mod routes;
 
