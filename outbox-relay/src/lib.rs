@@ -5,6 +5,7 @@
 //! - [`decide`]: its decisions, as pure functions.
 //! - [`engine`]: takes shards, reads, publishes, marks, checkpoints.
 //! - [`operate`]: what an operator sees and does, from outside a relay.
+//! - [`commands`]: the same on a terminal: the program's sub-commands.
 //! - `admin`: `/healthz`, `/readyz`, `/metrics`; `metrics`: the instruments.
 //!
 //! A record flows `ports::Stream` → `engine::read` → `decide::classify` →
@@ -14,6 +15,7 @@
 
 mod admin;
 pub mod aws;
+pub mod commands;
 pub mod config;
 pub mod decide;
 pub mod engine;
