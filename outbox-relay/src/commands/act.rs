@@ -302,12 +302,10 @@ async fn finish(
 
 /// The events are pending already: without the request they only wait longer.
 async fn ask_for_sweep(operator: &Operator) {
-    match operator.request_sweep().await {
-        Ok(true) => {}
-        Ok(false) => remark("no relay has come to this stream yet; the first one publishes them"),
-        Err(error) => remark(&format!(
+    if let Err(error) = operator.request_sweep().await {
+        remark(&format!(
             "the relay could not be asked to sweep now, so it does at its next turn (RELAY_SWEEP_INTERVAL): {error}"
-        )),
+        ));
     }
 }
 

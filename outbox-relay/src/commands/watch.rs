@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use clap::Args;
 use ::console::Term;
+use clap::Args;
 use shared::process::parse_duration;
 use shared::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;

@@ -125,9 +125,10 @@ impl Operator {
     }
 
     /// Asks the instance that sweeps to do so now rather than at its next
-    /// turn; it sees the request when it renews its lease. False when no relay
-    /// of the group has come to this stream yet: its first act is a sweep.
-    pub async fn request_sweep(&self) -> Result<bool, OperateError> {
+    /// turn; it sees the request when it renews its lease. Where no relay of
+    /// the group has come to this stream yet, the first one begins with a
+    /// sweep.
+    pub async fn request_sweep(&self) -> Result<(), OperateError> {
         use lease_attribute::{LEASE, STREAM, SWEEP_REQUESTED};
         let partition = format!("{}|{}", self.consumer_group, self.stream().await?);
         let asked = self
@@ -144,8 +145,8 @@ impl Operator {
             .send()
             .await;
         match asked {
-            Ok(_) => Ok(true),
-            Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(false),
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(()),
             Err(error) => Err(failed(&self.leases_table, &error)),
         }
     }
