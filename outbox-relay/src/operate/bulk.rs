@@ -9,8 +9,9 @@ use serde::Serialize;
 use shared::outbox::Status;
 
 use super::change::Acted;
+use super::cursor::Cursor;
 use super::event::EventView;
-use super::list::{Cursor, Filter, State};
+use super::filter::{Filter, State};
 use super::{OperateError, Operator};
 use crate::decide::backoff;
 use crate::ports::EventKey;

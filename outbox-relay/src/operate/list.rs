@@ -5,18 +5,16 @@
 //! that are settled are in no index: they are found by their aggregate, or by
 //! a Scan that is asked for by name.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::str::FromStr;
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
-use serde::{Deserialize, Serialize};
-use shared::outbox::Status;
+use serde::Serialize;
 use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
-use shared::timestamp::Timestamp;
 
+use super::cursor::{Cursor, Part, Position, merge};
 use super::event::EventView;
+use super::filter::{Filter, State};
 use super::{OperateError, Operator, failed};
 use crate::ports::EventKey;
 
@@ -27,89 +25,6 @@ const FILTERED_PAGE: usize = 1_000;
 /// nothing must not read a partition of millions in one go.
 const MAX_REQUESTS: usize = 10;
 
-/// What an operator may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    Pending,
-    Failed,
-    Published,
-    Discarded,
-}
-
-impl State {
-    fn status(self) -> Status {
-        match self {
-            Self::Pending => Status::Pending,
-            Self::Failed => Status::Failed,
-            Self::Published => Status::Published,
-            Self::Discarded => Status::Discarded,
-        }
-    }
-}
-
-impl FromStr for State {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.to_ascii_lowercase().as_str() {
-            "pending" => Ok(Self::Pending),
-            "failed" => Ok(Self::Failed),
-            "published" => Ok(Self::Published),
-            "discarded" => Ok(Self::Discarded),
-            _ => Err("must be pending, failed, published or discarded".to_owned()),
-        }
-    }
-}
-
-/// An event type, or the start of one: `order.placed`, `order.*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TypePattern {
-    text: String,
-    is_prefix: bool,
-}
-
-impl FromStr for TypePattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (start, is_prefix) = match text.strip_suffix('*') {
-            Some(start) => (start, true),
-            None => (text, false),
-        };
-        if text.is_empty() || start.contains('*') {
-            return Err(
-                "must be an event type such as order.placed, or the start of one such as order.*"
-                    .to_owned(),
-            );
-        }
-        Ok(Self {
-            text: start.to_owned(),
-            is_prefix,
-        })
-    }
-}
-
-/// Which events. The default is whatever is pending or failed, the oldest
-/// first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    pub state: Option<State>,
-    /// Only this aggregate's events, by sequence.
-    pub aggregate_id: Option<String>,
-    /// With an aggregate: its events from this one on.
-    pub from_sequence: Option<u64>,
-    /// Not those that occurred before.
-    pub since: Option<Timestamp>,
-    pub event_type: Option<TypePattern>,
-    /// Text that `failure` contains.
-    pub reason: Option<String>,
-    pub newest_first: bool,
-    /// Settled events without naming an aggregate: reads the whole table, in
-    /// no order.
-    pub scan: bool,
-}
-
 /// Some events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Listing {
@@ -117,46 +32,6 @@ pub struct Listing {
     pub events: Vec<EventView>,
     /// Where to go on; `None` at the end.
     pub next: Option<Cursor>,
-}
-
-/// Where a listing goes on: for each partition, after which event. Opaque to
-/// callers; its text is safe to hand to others, as it says nothing but keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(into = "String")]
-pub struct Cursor(BTreeMap<String, Position>);
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Position {
-    #[default]
-    Start,
-    After {
-        occurred_at: Option<String>,
-        aggregate_id: String,
-        sequence: String,
-    },
-    End,
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&serde_json::to_string(&self.0).map_err(|_| fmt::Error)?)
-    }
-}
-
-impl From<Cursor> for String {
-    fn from(cursor: Cursor) -> Self {
-        cursor.to_string()
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = OperateError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        serde_json::from_str(text)
-            .map(Self)
-            .map_err(|_| OperateError::Invalid("this is not where a listing goes on".to_owned()))
-    }
 }
 
 /// Where events are read from.
@@ -177,39 +52,22 @@ impl Source {
     }
 }
 
-/// What was read of a source, and up to where.
-struct Part {
-    name: String,
-    before: Position,
-    events: Vec<EventView>,
-    after: Position,
-}
-
-impl Filter {
-    /// Asks for events that are in no index, and names neither an aggregate
-    /// nor a scan.
-    pub fn is_unindexed(&self) -> bool {
-        matches!(self.state, Some(State::Published | State::Discarded))
-            && self.aggregate_id.is_none()
-            && !self.scan
+fn sources(filter: &Filter) -> Result<Vec<Source>, OperateError> {
+    if filter.is_unindexed() {
+        return Err(OperateError::Invalid(
+            "settled events are in no index: name an aggregate, or ask for a scan of the whole table"
+                .to_owned(),
+        ));
     }
-
-    fn sources(&self) -> Result<Vec<Source>, OperateError> {
-        let index = |names: Vec<String>| Ok(names.into_iter().map(Source::Index).collect());
-        match (&self.aggregate_id, self.state) {
-            (Some(id), _) => Ok(vec![Source::Aggregate(id.clone())]),
-            (None, _) if self.scan => Ok(vec![Source::Scan]),
-            (None, Some(State::Pending)) => index(pending_buckets().collect()),
-            (None, Some(State::Failed)) => index(vec![FAILED_BUCKET.to_owned()]),
-            (None, None) => {
-                index(pending_buckets().chain([FAILED_BUCKET.to_owned()]).collect())
-            }
-            (None, Some(State::Published | State::Discarded)) => Err(OperateError::Invalid(
-                "settled events are in no index: name an aggregate, or ask for a scan of the whole table"
-                    .to_owned(),
-            )),
-        }
+    if let Some(id) = &filter.aggregate_id {
+        return Ok(vec![Source::Aggregate(id.clone())]);
     }
+    if filter.scan {
+        return Ok(vec![Source::Scan]);
+    }
+    let pending = pending_buckets().filter(|_| filter.state != Some(State::Failed));
+    let failed = (filter.state != Some(State::Pending)).then(|| FAILED_BUCKET.to_owned());
+    Ok(pending.chain(failed).map(Source::Index).collect())
 }
 
 impl Operator {
@@ -221,10 +79,8 @@ impl Operator {
         after: Option<&Cursor>,
     ) -> Result<Listing, OperateError> {
         let limit = limit.max(1);
-        let parts = filter.sources()?.into_iter().map(|source| {
-            let position = after
-                .and_then(|cursor| cursor.0.get(&source.name()).cloned())
-                .unwrap_or_default();
+        let parts = sources(filter)?.into_iter().map(|source| {
+            let position = after.map_or_else(Position::default, |cursor| cursor.of(&source.name()));
             self.part(source, filter, limit, position)
         });
         Ok(merge(
@@ -259,7 +115,7 @@ impl Operator {
                 FILTERED_PAGE
             };
             let (items, last) = self.send(&source, &request, page, filter).await?;
-            part.after = last.as_ref().map_or(Position::End, position);
+            part.after = last.as_ref().map_or(Position::End, Position::after_key);
             for item in items {
                 part.events
                     .extend(EventView::of(&item, self.jaeger_ui_url.as_deref()));
@@ -418,29 +274,6 @@ impl Request {
     }
 }
 
-fn position(key: &Item) -> Position {
-    let text = |name: &str| super::event::text(key, name);
-    let sequence = key
-        .get(attribute::SEQUENCE)
-        .and_then(|value| value.as_n().ok().cloned());
-    match (text(attribute::AGGREGATE_ID), sequence) {
-        (Some(aggregate_id), Some(sequence)) => Position::After {
-            occurred_at: text(attribute::OCCURRED_AT),
-            aggregate_id,
-            sequence,
-        },
-        _ => Position::End,
-    }
-}
-
-fn position_of(event: &EventView) -> Position {
-    Position::After {
-        occurred_at: event.occurred_at.clone(),
-        aggregate_id: event.aggregate_id.clone(),
-        sequence: event.sequence.clone(),
-    }
-}
-
 fn start_key(source: &Source, position: &Position) -> Option<Item> {
     let Position::After {
         occurred_at,
@@ -466,56 +299,4 @@ fn start_key(source: &Source, position: &Position) -> Option<Item> {
         }
     }
     Some(key)
-}
-
-/// The first `limit` events of all parts together, and where each part goes on.
-fn merge(parts: Vec<Part>, newest_first: bool, limit: usize) -> Listing {
-    // Beyond the end of a part that has more, others must not go on: what
-    // comes next in it may belong before theirs.
-    let is_after =
-        |a: &Option<String>, b: &Option<String>| if newest_first { a < b } else { a > b };
-    let mut horizon: Option<&Option<String>> = None;
-    if parts.len() > 1 {
-        for part in &parts {
-            if let Position::After { occurred_at, .. } = &part.after
-                && horizon.is_none_or(|horizon| is_after(horizon, occurred_at))
-            {
-                horizon = Some(occurred_at);
-            }
-        }
-    }
-    let mut events: Vec<(usize, &EventView)> = parts
-        .iter()
-        .enumerate()
-        .flat_map(|(n, part)| part.events.iter().map(move |event| (n, event)))
-        .filter(|(_, event)| horizon.is_none_or(|horizon| !is_after(&event.occurred_at, horizon)))
-        .collect();
-    if parts.len() > 1 {
-        // Stable, so that each part keeps its own order.
-        events.sort_by(|(_, a), (_, b)| {
-            let order = a.occurred_at.cmp(&b.occurred_at);
-            if newest_first { order.reverse() } else { order }
-        });
-    }
-    events.truncate(limit);
-    let positions: BTreeMap<_, _> = parts
-        .iter()
-        .enumerate()
-        .map(|(n, part)| {
-            let taken = events.iter().filter(|(of, _)| *of == n).count();
-            let position = match taken {
-                _ if taken == part.events.len() => part.after.clone(),
-                0 => part.before.clone(),
-                _ => position_of(&part.events[taken - 1]),
-            };
-            (part.name.clone(), position)
-        })
-        .collect();
-    let is_over = positions
-        .values()
-        .all(|position| *position == Position::End);
-    Listing {
-        events: events.into_iter().map(|(_, event)| event.clone()).collect(),
-        next: (!is_over).then_some(Cursor(positions)),
-    }
 }

@@ -3,7 +3,8 @@
 //! pages show the same values.
 //!
 //! - [`event`]: one stored event as an operator sees it, malformed ones too.
-//! - [`list`]: events by state, aggregate or type, a page at a time.
+//! - [`list`]: events by state, aggregate or type, a page at a time; `filter`
+//!   says which, `cursor` where a page goes on.
 //! - [`show`]: one event or aggregate, by the name a person has at hand.
 //! - [`change`]: retry, discard and replay, one event at a time.
 //! - [`bulk`]: the same for many, in order per aggregate.
@@ -18,7 +19,9 @@
 pub mod aggregate;
 pub mod bulk;
 pub mod change;
+mod cursor;
 pub mod event;
+mod filter;
 pub mod list;
 pub mod shards;
 pub mod show;
@@ -32,8 +35,10 @@ use shared::aws::{Causes, Clients};
 
 pub use aggregate::{AggregateState, AggregateTables};
 pub use change::Acted;
+pub use cursor::Cursor;
 pub use event::{EventDetail, EventView};
-pub use list::{Cursor, Filter, Listing, State, TypePattern};
+pub use filter::{Filter, State, TypePattern};
+pub use list::Listing;
 pub use shards::{LeaseView, Life, Observer};
 pub use show::{AggregateView, Shown};
 pub use status::{Count, Limits, StatusReport};

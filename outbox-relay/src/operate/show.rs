@@ -9,7 +9,8 @@ use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buc
 use super::aggregate::AggregateState;
 use super::change::item_key;
 use super::event::{EventDetail, EventView};
-use super::list::{Filter, Listing};
+use super::filter::Filter;
+use super::list::Listing;
 use super::{OperateError, Operator, failed};
 use crate::ports::EventKey;
 
