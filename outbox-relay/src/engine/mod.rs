@@ -15,6 +15,7 @@ mod held;
 mod outlet;
 mod publish;
 mod read;
+mod recent;
 mod shard;
 mod spans;
 mod status;
@@ -28,6 +29,7 @@ use shared::timestamp::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use recent::{SLOT_SECONDS, Sent, Slot};
 pub use status::Status;
 
 use crate::decide::schedule::Schedule;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::held::{self, Ack, Path};
+use super::recent::Sent;
 use super::spans::{BatchSpan, MessageOutcome, Source};
 use super::{EngineConfig, Status};
 use crate::decide::backoff;
@@ -219,6 +220,7 @@ impl Publisher {
                 acks,
             } => {
                 self.metrics.quarantined(rejected.reason);
+                self.status.quarantined((self.config.clock)());
                 self.status.table(Ok(()), now);
                 tracing::error!(
                     ?outcome,
@@ -265,6 +267,7 @@ impl Publisher {
                         .map_or(Path::Stream, Ack::path);
                     self.metrics
                         .published(batch.queue.name(), path.as_str(), lag);
+                    self.status.published(Sent::of(event, path, wall));
                     self.schedule.sent(&reference, message_id, wall);
                 }
                 Err(failure) => match failure::of_entry(&failure) {

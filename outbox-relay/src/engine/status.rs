@@ -8,6 +8,7 @@ use shared::health::{Check, Report};
 use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
+use super::recent::{Recent, Sent, Slot};
 use crate::ports::ShardId;
 
 /// Shared by the engine and whoever asks.
@@ -15,6 +16,8 @@ use crate::ports::ShardId;
 pub struct Status {
     inner: Arc<Mutex<Inner>>,
     lease_duration: Duration,
+    /// Has a lock of its own: health must not wait for who looks at a page.
+    recent: Arc<Mutex<Recent>>,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,7 @@ impl Status {
                 oldest_pending: None,
             })),
             lease_duration,
+            recent: Arc::default(),
         }
     }
 
@@ -142,6 +146,31 @@ impl Status {
         let mut inner = self.lock();
         inner.pending = count;
         inner.oldest_pending = oldest;
+        drop(inner);
+        self.recent().pending(count, Timestamp::now());
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn published(&self, sent: Sent) {
+        self.recent().published(sent);
+    }
+
+    pub(crate) fn quarantined(&self, at: Timestamp) {
+        self.recent().quarantined(at);
+    }
+
+    /// What was published after the `seen`-th event, as far as it is
+    /// remembered, the oldest first; and the number of the last.
+    pub fn published_after(&self, seen: u64) -> (Vec<Arc<Sent>>, u64) {
+        self.recent().after(seen)
+    }
+
+    /// What happened from `start` (epoch seconds) on, the oldest first.
+    pub fn slots_from(&self, start: i64) -> Vec<Slot> {
+        self.recent().slots_from(start)
     }
 
     /// How many shards are held.
