@@ -6,13 +6,15 @@ use std::time::Duration;
 use shared::names::parse_table;
 use shared::process::{ProcessOptions, RunError, parse_duration};
 
+use crate::console::AdminToken;
 use crate::operate::AggregateTables;
 use crate::routes::Routes;
 
 /// Options and environment of `outbox-relay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Where `/healthz`, `/readyz` and `/metrics` listen.
+    /// Where the console, `/healthz`, `/readyz` and `/metrics` listen. An address
+    /// that other machines reach needs RELAY_ADMIN_TOKEN.
     #[arg(
         long,
         env = "RELAY_ADMIN_LISTEN",
@@ -20,6 +22,15 @@ pub struct Config {
         default_value = "127.0.0.1:8081"
     )]
     pub admin_listen: SocketAddr,
+
+    /// What the console asks for before it shows or changes anything.
+    #[arg(
+        long,
+        env = "RELAY_ADMIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub admin_token: Option<AdminToken>,
 
     /// Which queue an event goes to: comma-separated `event type pattern=queue
     /// name or URL`; `*` stands for any characters, the first match wins.
@@ -118,6 +129,13 @@ pub struct Config {
 impl Config {
     /// What no single option shows to be wrong.
     pub fn check(&self) -> Result<(), RunError> {
+        let is_local = self.admin_listen.ip().to_canonical().is_loopback();
+        if !is_local && self.admin_token.is_none() {
+            return Err(RunError::Usage(format!(
+                "RELAY_ADMIN_LISTEN is `{}`, which other machines reach: set RELAY_ADMIN_TOKEN, or listen on 127.0.0.1",
+                self.admin_listen
+            )));
+        }
         if self.outbox_table == self.leases_table {
             return Err(RunError::Usage(format!(
                 "OUTBOX_TABLE and LEASES_TABLE are both `{}`; they must be two tables",

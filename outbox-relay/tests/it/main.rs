@@ -6,6 +6,7 @@
 mod bad_events;
 mod checkpoints;
 mod configuration;
+mod console;
 mod operate;
 mod outages;
 mod publishing;
