@@ -54,8 +54,8 @@ pub enum Command {
     Provision(ProvisionCommand),
     /// Run the HTTP API.
     OrderApi(Box<order_api::Config>),
-    /// Run the relay.
-    OutboxRelay(Box<outbox_relay::Config>),
+    /// Run the relay, or one of its commands for operators.
+    OutboxRelay(Box<outbox_relay::commands::Cli>),
     /// Run the worker.
     InventoryWorker(Box<inventory_worker::Config>),
     /// Exit with 0 if a URL answers with success, for container health checks.

@@ -31,10 +31,14 @@ pub fn run(cli: Cli) -> ExitCode {
                 order_api::run(*config, context)
             })
         }
-        Command::OutboxRelay(config) => {
+        Command::OutboxRelay(relay) => {
+            let outbox_relay::commands::Cli { config, command } = *relay;
+            if let Some(command) = command {
+                return outbox_relay::commands::run(command, &config);
+            }
             let options = config.process.clone();
             service::run("outbox-relay", &options, |context| {
-                outbox_relay::run(*config, context)
+                outbox_relay::run(config, context)
             })
         }
         Command::InventoryWorker(config) => {

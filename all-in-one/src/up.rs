@@ -177,6 +177,10 @@ fn specs(options: &UpOptions, program: &Path, ports: &Ports, cloud: &LocalCloud)
         ("INVENTORY_TABLE", names.inventory_table.clone()),
         ("IDEMPOTENCY_TABLE", names.idempotency_table.clone()),
         ("LEASES_TABLE", names.leases_table.clone()),
+        (
+            "RELAY_AGGREGATE_TABLES",
+            format!("order={}", names.orders_table),
+        ),
         ("WORKER_QUEUE", names.worker_queue.clone()),
         (
             "SHUTDOWN_GRACE",

@@ -13,7 +13,7 @@ use shared::timestamp::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::delete::Done;
@@ -50,14 +50,16 @@ impl Worker {
         // It may be held for hours, and has up to a mebibyte.
         drop(std::mem::take(&mut delivery.body));
         let span = self.span(&delivery, event.as_ref().ok());
+        let in_span = span.clone();
         let ended = async {
             match event {
                 Ok(event) => self.settle(&event, delivery, slot).await,
                 Err(unreadable) => leave_unreadable(&delivery, &unreadable),
             }
         }
-        .instrument(span)
+        .instrument(in_span)
         .await;
+        span.record("outbox.outcome", ended.as_str());
         self.metrics.ended(ended, arrived.elapsed());
     }
 
@@ -145,6 +147,9 @@ impl Worker {
             "messaging.message.id" = delivery.message_id,
             "outbox.event_id" = event_id,
             "outbox.aggregate_id" = event.map(|event| event.aggregate_id.as_str()),
+            // More than 1 is how repeats are searched for.
+            "outbox.receive_count" = i64::from(delivery.receive_count),
+            "outbox.outcome" = field::Empty,
         );
         // Fails when nothing traces, as in a unit test; then nothing is lost.
         let _ = span.set_parent(delivery.trace.to_context());

@@ -23,7 +23,7 @@
 //! - `reserve`, `outcome`, `trouble`: the transaction, and the pure reading of
 //!   its answer.
 //! - `visibility`, `delete`: the two ways a delivery ends.
-//! - `health`, `metrics`, `describe`: what is reported.
+//! - `health`, `metrics`, `depth`, `describe`: what is reported.
 //!
 //! # Why an effect happens once
 //!
@@ -36,6 +36,7 @@
 
 pub mod config;
 mod delete;
+mod depth;
 mod describe;
 mod gate;
 mod handle;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{Counter, Histogram, Meter};
 use shared::telemetry::metrics::DURATION_BUCKETS;
 
-/// How a delivery ended, as the label `outcome`.
+/// How a delivery ended: the label `outcome`, and the span's `outbox.outcome`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ended {
     Processed,
@@ -27,15 +27,18 @@ impl Ended {
         Self::Failed,
     ];
 
-    fn label(self) -> KeyValue {
-        let outcome = match self {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Self::Processed => "processed",
             Self::Rejected => "rejected",
             Self::Duplicate => "duplicate",
             Self::Unreadable => "unreadable",
             Self::Failed => "failed",
-        };
-        KeyValue::new("outcome", outcome)
+        }
+    }
+
+    fn label(self) -> KeyValue {
+        KeyValue::new("outcome", self.as_str())
     }
 }
 
@@ -46,8 +49,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
-        let meter = opentelemetry::global::meter("inventory-worker");
+    pub(crate) fn new(meter: &Meter) -> Self {
         let processed = meter
             .u64_counter("orders_processed_total")
             .with_description("Deliveries of order.placed events by how they ended")

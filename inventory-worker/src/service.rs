@@ -12,10 +12,11 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::Config;
 use crate::delete;
+use crate::depth::{Depths, Survey};
 use crate::gate::Gate;
 use crate::handle::Worker;
 use crate::health::{Progress, WorkerHealth};
@@ -70,6 +71,12 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         server_stop.clone(),
     ));
 
+    let meter = opentelemetry::global::meter("inventory-worker");
+    let depths = Depths::default();
+    depths.observe(&meter, queue.name());
+    let survey = Survey::new(sqs.clone(), Arc::clone(&queue), depths);
+    let _survey = AbortOnDropHandle::new(tokio::spawn(survey.run()));
+
     let (done, finished) = mpsc::channel(usize::from(config.concurrency));
     let mut deleter = tokio::spawn(delete::run(sqs.clone(), finished, slots.clone()));
     let abandon = CancellationToken::new();
@@ -82,7 +89,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         worker: Arc::new(Worker {
             sqs,
             settler,
-            metrics: Metrics::new(),
+            metrics: Metrics::new(&meter),
             queue_name: queue.name().to_owned(),
             visibility_timeout: config.visibility_timeout,
             done,

@@ -126,7 +126,8 @@ pub(crate) enum OrderStatus {
     "total_minor": 3998,
     "version": 1,
     "created_at": "2026-01-31T08:15:30.123Z",
-    "updated_at": "2026-01-31T08:15:30.123Z"
+    "updated_at": "2026-01-31T08:15:30.123Z",
+    "trace_id": "0af7651916cd43dd8448eb211c80319c"
 }))]
 #[expect(dead_code, reason = "describes what `view` writes")]
 pub(crate) struct Order {
@@ -152,6 +153,9 @@ pub(crate) struct Order {
     /// Why no stock was moved; only when `REJECTED`.
     #[schema(required = false, nullable = false)]
     rejection_reason: Option<String>,
+    /// The W3C trace id under which placing and processing the order is traced.
+    #[schema(required = false, nullable = false, pattern = "^[0-9a-f]{32}$")]
+    trace_id: Option<String>,
 }
 
 #[derive(IntoParams)]

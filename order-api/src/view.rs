@@ -19,6 +19,8 @@ pub(crate) struct OrderView<'a> {
     updated_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     rejection_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
 }
 
 impl<'a> From<&'a Order> for OrderView<'a> {
@@ -34,6 +36,7 @@ impl<'a> From<&'a Order> for OrderView<'a> {
             created_at: order.created_at,
             updated_at: order.updated_at,
             rejection_reason: order.rejection_reason.as_deref(),
+            trace_id: order.trace_id.as_deref(),
         }
     }
 }

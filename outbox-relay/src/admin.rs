@@ -1,4 +1,4 @@
-//! The admin port.
+//! The admin port: health, metrics and the console.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::console::Console;
 use crate::engine::Status;
+use crate::operate::Operator;
 
 struct RelayHealth {
     status: Status,
@@ -52,8 +54,11 @@ impl Health for RelayHealth {
 pub(crate) async fn serve(
     config: &Config,
     context: &Context,
+    instance: String,
     status: Status,
 ) -> Result<JoinHandle<()>, RunError> {
+    let operator = Operator::new(&context.clients, config);
+    let console = Console::new(config, instance, operator, status.clone());
     let health = RelayHealth {
         status,
         dynamodb: context.clients.dynamodb.clone(),
@@ -65,11 +70,16 @@ pub(crate) async fn serve(
             .map(|queue| queue.as_str().to_owned())
             .collect(),
     };
-    let router = shared::health::router(Arc::new(health), context.telemetry.metrics.clone());
+    let router = shared::health::router(Arc::new(health), context.telemetry.metrics.clone())
+        .merge(console.router());
     let listener = shared::http::bind(config.admin_listen).await?;
     Ok(tokio::spawn(async move {
-        if let Err(error) = shared::http::serve(listener, router, CancellationToken::new()).await {
-            tracing::error!(%error, "the admin port failed");
+        let serving = shared::http::serve(listener, router, CancellationToken::new());
+        tokio::select! {
+            served = serving => if let Err(error) = served {
+                tracing::error!(%error, "the admin port failed");
+            },
+            () = console.watch() => {}
         }
     }))
 }

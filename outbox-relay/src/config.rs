@@ -6,12 +6,15 @@ use std::time::Duration;
 use shared::names::parse_table;
 use shared::process::{ProcessOptions, RunError, parse_duration};
 
+use crate::console::AdminToken;
+use crate::operate::AggregateTables;
 use crate::routes::Routes;
 
 /// Options and environment of `outbox-relay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Where `/healthz`, `/readyz` and `/metrics` listen.
+    /// Where the console, `/healthz`, `/readyz` and `/metrics` listen. An address
+    /// that other machines reach needs RELAY_ADMIN_TOKEN.
     #[arg(
         long,
         env = "RELAY_ADMIN_LISTEN",
@@ -19,6 +22,15 @@ pub struct Config {
         default_value = "127.0.0.1:8081"
     )]
     pub admin_listen: SocketAddr,
+
+    /// What the console asks for before it shows or changes anything.
+    #[arg(
+        long,
+        env = "RELAY_ADMIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub admin_token: Option<AdminToken>,
 
     /// Which queue an event goes to: comma-separated `event type pattern=queue
     /// name or URL`; `*` stands for any characters, the first match wins.
@@ -37,7 +49,8 @@ pub struct Config {
         env = "RELAY_CONSUMER_GROUP",
         value_name = "NAME",
         default_value = "default",
-        value_parser = parse_name
+        value_parser = parse_name,
+        global = true
     )]
     pub consumer_group: String,
 
@@ -49,7 +62,7 @@ pub struct Config {
 
     /// A shard whose owner gives no sign of life for this long is taken over
     /// (1s to 5m).
-    #[arg(long, env = "RELAY_LEASE_DURATION", value_name = "DURATION", default_value = "10s", value_parser = parse_lease_duration)]
+    #[arg(long, env = "RELAY_LEASE_DURATION", value_name = "DURATION", default_value = "10s", value_parser = parse_lease_duration, global = true)]
     pub lease_duration: Duration,
 
     /// The longest pause between two reads of an idle shard (at most 10s).
@@ -76,7 +89,8 @@ pub struct Config {
         env = "OUTBOX_TABLE",
         value_name = "TABLE",
         default_value = "outbox",
-        value_parser = parse_table
+        value_parser = parse_table,
+        global = true
     )]
     pub outbox_table: String,
 
@@ -86,9 +100,27 @@ pub struct Config {
         env = "LEASES_TABLE",
         value_name = "TABLE",
         default_value = "relay_leases",
-        value_parser = parse_table
+        value_parser = parse_table,
+        global = true
     )]
     pub leases_table: String,
+
+    /// Where an event's aggregate is kept, for people who look at the event:
+    /// comma-separated `aggregate type=table`. The table's item, by its only
+    /// key, says by `status` and `updated_at` what became of it.
+    #[arg(
+        long,
+        env = "RELAY_AGGREGATE_TABLES",
+        value_name = "TABLES",
+        default_value = "",
+        global = true
+    )]
+    pub aggregate_tables: AggregateTables,
+
+    /// Where Jaeger's pages are, such as `http://localhost:16686`, for links
+    /// to traces.
+    #[arg(long, env = "JAEGER_UI_URL", value_name = "URL", value_parser = parse_page, global = true)]
+    pub jaeger_ui_url: Option<String>,
 
     #[command(flatten)]
     pub process: ProcessOptions,
@@ -97,6 +129,13 @@ pub struct Config {
 impl Config {
     /// What no single option shows to be wrong.
     pub fn check(&self) -> Result<(), RunError> {
+        let is_local = self.admin_listen.ip().to_canonical().is_loopback();
+        if !is_local && self.admin_token.is_none() {
+            return Err(RunError::Usage(format!(
+                "RELAY_ADMIN_LISTEN is `{}`, which other machines reach: set RELAY_ADMIN_TOKEN, or listen on 127.0.0.1",
+                self.admin_listen
+            )));
+        }
         if self.outbox_table == self.leases_table {
             return Err(RunError::Usage(format!(
                 "OUTBOX_TABLE and LEASES_TABLE are both `{}`; they must be two tables",
@@ -129,6 +168,20 @@ fn parse_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("must be 1 to 128 characters of A-Z a-z 0-9 . _ -".to_owned())
+    }
+}
+
+/// The base of links, without a slash at its end.
+fn parse_page(text: &str) -> Result<String, String> {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\' | '`');
+    match rest {
+        Some(host) if !host.trim_matches('/').is_empty() && host.chars().all(plain) => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("must be a URL such as http://localhost:16686".to_owned()),
     }
 }
 

@@ -4,7 +4,10 @@
 //! - [`ports`]: the four remote systems, as traits; [`aws`] implements them.
 //! - [`decide`]: its decisions, as pure functions.
 //! - [`engine`]: takes shards, reads, publishes, marks, checkpoints.
+//! - [`operate`]: what an operator sees and does, from outside a relay.
+//! - [`commands`]: the same on a terminal: the program's sub-commands.
 //! - `admin`: `/healthz`, `/readyz`, `/metrics`; `metrics`: the instruments.
+//! - `console`: the operator's page on the same port.
 //!
 //! A record flows `ports::Stream` → `engine::read` → `decide::classify` →
 //! `decide::schedule` → `ports::Queue`, then back as a mark to
@@ -13,10 +16,13 @@
 
 mod admin;
 pub mod aws;
+pub mod commands;
 pub mod config;
+pub mod console;
 pub mod decide;
 pub mod engine;
 mod metrics;
+pub mod operate;
 pub mod ports;
 pub mod routes;
 
@@ -42,7 +48,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let engine = Engine::new(
         aws::ports(&context.clients, &config),
         EngineConfig {
-            instance,
+            instance: instance.clone(),
             routes: config.routes.clone(),
             lease_duration: config.lease_duration,
             poll_max: config.poll_max,
@@ -55,7 +61,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         },
         &opentelemetry::global::meter("outbox-relay"),
     );
-    let admin = admin::serve(&config, &context, engine.status()).await?;
+    let admin = admin::serve(&config, &context, instance, engine.status()).await?;
     let finished = async {
         context.stop.cancelled().await;
         tokio::time::sleep(context.grace).await;

@@ -3,28 +3,34 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use outbox_relay::Config;
+use outbox_relay::commands::{self, Cli};
 
-/// Publishes the events of a DynamoDB outbox table to SQS.
+/// Publishes the events of a DynamoDB outbox table to SQS, and shows and
+/// changes what is in the table.
 ///
 /// AWS access uses the SDK's own variables: AWS_REGION, credentials, and
 /// AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_DYNAMODB,
 /// AWS_ENDPOINT_URL_DYNAMODB_STREAMS, AWS_ENDPOINT_URL_SQS.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Cli {
+struct Program {
     #[command(flatten)]
-    config: Config,
+    cli: Cli,
 }
 
 fn main() -> ExitCode {
-    match shared::process::parse::<Cli>() {
-        Ok(Cli { config }) => {
-            let options = config.process.clone();
-            shared::process::run("outbox-relay", &options, |context| {
-                outbox_relay::run(config, context)
-            })
-        }
+    match shared::process::parse::<Program>() {
+        Ok(Program {
+            cli: Cli { config, command },
+        }) => match command {
+            Some(command) => commands::run(command, &config),
+            None => {
+                let options = config.process.clone();
+                shared::process::run("outbox-relay", &options, |context| {
+                    outbox_relay::run(config, context)
+                })
+            }
+        },
         Err(code) => code,
     }
 }

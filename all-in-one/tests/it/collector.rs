@@ -1,6 +1,6 @@
 //! A real OTLP receiver over gRPC that keeps what it is sent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio::net::TcpListener;
@@ -39,6 +40,18 @@ pub(crate) struct Span {
     pub(crate) attributes: HashMap<String, String>,
 }
 
+/// (service, metric)
+type MetricName = (String, String);
+
+/// What is known of a metric by what arrived of it.
+#[derive(Clone, Debug)]
+struct Metric {
+    /// In Prometheus's words.
+    kind: &'static str,
+    /// As Prometheus spells them.
+    labels: BTreeSet<String>,
+}
+
 /// The receiver; it stops when dropped.
 pub(crate) struct Collector {
     pub(crate) endpoint: String,
@@ -49,8 +62,7 @@ pub(crate) struct Collector {
 #[derive(Default)]
 struct Received {
     spans: Mutex<Vec<Span>>,
-    /// (service, metric)
-    metrics: Mutex<BTreeSet<(String, String)>>,
+    metrics: Mutex<BTreeMap<MetricName, Metric>>,
 }
 
 impl Collector {
@@ -73,9 +85,13 @@ impl Collector {
         self.received.spans.lock().unwrap().clone()
     }
 
-    pub(crate) fn has_metric(&self, service: &str, name: &str) -> bool {
-        let metrics = self.received.metrics.lock().unwrap();
-        metrics.contains(&(service.to_owned(), name.to_owned()))
+    /// (service, name, kind, labels) of every metric that has arrived.
+    pub(crate) fn metrics(&self) -> BTreeSet<(String, String, String, BTreeSet<String>)> {
+        let metrics = self.received.metrics.lock().unwrap().clone();
+        metrics
+            .into_iter()
+            .map(|((service, name), metric)| (service, name, metric.kind.to_owned(), metric.labels))
+            .collect()
     }
 }
 
@@ -132,10 +148,46 @@ impl MetricsService for Received {
                 .scope_metrics
                 .into_iter()
                 .flat_map(|scope| scope.metrics);
-            metrics.extend(received.map(|metric| (service.clone(), metric.name)));
+            for metric in received {
+                let (kind, labels) = kind_and_labels(metric.data.as_ref().unwrap());
+                let known = metrics.entry((service.clone(), metric.name));
+                let known = known.or_insert_with(|| Metric {
+                    kind,
+                    labels: BTreeSet::new(),
+                });
+                known.labels.extend(labels);
+            }
         }
         Ok(Response::new(Default::default()))
     }
+}
+
+fn kind_and_labels(data: &Data) -> (&'static str, Vec<String>) {
+    let (kind, attributes): (_, Vec<_>) = match data {
+        Data::Gauge(gauge) => (
+            "gauge",
+            gauge
+                .data_points
+                .iter()
+                .flat_map(|p| &p.attributes)
+                .collect(),
+        ),
+        Data::Sum(sum) => (
+            if sum.is_monotonic { "counter" } else { "gauge" },
+            sum.data_points.iter().flat_map(|p| &p.attributes).collect(),
+        ),
+        Data::Histogram(histogram) => (
+            "histogram",
+            histogram
+                .data_points
+                .iter()
+                .flat_map(|p| &p.attributes)
+                .collect(),
+        ),
+        other => panic!("{other:?}"),
+    };
+    let labels = attributes.iter().map(|a| a.key.replace('.', "_")).collect();
+    (kind, labels)
 }
 
 fn service_name(resource: Option<&Resource>) -> String {

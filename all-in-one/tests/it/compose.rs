@@ -7,7 +7,9 @@ use all_in_one::cli::Cli;
 use clap::CommandFactory;
 use serde_json::{Map, Value};
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker-compose.yml");
+use crate::support::{repository_file, yaml};
+
+const FILE: &str = "docker-compose.yml";
 
 /// Variables that are not ours: the AWS SDK's and OpenTelemetry's.
 const FOREIGN: [&str; 7] = [
@@ -25,14 +27,21 @@ const FOREIGN: [&str; 7] = [
 const OURS: [&str; 4] = ["provision", "order-api", "outbox-relay", "inventory-worker"];
 
 fn services() -> Map<String, Value> {
-    let text = std::fs::read_to_string(FILE).unwrap();
-    let file: Value = serde_saphyr::from_str(&text).unwrap();
-    file["services"].as_object().unwrap().clone()
+    yaml(FILE)["services"].as_object().unwrap().clone()
 }
 
 fn texts(list: &Value) -> Vec<&str> {
     let items = list.as_array().into_iter().flatten();
     items.map(|item| item.as_str().unwrap()).collect()
+}
+
+/// What compose makes of `${NAME:-default}` where the variable is not set.
+fn interpolated(value: &str) -> &str {
+    let inner = value.strip_prefix("${").and_then(|v| v.strip_suffix('}'));
+    match inner.and_then(|inner| inner.split_once(":-")) {
+        Some((_, default)) => default,
+        None => value,
+    }
 }
 
 /// The variables that a sub-command reads.
@@ -84,7 +93,7 @@ fn every_value_is_one_that_its_program_takes() {
             })?;
             Some([
                 format!("--{}", option.get_long()?),
-                value.as_str()?.to_owned(),
+                interpolated(value.as_str()?).to_owned(),
             ])
         });
         let line = ["all-in-one"]
@@ -124,15 +133,14 @@ fn every_image_has_a_version() {
         let image = service["image"].as_str().unwrap();
         let tag = image
             .rsplit_once(':')
-            .map(|(_, tag)| tag)
+            .map(|(_, tag)| tag.trim_start_matches('v'))
             .unwrap_or_default();
         assert!(
             tag.split('.').count() == 3 && tag.split('.').all(|n| n.parse::<u32>().is_ok()),
             "{name}: {image}"
         );
     }
-    let dockerfile = concat!(env!("CARGO_MANIFEST_DIR"), "/../Dockerfile");
-    let dockerfile = std::fs::read_to_string(dockerfile).unwrap();
+    let dockerfile = repository_file("Dockerfile");
     for from in dockerfile.lines().filter(|line| line.starts_with("FROM ")) {
         assert!(from.contains(':') && !from.contains("latest"), "{from}");
     }
@@ -178,6 +186,8 @@ fn ports_are_the_contract_s_and_published_on_this_machine_only() {
         ("dynamodb", &["8000"][..], None),
         ("sqs", &["9324"], None),
         ("jaeger", &["16686", "4317"], None),
+        ("prometheus", &["9090"], None),
+        ("grafana", &["3000"], None),
         ("order-api", &["8080"], Some("ORDER_API_LISTEN")),
         ("outbox-relay", &["8081"], Some("RELAY_ADMIN_LISTEN")),
         ("inventory-worker", &["8082"], Some("WORKER_ADMIN_LISTEN")),
@@ -197,5 +207,103 @@ fn ports_are_the_contract_s_and_published_on_this_machine_only() {
                 "{name}"
             );
         }
+    }
+}
+
+#[test]
+fn the_relay_s_console_has_a_token_because_it_is_reached_from_elsewhere() {
+    let services = services();
+    let environment = &services["outbox-relay"]["environment"];
+    let listens = environment["RELAY_ADMIN_LISTEN"].as_str().unwrap();
+    let listens: std::net::SocketAddr = listens.parse().unwrap();
+    assert!(!listens.ip().is_loopback());
+    let token = environment["RELAY_ADMIN_TOKEN"].as_str().unwrap();
+    assert_eq!(interpolated(token), "local");
+}
+
+#[test]
+fn monitoring_is_started_only_when_asked_for() {
+    for (name, service) in services() {
+        let is_monitoring = ["prometheus", "grafana"].contains(&name.as_str());
+        let profiles = texts(&service["profiles"]);
+        assert_eq!(profiles == ["monitoring"], is_monitoring, "{name}");
+        assert!(is_monitoring || profiles.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn monitoring_is_given_the_repository_s_files() {
+    let services = services();
+    let mounts = |service: &str| -> Vec<(String, String)> {
+        let volumes = services[service]["volumes"].clone();
+        let mount = |volume: &&str| {
+            let parts: Vec<_> = volume.split(':').collect();
+            let [from, to, "ro"] = parts[..] else {
+                panic!("{volume}")
+            };
+            let from = from.strip_prefix("./").unwrap();
+            let path = format!("{}/../{from}", env!("CARGO_MANIFEST_DIR"));
+            assert!(std::path::Path::new(&path).exists(), "{from}");
+            (from.to_owned(), to.to_owned())
+        };
+        texts(&volumes).iter().map(mount).collect()
+    };
+    // Where the image looks for prometheus.yml, which names alerts.yml.
+    let prometheus = [("deploy/prometheus".to_owned(), "/etc/prometheus".to_owned())];
+    assert_eq!(mounts("prometheus"), prometheus);
+
+    let grafana = mounts("grafana");
+    let provisioned = yaml("deploy/grafana/provisioning/dashboards/dashboards.yml");
+    let folder = provisioned["providers"][0]["options"]["path"]
+        .as_str()
+        .unwrap();
+    let dashboard = grafana
+        .iter()
+        .find(|(from, _)| from == "deploy/grafana/dashboard.json");
+    let (_, inside) = dashboard.unwrap();
+    assert!(inside.starts_with(folder), "{inside} is not in {folder}");
+    let home = "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH";
+    assert_eq!(services["grafana"]["environment"][home], inside.as_str());
+    assert!(
+        grafana
+            .iter()
+            .any(|(_, to)| to == "/etc/grafana/provisioning")
+    );
+}
+
+#[test]
+fn every_program_is_scraped_and_every_data_source_is_a_service() {
+    let services = services();
+    // The service's own port is the one that is published.
+    let serves = |address: &str| {
+        let (host, port) = address.split_once(':').unwrap();
+        let ports = services[host]["ports"].clone();
+        texts(&ports)
+            .iter()
+            .any(|published| published.ends_with(&format!(":{port}")))
+    };
+    let scraped = yaml("deploy/prometheus/prometheus.yml");
+    let mut jobs = BTreeSet::new();
+    for job in scraped["scrape_configs"].as_array().unwrap() {
+        let name = job["job_name"].as_str().unwrap();
+        let targets = job["static_configs"][0]["targets"].clone();
+        for target in texts(&targets) {
+            assert!(
+                target.starts_with(&format!("{name}:")) && serves(target),
+                "{target}"
+            );
+        }
+        jobs.insert(name.to_owned());
+    }
+    let programs: BTreeSet<_> = OURS[1..].iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(jobs, programs);
+
+    let sources = yaml("deploy/grafana/provisioning/datasources/datasources.yml");
+    for source in sources["datasources"].as_array().unwrap() {
+        let address = source["url"].as_str().unwrap();
+        assert!(
+            serves(address.strip_prefix("http://").unwrap()),
+            "{address}"
+        );
     }
 }

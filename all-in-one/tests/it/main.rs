@@ -7,11 +7,16 @@
 mod cloud;
 mod collector;
 mod compose;
+mod dashboards;
 mod healthcheck;
 mod idle;
+mod metrics;
 mod orders;
 mod provision;
 mod python;
+mod requests;
+mod resending;
+mod sampling;
 mod support;
 mod telemetry;
 mod up;

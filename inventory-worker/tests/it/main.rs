@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod depth;
 mod effect;
 mod health;
 mod outage;

@@ -16,8 +16,10 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use shared::order::Order;
+use shared::telemetry::propagation::TraceContext;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use self::commit::Committed;
 use self::idempotency::{Claim, IdempotencyKey};
@@ -54,7 +56,7 @@ pub(crate) async fn create_order(
     let document = Document::parse(&bytes).map_err(ApiError::NotJson)?;
     let request = validate::order(document).map_err(ApiError::Invalid)?;
     let claim = key.map(|key| Claim::new(key, &request));
-    let order = Order::create(request.customer_id, request.currency, request.items);
+    let mut order = Order::create(request.customer_id, request.currency, request.items);
 
     let staged = order
         .placed()
@@ -63,6 +65,7 @@ pub(crate) async fn create_order(
             tracing::error!(%error, "the event of a valid order cannot be stored");
             ApiError::Internal
         })?;
+    order.trace_id = TraceContext::of(&staged.span.context()).trace_id();
     let id = order.order_id;
     let event = staged.item.clone();
     let commit = commit::commit(&api.store, order, event, claim).instrument(staged.span.clone());

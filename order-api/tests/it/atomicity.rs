@@ -68,7 +68,7 @@ async fn an_order_is_stored_with_exactly_its_event_and_its_key() {
     assert_eq!(text(&event, "tracestate"), "vendor=1");
     let mut data = body.clone();
     let members = data.as_object_mut().unwrap();
-    for only_of_the_order in ["status", "version", "created_at", "updated_at"] {
+    for only_of_the_order in ["status", "version", "created_at", "updated_at", "trace_id"] {
         members.remove(only_of_the_order);
     }
     let payload: Value = serde_json::from_str(text(&event, "payload")).unwrap();

@@ -176,3 +176,59 @@ async fn requests_are_measured_by_route_and_status() {
     }
     assert!(!metrics.contains(id), "labels carry no ids");
 }
+
+#[tokio::test]
+async fn an_order_says_which_trace_it_is_in() {
+    let world = World::start().await;
+    for flags in ["01", "00"] {
+        // Its logs have the id also when the trace is not sampled.
+        let traceparent = format!("00-{TRACE}-{CALLER}-{flags}");
+        let headers = [("traceparent", traceparent.as_str())];
+        let created = world.post_with(&headers, &an_order()).await;
+        let created = created.assert_created();
+        assert_eq!(created["trace_id"], TRACE);
+        let id = created["order_id"].as_str().unwrap();
+        // The trace of the order, not that of the request that reads it.
+        let read = world.get(&format!("/orders/{id}")).await.json();
+        assert_eq!(read["trace_id"], TRACE);
+    }
+
+    let created = world.post(&an_order()).await.assert_created();
+    let id = &created["order_id"];
+    let events = world.items("outbox").await;
+    let event = events
+        .iter()
+        .find(|event| event["aggregate_id"].as_s().unwrap() == id);
+    let traceparent = event.unwrap()["traceparent"].as_s().unwrap();
+    assert_eq!(traceparent.split('-').nth(1), created["trace_id"].as_str());
+}
+
+#[tokio::test]
+async fn a_repeated_request_answers_with_the_first_one_s_trace() {
+    let world = World::start().await;
+    let key = ("idempotency-key", "k-1");
+    let first = world.post_with(&[key], &an_order()).await.assert_created();
+    let traceparent = format!("00-{TRACE}-{CALLER}-01");
+    let again = [key, ("traceparent", traceparent.as_str())];
+    let again = world.post_with(&again, &an_order()).await.assert_created();
+    assert_eq!(again["trace_id"], first["trace_id"]);
+    assert_ne!(again["trace_id"], TRACE);
+}
+
+#[tokio::test]
+async fn log_lines_carry_the_trace_id_of_their_request() {
+    let world = World::start().await;
+    world
+        .proxy
+        .always(TRANSACT, Fault::Refused("ThrottlingException"));
+    let traceparent = format!("00-{TRACE}-{CALLER}-01");
+    let headers = [("traceparent", traceparent.as_str())];
+    world.post_with(&headers, &an_order()).await;
+    let line = eventually(Duration::from_secs(10), async || {
+        let log = world.api.log();
+        let line = log.lines().find(|line| line.contains("was not confirmed"));
+        line.map(str::to_owned).ok_or(log)
+    });
+    let line: serde_json::Value = serde_json::from_str(&line.await.unwrap()).unwrap();
+    assert_eq!(line["trace_id"], TRACE, "{line}");
+}

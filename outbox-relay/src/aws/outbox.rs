@@ -286,12 +286,7 @@ impl OutboxTable for Outbox {
                     aggregate_id: item.get(attribute::AGGREGATE_ID)?.as_s().ok()?.clone(),
                     sequence: item.get(attribute::SEQUENCE)?.as_n().ok()?.clone(),
                 };
-                let status = match item.get(attribute::STATUS)?.as_s().ok()?.as_str() {
-                    "PENDING" => Status::Pending,
-                    "PUBLISHED" => Status::Published,
-                    "FAILED" => Status::Failed,
-                    _ => return None,
-                };
+                let status = Status::read(item.get(attribute::STATUS)?.as_s().ok()?)?;
                 Some((key, status))
             }));
             wanted = answer

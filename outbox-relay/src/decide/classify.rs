@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use shared::outbox::item::attribute;
+use shared::outbox::message::deduplication_id;
 use shared::outbox::{Message, OutboxItem, Status, Unpublishable};
 use shared::telemetry::propagation::TraceContext;
 use shared::timestamp::Timestamp;
@@ -30,6 +31,10 @@ pub struct Event {
     /// The order among the events of `key.aggregate_id`.
     pub sequence: u64,
     pub event_id: String,
+    /// For a FIFO queue.
+    pub deduplication_id: String,
+    /// The how-manyth time it is sent again on purpose.
+    pub replay: Option<u64>,
     pub queue: QueueRef,
     pub message: Message,
     pub occurred_at: Option<Timestamp>,
@@ -120,6 +125,8 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
         message,
         occurred_at: item.occurred_at.parse().ok(),
         trace: item.trace_context(),
+        deduplication_id: deduplication_id(&item),
+        replay: item.replays,
         event_id: item.event_id,
     }))
 }

@@ -18,6 +18,7 @@ mod outlet;
 mod publish;
 mod quarantine;
 mod read;
+mod recent;
 mod rows;
 mod shard;
 mod spans;
@@ -35,6 +36,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+pub use recent::{SLOT_SECONDS, Sent, Slot};
 pub use status::Status;
 
 use crate::decide::schedule::Schedule;

@@ -46,11 +46,13 @@ pub(crate) type ReadAt = Option<(RecordNumber, SequenceNumber)>;
 pub(crate) struct States(HashMap<EventKey, Option<EventStatus>>);
 
 impl States {
-    /// Published or quarantined.
+    /// Published, quarantined or given up.
     pub(crate) fn is_settled(&self, key: &EventKey) -> bool {
         matches!(
             self.0.get(key),
-            Some(Some(EventStatus::Published | EventStatus::Failed))
+            Some(Some(
+                EventStatus::Published | EventStatus::Failed | EventStatus::Discarded
+            ))
         )
     }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::held::{self, Ack, Path};
 use super::quarantine::{Case, Quarantines};
+use super::recent::Sent;
 use super::spans::{BatchSpan, MessageOutcome, Source};
 use super::trouble::{TableUse, Trouble};
 use super::{EngineConfig, Status, crash};
@@ -238,6 +239,7 @@ impl Publisher {
                         .map_or(Path::Stream, Ack::path);
                     self.metrics
                         .published(batch.queue.name(), path.as_str(), lag);
+                    self.status.published(Sent::of(event, path, wall));
                     self.schedule.sent(&reference, message_id, wall);
                 }
                 Err(failure) => match failure::of_entry(&failure) {
@@ -314,7 +316,7 @@ fn entry(outgoing: &Outgoing) -> SendEntry<'_> {
     SendEntry {
         message: &outgoing.event.message,
         group: &outgoing.event.key.aggregate_id,
-        deduplication: &outgoing.event.event_id,
+        deduplication: &outgoing.event.deduplication_id,
     }
 }
 

@@ -188,6 +188,7 @@ impl Publisher {
         match outcome {
             MarkOutcome::Marked => {
                 self.metrics.quarantined(rejected.reason);
+                self.status.quarantined((self.config.clock)());
                 tracing::error!(
                     aggregate_id,
                     sequence,

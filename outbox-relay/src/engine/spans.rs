@@ -155,6 +155,10 @@ fn message_attributes(
         KeyValue::new("outbox.aggregate_id", event.key.aggregate_id.clone()),
         KeyValue::new("outbox.attempt", attempt),
     ];
+    if let Some(replay) = event.replay {
+        let replay = i64::try_from(replay).unwrap_or(i64::MAX);
+        attributes.push(KeyValue::new("outbox.replay", replay));
+    }
     if let Some(source) = source {
         attributes.push(KeyValue::new("outbox.path", source.path.as_str()));
         if let Some((shard, position)) = &source.record {

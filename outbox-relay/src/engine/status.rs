@@ -8,6 +8,7 @@ use shared::health::{Check, Report};
 use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
+use super::recent::{Recent, Sent, Slot};
 use super::trouble::{TableUse, Trouble, Troubles};
 use crate::ports::ShardId;
 use crate::routes::QueueRef;
@@ -19,6 +20,8 @@ pub struct Status {
     /// What does not go through at the outbox table.
     troubles: Troubles,
     lease_duration: Duration,
+    /// Has a lock of its own: health must not wait for who looks at a page.
+    recent: Arc<Mutex<Recent>>,
 }
 
 #[derive(Debug)]
@@ -67,6 +70,7 @@ impl Status {
             })),
             troubles: Troubles::default(),
             lease_duration,
+            recent: Arc::default(),
         }
     }
 
@@ -174,6 +178,31 @@ impl Status {
         let mut inner = self.lock();
         inner.pending = count;
         inner.oldest_pending = oldest;
+        drop(inner);
+        self.recent().pending(count, Timestamp::now());
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn published(&self, sent: Sent) {
+        self.recent().published(sent);
+    }
+
+    pub(crate) fn quarantined(&self, at: Timestamp) {
+        self.recent().quarantined(at);
+    }
+
+    /// What was published after the `seen`-th event, as far as it is
+    /// remembered, the oldest first; and the number of the last.
+    pub fn published_after(&self, seen: u64) -> (Vec<Arc<Sent>>, u64) {
+        self.recent().after(seen)
+    }
+
+    /// What happened from `start` (epoch seconds) on, the oldest first.
+    pub fn slots_from(&self, start: i64) -> Vec<Slot> {
+        self.recent().slots_from(start)
     }
 
     pub(crate) fn failed(&self, count: u64) {

@@ -6,6 +6,8 @@
 mod bad_events;
 mod checkpoints;
 mod configuration;
+mod console;
+mod operate;
 mod outages;
 mod proxy;
 mod publishing;

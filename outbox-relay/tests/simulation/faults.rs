@@ -8,7 +8,7 @@ pub(crate) struct Faults(BTreeMap<&'static str, (u64, u64)>);
 
 impl Faults {
     /// Every kind there is, so that one that never happens is noticed.
-    const KINDS: [&str; 29] = [
+    const KINDS: [&str; 35] = [
         "crash",
         "freeze",
         "graceful stop",
@@ -38,6 +38,12 @@ impl Faults {
         "quarantine failed",
         "quarantine answer lost",
         "event deleted",
+        "burst of events",
+        "old occurrence",
+        "future occurrence",
+        "index lag",
+        "stream lag",
+        "request outlives its sender",
     ];
 
     pub(crate) fn note(&mut self, kind: &'static str) {
@@ -53,10 +59,6 @@ impl Faults {
             sum.0 += count;
             sum.1 += runs;
         }
-    }
-
-    pub(crate) fn count(&self, kind: &str) -> u64 {
-        self.0.get(kind).map_or(0, |(count, _)| *count)
     }
 
     pub(crate) fn table(&self) -> Vec<(&'static str, u64, u64)> {

@@ -1,29 +1,22 @@
 //! One run: writers, instances that come and go, and the end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use opentelemetry::metrics::MeterProvider as _;
-use opentelemetry::metrics::noop::NoopMeterProvider;
-use outbox_relay::engine::{Engine, EngineConfig};
 use outbox_relay::ports::EventKey;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::check::check;
 use crate::faults::Faults;
-use crate::ports::{Mutation, View};
-use crate::world::{EventModel, QUEUES, ROUTES, World, clock, start_clock};
+use crate::instance::Instance;
+use crate::ports::Mutation;
+use crate::world::{EventModel, QUEUES, World, start_clock};
 
 /// Events that fit the buffer of one instance; each takes 2 KiB of it.
 pub(crate) const BUFFER_EVENTS: usize = 24;
 pub(crate) const MAX_INSTANCES: usize = 3;
 
-const LEASE: Duration = Duration::from_secs(4);
-
 /// How long a run may take to settle once the faults have stopped.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -120,6 +113,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
             67 if random.f64() < 0.2 => locked(world).recreate_stream(),
             68 => locked(world).delete_one(),
             69..73 => locked(world).queue_goes_or_comes(),
+            73 => burst(world, &mut sequences, &mut random),
             _ => {
                 let n = random.usize(..instances.len());
                 instances[n].disturb(&mut random).await;
@@ -133,6 +127,9 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
         instance.ensure_running();
     }
     settle(world).await;
+    for instance in &mut instances {
+        instance.check_health().await;
+    }
     for instance in &mut instances {
         instance.stop().await;
     }
@@ -153,7 +150,7 @@ async fn settle(world: &Mutex<World>) {
     let _ = tokio::time::timeout(PATIENCE, settled).await;
 }
 
-fn locked(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
+pub(crate) fn locked(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
     world.lock().expect("no panic holds the world")
 }
 
@@ -181,133 +178,10 @@ fn write(world: &Mutex<World>, sequences: &mut [u64], random: &mut fastrand::Rng
     }
 }
 
-/// A relay process that is started again and again.
-struct Instance {
-    number: usize,
-    incarnation: u32,
-    world: Arc<Mutex<World>>,
-    random: fastrand::Rng,
-    mutation: Option<Mutation>,
-    frozen: Arc<AtomicBool>,
-    stop: CancellationToken,
-    task: Option<JoinHandle<()>>,
-}
-
-impl Instance {
-    fn new(
-        number: usize,
-        world: &Arc<Mutex<World>>,
-        random: fastrand::Rng,
-        mutation: Option<Mutation>,
-    ) -> Self {
-        let mut instance = Self {
-            number,
-            incarnation: 0,
-            world: Arc::clone(world),
-            random,
-            mutation,
-            frozen: Arc::default(),
-            stop: CancellationToken::new(),
-            task: None,
-        };
-        instance.start();
-        instance
-    }
-
-    fn start(&mut self) {
-        self.incarnation += 1;
-        // Some come back under their name, some under a new one.
-        let instance = if self.random.bool() {
-            format!("relay-{}", self.number)
-        } else {
-            format!("relay-{}-{}", self.number, self.incarnation)
-        };
-        let name = format!("{}.{}", self.number, self.incarnation);
-        locked(&self.world).log(format!("{name} starts as {instance}"));
-        let view = View {
-            world: Arc::clone(&self.world),
-            name,
-            instance: instance.clone(),
-            frozen: Arc::clone(&self.frozen),
-            mutation: self.mutation,
-        };
-        let config = EngineConfig {
-            instance,
-            routes: ROUTES.parse().expect("a route"),
-            lease_duration: LEASE,
-            poll_max: Duration::from_millis(200),
-            retention: Duration::from_secs(3600),
-            sweep_interval: Duration::from_secs(5),
-            sweep_after: Duration::from_secs(12),
-            buffer_kib: BUFFER_EVENTS * 2,
-            clock,
-            seed: self.random.u64(..),
-        };
-        let meter = NoopMeterProvider::new().meter("simulation");
-        let engine = Engine::new(view.ports(), config, &meter);
-        self.stop = CancellationToken::new();
-        self.task = Some(tokio::spawn(engine.run(self.stop.clone())));
-    }
-
-    fn ensure_running(&mut self) {
-        self.frozen.store(false, Ordering::Relaxed);
-        if self.task.is_none() {
-            self.start();
-        }
-    }
-
-    async fn disturb(&mut self, random: &mut fastrand::Rng) {
-        if self.task.is_none() || self.frozen.load(Ordering::Relaxed) {
-            self.ensure_running();
-            return;
-        }
-        let name = format!("{}.{}", self.number, self.incarnation);
-        match random.u32(0..10) {
-            0..5 => {
-                self.note("crash", &name);
-                self.crash().await;
-            }
-            5..8 => {
-                self.note("freeze", &name);
-                self.frozen.store(true, Ordering::Relaxed);
-            }
-            _ => {
-                self.note("graceful stop", &name);
-                self.stop().await;
-            }
-        }
-    }
-
-    fn note(&self, kind: &'static str, name: &str) {
-        let mut world = locked(&self.world);
-        world.faults.note(kind);
-        world.log(format!("{kind} of {name}"));
-        // What a dead process held in memory is gone.
-        if kind != "freeze" {
-            world.unfinished.remove(name);
-        }
-    }
-
-    async fn crash(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-            // Its tasks are dropped with it.
-            let _ = task.await;
-        }
-    }
-
-    async fn stop(&mut self) {
-        self.frozen.store(false, Ordering::Relaxed);
-        self.stop.cancel();
-        if let Some(task) = self.task.take() {
-            let abort = task.abort_handle();
-            if tokio::time::timeout(PATIENCE, task).await.is_err() {
-                abort.abort();
-                let name = self.number;
-                locked(&self.world)
-                    .violations
-                    .push(format!("instance {name} did not stop"));
-            }
-        }
+/// More than the buffers hold.
+fn burst(world: &Mutex<World>, sequences: &mut [u64], random: &mut fastrand::Rng) {
+    locked(world).faults.note("burst of events");
+    for _ in 0..40 {
+        write(world, sequences, random);
     }
 }

@@ -53,6 +53,10 @@ pub struct Order {
     pub updated_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejection_reason: Option<String>,
+    /// The trace that the order's event carries on, 32 hexadecimal digits, for
+    /// whoever looks for it. Orders of earlier releases have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
 }
 
 impl Order {
@@ -69,6 +73,7 @@ impl Order {
             created_at: now,
             updated_at: now,
             rejection_reason: None,
+            trace_id: None,
         }
     }
 
@@ -206,8 +211,10 @@ mod tests {
         #[test]
         fn what_is_stored_reads_back(
             lines in proptest::collection::vec((1u64..=1_000_000, 0u64..=1_000_000_000_000), 1..50),
+            trace_id in proptest::option::of("[0-9a-f]{32}"),
         ) {
-            let order = order(lines);
+            let mut order = order(lines);
+            order.trace_id = trace_id;
             prop_assert_eq!(Order::from_item(order.to_item().unwrap()).unwrap(), order);
         }
     }

@@ -140,6 +140,7 @@ impl Outbox {
             failed_at: None,
             failure: None,
             attempts: None,
+            replays: None,
         };
         Message::of(&item)?;
         let put = Put::builder()

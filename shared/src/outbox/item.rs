@@ -29,7 +29,36 @@ pub mod attribute {
     pub const FAILURE: &str = "failure";
     pub const ATTEMPTS: &str = "attempts";
     pub const RETRIED_AT: &str = "retried_at";
+    pub const REPLAYS: &str = "replays";
     pub const REPLAYED_AT: &str = "replayed_at";
+    pub const DISCARDED_AT: &str = "discarded_at";
+    pub const DISCARD_REASON: &str = "discard_reason";
+
+    /// Every one of them; an item may have others, which nobody here reads.
+    pub const ALL: [&str; 22] = [
+        AGGREGATE_ID,
+        SEQUENCE,
+        EVENT_ID,
+        AGGREGATE_TYPE,
+        EVENT_TYPE,
+        PAYLOAD,
+        OCCURRED_AT,
+        TRACEPARENT,
+        TRACESTATE,
+        STATUS,
+        STATE_BUCKET,
+        PUBLISHED_AT,
+        MESSAGE_ID,
+        EXPIRES_AT,
+        FAILED_AT,
+        FAILURE,
+        ATTEMPTS,
+        RETRIED_AT,
+        REPLAYS,
+        REPLAYED_AT,
+        DISCARDED_AT,
+        DISCARD_REASON,
+    ];
 }
 
 /// The sparse index over what is pending or failed.
@@ -51,6 +80,9 @@ pub enum Status {
     Published,
     /// Quarantined: it can never be sent as it is.
     Failed,
+    /// Quarantined, and given up by an operator. Later events of its aggregate
+    /// do not wait for it.
+    Discarded,
 }
 
 impl Status {
@@ -59,7 +91,20 @@ impl Status {
             Self::Pending => "PENDING",
             Self::Published => "PUBLISHED",
             Self::Failed => "FAILED",
+            Self::Discarded => "DISCARDED",
         }
+    }
+
+    /// As it is stored.
+    pub fn read(text: &str) -> Option<Self> {
+        [
+            Self::Pending,
+            Self::Published,
+            Self::Failed,
+            Self::Discarded,
+        ]
+        .into_iter()
+        .find(|status| status.as_str() == text)
     }
 }
 
@@ -97,6 +142,9 @@ pub struct OutboxItem {
     pub failure: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u64>,
+    /// How often an operator had it sent again after it was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replays: Option<u64>,
 }
 
 /// An item that is no event of the contract, and why. The text is for an
@@ -132,17 +180,13 @@ impl OutboxItem {
         let aggregate_id = required(&mut item, attribute::AGGREGATE_ID)?;
         let event_id = optional(&mut item, attribute::EVENT_ID)?
             .unwrap_or_else(|| Self::default_event_id(&aggregate_id, sequence));
-        let status = match required(&mut item, attribute::STATUS)?.as_str() {
-            "PENDING" => Status::Pending,
-            "PUBLISHED" => Status::Published,
-            "FAILED" => Status::Failed,
-            other => {
-                return Err(MalformedItem(format!(
-                    "`status` is `{}`; it must be PENDING, PUBLISHED or FAILED",
-                    excerpt(other)
-                )));
-            }
-        };
+        let status = required(&mut item, attribute::STATUS)?;
+        let status = Status::read(&status).ok_or_else(|| {
+            MalformedItem(format!(
+                "`status` is `{}`; it must be PENDING, PUBLISHED, FAILED or DISCARDED",
+                excerpt(&status)
+            ))
+        })?;
         Ok(Self {
             sequence,
             event_id,
@@ -164,6 +208,9 @@ impl OutboxItem {
             failure: lenient(&mut item, attribute::FAILURE),
             attempts: item
                 .remove(attribute::ATTEMPTS)
+                .and_then(|value| value.as_n().ok()?.parse().ok()),
+            replays: item
+                .remove(attribute::REPLAYS)
                 .and_then(|value| value.as_n().ok()?.parse().ok()),
             aggregate_id,
         })
@@ -361,6 +408,7 @@ mod tests {
                 failed_at: None,
                 failure: None,
                 attempts,
+                replays: attempts,
             };
             let stored: HashMap<String, AttributeValue> =
                 serde_dynamo::aws_sdk_dynamodb_1::to_item(&item).unwrap();

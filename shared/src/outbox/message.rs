@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use super::item::{OutboxItem, excerpt};
 
@@ -16,12 +17,17 @@ pub const MAX_EVENT_ID_CHARS: usize = 128;
 /// What SQS counts for the type name `String` of each attribute.
 const ATTRIBUTE_TYPE: &str = "String";
 
+/// The attribute of a message that was sent before and is sent again on
+/// purpose: the how-manyth time, from 1. A consumer that wants the effect
+/// again must look at it, as `event_id` is the same.
+pub const REPLAY: &str = "replay";
+
 /// A message, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// CloudEvents 1.0 in the JSON format.
     pub body: String,
-    /// String attributes; at most 4, none empty.
+    /// String attributes; at most 5, none empty.
     pub attributes: Vec<(&'static str, String)>,
 }
 
@@ -123,6 +129,9 @@ impl Message {
                 attributes.push((name, value.clone()));
             }
         }
+        if let Some(replays) = item.replays {
+            attributes.push((REPLAY, replays.to_string()));
+        }
         let message = Self { body, attributes };
         match message.size() {
             size if size > MAX_MESSAGE_BYTES => Err(Unpublishable::TooLarge(size)),
@@ -138,6 +147,23 @@ impl Message {
             .map(|(name, value)| name.len() + ATTRIBUTE_TYPE.len() + value.len())
             .sum::<usize>()
             + self.body.len()
+    }
+}
+
+/// The deduplication id of `item` on a FIFO queue: its event id, and of a
+/// replay another one, as SQS would drop a repeated one for five minutes. At
+/// most 128 characters, as SQS wants, as long as the event id is.
+pub fn deduplication_id(item: &OutboxItem) -> String {
+    let Some(replays) = item.replays else {
+        return item.event_id.clone();
+    };
+    let suffix = format!("#replay-{replays}");
+    if item.event_id.chars().count() + suffix.len() <= MAX_EVENT_ID_CHARS {
+        format!("{}{suffix}", item.event_id)
+    } else {
+        let hash = Sha256::digest(&item.event_id);
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        hex + &suffix
     }
 }
 
@@ -175,6 +201,7 @@ mod tests {
             failed_at: None,
             failure: None,
             attempts: None,
+            replays: None,
         }
     }
 
@@ -247,6 +274,23 @@ mod tests {
         odd.traceparent = Some(String::new());
         odd.tracestate = Some("a\u{1}".to_owned());
         assert_eq!(Message::of(&odd).unwrap().attributes.len(), 2);
+    }
+
+    #[test]
+    fn a_replay_says_so_and_has_a_deduplication_id_of_its_own() {
+        let mut again = item();
+        assert_eq!(deduplication_id(&again), "o-1:3");
+        again.replays = Some(2);
+        let attributes = Message::of(&again).unwrap().attributes;
+        assert_eq!(attributes.last(), Some(&("replay", "2".to_owned())));
+        assert_eq!(deduplication_id(&again), "o-1:3#replay-2");
+        for length in [119, 120, 128] {
+            again.event_id = "x".repeat(length);
+            let id = deduplication_id(&again);
+            assert!(id.len() <= 128 && id.ends_with("#replay-2"), "{id}");
+            again.event_id.replace_range(0..1, "y");
+            assert_ne!(deduplication_id(&again), id);
+        }
     }
 
     #[test]

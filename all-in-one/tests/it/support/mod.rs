@@ -1,12 +1,22 @@
 //! What the tests share: the binary, `up` as a process, the services on an
 //! embedded cloud, clients.
 
+mod catalogue;
+mod counting;
+mod exposition;
 mod http;
+mod repository;
 mod stack;
+mod traced;
 mod up;
 
+pub(crate) use catalogue::{Metric, OPERATIONS, catalogue};
+pub(crate) use counting::{Count, Counting};
+pub(crate) use exposition::Scrape;
 pub(crate) use http::{Order, get_order, order_body, post_order};
+pub(crate) use repository::{repository_file, yaml};
 pub(crate) use stack::{Stack, item, provision};
+pub(crate) use traced::{Placed, Traced};
 pub(crate) use up::Up;
 
 /// The program under test.

@@ -61,7 +61,26 @@ impl Stack {
 
     /// Starts the service with this sub-command; it listens when this returns.
     pub(crate) async fn service(&self, name: &str) -> Service {
-        Service::start(BINARY, &[name], self.environment.clone())
+        self.service_with(name, &[]).await
+    }
+
+    /// The same with further variables, which win.
+    pub(crate) async fn service_with(&self, name: &str, environment: &[(&str, &str)]) -> Service {
+        let mut variables = self.environment.clone();
+        variables.extend(
+            environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
+        Service::start(BINARY, &[name], variables).await.unwrap()
+    }
+
+    /// Runs the program with `arguments` to its end.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(BINARY)
+            .args(arguments)
+            .envs(self.environment.iter().cloned())
+            .output()
             .await
             .unwrap()
     }

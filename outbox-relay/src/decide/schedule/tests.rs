@@ -18,6 +18,8 @@ fn event(aggregate: &str, sequence: u64, queue: &str, bytes: usize) -> Arc<Event
             body: "x".repeat(bytes),
             attributes: Vec::new(),
         },
+        deduplication_id: String::new(),
+        replay: None,
         occurred_at: None,
         trace: TraceContext::default(),
     })

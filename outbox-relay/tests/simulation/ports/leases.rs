@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use outbox_relay::ports::{Asked, Lease, LeaseError, LeaseTable, SWEEPER, ShardId};
+use shared::timestamp::Timestamp;
 
 use super::{Mutation, View};
 
@@ -29,7 +30,8 @@ impl LeaseTable for View {
         let leases = {
             let world = self.world();
             let of_stream = world.leases.iter().filter(|((of, _), _)| of == stream);
-            of_stream.map(|(_, lease)| lease.clone()).collect()
+            let rows = of_stream.map(|(_, lease)| lease.clone());
+            rows.map(|lease| self.as_seen(lease)).collect()
         };
         self.travel().await;
         Ok(leases)
@@ -49,8 +51,16 @@ impl LeaseTable for View {
     }
 
     async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
-        self.write(stream, new, |stored| {
-            (&stored.owner, stored.epoch, stored.beat) == (&seen.owner, seen.epoch, seen.beat)
+        let (row, seen, lease) = (row(stream, &new.shard), seen.clone(), new.clone());
+        self.request(move |view| {
+            let taken = view.write(&row, &lease, |stored| {
+                (&stored.owner, stored.epoch, stored.beat) == (&seen.owner, seen.epoch, seen.beat)
+            });
+            // Whether the answer is lost or not.
+            if view.world().leases.get(&row) == Some(&lease) {
+                view.world().taken(&view.name, row);
+            }
+            taken
         })
         .await?;
         self.world().tell(&self.name, &new.shard, false);
@@ -58,8 +68,15 @@ impl LeaseTable for View {
     }
 
     async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<Asked, LeaseError> {
-        self.write(stream, lease, |stored| {
-            stored.owner.as_deref() == Some(holder) && stored.epoch == lease.epoch
+        let (row, holder, lease) = (row(stream, &lease.shard), holder.to_owned(), lease.clone());
+        self.request(move |view| {
+            let renewed = view.write(&row, &lease, |stored| {
+                stored.owner.as_deref() == Some(&*holder) && stored.epoch == lease.epoch
+            });
+            if view.world().leases.get(&row) == Some(&lease) && lease.owner != Some(holder) {
+                view.world().given_back(&row);
+            }
+            renewed
         })
         .await
     }
@@ -104,52 +121,52 @@ impl LeaseTable for View {
 }
 
 impl View {
-    async fn write(
-        &self,
-        stream: &str,
-        lease: &Lease,
-        condition: impl Fn(&Lease) -> bool + Send,
-    ) -> Result<Asked, LeaseError> {
-        self.travel().await;
-        if self.strikes("lease write failed", 0.04) {
-            return Err(LeaseError::Unavailable("simulated".to_owned()));
+    /// A row as this instance sees it.
+    fn as_seen(&self, mut lease: Lease) -> Lease {
+        if self.lacks(Mutation::NotWaitingForReaders) {
+            lease.passed = Some(Timestamp::from_millis(i64::MAX));
         }
-        let asked = {
-            let mut world = self.world();
-            let stored = world.leases.get(&row(stream, &lease.shard)).cloned();
-            let Some(stored) = stored else {
-                return Err(LeaseError::Lost);
-            };
-            if !condition(&stored) {
-                world.tell(&self.name, &lease.shard, true);
-                if self.lacks(Mutation::LostUnnoticed) {
-                    return Ok(Asked::default());
-                }
-                if !self.lacks(Mutation::NoFence) {
-                    return Err(LeaseError::Lost);
-                }
-            }
-            world.check_fence(&stored, lease);
-            world.check_checkpoint(lease);
-            let name = &self.name;
-            world.log(format!(
-                "{name} writes {} owner {:?} epoch {} checkpoint {:?}",
-                lease.shard,
-                lease.owner,
-                lease.epoch,
-                lease.checkpoint.as_ref().map(ToString::to_string)
-            ));
-            world
-                .leases
-                .insert(row(stream, &lease.shard), lease.clone());
-            stored.asked
+        lease
+    }
+
+    fn write(
+        &self,
+        row: &(String, ShardId),
+        lease: &Lease,
+        condition: impl Fn(&Lease) -> bool,
+    ) -> Result<Asked, LeaseError> {
+        let unavailable = || LeaseError::Unavailable("simulated".to_owned());
+        if self.strikes("lease write failed", 0.04) {
+            return Err(unavailable());
+        }
+        let mut world = self.world();
+        let Some(stored) = world.leases.get(row).cloned() else {
+            return Err(LeaseError::Lost);
         };
-        let lost = self.strikes("lease answer lost", 0.02);
-        self.travel().await;
-        if lost {
-            Err(LeaseError::Unavailable("simulated".to_owned()))
+        if !condition(&stored) {
+            world.tell(&self.name, &lease.shard, true);
+            if self.lacks(Mutation::LostUnnoticed) {
+                return Ok(Asked::default());
+            }
+            if !self.lacks(Mutation::NoFence) {
+                return Err(LeaseError::Lost);
+            }
+        }
+        world.check_fence(&stored, lease);
+        world.check_checkpoint(lease);
+        let name = &self.name;
+        world.log(format!(
+            "{name} writes {} owner {:?} epoch {} checkpoint {:?}",
+            lease.shard,
+            lease.owner,
+            lease.epoch,
+            lease.checkpoint.as_ref().map(ToString::to_string)
+        ));
+        world.leases.insert(row.clone(), lease.clone());
+        if world.strikes("lease answer lost", 0.02) {
+            Err(unavailable())
         } else {
-            Ok(asked)
+            Ok(stored.asked)
         }
     }
 }

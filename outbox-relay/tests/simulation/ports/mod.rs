@@ -1,5 +1,6 @@
 //! The engine's ports, in front of the world. Every call takes time, may fail
-//! before it takes effect, and may take effect and then fail.
+//! before it takes effect, may take effect and then fail, and may take effect
+//! when its sender is dead.
 
 mod leases;
 mod outbox;
@@ -14,8 +15,8 @@ use outbox_relay::ports::{Ports, Shard, StreamError};
 
 use crate::world::World;
 
-/// A rule that a run goes without: a port that behaves as if the engine did
-/// not keep it. The checks must notice.
+/// A rule that a run goes without: a port, or a setting, that lets the engine
+/// behave as if it did not keep it. The checks must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutation {
     /// Rule 1: parents are not known, so children do not wait for them.
@@ -24,23 +25,45 @@ pub(crate) enum Mutation {
     NoFence,
     /// Rule 4: nobody hears that a lease is lost, or when it expires.
     LostUnnoticed,
+    /// Rule 5: the buffer has no bound.
+    NoBound,
     /// Rule 8: a send counts as done before it is.
     NotWaitingForSends,
     /// Rule 10: a mark counts as done, and is not.
     NotMarking,
+    /// Rule 11: what is published is not known when it is looked up.
+    NoLookUps,
     /// Rule 12: nobody looks for pending events in the table.
     NoSweeper,
+    /// Rule 12: the sweeper believes that readers have passed everything.
+    NotWaitingForReaders,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::ChildrenFirst,
         Self::NoFence,
         Self::LostUnnoticed,
+        Self::NoBound,
         Self::NotWaitingForSends,
         Self::NotMarking,
+        Self::NoLookUps,
         Self::NoSweeper,
+        Self::NotWaitingForReaders,
     ];
+
+    /// The check that is to notice.
+    pub(crate) fn breaks(self) -> &'static str {
+        match self {
+            Self::ChildrenFirst => "rule 1",
+            Self::NoFence | Self::NotMarking => "G6",
+            Self::LostUnnoticed => "rule 4",
+            Self::NoBound => "G7",
+            Self::NotWaitingForSends => "G5",
+            Self::NoLookUps | Self::NotWaitingForReaders => "G3",
+            Self::NoSweeper => "G2",
+        }
+    }
 }
 
 /// What one instance sees of the world.
@@ -72,13 +95,41 @@ impl View {
         self.world.lock().expect("no panic holds the world")
     }
 
-    /// One way of a request.
+    /// One way of a request, or of its answer.
     async fn travel(&self) {
         let latency = self.world().latency();
         tokio::time::sleep(latency).await;
+        self.awake().await;
+    }
+
+    /// Waits while the process is stopped.
+    async fn awake(&self) {
         // Looked at again and again: waking up waiters has no fixed order.
         while self.frozen.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A request that changes something, and its answer. Once it has left, it
+    /// does not need its sender any more.
+    async fn request<T: Send + 'static>(
+        &self,
+        effect: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        self.awake().await;
+        let view = self.clone();
+        let latency = self.world().latency();
+        let arrival = tokio::spawn(async move {
+            tokio::time::sleep(latency).await;
+            let arrives = view.world().arrives(&view.name);
+            arrives.then(|| effect(&view))
+        });
+        let answer = arrival.await.expect("the services do not panic");
+        self.travel().await;
+        match answer {
+            Some(answer) => answer,
+            // Lost on the way, as its sender is dead.
+            None => std::future::pending().await,
         }
     }
 

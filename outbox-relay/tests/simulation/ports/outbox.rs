@@ -13,47 +13,26 @@ use super::{Mutation, View};
 impl OutboxTable for View {
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
         assert!((1..=25).contains(&published.len()));
-        self.travel().await;
-        if self.lacks(Mutation::NotMarking) {
-            return Ok(vec![MarkOutcome::Marked; published.len()]);
-        }
-        if self.strikes("mark failed", 0.05) {
-            return Err(TableError("simulated".to_owned()));
-        }
-        let outcomes = published
-            .iter()
-            .map(|event| {
-                if self.strikes("mark failed", 0.02) {
-                    MarkOutcome::TryAgain
-                } else if self.world().mark(&self.name, &event.key) {
-                    MarkOutcome::Marked
-                } else {
-                    MarkOutcome::NotPending
-                }
-            })
-            .collect();
-        let lost = self.strikes("mark answer lost", 0.02);
-        self.travel().await;
-        if lost {
-            Err(TableError("simulated".to_owned()))
-        } else {
-            Ok(outcomes)
-        }
+        let keys: Vec<_> = published.iter().map(|event| event.key.clone()).collect();
+        self.request(move |view| view.mark_all(&keys)).await
     }
 
     async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
-        self.travel().await;
-        if self.strikes("quarantine failed", 0.1) {
-            return Err(TableError("simulated".to_owned()));
-        }
-        let quarantined = self.world().quarantine(&self.name, &event.key);
-        let lost = self.strikes("quarantine answer lost", 0.05);
-        self.travel().await;
-        match (lost, quarantined) {
-            (true, _) => Err(TableError("simulated".to_owned())),
-            (false, true) => Ok(MarkOutcome::Marked),
-            (false, false) => Ok(MarkOutcome::NotPending),
-        }
+        let key = event.key.clone();
+        self.request(move |view| {
+            if view.strikes("quarantine failed", 0.1) {
+                return Err(TableError("simulated".to_owned()));
+            }
+            let quarantined = view.world().quarantine(&view.name, &key);
+            if view.strikes("quarantine answer lost", 0.05) {
+                Err(TableError("simulated".to_owned()))
+            } else if quarantined {
+                Ok(MarkOutcome::Marked)
+            } else {
+                Ok(MarkOutcome::NotPending)
+            }
+        })
+        .await
     }
 
     async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
@@ -67,6 +46,12 @@ impl OutboxTable for View {
             keys.iter()
                 .map(|key| world.events.get(key).filter(|event| !event.deleted))
                 .map(|event| event.map(|event| event.status))
+                .map(|status| match status {
+                    Some(Status::Published) if self.lacks(Mutation::NoLookUps) => {
+                        Some(Status::Pending)
+                    }
+                    status => status,
+                })
                 .collect()
         };
         self.travel().await;
@@ -103,7 +88,12 @@ impl OutboxTable for View {
         if self.lacks(Mutation::NoSweeper) {
             return Ok(Vec::new());
         }
-        let items = self.world().pending_between(aggregate_id, first, last);
+        let items = {
+            let mut world = self.world();
+            let items = world.pending_between(aggregate_id, first, last);
+            world.given_early(&self.name, &items);
+            items
+        };
         self.travel().await;
         Ok(items)
     }
@@ -114,5 +104,33 @@ impl OutboxTable for View {
 
     async fn count_failed(&self) -> Result<u64, TableError> {
         Ok(0)
+    }
+}
+
+impl View {
+    fn mark_all(&self, keys: &[EventKey]) -> Result<Vec<MarkOutcome>, TableError> {
+        if self.lacks(Mutation::NotMarking) {
+            return Ok(vec![MarkOutcome::Marked; keys.len()]);
+        }
+        if self.strikes("mark failed", 0.05) {
+            return Err(TableError("simulated".to_owned()));
+        }
+        let outcomes = keys
+            .iter()
+            .map(|key| {
+                if self.strikes("mark failed", 0.02) {
+                    MarkOutcome::TryAgain
+                } else if self.world().mark(&self.name, key) {
+                    MarkOutcome::Marked
+                } else {
+                    MarkOutcome::NotPending
+                }
+            })
+            .collect();
+        if self.strikes("mark answer lost", 0.02) {
+            Err(TableError("simulated".to_owned()))
+        } else {
+            Ok(outcomes)
+        }
     }
 }

@@ -3,8 +3,10 @@
 use async_trait::async_trait;
 use outbox_relay::ports::{EntryFailure, EventKey, Queue, SendEntry, SendError};
 use outbox_relay::routes::QueueRef;
+use tokio::time::Instant;
 
 use super::{Mutation, View};
+use crate::world::Delivery;
 
 fn key_of(entry: &SendEntry<'_>) -> EventKey {
     let sequence = entry
@@ -18,7 +20,63 @@ fn key_of(entry: &SendEntry<'_>) -> EventKey {
     }
 }
 
+type Answer = Result<Vec<Result<String, EntryFailure>>, SendError>;
+
 impl View {
+    /// What the service does with a batch that left its sender at `sent_at`.
+    fn receive(&self, queue: &str, keys: &[EventKey], sent_at: Instant) -> Answer {
+        let unavailable = || SendError::Unavailable {
+            kind: "simulated".to_owned(),
+            message: "simulated".to_owned(),
+        };
+        if self.world().away.contains(queue) || self.strikes("send failed", 0.05) {
+            return Err(unavailable());
+        }
+        let refused = |code: &str| SendError::Refused {
+            code: code.to_owned(),
+            message: "simulated".to_owned(),
+        };
+        if self.strikes("send throttled", 0.02) {
+            return Err(refused("RequestThrottled"));
+        }
+        let at_fault = |key: &EventKey| self.world().is_refused(key);
+        if keys.iter().any(at_fault) && self.refuses_all() {
+            return Err(refused("InvalidMessageContents"));
+        }
+        let answer_lost = self.strikes("send answer lost", 0.02);
+        let answers = keys
+            .iter()
+            .map(|key| {
+                let at_fault = at_fault(key);
+                if at_fault || self.strikes("entry failed", 0.03) {
+                    let code = if at_fault {
+                        "InvalidMessageContents"
+                    } else {
+                        "InternalError"
+                    };
+                    return Err(EntryFailure {
+                        code: code.to_owned(),
+                        message: "simulated".to_owned(),
+                        sender_fault: at_fault,
+                    });
+                }
+                let delivery = Delivery {
+                    key: key.clone(),
+                    sender: self.name.clone(),
+                    sent_at,
+                    at: Instant::now(),
+                    answer_lost,
+                };
+                Ok(self.world().deliver(delivery))
+            })
+            .collect();
+        if answer_lost {
+            Err(unavailable())
+        } else {
+            Ok(answers)
+        }
+    }
+
     /// Some services refuse a whole request for the sake of one entry.
     fn refuses_all(&self) -> bool {
         let mut world = self.world();
@@ -32,11 +90,7 @@ impl View {
 
 #[async_trait]
 impl Queue for View {
-    async fn send(
-        &self,
-        queue: &QueueRef,
-        entries: &[SendEntry<'_>],
-    ) -> Result<Vec<Result<String, EntryFailure>>, SendError> {
+    async fn send(&self, queue: &QueueRef, entries: &[SendEntry<'_>]) -> Answer {
         assert!((1..=10).contains(&entries.len()));
         for entry in entries {
             self.world()
@@ -46,58 +100,16 @@ impl Queue for View {
             for entry in entries {
                 let (view, key) = (self.clone(), key_of(entry));
                 tokio::spawn(async move {
+                    let sent_at = Instant::now();
                     view.travel().await;
-                    view.world().deliver(&view.name, key);
+                    let _ = view.receive("", &[key], sent_at);
                 });
             }
             return Ok(entries.iter().map(|_| Ok("m".to_owned())).collect());
         }
-        self.travel().await;
-        let unavailable = || SendError::Unavailable {
-            kind: "simulated".to_owned(),
-            message: "simulated".to_owned(),
-        };
-        if self.world().away.contains(queue.name()) || self.strikes("send failed", 0.05) {
-            return Err(unavailable());
-        }
-        let refused = |code: &str| SendError::Refused {
-            code: code.to_owned(),
-            message: "simulated".to_owned(),
-        };
-        if self.strikes("send throttled", 0.02) {
-            return Err(refused("RequestThrottled"));
-        }
-        let at_fault = |entry: &SendEntry<'_>| self.world().is_refused(&key_of(entry));
-        if entries.iter().any(at_fault) && self.refuses_all() {
-            return Err(refused("InvalidMessageContents"));
-        }
-        let answers = entries
-            .iter()
-            .map(|entry| {
-                let at_fault = at_fault(entry);
-                if at_fault || self.strikes("entry failed", 0.03) {
-                    let code = if at_fault {
-                        "InvalidMessageContents"
-                    } else {
-                        "InternalError"
-                    };
-                    return Err(EntryFailure {
-                        code: code.to_owned(),
-                        message: "simulated".to_owned(),
-                        sender_fault: at_fault,
-                    });
-                }
-                let mut world = self.world();
-                world.deliver(&self.name, key_of(entry));
-                Ok(format!("m-{}", world.deliveries.len()))
-            })
-            .collect();
-        let lost = self.strikes("send answer lost", 0.02);
-        self.travel().await;
-        if lost {
-            Err(unavailable())
-        } else {
-            Ok(answers)
-        }
+        let (name, sent_at) = (queue.name().to_owned(), Instant::now());
+        let keys: Vec<_> = entries.iter().map(key_of).collect();
+        self.request(move |view| view.receive(&name, &keys, sent_at))
+            .await
     }
 }

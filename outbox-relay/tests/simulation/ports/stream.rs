@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_relay::ports::{Cursor, Page, Position, Shard, ShardId, Stream, StreamError};
+use tokio::time::Instant;
 
 use super::View;
 use crate::world::PAGE;
@@ -75,7 +76,7 @@ impl Stream for View {
             Position::After(number) => number.0.parse().expect("a number made here"),
         };
         if after < self.world().trimmed(shard) {
-            return Err(StreamError::Trimmed);
+            return Err(self.trimmed());
         }
         Ok(Cursor(format!("{shard}|{after}")))
     }
@@ -93,20 +94,23 @@ impl Stream for View {
         if self.world().shard(&ShardId(shard.into())).is_none() {
             return Err(StreamError::NotFound("trimmed away".to_owned()));
         }
-        if after < self.world().trimmed(&ShardId(shard.into())) {
-            return Err(StreamError::Trimmed);
+        let id = ShardId(shard.into());
+        if after < self.world().trimmed(&id) {
+            return Err(self.trimmed());
         }
-        self.world().check_parent(&ShardId(shard.into()));
+        self.world().check_parent(&id);
         let empty = self.strikes("empty page", 0.02);
         let page = {
             let mut world = self.world();
             let most = world.random.usize(1..=PAGE);
-            let model = world
-                .shard(&ShardId(shard.into()))
-                .expect("a cursor made here");
+            let model = world.shard(&id).expect("a cursor made here");
+            let now = Instant::now();
             let rest = model.records.iter().filter(|record| record.number > after);
             let left = rest.clone().count();
-            let found: Vec<_> = rest.take(if empty { 0 } else { most }).cloned().collect();
+            let visible = rest.take_while(|record| record.visible_at <= now);
+            let lags = visible.clone().count() < left;
+            let page = visible.take(if empty { 0 } else { most });
+            let found: Vec<_> = page.cloned().collect();
             let ended = model.closed && found.len() == left;
             let last = found.last().map_or(after, |record| record.number);
             let keys = found
@@ -114,7 +118,10 @@ impl Stream for View {
                 .filter_map(|record| record.event.clone())
                 .collect();
             let records = found.iter().map(|record| world.record(record)).collect();
-            world.read(&self.name, keys);
+            world.read(&self.name, &id, keys);
+            if lags {
+                world.faults.note("stream lag");
+            }
             Page {
                 records,
                 next: (!ended).then(|| Cursor(format!("{shard}|{last}"))),
@@ -122,5 +129,13 @@ impl Stream for View {
         };
         self.travel().await;
         Ok(page)
+    }
+}
+
+impl View {
+    /// The engine must count a gap now.
+    fn trimmed(&self) -> StreamError {
+        self.world().saw_gap.insert(self.name.clone());
+        StreamError::Trimmed
     }
 }

@@ -1,5 +1,7 @@
 //! The services, as far as the relay can tell.
 
+mod clock;
+mod deliveries;
 mod stream;
 mod table;
 mod watch;
@@ -13,6 +15,8 @@ use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use crate::faults::Faults;
+pub(crate) use clock::{CLOCKS, clock, start_clock};
+pub(crate) use deliveries::{Delivery, Disturbance};
 use stream::ShardModel;
 pub(crate) use table::EventModel;
 use table::Flaw;
@@ -20,35 +24,11 @@ use table::Flaw;
 /// Records a read returns at most: small, so that pages are many.
 pub(crate) const PAGE: usize = 12;
 
+const YEAR_MINUTES: i64 = 365 * 24 * 60;
+
 /// The queues, and how events are routed to them.
 pub(crate) const QUEUES: [&str; 2] = ["orders", "others"];
 pub(crate) const ROUTES: &str = "order.*=orders,*=others";
-
-/// Wall clock at the start of a run.
-const EPOCH_MILLIS: i64 = 1_800_000_000_000;
-
-thread_local! {
-    static STARTED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
-}
-
-/// Starts the clock of a run on this thread.
-pub(crate) fn start_clock() {
-    STARTED.set(Some(Instant::now()));
-}
-
-/// The wall clock of the run: it goes with paused time.
-pub(crate) fn clock() -> Timestamp {
-    let elapsed = STARTED
-        .get()
-        .map_or(Duration::ZERO, |start| start.elapsed());
-    Timestamp::from_millis(EPOCH_MILLIS + i64::try_from(elapsed.as_millis()).unwrap_or(0))
-}
-
-/// One message that reached the queue.
-#[derive(Clone, Debug)]
-pub(crate) struct Delivery {
-    pub(crate) key: EventKey,
-}
 
 /// Everything outside the relay.
 #[derive(Debug)]
@@ -70,12 +50,22 @@ pub(crate) struct World {
     streams: u32,
     /// The first shard of the current stream.
     root: usize,
+    /// Which incarnation took a lease last, while it has not given it back.
+    pub(crate) holders: BTreeMap<(String, ShardId), String>,
     pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) disturbances: Vec<Disturbance>,
+    /// What incarnations were given out of the table, ahead of the stream.
+    pub(crate) given_early: BTreeSet<(String, EventKey)>,
+    running: BTreeSet<String>,
+    /// Incarnations that crashed.
+    dead: BTreeSet<String>,
+    /// Incarnations that were told that a position had been trimmed.
+    pub(crate) saw_gap: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
     pub(crate) history: Vec<String>,
     started: Instant,
-    /// Events each instance has read and that are not settled.
-    pub(crate) unfinished: BTreeMap<String, BTreeSet<EventKey>>,
+    /// What each incarnation has read of each shard and is not settled.
+    unfinished: BTreeMap<(String, ShardId), BTreeSet<EventKey>>,
     pub(crate) most_unfinished: usize,
     /// Which instances were told that they lost which shard, and when.
     told: BTreeMap<(String, ShardId), Instant>,
@@ -103,7 +93,13 @@ impl World {
             entered: None,
             streams: 0,
             root: 0,
+            holders: BTreeMap::new(),
             deliveries: Vec::new(),
+            disturbances: Vec::new(),
+            given_early: BTreeSet::new(),
+            running: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            saw_gap: BTreeSet::new(),
             violations: Vec::new(),
             history: Vec::new(),
             started: Instant::now(),
@@ -140,7 +136,6 @@ impl World {
 
     /// A transaction that writes `keys`; the stream shows them in this order.
     pub(crate) fn commit(&mut self, keys: &[EventKey]) {
-        let now = clock();
         for key in keys {
             self.log(format!("commit {}:{}", key.aggregate_id, key.sequence));
             let flaw = if self.strikes("malformed event", 0.03) {
@@ -153,7 +148,10 @@ impl World {
             let other = self.turbulent && self.random.f64() < 0.3;
             let event = EventModel {
                 status: Status::Pending,
-                occurred_at: now,
+                occurred_at: self.occurred_at(),
+                indexed_at: Instant::now() + self.lag(),
+                settled_at: None,
+                unindexed_at: None,
                 event_type: if other { "stock.moved" } else { "order.placed" },
                 flaw,
                 deleted: false,
@@ -181,23 +179,25 @@ impl World {
         }
     }
 
-    /// The queue takes a message.
-    pub(crate) fn deliver(&mut self, instance: &str, key: EventKey) {
-        self.log(format!(
-            "{instance} delivers {}:{}",
-            key.aggregate_id, key.sequence
-        ));
-        self.deliveries.push(Delivery { key });
+    /// How long a change takes until the stream or the index shows it.
+    fn lag(&mut self) -> Duration {
+        let slow = self.turbulent && self.random.f64() < 0.03;
+        Duration::from_millis(if slow {
+            self.random.u64(200..2_500)
+        } else {
+            self.random.u64(0..60)
+        })
     }
 
-    /// `instance` was given `keys` by a read.
-    pub(crate) fn read(&mut self, instance: &str, keys: Vec<EventKey>) {
-        let pending: Vec<_> = keys
-            .into_iter()
-            .filter(|key| self.events[key].is_pending())
-            .collect();
-        let unfinished = self.unfinished.entry(instance.to_owned()).or_default();
-        unfinished.extend(pending);
-        self.most_unfinished = self.most_unfinished.max(unfinished.len());
+    /// When an event occurred, by its writer's word.
+    fn occurred_at(&mut self) -> Timestamp {
+        let minutes = if self.strikes("old occurrence", 0.05) {
+            -[1, 5, 60, YEAR_MINUTES][self.random.usize(..4)]
+        } else if self.strikes("future occurrence", 0.03) {
+            [1, 60, YEAR_MINUTES][self.random.usize(..3)]
+        } else {
+            0
+        };
+        Timestamp::from_millis(clock().as_millis() + minutes * 60_000)
     }
 }

@@ -2,6 +2,7 @@
 
 use outbox_relay::ports::{Change, EventKey, Record, SequenceNumber, Shard, ShardId};
 use shared::timestamp::Timestamp;
+use tokio::time::Instant;
 
 use super::{World, clock};
 
@@ -22,6 +23,8 @@ pub(crate) struct ShardModel {
 pub(crate) struct RecordModel {
     pub(crate) number: u64,
     pub(crate) created_at: Timestamp,
+    /// When the first reader can see it.
+    pub(crate) visible_at: Instant,
     /// `None`: a modification.
     pub(crate) event: Option<EventKey>,
 }
@@ -39,9 +42,14 @@ impl World {
         // A child takes over from its parent: which one depends on all open
         // shards, so an aggregate may only move when a split happens.
         let at = self.home(hash, &open);
+        // A shard shows its records in order.
+        let before = self.shards[at].records.last();
+        let earliest = before.map_or_else(Instant::now, |record| record.visible_at);
+        let visible_at = (Instant::now() + self.lag()).max(earliest);
         let record = RecordModel {
             number: self.next_number,
             created_at: clock(),
+            visible_at,
             event: inserted.then(|| key.clone()),
         };
         self.next_number += 1;
@@ -74,6 +82,7 @@ impl World {
             shard.closed = true;
             shard.gone = true;
         }
+        self.stream_gone();
         self.streams += 1;
         self.root = self.shards.len();
         self.shards.push(ShardModel {
@@ -145,6 +154,7 @@ impl World {
         if shard.closed && self.random.bool() {
             shard.gone = true;
             let id = shard.id.clone();
+            self.shard_gone(&id);
             self.faults.note("shard trimmed");
             self.log(format!("trim {id} away"));
         } else if half > 0 {
@@ -163,7 +173,10 @@ impl World {
         };
         Record {
             sequence_number: SequenceNumber(record.number.to_string().into()),
-            created_at: Some(record.created_at),
+            // The service tells it to the second.
+            created_at: Some(Timestamp::from_millis(
+                record.created_at.as_seconds() * 1_000,
+            )),
             change,
         }
     }

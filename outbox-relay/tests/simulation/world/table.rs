@@ -7,6 +7,7 @@ use outbox_relay::ports::{EventKey, Item, PendingCursor, PendingPage};
 use shared::outbox::Status;
 use shared::outbox::item::{bucket_name, pending_bucket};
 use shared::timestamp::Timestamp;
+use tokio::time::Instant;
 
 use super::World;
 
@@ -26,7 +27,14 @@ pub(crate) enum Flaw {
 #[derive(Clone, Debug)]
 pub(crate) struct EventModel {
     pub(crate) status: Status,
+    /// By its writer's word.
     pub(crate) occurred_at: Timestamp,
+    /// When it was marked or quarantined.
+    pub(crate) settled_at: Option<Instant>,
+    /// The index lags: it shows the event from here on,
+    pub(crate) indexed_at: Instant,
+    /// and until here, when it is no longer pending.
+    pub(crate) unindexed_at: Option<Instant>,
     /// Decides which queue it is for.
     pub(crate) event_type: &'static str,
     pub(crate) flaw: Option<Flaw>,
@@ -38,6 +46,12 @@ impl EventModel {
     pub(crate) fn is_pending(&self) -> bool {
         !self.deleted && self.status == Status::Pending
     }
+
+    /// Whether the index shows it as pending.
+    fn is_indexed(&self) -> bool {
+        let now = Instant::now();
+        self.indexed_at <= now && self.unindexed_at.is_none_or(|until| now < until)
+    }
 }
 
 fn cursor_text(at: Timestamp, key: &EventKey) -> String {
@@ -45,13 +59,17 @@ fn cursor_text(at: Timestamp, key: &EventKey) -> String {
 }
 
 impl World {
-    /// The index, which shows the table as it is.
-    pub(crate) fn pending(&self, bucket: u32, after: Option<PendingCursor>) -> PendingPage {
+    /// The index, which shows the table as it was a moment ago.
+    pub(crate) fn pending(&mut self, bucket: u32, after: Option<PendingCursor>) -> PendingPage {
         let name = bucket_name(bucket);
+        let lags = |event: &EventModel| event.is_indexed() != event.is_pending();
+        if self.events.values().any(lags) {
+            self.faults.note("index lag");
+        }
         let mut pending: Vec<_> = self
             .events
             .iter()
-            .filter(|(key, event)| event.is_pending() && pending_bucket(&key.aggregate_id) == name)
+            .filter(|(key, event)| event.is_indexed() && pending_bucket(&key.aggregate_id) == name)
             .map(|(key, event)| (event.occurred_at, key))
             .collect();
         pending.sort_by_key(|(at, key)| cursor_text(*at, key));
@@ -133,6 +151,7 @@ impl World {
         for unfinished in self.unfinished.values_mut() {
             unfinished.remove(key);
         }
+        let unindexed_at = Instant::now() + self.lag();
         let Some(event) = self.events.get_mut(key) else {
             return false;
         };
@@ -140,6 +159,8 @@ impl World {
             return false;
         }
         event.status = status;
+        event.settled_at = Some(Instant::now());
+        event.unindexed_at = Some(unindexed_at);
         self.log(format!(
             "{instance} marks {}:{} {status:?}",
             key.aggregate_id, key.sequence
@@ -155,11 +176,13 @@ impl World {
 
     /// Somebody removes an item, whatever its state.
     pub(crate) fn delete_one(&mut self) {
+        let unindexed_at = Instant::now() + self.lag();
         let at = self.random.usize(..self.events.len().max(1));
         let Some((key, event)) = self.events.iter_mut().nth(at) else {
             return;
         };
         event.deleted = true;
+        event.unindexed_at.get_or_insert(unindexed_at);
         let key = key.clone();
         for unfinished in self.unfinished.values_mut() {
             unfinished.remove(&key);

@@ -1,12 +1,20 @@
 //! What is checked while a run goes on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outbox_relay::ports::{EventKey, Lease, LeaseState, SWEEPER, ShardId};
 use tokio::time::Instant;
 
-use super::World;
 use super::stream::RecordModel;
+use super::table::Flaw;
+use super::{PAGE, World};
+use crate::run::BUFFER_EVENTS;
+
+/// What of a shard may be outside the buffer: one page being handed over, one
+/// waiting, one being read, and events that wait for the one before them, for
+/// which there is a quarter of the buffer, at 1 KiB instead of 2 for each.
+const READ_AHEAD: usize = 3 * PAGE + BUFFER_EVENTS / 2;
 
 impl World {
     /// Rule 1: a shard is read only when its parent is done or gone. Order
@@ -105,6 +113,46 @@ impl World {
                 "G6: the checkpoint of {id} is past {}:{}",
                 key.aggregate_id, key.sequence
             ));
+        }
+    }
+
+    /// `name` was given `keys` by a read of `shard`. G7: what it has read of
+    /// the shards it holds and is not settled is bounded.
+    pub(crate) fn read(&mut self, name: &str, shard: &ShardId, keys: Vec<EventKey>) {
+        // What is malformed takes less room, and waits for nothing.
+        let counts = |key: &EventKey| {
+            let event = &self.events[key];
+            event.is_pending() && event.flaw != Some(Flaw::Malformed)
+        };
+        let keys: Vec<_> = keys.into_iter().filter(counts).collect();
+        let of_shard = (name.to_owned(), shard.clone());
+        self.unfinished.entry(of_shard).or_default().extend(keys);
+        let held: BTreeSet<_> = self
+            .holders
+            .iter()
+            .filter(|((_, shard), holder)| *holder == name && *shard.0 != *SWEEPER)
+            .map(|((_, shard), _)| shard)
+            .collect();
+        let unfinished: usize = self
+            .unfinished
+            .iter()
+            .filter(|((of, shard), _)| of == name && held.contains(shard))
+            .map(|(_, keys)| keys.len())
+            .sum();
+        let bound = BUFFER_EVENTS + held.len() * READ_AHEAD;
+        self.most_unfinished = self.most_unfinished.max(unfinished);
+        if unfinished > bound {
+            self.violations.push(format!(
+                "G7: {name} has read {unfinished} events and not finished them, {bound} allowed"
+            ));
+        }
+    }
+
+    /// Rule 7: whoever was told that a position is trimmed has counted a gap.
+    pub(crate) fn check_gap(&mut self, name: &str, counted: u64) {
+        if counted == 0 && self.saw_gap.contains(name) {
+            self.violations
+                .push(format!("rule 7: {name} saw a gap and did not count it"));
         }
     }
 }

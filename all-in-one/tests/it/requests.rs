@@ -1,0 +1,207 @@
+//! How many requests to AWS an order costs: what docs/operations.md reckons
+//! with, counted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use local_cloud::testing::{PATIENCE, Service, eventually};
+use tokio::task::JoinSet;
+
+use crate::support::{Count, Counting, Stack, order_body};
+
+const ORDERS: usize = 1_000;
+const CONNECTIONS: usize = 16;
+
+/// Of idle programs, long enough for what happens every few seconds.
+const WATCHED: Duration = Duration::from_secs(5);
+
+struct Counted {
+    service: Service,
+    dynamodb: Counting,
+    sqs: Counting,
+}
+
+impl Counted {
+    async fn start(stack: &Stack, name: &str) -> Self {
+        let dynamodb = Counting::start(stack.cloud.dynamodb_url()).await;
+        let sqs = Counting::start(stack.cloud.sqs_url()).await;
+        let environment = [
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", &dynamodb.url),
+            ("AWS_ENDPOINT_URL_SQS", &sqs.url),
+        ];
+        Self {
+            service: stack.service_with(name, &environment).await,
+            dynamodb,
+            sqs,
+        }
+    }
+
+    fn requests(&self) -> Requests {
+        let mut requests = self.dynamodb.seen();
+        requests.extend(self.sqs.seen());
+        Requests(requests)
+    }
+}
+
+/// By operation.
+#[derive(Debug)]
+struct Requests(BTreeMap<String, Count>);
+
+impl Requests {
+    fn of(&self, operation: &str) -> Count {
+        self.0.get(operation).copied().unwrap_or_default()
+    }
+
+    /// One request for up to `most` of the orders.
+    fn check_batches(&self, operation: &str, most: usize) {
+        let count = self.of(operation);
+        assert_eq!(count.entries, ORDERS, "{operation} {self:?}");
+        let bounds = ORDERS / most..=ORDERS;
+        assert!(bounds.contains(&count.requests), "{operation} {self:?}");
+        let size = count.entries as f64 / count.requests as f64;
+        println!("{operation}: {size:.1} of {most} in a request");
+    }
+
+    /// How often an idle program asked, per second.
+    fn rate(&self, operation: &str, before: &Self) -> f64 {
+        let requests = self.of(operation).requests - before.of(operation).requests;
+        requests as f64 / WATCHED.as_secs_f64()
+    }
+}
+
+async fn post_all(api: &str) {
+    let mut connections = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        let url = format!("{api}/orders");
+        connections.spawn(async move {
+            let http = reqwest::Client::new();
+            for n in (connection..ORDERS).step_by(CONNECTIONS) {
+                let order = http.post(&url).json(&order_body(n));
+                let order = order.header("idempotency-key", format!("key-{n}"));
+                assert_eq!(order.send().await.unwrap().status(), 201);
+            }
+        });
+    }
+    connections.join_all().await;
+}
+
+/// Waits until the relay has the shard for longer than a lease duration. Before,
+/// it looks up whether an earlier owner has sent what it reads.
+async fn without_doubt(relay: &Counted) {
+    // Up to 200 ms lie between two of them.
+    let enough = 20;
+    let read = eventually(PATIENCE, || async {
+        let reads = relay.requests().of("GetRecords").requests;
+        if reads < enough { Err(reads) } else { Ok(()) }
+    });
+    read.await.unwrap();
+}
+
+async fn settled(stack: &Stack) {
+    let settled = eventually(PATIENCE, || async {
+        let orders = stack.without_status("orders", "PROCESSED").await;
+        let events = stack.without_status("outbox", "PUBLISHED").await;
+        if (orders, events) == (0, 0) {
+            Ok(())
+        } else {
+            Err((orders, events))
+        }
+    });
+    settled.await.unwrap();
+}
+
+/// The size of an item as DynamoDB counts it: names and values. These tables
+/// hold strings, numbers, and lists and maps of them.
+fn size(item: &HashMap<String, AttributeValue>) -> usize {
+    fn of_value(value: &AttributeValue) -> usize {
+        match value {
+            AttributeValue::S(text) => text.len(),
+            // A byte for two digits, and one more.
+            AttributeValue::N(number) => number.len().div_ceil(2) + 1,
+            AttributeValue::L(list) => 3 + list.iter().map(|v| 1 + of_value(v)).sum::<usize>(),
+            AttributeValue::M(map) => 3 + map.len() + size(map),
+            other => panic!("{other:?}"),
+        }
+    }
+    item.iter()
+        .map(|(name, value)| name.len() + of_value(value))
+        .sum()
+}
+
+#[tokio::test]
+async fn an_order_costs_the_requests_that_the_runbook_reckons_with() {
+    let stack = Stack::start(&[("RELAY_LEASE_DURATION", "1s")]).await;
+    let api = Counted::start(&stack, "order-api").await;
+    let relay = Counted::start(&stack, "outbox-relay").await;
+    let worker = Counted::start(&stack, "inventory-worker").await;
+    without_doubt(&relay).await;
+    post_all(&api.service.url("")).await;
+    settled(&stack).await;
+
+    // Order, event and key in one transaction, and nothing else.
+    let asked = api.requests();
+    let transactions = asked.of("TransactWriteItems");
+    assert_eq!(transactions.requests, ORDERS);
+    assert_eq!(transactions.entries, 3 * ORDERS);
+    assert_eq!(asked.0.len(), 1, "{asked:?}");
+
+    let asked = relay.requests();
+    asked.check_batches("SendMessageBatch", 10);
+    asked.check_batches("BatchExecuteStatement", 25);
+    // New events are sent without a look at the table.
+    assert_eq!(asked.of("BatchGetItem").requests, 0, "{asked:?}");
+
+    // Order and stock in one transaction; deletes come after it.
+    let deleted = eventually(PATIENCE, || async {
+        let asked = worker.requests();
+        let deletes = asked.of("DeleteMessageBatch");
+        if deletes.entries < ORDERS {
+            Err(deletes)
+        } else {
+            Ok(asked)
+        }
+    });
+    let asked = deleted.await.unwrap();
+    let transactions = asked.of("TransactWriteItems");
+    assert_eq!(transactions.requests, ORDERS);
+    assert_eq!(transactions.entries, 2 * ORDERS);
+    asked.check_batches("DeleteMessageBatch", 10);
+    let receives = asked.of("ReceiveMessage").requests;
+    assert!((ORDERS / 10..=ORDERS + 10).contains(&receives), "{asked:?}");
+
+    // So each write of one of them is one unit.
+    for table in ["orders", "outbox", "idempotency_keys", "inventory"] {
+        let items = stack.scan(table).await;
+        let largest = items.iter().map(size).max().unwrap();
+        println!("{table}: {largest} bytes");
+        assert!(largest <= 1024, "{table}: {largest}");
+    }
+    idle(&relay, &worker).await;
+}
+
+/// What the programs ask while nothing happens.
+async fn idle(relay: &Counted, worker: &Counted) {
+    let before = (relay.requests(), worker.requests());
+    // A measurement over time, not a wait for something.
+    tokio::time::sleep(WATCHED).await;
+    for (operation, most) in [
+        ("GetRecords", 5.5),
+        // The leases, four times in a lease duration at most.
+        ("Query", 5.0),
+        // Two leases, thrice in a lease duration.
+        ("PutItem", 7.0),
+        ("SendMessageBatch", 0.0),
+        ("BatchExecuteStatement", 0.0),
+    ] {
+        let rate = relay.requests().rate(operation, &before.0);
+        println!("{operation}: {rate:.1} a second when idle");
+        assert!(rate <= most, "{operation}: {rate}");
+    }
+    for (operation, most) in [("ReceiveMessage", 0.5), ("GetQueueAttributes", 0.5)] {
+        let rate = worker.requests().rate(operation, &before.1);
+        println!("{operation}: {rate:.1} a second when idle");
+        assert!(rate <= most, "{operation}: {rate}");
+    }
+}

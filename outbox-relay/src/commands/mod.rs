@@ -1,0 +1,154 @@
+//! The sub-commands of `outbox-relay`: an operator's view of the outbox on a
+//! terminal or in a script. What they see and do is [`crate::operate`]'s; here
+//! are arguments, words and exit codes.
+
+mod act;
+mod events;
+mod health;
+mod output;
+mod watch;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use clap_complete::Shell;
+use shared::process::{self, Context, EXIT_USAGE, RunError};
+
+use crate::config::Config;
+use crate::operate::{OperateError, Operator};
+
+/// Exit code when it could not be found out or done: DynamoDB is away, or a
+/// table does not exist (`EX_UNAVAILABLE` of sysexits.h). 1 says that it was
+/// found out, and is not well.
+pub const EXIT_UNAVAILABLE: u8 = 69;
+
+/// The relay's options, and what else the program does.
+#[derive(Clone, Debug, Args)]
+#[command(subcommand_help_heading = "Operator commands", after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub config: Config,
+
+    /// None: run the relay.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "\
+Without a command the relay runs.
+
+Exit codes: 0 well or done; 1 not well, not found or not done; 64 wrong options; 69 DynamoDB or a table is away.";
+
+/// What an operator can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    Status(health::StatusCommand),
+    List(events::ListCommand),
+    Show(events::ShowCommand),
+    Retry(act::RetryCommand),
+    Discard(act::DiscardCommand),
+    Replay(act::ReplayCommand),
+    Shards(health::ShardsCommand),
+    Watch(watch::WatchCommand),
+    /// Print the completions of a shell, to be sourced by it.
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Operate(#[from] OperateError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("standard output cannot be written: {0}")]
+    Output(io::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Whether all is well, or done.
+type Outcome = Result<bool, CommandError>;
+
+impl CommandError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            // `| head` has seen enough.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Self::Usage(_) | Self::Operate(OperateError::Invalid(_)) => ExitCode::from(EXIT_USAGE),
+            Self::Operate(OperateError::Unavailable(_) | OperateError::Refused(_)) => {
+                ExitCode::from(EXIT_UNAVAILABLE)
+            }
+            Self::Operate(OperateError::NotFound(_)) | Self::Output(_) | Self::Interrupted => {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Runs `command` against what `config` and the AWS SDK's variables name.
+pub fn run(command: Command, config: &Config) -> ExitCode {
+    if let Command::Completions { shell } = command {
+        let mut program = Cli::augment_args(clap::Command::new("outbox-relay"));
+        clap_complete::generate(shell, &mut program, "outbox-relay", &mut io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let mut outcome = None;
+    let code = process::run("outbox-relay", &config.process, |context| {
+        let outcome = &mut outcome;
+        async move {
+            let operator = Operator::new(&context.clients, config);
+            *outcome = Some(execute(command, &operator, &context).await);
+            Ok::<(), RunError>(())
+        }
+    });
+    match outcome {
+        None => code,
+        Some(Ok(true)) => ExitCode::SUCCESS,
+        Some(Ok(false)) => ExitCode::FAILURE,
+        Some(Err(error)) => {
+            if !matches!(&error, CommandError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+            {
+                output::remark(&format!("error: {error}"));
+            }
+            error.exit_code()
+        }
+    }
+}
+
+async fn execute(command: Command, operator: &Operator, context: &Context) -> Outcome {
+    // Stopping in the middle is harmless: every change is one write.
+    let stop = &context.stop;
+    let work = async {
+        match command {
+            Command::Status(command) => command.run(operator).await,
+            Command::List(command) => command.run(operator).await,
+            Command::Show(command) => command.run(operator).await,
+            Command::Retry(command) => command.run(operator).await,
+            Command::Discard(command) => command.run(operator).await,
+            Command::Replay(command) => command.run(operator).await,
+            Command::Shards(command) => command.run(operator).await,
+            Command::Watch(command) => command.run(operator, stop).await,
+            Command::Completions { .. } => Ok(true),
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = work => outcome,
+        () = stop.cancelled() => Err(CommandError::Interrupted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::augment_args(clap::Command::new("outbox-relay")).debug_assert();
+    }
+}

@@ -1,0 +1,260 @@
+//! What the page asks for and does.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Query, State as Shared};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use shared::timestamp::Timestamp;
+
+use super::live::{Live, PAGE};
+use super::problem::Problem;
+use crate::operate::{
+    Acted, Cursor, EventDetail, Filter, Listing, OperateError, State, TypePattern,
+};
+use crate::ports::EventKey;
+
+/// Bytes of an action's body: ids and a reason.
+const MAX_BODY: usize = 16 * 1024;
+
+/// Events in one answer at most.
+const MAX_PAGE: usize = 500;
+
+/// DynamoDB: bytes of a partition key, and characters of a number as it can be
+/// written.
+const MAX_ID: usize = 2_048;
+const MAX_NUMBER: usize = 64;
+
+pub(super) fn router() -> Router<Arc<Live>> {
+    Router::new()
+        .route("/events", get(events))
+        .route("/search", get(search))
+        .route("/event", get(event))
+        .route("/retry", post(retry))
+        .route("/discard", post(discard))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+/// The state, and what narrows it down.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    state: String,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    /// RFC 3339.
+    since: Option<String>,
+    /// Text that the failure contains.
+    reason: Option<String>,
+    /// The `next` of an earlier answer.
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// Pending or failed events, a page at a time.
+async fn events(
+    Shared(live): Shared<Arc<Live>>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Json<Listing>, Problem> {
+    let Query(query) = query?;
+    let state: State = parse("state", &query.state)?;
+    if !matches!(state, State::Pending | State::Failed) {
+        return Err(Problem::bad_request(
+            "`state` must be pending or failed; settled events are found by their aggregate, with /api/search",
+        ));
+    }
+    let limit = query.limit.unwrap_or(PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::bad_request(format!(
+            "`limit` must be from 1 to {MAX_PAGE}"
+        )));
+    }
+    let filter = Filter {
+        state: Some(state),
+        newest_first: state == State::Failed,
+        event_type: optional::<TypePattern>("type", query.event_type.as_deref())?,
+        since: optional::<Timestamp>("since", query.since.as_deref())?,
+        reason: query.reason.filter(|reason| !reason.is_empty()),
+        ..Filter::default()
+    };
+    let after = optional::<Cursor>("after", query.after.as_deref())?;
+    let listing = live.operator.list(&filter, limit, after.as_ref()).await?;
+    Ok(Json(listing))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchQuery {
+    /// An aggregate's id, or `<aggregate id>:<sequence>`.
+    q: String,
+}
+
+/// The events of an aggregate, or one of them: by key, whatever their state.
+async fn search(
+    Shared(live): Shared<Arc<Live>>,
+    query: Result<Query<SearchQuery>, QueryRejection>,
+) -> Result<Json<Listing>, Problem> {
+    let Query(SearchQuery { q: name }) = query?;
+    let name = name.trim();
+    let filter = Filter {
+        aggregate_id: Some(aggregate_id(name)?.to_owned()),
+        ..Filter::default()
+    };
+    let mut listing = live.operator.list(&filter, MAX_PAGE, None).await?;
+    if listing.events.is_empty()
+        && let Some((aggregate_id, sequence)) = name.rsplit_once(':')
+        && let Ok(key) = key(aggregate_id, sequence)
+    {
+        let event = live.operator.event(&key).await?;
+        listing.events.extend(event.map(|event| event.event));
+    }
+    if listing.events.is_empty() {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no order or other aggregate `{name}`, and no event `{name}`"),
+        ));
+    }
+    Ok(Json(listing))
+}
+
+/// Names an event.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventName {
+    aggregate_id: String,
+    /// Decimal.
+    sequence: String,
+}
+
+/// One event with everything that is known of it.
+async fn event(
+    Shared(live): Shared<Arc<Live>>,
+    query: Result<Query<EventName>, QueryRejection>,
+) -> Result<Json<EventDetail>, Problem> {
+    let Query(name) = query?;
+    let key = key(&name.aggregate_id, &name.sequence)?;
+    let event = live.operator.event(&key).await?;
+    event.map(Json).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!(
+                "there is no event {} of `{}`",
+                key.sequence, key.aggregate_id
+            ),
+        )
+    })
+}
+
+/// Makes a failed event pending again.
+async fn retry(
+    Shared(live): Shared<Arc<Live>>,
+    body: Result<Json<EventName>, JsonRejection>,
+) -> Result<Json<Acted>, Problem> {
+    let Json(name) = body?;
+    let key = key(&name.aggregate_id, &name.sequence)?;
+    let acted = live.operator.retry(&key).await?;
+    if acted.changed {
+        tracing::info!(
+            aggregate_id = key.aggregate_id,
+            sequence = key.sequence,
+            "an event is retried, as an operator asked by the console"
+        );
+        if let Err(error) = live.operator.request_sweep().await {
+            tracing::warn!(%error, "the sweeper could not be woken; it comes by itself");
+        }
+        live.look_soon();
+    }
+    Ok(Json(acted))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Discard {
+    aggregate_id: String,
+    sequence: String,
+    reason: String,
+}
+
+/// Gives a failed event up.
+async fn discard(
+    Shared(live): Shared<Arc<Live>>,
+    body: Result<Json<Discard>, JsonRejection>,
+) -> Result<Json<Acted>, Problem> {
+    let Json(name) = body?;
+    let key = key(&name.aggregate_id, &name.sequence)?;
+    let acted = live.operator.discard(&key, name.reason.trim()).await?;
+    if acted.changed {
+        tracing::warn!(
+            aggregate_id = key.aggregate_id,
+            sequence = key.sequence,
+            "an event is discarded, as an operator asked by the console"
+        );
+        live.look_soon();
+    }
+    Ok(Json(acted))
+}
+
+fn key(id: &str, sequence: &str) -> Result<EventKey, Problem> {
+    // A malformed item's sequence is any number.
+    let is_number = (1..=MAX_NUMBER).contains(&sequence.len())
+        && sequence.parse::<f64>().is_ok_and(f64::is_finite);
+    if !is_number {
+        return Err(Problem::bad_request("`sequence` must be a number"));
+    }
+    Ok(EventKey {
+        aggregate_id: aggregate_id(id)?.to_owned(),
+        sequence: sequence.to_owned(),
+    })
+}
+
+fn aggregate_id(id: &str) -> Result<&str, Problem> {
+    if (1..=MAX_ID).contains(&id.len()) {
+        Ok(id)
+    } else {
+        Err(Problem::bad_request(format!(
+            "an aggregate's id has 1 to {MAX_ID} bytes"
+        )))
+    }
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    name: &str,
+    text: &str,
+) -> Result<T, Problem> {
+    text.parse()
+        .map_err(|error| Problem::bad_request(format!("`{name}`: {error}")))
+}
+
+fn optional<T: std::str::FromStr<Err: std::fmt::Display>>(
+    name: &str,
+    text: Option<&str>,
+) -> Result<Option<T>, Problem> {
+    text.map(|text| parse(name, text)).transpose()
+}
+
+impl From<OperateError> for Problem {
+    fn from(error: OperateError) -> Self {
+        let status = match &error {
+            OperateError::Invalid(_) => StatusCode::BAD_REQUEST,
+            OperateError::NotFound(_) => StatusCode::NOT_FOUND,
+            OperateError::Refused(_) => StatusCode::BAD_GATEWAY,
+            OperateError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}

@@ -1,0 +1,39 @@
+//! The page's files, in the binary as they are in `assets/`.
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+macro_rules! asset {
+    ($path:literal, $kind:expr, $file:literal) => {
+        ($path, $kind, include_str!(concat!("assets/", $file)))
+    };
+}
+
+/// Path, type, contents.
+const ASSETS: [(&str, &str, &str); 10] = [
+    asset!("/", HTML, "index.html"),
+    asset!("/console.css", CSS, "console.css"),
+    asset!("/icon.svg", SVG, "icon.svg"),
+    asset!("/console.js", SCRIPT, "console.js"),
+    asset!("/server.js", SCRIPT, "server.js"),
+    asset!("/dom.js", SCRIPT, "dom.js"),
+    asset!("/charts.js", SCRIPT, "charts.js"),
+    asset!("/events.js", SCRIPT, "events.js"),
+    asset!("/detail.js", SCRIPT, "detail.js"),
+    asset!("/pretty.js", SCRIPT, "pretty.js"),
+];
+
+/// A route for each. They say nothing of any event, so they need no token.
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    ASSETS
+        .into_iter()
+        .fold(Router::new(), |router, (path, kind, contents)| {
+            router.route(path, get(async move || ([(CONTENT_TYPE, kind)], contents)))
+        })
+}

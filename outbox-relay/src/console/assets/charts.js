@@ -1,0 +1,172 @@
+// Pictures of the last minutes: one value every few seconds, drawn as SVG.
+
+import { el, svg, setText, timeText } from "./dom.js";
+
+const HEIGHT = 92;
+const TOP = 6;
+const BOTTOM = 16;
+const WINDOW_SECONDS = 15 * 60;
+
+/** A picture in `host`. Each of `series` has a `name`, a `draw` (`bars`, `line`,
+ * `band`, `marks`) and reads its value from a slot with `value(slot)`, `null` for
+ * none, and may say for how many seconds a value `holds`; `format` makes a
+ * value readable. */
+export class Chart {
+  constructor(host, { title, series, format, least }) {
+    this.series = series;
+    this.format = format;
+    /** The scale never ends below this, so that noise does not look like a peak. */
+    this.least = least;
+    this.slots = [];
+    this.cursor = null;
+    this.reading = el("output", { class: "reading" });
+    this.picture = svg("svg", { role: "img", "aria-label": title });
+    this.legend = el(
+      "span",
+      { class: "legend" },
+      // The title says what a single one is.
+      series.length > 1 && series.map(({ name, draw }) => el("span", { class: `key ${draw}` }, name)),
+    );
+    host.append(
+      el("figcaption", {}, el("strong", {}, title), this.legend, this.reading),
+      this.picture,
+    );
+    host.tabIndex = 0;
+    host.addEventListener("pointermove", (event) => this.#point(event));
+    host.addEventListener("pointerleave", () => this.#at(null));
+    host.addEventListener("blur", () => this.#at(null));
+    host.addEventListener("keydown", (event) => this.#key(event));
+    new ResizeObserver(() => this.#render()).observe(this.picture);
+  }
+
+  /** Takes all slots there are, from old to new, and the span of each. */
+  show(slots, now, slotSeconds) {
+    this.slotSeconds = slotSeconds;
+    // The slot that goes on would look like a drop.
+    const end = (Math.floor(now / slotSeconds) - 1) * slotSeconds;
+    const count = WINDOW_SECONDS / slotSeconds;
+    const known = new Map(slots.map((slot) => [slot.start, slot]));
+    this.slots = Array.from({ length: count }, (_, n) => {
+      const start = end - (count - 1 - n) * slotSeconds;
+      return known.get(start) ?? { start };
+    });
+    this.#render();
+  }
+
+  #render() {
+    const width = this.picture.clientWidth;
+    if (width === 0 || this.slots.length === 0) return;
+    const values = this.series.map(({ value, holds }) => {
+      const known = this.slots.map(value);
+      return holds ? held(known, holds / this.slotSeconds) : known;
+    });
+    const most = Math.max(this.least, ...values.flat().filter((value) => value !== null));
+    const top = nice(most);
+    this.x = (n) => ((n + 0.5) * width) / this.slots.length;
+    this.y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
+    this.values = values;
+    this.picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    this.cross = svg("g", { class: "cursor" });
+    this.picture.replaceChildren(
+      ...this.#grid(width, top),
+      ...this.series.map(({ draw }, n) => DRAW[draw](values[n], this.x, this.y)),
+      this.cross,
+    );
+    this.#at(this.cursor);
+  }
+
+  #grid(width, top) {
+    const base = this.y(0);
+    const parts = [top, top / 2].map((value) =>
+      svg("g", { class: "grid" },
+        svg("line", { x1: 0, x2: width, y1: this.y(value), y2: this.y(value) }),
+        svg("text", { x: 0, y: this.y(value) + 11 }, this.format(value))),
+    );
+    parts.push(svg("line", { class: "base", x1: 0, x2: width, y1: base, y2: base }));
+    for (const minutes of [10, 5]) {
+      const x = width * (1 - (minutes * 60) / WINDOW_SECONDS);
+      parts.push(svg("text", { class: "tick", x, y: HEIGHT - 3 }, `−${minutes} min`));
+    }
+    parts.push(svg("text", { class: "tick end", x: width, y: HEIGHT - 3 }, "now"));
+    return parts;
+  }
+
+  #point(event) {
+    const box = this.picture.getBoundingClientRect();
+    const n = Math.floor(((event.clientX - box.left) / box.width) * this.slots.length);
+    this.#at(n >= 0 && n < this.slots.length ? n : null);
+  }
+
+  #key(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    const last = this.slots.length - 1;
+    this.#at(Math.min(last, Math.max(0, (this.cursor ?? last + 1) + step)));
+  }
+
+  /** Shows the values of one slot, or none. */
+  #at(n) {
+    this.cursor = n;
+    this.legend.hidden = n !== null;
+    if (n === null || this.values === undefined) {
+      setText(this.reading, "");
+      this.cross?.replaceChildren();
+      return;
+    }
+    const x = this.x(n);
+    this.cross.replaceChildren(svg("line", { x1: x, x2: x, y1: TOP, y2: this.y(0) }));
+    const texts = this.series.map(({ name }, of) => {
+      const value = this.values[of][n];
+      return `${name} ${value === null ? "–" : this.format(value)}`;
+    });
+    setText(this.reading, `${timeText(new Date(this.slots[n].start * 1000))}  ${texts.join("  ")}`);
+  }
+}
+
+/** How a series becomes shapes: its values, and where they are in the picture. */
+const DRAW = {
+  bars(values, x, y) {
+    const half = (x(1) - x(0)) / 2;
+    const path = values.map((value, n) => (value ? `M${x(n) - half},${y(0)}V${y(value)}H${x(n) + half}V${y(0)}` : ""));
+    return svg("path", { class: "bars", d: path.join("") });
+  },
+
+  /** Something happened: a mark on the base line. */
+  marks(values, x, y) {
+    const marks = values.map((value, n) => (value ? svg("circle", { cx: x(n), cy: y(0), r: 3 }) : null));
+    return svg("g", { class: "marks" }, marks);
+  },
+
+  line: (values, x, y) => svg("path", { class: "line", d: joined(values, x, y) }),
+  band: (values, x, y) => svg("path", { class: "band", d: joined(values, x, y) }),
+};
+
+/** Each value stays for some slots, until another one comes. */
+function held(values, slots) {
+  let last = null;
+  let age = 0;
+  return values.map((value) => {
+    age = value === null ? age + 1 : 0;
+    if (value !== null || age > slots) last = value;
+    return last;
+  });
+}
+
+/** A line where neighbours are known, a dot where none is. */
+function joined(values, x, y) {
+  const known = (n) => (values[n] ?? null) !== null;
+  const parts = values.map((value, n) => {
+    if (!known(n)) return "";
+    const point = `${x(n)},${y(value)}`;
+    if (known(n - 1)) return `L${point}`;
+    return known(n + 1) ? `M${point}` : `M${point}h0.01`;
+  });
+  return parts.join("");
+}
+
+/** The next of 1, 2, 5, 10, 20, … */
+function nice(value) {
+  const magnitude = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((factor) => factor * magnitude).find((end) => end >= value);
+}

@@ -1,0 +1,157 @@
+// The list: its columns in each view, its rows, moving through them by key.
+
+import { between, byId, duration, el, prose, setText, time } from "./dom.js";
+
+/** Rows that are shown at once of what this relay published. */
+export const SHOWN = 200;
+
+const event = {
+  name: "Event",
+  kind: "c-event",
+  cell: (item) => el("a", { href: `#${item.link}`, title: item.event_id }, item.event_id),
+};
+const type = { name: "Type", kind: "c-type", cell: (item) => item.event_type ?? "" };
+const committed = { name: "Committed", kind: "c-time", cell: (item) => time(item.occurred_at ?? "") };
+
+export const status = (name, text = name) => el("span", { class: `status ${name}` }, text ?? "none");
+
+/** Ages go on by themselves: `tick` brings them up to date. */
+const age = (since) => el("span", { "data-since": since }, ageText(since));
+const ageText = (since) => {
+  const ms = between(since);
+  return ms === null ? "" : duration(ms);
+};
+
+export function tick() {
+  for (const element of document.querySelectorAll("[data-since]")) {
+    setText(element, ageText(element.dataset.since));
+  }
+}
+
+const LIVES = {
+  alive: "alive",
+  silent: "silent",
+  free: "nobody has it",
+  waiting: "after its parent",
+  unknown: "looking",
+};
+
+const COLUMNS = {
+  failed: [
+    event,
+    type,
+    { name: "Failed", kind: "c-time", cell: (item) => time(item.failed_at ?? item.occurred_at ?? "") },
+    { name: "Reason", kind: "c-text", cell: (item) => prose(item.failure ?? "") },
+  ],
+  pending: [
+    event,
+    type,
+    committed,
+    { name: "Age", kind: "c-short", label: "age", cell: (item) => age(item.occurred_at) },
+    { name: "", kind: "c-wide", cell: again },
+  ],
+  published: [
+    event,
+    type,
+    { name: "Published", kind: "c-time", cell: (item) => time(item.published_at) },
+    { name: "Lag", kind: "c-short", label: "lag", cell: lag },
+    { name: "Queue", kind: "c-wide", cell: (item) => item.queue + (item.path === "sweep" ? ", by the sweeper" : "") },
+  ],
+  search: [
+    event,
+    type,
+    { name: "Status", kind: "c-status", cell: (item) => status(item.status) },
+    committed,
+    { name: "Reason", kind: "c-text", cell: (item) => prose(item.discard_reason ?? item.failure ?? "") },
+  ],
+  shards: [
+    { name: "Shard", kind: "c-event", cell: (lease) => el("span", { class: "mono", title: lease.lease }, lease.lease) },
+    { name: "Owner", kind: "c-wide", cell: (lease) => lease.owner ?? "nobody" },
+    { name: "Sign of life", kind: "c-status", cell: (lease) => status(lease.life, LIVES[lease.life]) },
+    { name: "Epoch", kind: "c-short", label: "epoch", cell: (lease) => lease.epoch },
+    { name: "Settled up to", kind: "c-time", label: "settled up to", cell: (lease) => (lease.passed ? time(lease.passed) : "") },
+  ],
+};
+
+function again(item) {
+  if (item.replayed_at) return `replay ${item.replays}`;
+  return item.retried_at ? "retried" : "";
+}
+
+function lag(item) {
+  const ms = item.occurred_at ? between(item.occurred_at, item.published_at) : null;
+  return ms === null ? "" : duration(ms);
+}
+
+export class List {
+  constructor(onOpen) {
+    this.table = byId("list");
+    this.head = this.table.tHead;
+    this.body = this.table.tBodies[0];
+    this.rows = new Map();
+    this.view = null;
+    this.body.addEventListener("click", (click) => {
+      const row = click.target.closest("tr.opens");
+      // A link does it by itself, also into another tab.
+      if (row && !click.target.closest("a") && getSelection().isCollapsed) onOpen(row.dataset.link);
+    });
+  }
+
+  /** Shows `items`, each with a `key`. Rows that stay are kept, with their focus. */
+  show(view, items) {
+    if (view !== this.view) {
+      this.view = view;
+      this.rows.clear();
+      this.table.classList.toggle("leases", view === "shards");
+      const names = COLUMNS[view].map(({ name, kind }) => el("th", { class: kind, scope: "col" }, name));
+      this.head.replaceChildren(el("tr", {}, names));
+      this.body.replaceChildren();
+    }
+    const before = this.rows;
+    this.rows = new Map();
+    for (const item of items) {
+      const text = JSON.stringify(item);
+      const known = before.get(item.key);
+      const row = known?.text === text ? known.row : this.#row(item, before.size > 0 && !known);
+      this.rows.set(item.key, { row, text });
+    }
+    this.table.hidden = items.length === 0;
+    const rows = [...this.rows.values()].map(({ row }) => row);
+    const focused = document.activeElement?.closest?.("#list tr")?.dataset.key;
+    rows.forEach((row, n) => {
+      if (this.body.children[n] !== row) this.body.insertBefore(row, this.body.children[n] ?? null);
+    });
+    while (this.body.children.length > rows.length) this.body.lastElementChild.remove();
+    if (focused !== undefined && !this.body.contains(document.activeElement)) {
+      this.rows.get(focused)?.row.querySelector("a")?.focus();
+    }
+  }
+
+  #row(item, isNew) {
+    const cells = COLUMNS[this.view].map(({ kind, label, cell }) =>
+      el("td", { class: kind, "data-label": label }, cell(item)),
+    );
+    const text = cells.at(-1).textContent;
+    if (text !== "") cells.at(-1).title = text;
+    const kinds = [item.link !== undefined && "opens", isNew && "new"].filter(Boolean).join(" ");
+    return el("tr", { class: kinds, "data-key": item.key, "data-link": item.link }, cells);
+  }
+
+  /** Marks the row of the event that is open. */
+  mark(key) {
+    for (const [known, { row }] of this.rows) row.classList.toggle("open", known === key);
+  }
+
+  /** Moves the focus by some rows. */
+  move(step) {
+    const links = [...this.body.querySelectorAll("td.c-event a")];
+    const now = links.indexOf(document.activeElement);
+    const next = now < 0 ? 0 : Math.min(links.length - 1, Math.max(0, now + step));
+    links[next]?.focus();
+  }
+
+  /** Whether someone is about to use a row, which must not move away then. */
+  get inUse() {
+    return this.body.matches(":hover") || this.body.contains(document.activeElement);
+  }
+}

@@ -1,0 +1,65 @@
+//! The shared secret of the console.
+
+use std::fmt;
+use std::str::FromStr;
+
+use subtle::ConstantTimeEq;
+
+/// Characters of a token at most.
+const MAX_TOKEN: usize = 256;
+
+/// What a person or program must know to use the console. Never printed.
+#[derive(Clone)]
+pub struct AdminToken(String);
+
+impl AdminToken {
+    /// Whether `text` is the token, in a time that tells nothing but whether
+    /// the lengths are equal.
+    pub fn is(&self, text: &str) -> bool {
+        self.0.as_bytes().ct_eq(text.as_bytes()).into()
+    }
+}
+
+impl FromStr for AdminToken {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // What an HTTP header carries as it is.
+        if text.bytes().all(|c| c.is_ascii_graphic()) && (1..=MAX_TOKEN).contains(&text.len()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!(
+                "must be 1 to {MAX_TOKEN} visible ASCII characters without spaces"
+            ))
+        }
+    }
+}
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminToken(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_is_it() {
+        let token: AdminToken = "s3cret".parse().unwrap();
+        assert!(token.is("s3cret"));
+        for wrong in ["", "s3cre", "s3cret ", "S3cret", "s3cret\0"] {
+            assert!(!token.is(wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_fits_into_a_header_and_is_never_printed() {
+        for wrong in ["", "two words", "naïve", "a\n", &"x".repeat(257)] {
+            assert!(wrong.parse::<AdminToken>().is_err(), "{wrong:?}");
+        }
+        let token: AdminToken = "s3cret".parse().unwrap();
+        assert!(!format!("{token:?}").contains("s3cret"));
+    }
+}

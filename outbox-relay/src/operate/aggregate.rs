@@ -1,0 +1,134 @@
+//! What became of an event at its consumer, as far as the aggregate's own item
+//! tells. Only for people who look: the relay knows nothing of aggregates.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::types::{AttributeValue, KeyType};
+use serde::Serialize;
+use shared::names::parse_table;
+
+use super::event::text;
+use super::{OperateError, Operator, failed};
+
+/// Which table keeps the aggregates of a type: `RELAY_AGGREGATE_TABLES`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AggregateTables(Arc<BTreeMap<String, String>>);
+
+impl AggregateTables {
+    fn table_of(&self, aggregate_type: &str) -> Option<&str> {
+        self.0.get(aggregate_type).map(String::as_str)
+    }
+}
+
+impl FromStr for AggregateTables {
+    type Err = String;
+
+    /// `order=orders,invoice=invoices`; empty for none.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+        pairs
+            .map(|pair| {
+                let (aggregate_type, table) = pair
+                    .split_once('=')
+                    .filter(|(aggregate_type, _)| !aggregate_type.trim().is_empty())
+                    .ok_or_else(|| format!("`{pair}` is not `aggregate type=table`"))?;
+                let table =
+                    parse_table(table.trim()).map_err(|reason| format!("`{pair}`: {reason}"))?;
+                Ok((aggregate_type.trim().to_owned(), table))
+            })
+            .collect::<Result<_, _>>()
+            .map(|tables| Self(Arc::new(tables)))
+    }
+}
+
+/// The aggregate's own item, in part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AggregateState {
+    pub table: String,
+    /// Its attribute `status`.
+    pub status: Option<String>,
+    /// Its attribute `updated_at`.
+    pub updated_at: Option<String>,
+    /// Why nothing is known of it.
+    pub problem: Option<String>,
+}
+
+impl Operator {
+    /// The state of an aggregate, where a table is configured for its type.
+    pub(super) async fn aggregate_state(
+        &self,
+        aggregate_type: Option<&str>,
+        aggregate_id: &str,
+    ) -> Option<AggregateState> {
+        let table = self.aggregate_tables.table_of(aggregate_type?)?;
+        let mut state = AggregateState {
+            table: table.to_owned(),
+            ..AggregateState::default()
+        };
+        match self.aggregate_item(table, aggregate_id).await {
+            Ok((status, updated_at)) => {
+                state.status = status;
+                state.updated_at = updated_at;
+            }
+            Err(error) => state.problem = Some(error.to_string()),
+        }
+        Some(state)
+    }
+
+    async fn aggregate_item(
+        &self,
+        table: &str,
+        aggregate_id: &str,
+    ) -> Result<(Option<String>, Option<String>), OperateError> {
+        let described = self
+            .dynamodb
+            .describe_table()
+            .table_name(table)
+            .send()
+            .await
+            .map_err(|error| failed(table, &error))?;
+        let keys = described
+            .table
+            .map(|table| table.key_schema.unwrap_or_default());
+        let key = match keys.as_deref() {
+            Some([key]) if key.key_type == KeyType::Hash => key.attribute_name.clone(),
+            _ => {
+                return Err(OperateError::Refused(format!(
+                    "table `{table}` has a sort key; RELAY_AGGREGATE_TABLES is for tables keyed by the aggregate's id alone"
+                )));
+            }
+        };
+        let item = self
+            .dynamodb
+            .get_item()
+            .table_name(table)
+            .key(key, AttributeValue::S(aggregate_id.to_owned()))
+            .send()
+            .await
+            .map_err(|error| failed(table, &error))?
+            .item
+            .ok_or_else(|| {
+                OperateError::NotFound(format!("`{aggregate_id}` is not in table `{table}`"))
+            })?;
+        Ok((text(&item, "status"), text(&item, "updated_at")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_name_a_type_and_a_table() {
+        let tables: AggregateTables = "order=orders, invoice=the.invoices".parse().unwrap();
+        assert_eq!(tables.table_of("order"), Some("orders"));
+        assert_eq!(tables.table_of("invoice"), Some("the.invoices"));
+        assert_eq!(tables.table_of("other"), None);
+        assert_eq!("".parse(), Ok(AggregateTables::default()));
+        for wrong in ["order", "=orders", "order=", "order=a b"] {
+            assert!(wrong.parse::<AggregateTables>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Retry, discard and replay, one event at a time. Each is one write on the
+//! condition of the state it starts from.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use serde::Serialize;
+use shared::outbox::Status;
+use shared::outbox::item::{attribute, pending_bucket};
+use shared::timestamp::Timestamp;
+
+use super::event::text;
+use super::{OperateError, Operator, failed};
+use crate::ports::EventKey;
+
+/// Bytes a reason may have: it is kept within the event's 400 KB.
+pub const MAX_REASON: usize = 1_024;
+
+/// What became of one event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Acted {
+    pub aggregate_id: String,
+    pub sequence: String,
+    /// Whether this call changed it.
+    pub changed: bool,
+    /// What it is now; `None` when there is no such event.
+    pub status: Option<String>,
+}
+
+impl Acted {
+    fn of(key: &EventKey, changed: bool, status: Option<String>) -> Self {
+        Self {
+            aggregate_id: key.aggregate_id.clone(),
+            sequence: key.sequence.clone(),
+            changed,
+            status,
+        }
+    }
+
+    /// Whether the event is now `status`.
+    pub fn is(&self, status: Status) -> bool {
+        self.status.as_deref() == Some(status.as_str())
+    }
+}
+
+impl Operator {
+    /// Makes a failed event pending again; the sweeper publishes it with its
+    /// stored trace, soon after [`Operator::request_sweep`]. An event in any
+    /// other state is left as it is.
+    pub async fn retry(&self, key: &EventKey) -> Result<Acted, OperateError> {
+        let now = Timestamp::now();
+        let whole = self
+            .update(key, Status::Failed, Status::Pending)
+            .update_expression(
+                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires",
+            )
+            .expression_attribute_names("#at", attribute::RETRIED_AT)
+            .expression_attribute_values(":at", AttributeValue::S(now.to_string()));
+        let answer = match pending(whole, key).send().await {
+            // The item is as large as an item can be. It fitted when it was
+            // pending first, so it does without the history.
+            Err(error) if error.code() == Some("ValidationException") => {
+                let bare = self
+                    .update(key, Status::Failed, Status::Pending)
+                    .update_expression(
+                        "SET #status = :status, #bucket = :bucket \
+                         REMOVE #expires, #failed_at, #failure, #attempts",
+                    )
+                    .expression_attribute_names("#failed_at", attribute::FAILED_AT)
+                    .expression_attribute_names("#failure", attribute::FAILURE)
+                    .expression_attribute_names("#attempts", attribute::ATTEMPTS);
+                pending(bare, key).send().await
+            }
+            answer => answer,
+        };
+        self.acted(key, Status::Pending, answer)
+    }
+
+    /// Gives a failed event up for good. It stays in the table with `reason`,
+    /// at most [`MAX_REASON`] bytes, and is not deleted by time.
+    pub async fn discard(&self, key: &EventKey, reason: &str) -> Result<Acted, OperateError> {
+        if reason.trim().is_empty() || reason.len() > MAX_REASON {
+            return Err(OperateError::Invalid(format!(
+                "a reason has 1 to {MAX_REASON} bytes"
+            )));
+        }
+        let answer = self
+            .update(key, Status::Failed, Status::Discarded)
+            .update_expression("SET #status = :status, #at = :at, #reason = :reason REMOVE #bucket")
+            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+            .expression_attribute_names("#at", attribute::DISCARDED_AT)
+            .expression_attribute_names("#reason", attribute::DISCARD_REASON)
+            .expression_attribute_values(":at", AttributeValue::S(Timestamp::now().to_string()))
+            .expression_attribute_values(":reason", AttributeValue::S(reason.to_owned()))
+            .send()
+            .await;
+        self.acted(key, Status::Discarded, answer)
+    }
+
+    /// Makes a published event pending again, to be sent once more on purpose.
+    /// Its message says so: see [`shared::outbox::message::REPLAY`].
+    pub async fn replay(&self, key: &EventKey) -> Result<Acted, OperateError> {
+        let request = self
+            .update(key, Status::Published, Status::Pending)
+            .update_expression(
+                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires \
+                 ADD #replays :one",
+            )
+            .expression_attribute_names("#at", attribute::REPLAYED_AT)
+            .expression_attribute_names("#replays", attribute::REPLAYS)
+            .expression_attribute_values(":at", AttributeValue::S(Timestamp::now().to_string()))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()));
+        let answer = pending(request, key).send().await;
+        self.acted(key, Status::Pending, answer)
+    }
+
+    /// Asks the instance that sweeps to do so now rather than at its next
+    /// turn; it sees the request when it renews its lease. Where no relay of
+    /// the group has come to this stream yet, the first one begins with a
+    /// sweep.
+    pub async fn request_sweep(&self) -> Result<(), OperateError> {
+        let stream = self.stream().await?;
+        let asked = self.ports.leases.ask_for_sweep(&stream).await;
+        asked.map_err(|error| OperateError::Unavailable(error.to_string()))
+    }
+
+    /// The write from one state to another; the caller adds what to set.
+    fn update(&self, key: &EventKey, from: Status, to: Status) -> UpdateItemFluentBuilder {
+        self.dynamodb
+            .update_item()
+            .table_name(&self.outbox_table)
+            .set_key(Some(item_key(key)))
+            .condition_expression("#status = :from")
+            .expression_attribute_names("#status", attribute::STATUS)
+            .expression_attribute_values(":from", AttributeValue::S(from.as_str().to_owned()))
+            .expression_attribute_values(":status", AttributeValue::S(to.as_str().to_owned()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    fn acted<T>(
+        &self,
+        key: &EventKey,
+        to: Status,
+        answer: Result<T, SdkError<UpdateItemError>>,
+    ) -> Result<Acted, OperateError> {
+        match answer {
+            Ok(_) => Ok(Acted::of(key, true, Some(to.as_str().to_owned()))),
+            Err(SdkError::ServiceError(error))
+                if error.err().is_conditional_check_failed_exception() =>
+            {
+                let item = match error.into_err() {
+                    UpdateItemError::ConditionalCheckFailedException(failed) => failed.item,
+                    _ => None,
+                };
+                let status = item.map(|item| {
+                    text(&item, attribute::STATUS).unwrap_or_else(|| "no status".to_owned())
+                });
+                Ok(Acted::of(key, false, status))
+            }
+            Err(error) => Err(failed(&self.outbox_table, &error)),
+        }
+    }
+}
+
+/// Whatever makes an event pending puts it into the index, and takes its time
+/// to live away: on a pending event that would be loss.
+fn pending(request: UpdateItemFluentBuilder, key: &EventKey) -> UpdateItemFluentBuilder {
+    request
+        .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+        .expression_attribute_names("#expires", attribute::EXPIRES_AT)
+        .expression_attribute_values(
+            ":bucket",
+            AttributeValue::S(pending_bucket(&key.aggregate_id)),
+        )
+}
+
+pub(super) fn item_key(key: &EventKey) -> HashMap<String, AttributeValue> {
+    HashMap::from([
+        (
+            attribute::AGGREGATE_ID.to_owned(),
+            AttributeValue::S(key.aggregate_id.clone()),
+        ),
+        (
+            attribute::SEQUENCE.to_owned(),
+            AttributeValue::N(key.sequence.clone()),
+        ),
+    ])
+}

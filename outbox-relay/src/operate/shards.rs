@@ -1,0 +1,359 @@
+//! Leases, and whether their owners are alive.
+//!
+//! A lease's row does not tell whether its owner lives: clocks of two machines
+//! are not compared. What tells is that `beat` changes, which a living owner
+//! does at least every third of a lease duration. So an [`Observer`] looks more
+//! than once, and judges by its own clock, as the relays do among themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use shared::timestamp::Timestamp;
+use tokio::time::Instant;
+
+use super::{OperateError, Operator, failed};
+use crate::decide::ownership::with_registered;
+use crate::metrics::seconds_between;
+use crate::ports::{Lease, LeaseError, LeaseState, SWEEPER, Shard, ShardId, StreamError};
+
+/// The stream is located again after this long: it may be another one.
+const LOCATED_FOR: Duration = Duration::from_secs(10);
+
+/// The stream's shards are listed this often at most: all readers of a stream
+/// share its few DescribeStream calls.
+const LISTED_FOR: Duration = Duration::from_secs(60);
+
+/// One row of the lease table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LeaseView {
+    /// The shard, or `sweeper`.
+    pub lease: String,
+    pub parent: Option<String>,
+    pub owner: Option<String>,
+    pub epoch: u64,
+    /// Everything up to this position is published and marked.
+    pub checkpoint: Option<String>,
+    /// Everything that was written before this time is.
+    pub passed: Option<Timestamp>,
+    /// How long ago that was, by this machine's clock. An owner at the tip of
+    /// its shard writes it every third of a lease duration.
+    pub behind_seconds: Option<f64>,
+    /// The instance that asked for the shard.
+    pub wanted_by: Option<String>,
+    pub life: Life,
+}
+
+/// What can be said of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// Its owner beat while it was observed.
+    Alive,
+    /// Not observed for long enough.
+    Unknown,
+    /// Its owner did not beat while it should have.
+    Silent,
+    /// Nobody has it.
+    Free,
+    /// Its shard starts once its parent is read to the end.
+    Waiting,
+    /// Its shard is read to the end.
+    Ended,
+    /// Its shard is no longer in the stream: nothing is left to read.
+    Gone,
+}
+
+/// What was seen of the leases at earlier looks.
+#[derive(Debug, Default)]
+pub struct Observer {
+    stream: Option<(Arc<str>, Instant)>,
+    seen: BTreeMap<ShardId, Seen>,
+    listed: Option<(Vec<Shard>, Instant)>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    epoch: u64,
+    beat: u64,
+    /// When this epoch and beat were first seen.
+    since: Instant,
+    /// They are not those of the first look.
+    moved: bool,
+}
+
+impl Observer {
+    fn note(&mut self, leases: &[Lease], now: Instant) {
+        for lease in leases {
+            let (epoch, beat) = (lease.epoch, lease.beat);
+            let seen = self.seen.entry(lease.shard.clone()).or_insert(Seen {
+                epoch,
+                beat,
+                since: now,
+                moved: false,
+            });
+            if (seen.epoch, seen.beat) != (epoch, beat) {
+                *seen = Seen {
+                    epoch,
+                    beat,
+                    since: now,
+                    moved: true,
+                };
+            }
+        }
+        let listed: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
+        self.seen.retain(|shard, _| listed.contains(shard));
+    }
+
+    /// How long the row has been as it is, as far as was observed.
+    fn unchanged_for(&self, lease: &Lease, now: Instant) -> Duration {
+        self.seen.get(&lease.shard).map_or(Duration::ZERO, |seen| {
+            now.saturating_duration_since(seen.since)
+        })
+    }
+
+    fn moved(&self, lease: &Lease) -> bool {
+        self.seen.get(&lease.shard).is_some_and(|seen| seen.moved)
+    }
+
+    /// What can be said of each of `leases`.
+    fn lives(&self, leases: &[Lease], now: Instant, silence: Duration) -> Vec<Life> {
+        let ended: BTreeMap<_, _> = leases
+            .iter()
+            .map(|lease| (&lease.shard, lease.state == LeaseState::Ended))
+            .collect();
+        let existing = self.listed.as_ref().map(|(listed, _)| {
+            let shards = with_registered(listed.clone(), leases);
+            shards
+                .into_iter()
+                .map(|shard| shard.id)
+                .collect::<BTreeSet<_>>()
+        });
+        leases
+            .iter()
+            .map(|lease| {
+                let unchanged = self.unchanged_for(lease, now);
+                let parent_ended = lease.parent.as_ref().and_then(|parent| ended.get(parent));
+                let is_gone = || {
+                    *lease.shard.0 != *SWEEPER
+                        && existing
+                            .as_ref()
+                            .is_some_and(|ids| !ids.contains(&lease.shard))
+                };
+                match &lease.owner {
+                    _ if lease.state == LeaseState::Ended => Life::Ended,
+                    None if parent_ended == Some(&false) => Life::Waiting,
+                    _ if unchanged >= silence && is_gone() => Life::Gone,
+                    None if unchanged >= silence => Life::Free,
+                    Some(_) if unchanged >= silence => Life::Silent,
+                    Some(_) if self.moved(lease) => Life::Alive,
+                    _ => Life::Unknown,
+                }
+            })
+            .collect()
+    }
+}
+
+impl Operator {
+    /// How long an owner must be watched to be called silent: a lease duration,
+    /// after which other relays take over from it, too.
+    pub fn silence(&self) -> Duration {
+        self.lease_duration
+    }
+
+    /// Looks at the leases; `observer` remembers for the next look.
+    pub async fn look(&self, observer: &mut Observer) -> Result<Vec<LeaseView>, OperateError> {
+        let now = Instant::now();
+        let stream = match &observer.stream {
+            Some((stream, at)) if now.saturating_duration_since(*at) < LOCATED_FOR => {
+                Arc::clone(stream)
+            }
+            _ => {
+                let stream = self.stream().await?;
+                if observer
+                    .stream
+                    .as_ref()
+                    .is_some_and(|(old, _)| *old != stream)
+                {
+                    *observer = Observer::default();
+                }
+                observer.stream = Some((Arc::clone(&stream), now));
+                stream
+            }
+        };
+        let leases = match self.ports.leases.list(&stream).await {
+            Ok(leases) => leases,
+            Err(error) => return Err(self.no_leases(&error).await),
+        };
+        let now = Instant::now();
+        observer.note(&leases, now);
+        let mut lives = observer.lives(&leases, now, self.silence());
+        let is_suspect = lives
+            .iter()
+            .any(|life| matches!(life, Life::Silent | Life::Free));
+        let is_listed = observer
+            .listed
+            .as_ref()
+            .is_some_and(|(_, at)| now.saturating_duration_since(*at) < LISTED_FOR);
+        if is_suspect && !is_listed {
+            // Rows of shards that are gone stay behind when no relay ran while
+            // their shards ended; without a listing they look abandoned.
+            match self.list_shards(&stream).await {
+                Ok(shards) => {
+                    observer.listed = Some((shards, now));
+                    lives = observer.lives(&leases, now, self.silence());
+                }
+                Err(error) => tracing::debug!(%error, "the stream's shards could not be listed"),
+            }
+        }
+        let wall = Timestamp::now();
+        Ok(leases
+            .iter()
+            .zip(lives)
+            .map(|(lease, life)| view(lease, life, wall))
+            .collect())
+    }
+
+    /// Why the leases cannot be read: a missing table, which relays wait for,
+    /// is for an operator to see at once.
+    async fn no_leases(&self, error: &LeaseError) -> OperateError {
+        let table = &self.leases_table;
+        let described = self.dynamodb.describe_table().table_name(table).send();
+        match described.await {
+            Err(error) => failed(table, &error),
+            Ok(_) => OperateError::Unavailable(format!(
+                "the leases in table `{table}` cannot be read: {error}"
+            )),
+        }
+    }
+
+    /// Looks until something can be said of every lease, which takes
+    /// [`Operator::silence`] at most.
+    pub async fn observe(&self, observer: &mut Observer) -> Result<Vec<LeaseView>, OperateError> {
+        let pause = (self.silence() / 20).min(Duration::from_millis(250));
+        loop {
+            let leases = self.look(observer).await?;
+            if leases.iter().all(|lease| lease.life != Life::Unknown) {
+                return Ok(leases);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The stream's ARN.
+    pub(super) async fn stream(&self) -> Result<Arc<str>, OperateError> {
+        self.ports
+            .stream
+            .locate()
+            .await
+            .map_err(|error| match error {
+                StreamError::NotFound(reason) => OperateError::Refused(reason),
+                error => OperateError::Unavailable(error.to_string()),
+            })
+    }
+
+    async fn list_shards(&self, stream: &str) -> Result<Vec<Shard>, StreamError> {
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let (shards, next) = self.ports.stream.shards(stream, after.as_ref()).await?;
+            all.extend(shards);
+            match next {
+                None => return Ok(all),
+                next => after = next,
+            }
+        }
+    }
+}
+
+fn view(lease: &Lease, life: Life, now: Timestamp) -> LeaseView {
+    let seconds = |passed: Timestamp| seconds_between(passed, now);
+    LeaseView {
+        lease: lease.shard.to_string(),
+        parent: lease.parent.as_ref().map(ToString::to_string),
+        owner: lease.owner.clone(),
+        epoch: lease.epoch,
+        checkpoint: lease.checkpoint.as_ref().map(ToString::to_string),
+        passed: lease.passed,
+        behind_seconds: lease
+            .passed
+            .filter(|_| lease.state == LeaseState::Open)
+            .map(seconds),
+        wanted_by: lease.asked.wanted_by.clone(),
+        life,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(5);
+
+    fn lease(shard: &str, owner: Option<&str>, beat: u64) -> Lease {
+        Lease {
+            owner: owner.map(str::to_owned),
+            beat,
+            ..Lease::unread(ShardId(shard.into()), None)
+        }
+    }
+
+    #[test]
+    fn an_owner_is_alive_once_it_beat_and_silent_once_it_did_not() {
+        let mut observer = Observer::default();
+        let start = Instant::now();
+        let first = [lease("a", Some("x"), 1), lease("b", Some("y"), 1)];
+        observer.note(&first, start);
+        assert_eq!(observer.lives(&first, start, SILENCE), [Life::Unknown; 2]);
+        let later = start + Duration::from_secs(4);
+        let second = [lease("a", Some("x"), 2), lease("b", Some("y"), 1)];
+        observer.note(&second, later);
+        assert_eq!(
+            observer.lives(&second, later, SILENCE),
+            [Life::Alive, Life::Unknown]
+        );
+        let end = start + SILENCE;
+        assert_eq!(
+            observer.lives(&second, end, SILENCE),
+            [Life::Alive, Life::Silent]
+        );
+    }
+
+    #[test]
+    fn a_lease_is_free_only_when_it_stays_so() {
+        let mut observer = Observer::default();
+        let start = Instant::now();
+        let free = [lease("a", None, 1)];
+        observer.note(&free, start);
+        assert_eq!(observer.lives(&free, start, SILENCE), [Life::Unknown]);
+        assert_eq!(
+            observer.lives(&free, start + SILENCE, SILENCE),
+            [Life::Free]
+        );
+    }
+
+    #[test]
+    fn a_child_waits_for_its_parent_and_an_unlisted_shard_is_gone() {
+        let mut observer = Observer::default();
+        let start = Instant::now();
+        let mut child = lease("b", None, 0);
+        child.parent = Some(ShardId("a".into()));
+        let leases = [
+            lease("a", Some("x"), 1),
+            child,
+            lease(SWEEPER, Some("x"), 1),
+        ];
+        observer.note(&leases, start);
+        let later = start + SILENCE;
+        assert_eq!(
+            observer.lives(&leases, later, SILENCE),
+            [Life::Silent, Life::Waiting, Life::Silent]
+        );
+        observer.listed = Some((Vec::new(), later));
+        assert_eq!(
+            observer.lives(&leases, later, SILENCE),
+            [Life::Gone, Life::Waiting, Life::Silent]
+        );
+    }
+}

@@ -1,0 +1,278 @@
+//! Everything at once, and whether it is well.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, Select};
+use futures::future::try_join_all;
+use serde::Serialize;
+use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
+use shared::timestamp::Timestamp;
+
+use super::event::text;
+use super::shards::{LeaseView, Life, Observer};
+use super::{OperateError, Operator, failed};
+use crate::metrics::seconds_between;
+use crate::ports::SWEEPER;
+
+/// Pages of one index partition that are counted, of up to 1 MB each. A count
+/// that would take more is given as a lower bound.
+const MAX_COUNTED_PAGES: usize = 50;
+
+/// Leases that are named in one problem; of more, the number is said.
+const MAX_NAMED: usize = 3;
+
+/// What is still well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How old a pending event may be, and how far behind a reader.
+    pub max_lag: Duration,
+    /// How many failed events may wait for an operator.
+    pub max_failed: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_lag: Duration::from_secs(60),
+            max_failed: 0,
+        }
+    }
+}
+
+/// A number of events, by the index, which lags behind the table a little.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    pub count: u64,
+    /// False: there are more, which were not counted.
+    pub exact: bool,
+}
+
+/// The state of an outbox and its relays.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StatusReport {
+    pub at: Timestamp,
+    pub healthy: bool,
+    /// What is not well, for people; empty when healthy.
+    pub problems: Vec<String>,
+    pub consumer_group: String,
+    pub pending: Count,
+    /// When the oldest pending event occurred, as its writer says.
+    pub oldest_pending: Option<String>,
+    pub oldest_pending_seconds: Option<f64>,
+    pub failed: Count,
+    /// How far the slowest reader is behind; `None` while none has read.
+    pub lag_seconds: Option<f64>,
+    /// Leases of shards that are not read to their end.
+    pub shards: Vec<LeaseView>,
+    pub shards_ended: usize,
+    pub sweeper: Option<LeaseView>,
+}
+
+impl Operator {
+    /// The state now. What is known of owners' lives is what `observer` saw;
+    /// call [`Operator::observe`] first to know of all.
+    pub async fn status(
+        &self,
+        observer: &mut Observer,
+        limits: Limits,
+    ) -> Result<StatusReport, OperateError> {
+        let (pending, oldest_pending, failed_count, leases) = tokio::join!(
+            self.count(pending_buckets().collect()),
+            self.oldest_pending(),
+            self.count_failed(),
+            self.look(observer),
+        );
+        let (pending, oldest_pending, failed) = (pending?, oldest_pending?, failed_count?);
+        let mut problems = Vec::new();
+        let at = Timestamp::now();
+        let oldest_pending_seconds = oldest_pending
+            .as_ref()
+            .and_then(|oldest| oldest.parse().ok())
+            .map(|oldest| seconds_between(oldest, at));
+        if let Some(age) = oldest_pending_seconds
+            && age > limits.max_lag.as_secs_f64()
+        {
+            problems.push(format!(
+                "the oldest pending event is {} old; {} is the limit",
+                rough(age),
+                humantime::format_duration(limits.max_lag)
+            ));
+        }
+        if failed.count > limits.max_failed {
+            problems.push(format!(
+                "{}{} failed and wait for an operator: look with `list --state failed`, then `retry` or `discard`",
+                if failed.exact { "" } else { "at least " },
+                plural(failed.count, "event has", "events have"),
+            ));
+        }
+        let leases = match leases {
+            Ok(leases) => {
+                problems.extend(self.lease_problems(&leases, limits));
+                leases
+            }
+            // Without the leases an operator still wants the rest.
+            Err(error) => {
+                problems.push(error.to_string());
+                Vec::new()
+            }
+        };
+        let (sweepers, shards): (Vec<_>, Vec<_>) =
+            leases.into_iter().partition(|lease| lease.lease == SWEEPER);
+        let all = shards.len();
+        let shards: Vec<_> = shards.into_iter().filter(is_open).collect();
+        Ok(StatusReport {
+            at,
+            healthy: problems.is_empty(),
+            problems,
+            consumer_group: self.consumer_group.clone(),
+            pending,
+            oldest_pending,
+            oldest_pending_seconds,
+            failed,
+            lag_seconds: shards
+                .iter()
+                .filter_map(|lease| lease.behind_seconds)
+                .max_by(f64::total_cmp),
+            shards_ended: all - shards.len(),
+            shards,
+            sweeper: sweepers.into_iter().next(),
+        })
+    }
+
+    /// How many events have failed.
+    pub async fn count_failed(&self) -> Result<Count, OperateError> {
+        self.count(vec![FAILED_BUCKET.to_owned()]).await
+    }
+
+    fn lease_problems(&self, leases: &[LeaseView], limits: Limits) -> Vec<String> {
+        let group = &self.consumer_group;
+        if leases.is_empty() {
+            return vec![format!(
+                "no relay of the group `{group}` has come to this stream yet"
+            )];
+        }
+        let named = |is: &dyn Fn(&LeaseView) -> bool| {
+            let found: Vec<_> = leases.iter().filter(|lease| is(lease)).collect();
+            (!found.is_empty()).then(|| names(&found))
+        };
+        let watched = humantime::format_duration(self.silence());
+        let max_lag = limits.max_lag.as_secs_f64();
+        let is_behind = |lease: &LeaseView| {
+            lease.life == Life::Alive && lease.behind_seconds.is_some_and(|by| by > max_lag)
+        };
+        let by = leases
+            .iter()
+            .filter(|lease| is_behind(lease))
+            .filter_map(|lease| lease.behind_seconds)
+            .max_by(f64::total_cmp)
+            .unwrap_or_default();
+        [
+            named(&|lease| lease.life == Life::Silent)
+                .map(|names| format!("the owner of {names} gave no sign of life for {watched}")),
+            named(&|lease| lease.life == Life::Free)
+                .map(|names| format!("nobody took {names} for {watched}")),
+            named(&is_behind).map(|names| {
+                format!(
+                    "the reader of {names} is {} behind; {} is the limit",
+                    rough(by),
+                    humantime::format_duration(limits.max_lag)
+                )
+            }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// When the oldest pending event occurred.
+    async fn oldest_pending(&self) -> Result<Option<String>, OperateError> {
+        let firsts = try_join_all(pending_buckets().map(|bucket| async move {
+            let answer = self
+                .dynamodb
+                .query()
+                .table_name(&self.outbox_table)
+                .index_name(BY_STATE_INDEX)
+                .key_condition_expression("#bucket = :bucket")
+                .projection_expression("#at")
+                .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+                .expression_attribute_names("#at", attribute::OCCURRED_AT)
+                .expression_attribute_values(":bucket", AttributeValue::S(bucket))
+                .limit(1)
+                .send()
+                .await
+                .map_err(|error| failed(&self.outbox_table, &error))?;
+            let first = answer.items.unwrap_or_default().into_iter().next();
+            Ok::<_, OperateError>(first.and_then(|item| text(&item, attribute::OCCURRED_AT)))
+        }));
+        Ok(firsts.await?.into_iter().flatten().min())
+    }
+
+    async fn count(&self, partitions: Vec<String>) -> Result<Count, OperateError> {
+        let counts = partitions
+            .into_iter()
+            .map(|partition| self.count_one(partition));
+        Ok(try_join_all(counts).await?.into_iter().fold(
+            Count {
+                count: 0,
+                exact: true,
+            },
+            |sum, part| Count {
+                count: sum.count + part.count,
+                exact: sum.exact && part.exact,
+            },
+        ))
+    }
+
+    async fn count_one(&self, partition: String) -> Result<Count, OperateError> {
+        let mut pages = self
+            .dynamodb
+            .query()
+            .table_name(&self.outbox_table)
+            .index_name(BY_STATE_INDEX)
+            .select(Select::Count)
+            .key_condition_expression("#bucket = :bucket")
+            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+            .expression_attribute_values(":bucket", AttributeValue::S(partition))
+            .into_paginator()
+            .send();
+        let mut count = 0;
+        for _ in 0..MAX_COUNTED_PAGES {
+            let Some(page) = pages.next().await else {
+                return Ok(Count { count, exact: true });
+            };
+            let page = page.map_err(|error| failed(&self.outbox_table, &error))?;
+            count += u64::try_from(page.count).unwrap_or_default();
+        }
+        Ok(Count {
+            count,
+            exact: pages.next().await.is_none(),
+        })
+    }
+}
+
+fn is_open(lease: &LeaseView) -> bool {
+    !matches!(lease.life, Life::Ended | Life::Gone)
+}
+
+fn names(leases: &[&LeaseView]) -> String {
+    let name = |lease: &&LeaseView| match lease.owner.as_deref() {
+        Some(owner) => format!("{} ({owner})", lease.lease),
+        None => lease.lease.clone(),
+    };
+    let mut names: Vec<_> = leases.iter().take(MAX_NAMED).map(name).collect();
+    if leases.len() > MAX_NAMED {
+        names.push(format!("{} more", leases.len() - MAX_NAMED));
+    }
+    names.join(", ")
+}
+
+fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// Seconds as people say them.
+fn rough(seconds: f64) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(
+        Duration::from_secs_f64(seconds).as_secs(),
+    ))
+}

@@ -1,0 +1,123 @@
+//! Looking at an event, retrying and discarding it.
+
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::{Console, detail, failed, name};
+use crate::support::{Stage, event, ids, string, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_event_is_found_retried_and_published() {
+    let stage = Stage::new().await;
+    // Its type had no route when it failed.
+    let mut item = failed("o-1", 1, "no route matches the event type");
+    item.insert(
+        "traceparent".to_owned(),
+        text("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    );
+    stage.put(item).await;
+    let jaeger = [("JAEGER_UI_URL", "http://jaeger.example:16686/")];
+    let console = Console::on(stage, &jaeger, None).await;
+
+    let listed = console.json("/api/events?state=failed").await;
+    assert_eq!(listed["events"][0]["event_id"], "o-1:1");
+    assert_eq!(
+        listed["events"][0]["failure"],
+        "no route matches the event type"
+    );
+    assert!(listed["events"][0]["payload"].is_null(), "{listed}");
+
+    let shown = console.json("/api/event?aggregate_id=o-1&sequence=1").await;
+    assert_eq!(shown["payload"], r#"{"n":1}"#);
+    assert_eq!(
+        shown["trace_url"],
+        "http://jaeger.example:16686/trace/0af7651916cd43dd8448eb211c80319c"
+    );
+
+    let acted = console.post("/api/retry", &name("o-1", 1)).await;
+    assert_eq!(acted.status(), StatusCode::OK);
+    let acted: serde_json::Value = acted.json().await.unwrap();
+    assert_eq!(
+        (&acted["changed"], &acted["status"]),
+        (&json!(true), &json!("PENDING"))
+    );
+    console.stage.until_status("o-1", 1, "PUBLISHED").await;
+    assert_eq!(
+        ids(&console.stage.receive("order-events", 1).await),
+        ["o-1:1"]
+    );
+
+    let shown = console.json("/api/event?aggregate_id=o-1&sequence=1").await;
+    let steps: Vec<_> = shown["timeline"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|moment| moment["step"].as_str().unwrap())
+        .collect();
+    assert_eq!(steps, ["committed", "failed", "retried", "published"]);
+
+    // Once more: it is not failed any more, and is not sent again.
+    let again = console.post("/api/retry", &name("o-1", 1)).await;
+    let again: serde_json::Value = again.json().await.unwrap();
+    assert_eq!(
+        (&again["changed"], &again["status"]),
+        (&json!(false), &json!("PUBLISHED"))
+    );
+    let listed = console.json("/api/events?state=failed").await;
+    assert_eq!(listed["events"], json!([]));
+    assert!(console.stage.receive("order-events", 0).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_event_stays_with_its_reason() {
+    let console = Console::open(&[]).await;
+    console.stage.put(failed("o-1", 1, "broken")).await;
+    let discard = |reason: String| {
+        let mut body = name("o-1", 1);
+        body["reason"] = json!(reason);
+        body
+    };
+    for reason in [String::new(), "  ".to_owned(), "x".repeat(2_000)] {
+        let answer = console.post("/api/discard", &discard(reason)).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert!(detail(answer).await.contains("reason"));
+    }
+    let answer = console
+        .post("/api/discard", &discard(" sent by hand ".to_owned()))
+        .await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let stored = console.stage.event("o-1", 1).await;
+    assert_eq!(string(&stored, "status"), Some("DISCARDED"));
+    assert_eq!(string(&stored, "discard_reason"), Some("sent by hand"));
+    assert_eq!(string(&stored, "payload"), Some(r#"{"n":1}"#));
+    assert!(!stored.contains_key("state_bucket"), "{stored:?}");
+
+    let found = console.json("/api/search?q=o-1").await;
+    assert_eq!(found["events"][0]["status"], "DISCARDED");
+    let answer = console.post("/api/retry", &name("o-1", 1)).await;
+    let acted: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(acted["changed"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_found_by_its_id_and_an_event_by_its_own() {
+    let console = Console::open(&[]).await;
+    console
+        .stage
+        .put_all(vec![event("o:1", 1), event("o:1", 2), event("o-2", 1)])
+        .await;
+    console.stage.until_count("PUBLISHED", 3).await;
+    for (query, expected) in [
+        ("o:1", vec!["o:1:1", "o:1:2"]),
+        ("%20o-2%20", vec!["o-2:1"]),
+        ("o:1:2", vec!["o:1:2"]),
+    ] {
+        let found = console.json(&format!("/api/search?q={query}")).await;
+        let events = found["events"].as_array().unwrap();
+        let ids: Vec<_> = events
+            .iter()
+            .map(|event| event["event_id"].as_str().unwrap())
+            .collect();
+        assert_eq!(ids, expected);
+    }
+}

@@ -1,0 +1,74 @@
+//! 100,000 failed events.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+
+use super::{Console, failed, name};
+use crate::support::Stage;
+
+const FAILED: u64 = 100_000;
+
+/// A page is one Query of one page, whatever lies behind it. Many times what it
+/// takes on an idle machine.
+const PROMPT: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_failed_events_are_read_page_by_page() {
+    let stage = Stage::new().await;
+    for chunk in 0..100 {
+        let per_chunk = FAILED / 100;
+        let items = (0..per_chunk)
+            .map(|n| {
+                failed(
+                    &format!("o-{:06}", chunk * per_chunk + n),
+                    1,
+                    "for the test",
+                )
+            })
+            .collect();
+        stage.put_all(items).await;
+    }
+    let console = Console::on(stage, &[], None).await;
+
+    let mut seen = HashSet::new();
+    let mut after = None::<String>;
+    for _ in 0..10 {
+        let mut query = vec![("state", "failed".to_owned()), ("limit", "500".to_owned())];
+        query.extend(after.map(|after| ("after", after)));
+        let started = Instant::now();
+        let request = console
+            .http
+            .get(console.relay.url("/api/events"))
+            .query(&query);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let page: serde_json::Value = answer.json().await.unwrap();
+        let took = started.elapsed();
+        assert!(took < PROMPT, "{took:?}");
+        let events = page["events"].as_array().unwrap();
+        seen.extend(
+            events
+                .iter()
+                .map(|event| event["event_id"].as_str().unwrap().to_owned()),
+        );
+        after = page["next"].as_str().map(str::to_owned);
+    }
+    assert_eq!(seen.len(), 5_000);
+    assert!(after.is_some());
+
+    // Counting them all takes longer, and holds nothing up.
+    let mut live = console.live().await;
+    live.until("failed", |list| {
+        list["events"]
+            .as_array()
+            .is_some_and(|events| events.len() == 50)
+    })
+    .await;
+    let status = live.until("status", |_| true).await;
+    assert_eq!(status["failed"]["count"], FAILED, "{status}");
+    let acted = console.post("/api/retry", &name("o-000000", 1)).await;
+    assert_eq!(acted.status(), StatusCode::OK);
+    console.stage.until_status("o-000000", 1, "PUBLISHED").await;
+}

@@ -1,0 +1,161 @@
+//! The console as its page uses it: over HTTP, with and without a token.
+
+mod access;
+mod actions;
+mod away;
+mod bad_input;
+mod live;
+mod many;
+
+use local_cloud::testing::Service;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{DEADLINE, Item, Stage, event, text};
+
+const TOKEN: &str = "s3cret-of-this-relay";
+
+/// A relay with a console, and a browser's part.
+struct Console {
+    stage: Stage,
+    relay: Service,
+    http: reqwest::Client,
+    token: Option<&'static str>,
+}
+
+impl Console {
+    /// On loopback, without a token.
+    async fn open(environment: &[(&str, &str)]) -> Self {
+        Self::on(Stage::new().await, environment, None).await
+    }
+
+    async fn with_token() -> Self {
+        let environment = [("RELAY_ADMIN_TOKEN", TOKEN)];
+        Self::on(Stage::new().await, &environment, Some(TOKEN)).await
+    }
+
+    async fn on(stage: Stage, environment: &[(&str, &str)], token: Option<&'static str>) -> Self {
+        let quick = [
+            ("RELAY_SWEEP_INTERVAL", "200ms"),
+            ("RELAY_SWEEP_AFTER", "100ms"),
+        ];
+        let environment: Vec<_> = quick.iter().chain(environment).copied().collect();
+        Self {
+            relay: stage.relay(&environment).await,
+            stage,
+            http: reqwest::Client::new(),
+            token,
+        }
+    }
+
+    /// With the token, where there is one.
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        let request = self.http.get(self.relay.url(path));
+        self.authorized(request).send().await.unwrap()
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Response {
+        let request = self.http.post(self.relay.url(path)).json(body);
+        self.authorized(request).send().await.unwrap()
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.json().await.unwrap()
+    }
+
+    async fn live(&self) -> Live {
+        let response = self.get("/api/live").await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Live::new(response)
+    }
+}
+
+/// Server-sent events.
+struct Live {
+    response: Response,
+    text: String,
+}
+
+impl Live {
+    fn new(response: Response) -> Self {
+        Self {
+            response,
+            text: String::new(),
+        }
+    }
+
+    /// The next event: its name and data.
+    async fn next(&mut self) -> (String, Value) {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let part = |prefix: &str| event.lines().find_map(|line| line.strip_prefix(prefix));
+                let name = part("event: ").unwrap().to_owned();
+                let data = serde_json::from_str(part("data: ").unwrap()).unwrap();
+                self.text = rest.to_owned();
+                return (name, data);
+            }
+            let chunk = self.response.chunk().await.unwrap().expect("the end");
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// The first `name` that is as wanted.
+    async fn until(&mut self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let found = tokio::time::timeout(DEADLINE, async {
+            loop {
+                let (got, data) = self.next().await;
+                if got == name {
+                    if is_it(&data) {
+                        return data;
+                    }
+                    last = data;
+                }
+            }
+        });
+        match found.await {
+            Ok(data) => data,
+            Err(_) => panic!("no such {name}; the last was {last}"),
+        }
+    }
+}
+
+/// A key, as the API takes it.
+fn name(aggregate_id: &str, sequence: u64) -> Value {
+    json!({ "aggregate_id": aggregate_id, "sequence": sequence.to_string() })
+}
+
+/// An event that was quarantined.
+fn failed(aggregate_id: &str, sequence: u64, reason: &str) -> Item {
+    let mut item = event(aggregate_id, sequence);
+    let at = shared::timestamp::Timestamp::now();
+    for (attribute, value) in [
+        ("status", "FAILED".to_owned()),
+        ("state_bucket", "FAILED".to_owned()),
+        ("failure", reason.to_owned()),
+        ("failed_at", at.to_string()),
+    ] {
+        item.insert(attribute.to_owned(), text(value));
+    }
+    item
+}
+
+/// The sentence of an error.
+async fn detail(answer: Response) -> String {
+    assert_eq!(
+        answer.headers()["content-type"],
+        "application/problem+json",
+        "{answer:?}"
+    );
+    let body: Value = answer.json().await.unwrap();
+    body["detail"].as_str().unwrap().to_owned()
+}

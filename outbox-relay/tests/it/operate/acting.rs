@@ -1,0 +1,221 @@
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{failed, published, with};
+use crate::support::{Stage, event, ids, string, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_event_is_published_in_its_trace_and_others_stay() {
+    let stage = Stage::new().await;
+    let _relay = stage.quick_relay("relay-1").await;
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    stage
+        .put(with(
+            failed("o-1", 1, "refused"),
+            "traceparent",
+            traceparent,
+        ))
+        .await;
+    stage.put(failed("o-2", 1, "refused")).await;
+    let ran = stage.operate(&["retry", "o-1:1"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("retried"), "{ran:?}");
+    let item = stage.until_status("o-1", 1, "PUBLISHED").await;
+    assert!(item.contains_key("retried_at"));
+    assert_eq!(
+        string(&item, "failure"),
+        Some("refused"),
+        "its history is kept"
+    );
+    assert!(!item.contains_key("state_bucket"));
+    let messages = stage.receive("order-events", 1).await;
+    assert_eq!(ids(&messages), ["o-1:1"]);
+    let attributes = messages[0].message_attributes().unwrap();
+    assert_eq!(attributes["traceparent"].string_value(), Some(traceparent));
+    assert!(!attributes.contains_key("replay"));
+    assert_eq!(
+        string(&stage.event("o-2", 1).await, "status"),
+        Some("FAILED")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retrying_what_is_not_failed_changes_nothing_and_says_so() {
+    let stage = Stage::without_queue().await;
+    stage.put(event("pending", 1)).await;
+    stage.put(published("done", 1)).await;
+    stage.put(failed("bad", 1, "x")).await;
+    let before = (
+        stage.event("pending", 1).await,
+        stage.event("done", 1).await,
+    );
+    let again = stage
+        .operate(&["retry", "pending:1", "done:1", "-o", "json"])
+        .await;
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let events = again.json()["events"].clone();
+    assert_eq!(
+        (&events[0]["changed"], &events[0]["status"]),
+        (&false.into(), &"PENDING".into())
+    );
+    assert_eq!(
+        (&events[1]["changed"], &events[1]["status"]),
+        (&false.into(), &"PUBLISHED".into())
+    );
+    let after = (
+        stage.event("pending", 1).await,
+        stage.event("done", 1).await,
+    );
+    assert_eq!(before, after);
+    // One unknown id does not keep the others from it.
+    let mixed = stage.operate(&["retry", "nobody:1", "bad:1"]).await;
+    assert_eq!(mixed.code, Some(1), "{mixed:?}");
+    assert!(
+        mixed.stdout.contains("no event or aggregate `nobody:1`"),
+        "{mixed:?}"
+    );
+    assert_eq!(
+        string(&stage.event("bad", 1).await, "status"),
+        Some("PENDING")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_failed_events_with_a_reason_are_retried_and_the_others_not() {
+    let stage = Stage::without_queue().await;
+    for n in 0..5 {
+        stage
+            .put(failed(&format!("route-{n}"), 1, "no route matches"))
+            .await;
+    }
+    stage.put(failed("json", 1, "`payload` is not JSON")).await;
+    let ran = stage
+        .operate(&["retry", "--all-failed", "--reason", "no route"])
+        .await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "5 retried\n"),
+        "{ran:?}"
+    );
+    assert_eq!(stage.count("PENDING").await, 5);
+    assert_eq!(stage.count("FAILED").await, 1);
+    let away = [("OUTBOX_TABLE", "nowhere")];
+    let ran = stage.operate_with(&away, &["retry", "--all-failed"]).await;
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    for wrong in [
+        &["retry"][..],
+        &["retry", "a:1", "--all-failed"],
+        &["retry", "a:1", "--reason", "x"],
+    ] {
+        assert_eq!(stage.operate(wrong).await.code, Some(64), "{wrong:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_too_full_for_its_history_is_retried_without_it() {
+    let stage = Stage::without_queue().await;
+    let mut full = failed("full", 1, "x");
+    let others: usize = full
+        .iter()
+        .map(|(name, value)| name.len() + value.as_s().map_or(2, String::len))
+        .sum();
+    // DynamoDB takes 400 KiB; `retried_at` and its time are 34 bytes.
+    let filler = 400 * 1024 - others - "filler".len() - 10;
+    full.insert("filler".to_owned(), text("x".repeat(filler)));
+    stage.put(full).await;
+    let ran = stage.operate(&["retry", "full:1"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let item = stage.event("full", 1).await;
+    assert_eq!(string(&item, "status"), Some("PENDING"));
+    assert!(
+        string(&item, "state_bucket")
+            .unwrap()
+            .starts_with("PENDING#")
+    );
+    assert!(!item.contains_key("failure"), "it made room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_event_is_kept_with_its_reason_and_never_sent() {
+    let stage = Stage::new().await;
+    stage.put(failed("o-1", 1, "refused")).await;
+    stage.put(event("pending", 1)).await;
+    let ran = stage
+        .operate(&["discard", "o-1:1", "--reason", "sent by hand"])
+        .await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let item = stage.event("o-1", 1).await;
+    assert_eq!(string(&item, "status"), Some("DISCARDED"));
+    assert_eq!(string(&item, "discard_reason"), Some("sent by hand"));
+    assert!(item.contains_key("payload") && item.contains_key("discarded_at"));
+    assert!(!item.contains_key("state_bucket") && !item.contains_key("expires_at"));
+    let again = stage
+        .operate(&["discard", "o-1:1", "--reason", "again"])
+        .await;
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert_eq!(stage.event("o-1", 1).await, item, "the first reason stays");
+    let pending = stage
+        .operate(&["discard", "pending:1", "--reason", "x"])
+        .await;
+    assert_eq!(pending.code, Some(1), "{pending:?}");
+    assert!(pending.stdout.contains("it is PENDING"), "{pending:?}");
+    let retried = stage.operate(&["retry", "o-1:1"]).await;
+    assert_eq!(retried.code, Some(1), "{retried:?}");
+    assert!(retried.stdout.contains("it is DISCARDED"), "{retried:?}");
+    for wrong in [
+        &["discard", "o-1:1"][..],
+        &["discard", "o-1:1", "--reason", " "],
+    ] {
+        assert_eq!(stage.operate(wrong).await.code, Some(64), "{wrong:?}");
+    }
+    // The next event of its aggregate does not wait for it.
+    let _relay = stage.quick_relay("relay-1").await;
+    stage.put(event("o-1", 2)).await;
+    stage.until_status("o-1", 2, "PUBLISHED").await;
+    let mut sent = ids(&stage.receive("order-events", 2).await);
+    sent.sort();
+    assert_eq!(sent, ["o-1:2", "pending:1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_sends_published_events_again_and_says_so() {
+    let stage = Stage::new().await;
+    for sequence in [1, 2, 4] {
+        stage.put(published("o-1", sequence)).await;
+    }
+    stage.put(failed("o-1", 3, "x")).await;
+    let _relay = stage.quick_relay("relay-1").await;
+    let unasked = stage.operate(&["replay", "--aggregate", "o-1"]).await;
+    assert_eq!(unasked.code, Some(64), "{unasked:?}");
+    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
+    let arguments = [
+        "replay",
+        "--aggregate",
+        "o-1",
+        "--from-sequence",
+        "2",
+        "--yes",
+    ];
+    let ran = stage.operate(&arguments).await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "2 replayed, 1 were not published\n"),
+        "{ran:?}"
+    );
+    let messages = stage.receive("order-events", 2).await;
+    assert_eq!(ids(&messages), ["o-1:2", "o-1:4"]);
+    for message in &messages {
+        let attributes = message.message_attributes().unwrap();
+        assert_eq!(attributes["replay"].string_value(), Some("1"));
+    }
+    let item = stage.until_status("o-1", 4, "PUBLISHED").await;
+    assert_eq!(item["replays"], AttributeValue::N("1".to_owned()));
+    assert_ne!(
+        item["expires_at"],
+        AttributeValue::N("4102444800".to_owned())
+    );
+    assert!(!stage.event("o-1", 1).await.contains_key("replays"));
+    let unknown = stage
+        .operate(&["replay", "--aggregate", "nobody", "--yes"])
+        .await;
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+}

@@ -1,0 +1,260 @@
+use std::process::{Command, Stdio};
+
+use super::{failed, published, with};
+use crate::support::{RELAY, Stage, event, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pending_or_failed_is_listed_the_oldest_first() {
+    let stage = Stage::without_queue().await;
+    stage.put(event("young", 1)).await;
+    stage
+        .put(failed("broken", 1, "`payload` is not JSON"))
+        .await;
+    stage
+        .put(with(
+            event("old", 1),
+            "occurred_at",
+            "2026-01-01T00:00:00.000Z",
+        ))
+        .await;
+    stage.put(published("done", 1)).await;
+    let all = stage.operate(&["list"]).await;
+    assert_eq!(all.code, Some(0), "{all:?}");
+    assert_eq!(all.first_column(), ["old:1", "broken:1", "young:1"]);
+    assert!(all.stdout.contains("`payload` is not JSON"), "{all:?}");
+    assert!(!all.stdout.contains('\u{1b}'), "a pipe has no colours");
+    for (arguments, expected) in [
+        (&["--state", "failed"][..], &["broken:1"][..]),
+        (&["--state", "pending", "--newest"], &["young:1", "old:1"]),
+        (&["--since", "1h"], &["young:1"]),
+        (
+            &["--since", "2026-01-31T00:00:00Z"],
+            &["broken:1", "young:1"],
+        ),
+        (&["--reason", "not JSON"], &["broken:1"]),
+        (
+            &["--type", "order.*", "--limit", "2"],
+            &["old:1", "broken:1"],
+        ),
+        (&["--type", "stock.*"], &[]),
+        (
+            &["--state", "published", "--aggregate", "done"],
+            &["done:1"],
+        ),
+        (&["--state", "published", "--scan"], &["done:1"]),
+        (&["--aggregate", "unknown"], &[]),
+    ] {
+        let ran = stage.operate(&[&["list"], arguments].concat()).await;
+        assert_eq!(ran.code, Some(0), "{arguments:?} {ran:?}");
+        assert_eq!(ran.first_column(), expected, "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_hold_every_event_once_and_in_order() {
+    let stage = Stage::without_queue().await;
+    // Two of each time, over all partitions of the index.
+    let items = (0..60).map(|n| {
+        let at = format!("2026-01-01T00:00:{:02}.000Z", n / 2);
+        with(event(&format!("a-{n}"), 1), "occurred_at", &at)
+    });
+    stage.put_all(items.collect()).await;
+    let mut seen = Vec::new();
+    let mut next = None::<String>;
+    loop {
+        let mut arguments = vec!["list", "--output", "json", "--limit", "7"];
+        if let Some(next) = &next {
+            arguments.extend(["--after", next]);
+        }
+        let page = stage.operate(&arguments).await.json();
+        for event in page["events"].as_array().unwrap() {
+            let text = |name: &str| event[name].as_str().unwrap().to_owned();
+            seen.push((text("occurred_at"), text("event_id")));
+        }
+        match page["next"].as_str() {
+            Some(more) => next = Some(more.to_owned()),
+            None => break,
+        }
+    }
+    assert!(seen.is_sorted_by_key(|(at, _)| at.clone()), "{seen:?}");
+    seen.sort_by(|(_, a), (_, b)| a.cmp(b));
+    seen.dedup();
+    assert_eq!(seen.len(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_is_shown_whole() {
+    let stage = Stage::without_queue().await;
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut item = with(
+        failed("o-1", 1, "no route matches"),
+        "traceparent",
+        traceparent,
+    );
+    item.insert("payload".to_owned(), text(r#"{"a":{"b":1.50}}"#));
+    item.insert("tenant".to_owned(), text("blue"));
+    stage.put(item).await;
+    stage
+        .put(with(failed("o-2", 9, "x"), "event_id", "an-id-of-its-own"))
+        .await;
+    let jaeger = [("JAEGER_UI_URL", "http://jaeger.example/")];
+    let shown = stage.operate_with(&jaeger, &["show", "o-1:1"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    for part in [
+        "no route matches",
+        "http://jaeger.example/trace/0af7651916cd43dd8448eb211c80319c\n",
+        "{\n  \"a\": {\n    \"b\": 1.50\n  }\n}",
+        "2026-01-31T08:15:30.000Z  committed",
+        "2026-01-31T08:15:31.000Z  failed",
+        "blue",
+    ] {
+        assert!(
+            shown.stdout.contains(part),
+            "{part} is not in\n{}",
+            shown.stdout
+        );
+    }
+    let by_aggregate = stage.operate_with(&jaeger, &["show", "o-1"]).await;
+    assert_eq!(
+        by_aggregate.stdout, shown.stdout,
+        "an aggregate of one event"
+    );
+    let json = stage
+        .operate(&["show", "o-1:1", "--output", "json"])
+        .await
+        .json();
+    assert_eq!(json["kind"], "event");
+    assert_eq!(json["payload"], r#"{"a":{"b":1.50}}"#);
+    assert_eq!(json["other"]["tenant"], "blue");
+    let own = stage
+        .operate(&["show", "an-id-of-its-own", "--output", "json"])
+        .await;
+    assert_eq!(own.json()["aggregate_id"], "o-2", "{own:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aggregate_is_shown_with_what_its_consumer_made_of_it() {
+    let stage = Stage::without_queue().await;
+    let orders = shared::provision::Table::orders("orders");
+    shared::provision::tables(&stage.dynamodb, [orders])
+        .await
+        .unwrap();
+    stage
+        .dynamodb
+        .put_item()
+        .table_name("orders")
+        .item("order_id", text("o-1"))
+        .item("status", text("PROCESSED"))
+        .item("updated_at", text("2026-01-31T08:15:32.000Z"))
+        .send()
+        .await
+        .unwrap();
+    stage.put(published("o-1", 1)).await;
+    let tables = [("RELAY_AGGREGATE_TABLES", "order=orders")];
+    let shown = stage.operate_with(&tables, &["show", "o-1"]).await;
+    assert!(
+        shown
+            .stdout
+            .contains("2026-01-31T08:15:32.000Z  processed  PROCESSED"),
+        "{shown:?}"
+    );
+    stage.put(published("o-1", 2)).await;
+    let history = stage
+        .operate_with(&tables, &["show", "o-1", "-o", "json"])
+        .await
+        .json();
+    assert_eq!(history["kind"], "aggregate");
+    assert_eq!(history["events"].as_array().unwrap().len(), 2);
+    assert_eq!(history["state"]["status"], "PROCESSED");
+    let missing = [("RELAY_AGGREGATE_TABLES", "order=nowhere")];
+    let shown = stage.operate_with(&missing, &["show", "o-1:1"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(
+        shown.stdout.contains("`nowhere` does not exist"),
+        "{shown:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_shown_is_explained() {
+    let stage = Stage::without_queue().await;
+    for (environment, arguments, code, words) in [
+        (
+            &[][..],
+            &["show", "nobody:1"][..],
+            1,
+            "no event or aggregate `nobody:1`",
+        ),
+        (
+            &[],
+            &["list", "--state", "gone"],
+            64,
+            "pending, failed, published or discarded",
+        ),
+        (&[], &["list", "--state", "published"], 64, "--scan"),
+        (&[], &["list", "--since", "yesterday"], 64, "15m"),
+        (&[], &["list", "--type", "a*b"], 64, "order.*"),
+        (&[], &["list", "--limit", "0"], 64, "--limit"),
+        (&[], &["list", "--after", "nonsense"], 64, "goes on"),
+        (
+            &[],
+            &["list", "--after", r#"{"FAILED":"Nowhere"}"#],
+            64,
+            "goes on",
+        ),
+        (&[], &["frobnicate"], 64, "frobnicate"),
+        (
+            &[("OUTBOX_TABLE", "nowhere")],
+            &["list"],
+            69,
+            "table `nowhere` does not exist",
+        ),
+        (&[("LEASES_TABLE", "nowhere")], &["shards"], 69, "nowhere"),
+        (
+            &[("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1")],
+            &["list"],
+            69,
+            "DynamoDB does not answer",
+        ),
+    ] {
+        let ran = stage.operate_with(environment, arguments).await;
+        assert_eq!(ran.code, Some(code), "{arguments:?} {ran:?}");
+        let last = ran.stderr.trim_end().lines().last().unwrap_or_default();
+        assert!(last.contains(words), "{arguments:?} {ran:?}");
+        assert!(last.len() < 500, "{last}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_has_seen_enough_is_no_error() {
+    let stage = Stage::without_queue().await;
+    // More than a pipe takes.
+    let payload = format!("\"{}\"", "x".repeat(390_000));
+    stage
+        .put(with(failed("large", 1, "x"), "payload", &payload))
+        .await;
+    let mut child = Command::new(RELAY)
+        .args(["show", "large:1"])
+        .envs(stage.cloud.env())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let ended = ended.await.unwrap().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
+    let whole = stage.operate(&["show", "large:1"]).await;
+    assert!(whole.stdout.ends_with(&format!("{payload}\n")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_shell_has_completions() {
+    let stage = Stage::without_queue().await;
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = stage.operate(&["completions", shell]).await;
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.stdout.contains("all-failed"), "{shell}");
+    }
+}

@@ -1,0 +1,115 @@
+//! The operator's commands, as a person or a script runs them.
+
+mod acting;
+mod health;
+mod listing;
+mod many;
+mod terminal;
+
+use std::process::Stdio;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use local_cloud::testing::Service;
+use serde_json::Value;
+
+use crate::support::{Item, RELAY, Stage, event, text};
+
+/// A relay that sweeps often, so that what is pending again goes out at once,
+/// and whose leases end soon.
+const QUICK: [(&str, &str); 3] = [
+    ("RELAY_SWEEP_INTERVAL", "300ms"),
+    ("RELAY_SWEEP_AFTER", "100ms"),
+    ("RELAY_LEASE_DURATION", "1s"),
+];
+
+/// What a command came to.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The first words of each line of a table.
+    fn first_column(&self) -> Vec<&str> {
+        let rows = self.stdout.lines().skip(1);
+        rows.filter_map(|row| row.split_whitespace().next())
+            .collect()
+    }
+}
+
+impl Stage {
+    /// Runs `outbox-relay` with `arguments`, its output in pipes.
+    async fn operate(&self, arguments: &[&str]) -> Ran {
+        self.operate_with(&[], arguments).await
+    }
+
+    async fn operate_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+        let output = tokio::process::Command::new(RELAY)
+            .args(arguments)
+            .envs(self.cloud.env())
+            .env("RELAY_LEASE_DURATION", "1s")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    async fn quick_relay(&self, name: &str) -> Service {
+        let mut environment = QUICK.to_vec();
+        environment.push(("RELAY_INSTANCE_ID", name));
+        self.relay(&environment).await
+    }
+}
+
+/// An event that was quarantined.
+fn failed(aggregate_id: &str, sequence: u64, failure: &str) -> Item {
+    let mut item = event(aggregate_id, sequence);
+    for (name, value) in [
+        ("status", "FAILED"),
+        ("state_bucket", "FAILED"),
+        ("failure", failure),
+        ("failed_at", "2026-01-31T08:15:31.000Z"),
+        ("occurred_at", "2026-01-31T08:15:30.000Z"),
+    ] {
+        item.insert(name.to_owned(), text(value));
+    }
+    item.insert("attempts".to_owned(), AttributeValue::N("3".to_owned()));
+    item
+}
+
+/// An event that was published.
+fn published(aggregate_id: &str, sequence: u64) -> Item {
+    let mut item = event(aggregate_id, sequence);
+    item.remove("state_bucket");
+    for (name, value) in [
+        ("status", "PUBLISHED"),
+        ("message_id", "m-1"),
+        ("published_at", "2026-01-31T08:15:31.000Z"),
+        ("occurred_at", "2026-01-31T08:15:30.000Z"),
+    ] {
+        item.insert(name.to_owned(), text(value));
+    }
+    item.insert(
+        "expires_at".to_owned(),
+        AttributeValue::N("4102444800".to_owned()),
+    );
+    item
+}
+
+/// The same with another value of `name`.
+fn with(mut item: Item, name: &str, value: &str) -> Item {
+    item.insert(name.to_owned(), text(value));
+    item
+}

@@ -1,0 +1,105 @@
+//! The same on a terminal: a pseudo-terminal whose other end is the test.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use nix::pty::{Winsize, openpty};
+
+use super::{failed, with};
+use crate::support::{RELAY, Stage};
+
+/// Runs a command on a terminal; its exit code and all that it wrote.
+pub(super) async fn on_terminal(
+    stage: &Stage,
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+) -> (Option<i32>, String) {
+    let size = Winsize {
+        ws_row: 40,
+        ws_col: 160,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let terminal = openpty(&size, None).unwrap();
+    let mut command = Command::new(RELAY);
+    command
+        .args(arguments)
+        .envs(stage.cloud.env())
+        .env("TERM", "xterm-256color")
+        .env("RELAY_LEASE_DURATION", "1s")
+        .env_remove("NO_COLOR")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(terminal.slave.try_clone().unwrap())
+        .stderr(terminal.slave);
+    let mut child = command.spawn().unwrap();
+    // It keeps the other end open until it is gone.
+    drop(command);
+    let mut master = File::from(terminal.master);
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut written = Vec::new();
+        let mut buffer = [0; 4096];
+        // A terminal whose last user is gone answers with an error.
+        while let Ok(count @ 1..) = master.read(&mut buffer) {
+            written.extend_from_slice(&buffer[..count]);
+        }
+        let code = child.wait().unwrap().code();
+        (code, String::from_utf8_lossy(&written).into_owned())
+    });
+    ended.await.unwrap()
+}
+
+/// What a hostile writer puts into a text: clears the screen, sets the title,
+/// in one byte what `ESC [` is in two, and turns the direction of text.
+const HOSTILE: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stored_is_obeyed_by_the_terminal() {
+    let stage = Stage::without_queue().await;
+    let mut item = failed("o-1", 1, HOSTILE);
+    for name in ["payload", "event_type", "occurred_at", "message_id", "odd"] {
+        item = with(item, name, HOSTILE);
+    }
+    stage.put(with(item, "event_id", HOSTILE)).await;
+    for arguments in [
+        &["show", "o-1:1"][..],
+        &["show", "o-1:1", "-o", "json"],
+        &["list"],
+        &["list", "-o", "json"],
+        &["retry", HOSTILE],
+    ] {
+        let (_, written) = on_terminal(&stage, &[], arguments).await;
+        for part in ["\u{1b}[2J", "\u{1b}]", "\u{7}", "\u{9b}", "\u{202e}"] {
+            assert!(
+                !written.contains(part),
+                "{part:?} in {arguments:?}: {written:?}"
+            );
+        }
+        assert!(written.contains("\\u001b[2J"), "{arguments:?}: {written:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn colours_are_for_terminals_that_want_them() {
+    let stage = Stage::without_queue().await;
+    stage.put(failed("o-1", 1, "refused")).await;
+    let (code, written) = on_terminal(&stage, &[], &["list"]).await;
+    assert_eq!(code, Some(0));
+    assert!(written.contains("\u{1b}["), "{written:?}");
+    let (_, written) = on_terminal(&stage, &[("NO_COLOR", "1")], &["list"]).await;
+    assert!(
+        written.contains("o-1:1") && !written.contains('\u{1b}'),
+        "{written:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_redraws_a_terminal() {
+    let stage = Stage::without_queue().await;
+    let watch = ["watch", "--interval", "200ms", "--count", "3"];
+    let (code, written) = on_terminal(&stage, &[], &watch).await;
+    assert_eq!(code, Some(1), "no relay is there");
+    assert_eq!(written.matches("UNHEALTHY").count(), 3, "{written:?}");
+    assert!(written.matches("\u{1b}[2J").count() >= 3, "{written:?}");
+}

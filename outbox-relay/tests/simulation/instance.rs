@@ -1,0 +1,211 @@
+//! A relay process that crashes, freezes, stops and comes back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use outbox_relay::engine::{Engine, EngineConfig, Status};
+use shared::health::Report;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::meter::Gaps;
+use crate::ports::{Mutation, View};
+use crate::run::{BUFFER_EVENTS, PATIENCE, locked};
+use crate::world::{CLOCKS, ROUTES, World};
+
+const LEASE: Duration = Duration::from_secs(4);
+
+/// How long health may stay bad in peace: a listing of the shards is due once
+/// a minute, and what it finds takes leases to be taken.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+/// A relay process that is started again and again.
+pub(crate) struct Instance {
+    number: usize,
+    incarnation: u32,
+    world: Arc<Mutex<World>>,
+    random: fastrand::Rng,
+    mutation: Option<Mutation>,
+    frozen: Arc<AtomicBool>,
+    stop: CancellationToken,
+    running: Option<Running>,
+}
+
+/// One incarnation.
+struct Running {
+    name: String,
+    task: JoinHandle<()>,
+    status: Status,
+    gaps: Gaps,
+}
+
+impl Instance {
+    pub(crate) fn new(
+        number: usize,
+        world: &Arc<Mutex<World>>,
+        random: fastrand::Rng,
+        mutation: Option<Mutation>,
+    ) -> Self {
+        let mut instance = Self {
+            number,
+            incarnation: 0,
+            world: Arc::clone(world),
+            random,
+            mutation,
+            frozen: Arc::default(),
+            stop: CancellationToken::new(),
+            running: None,
+        };
+        instance.start();
+        instance
+    }
+
+    fn start(&mut self) {
+        self.incarnation += 1;
+        // Some come back under their name, some under a new one.
+        let instance = if self.random.bool() {
+            format!("relay-{}", self.number)
+        } else {
+            format!("relay-{}-{}", self.number, self.incarnation)
+        };
+        let name = format!("{}.{}", self.number, self.incarnation);
+        {
+            let mut world = locked(&self.world);
+            world.started(&name);
+            world.log(format!("{name} starts as {instance}"));
+        }
+        let view = View {
+            world: Arc::clone(&self.world),
+            name: name.clone(),
+            instance: instance.clone(),
+            frozen: Arc::clone(&self.frozen),
+            mutation: self.mutation,
+        };
+        let config = EngineConfig {
+            instance,
+            routes: ROUTES.parse().expect("a route"),
+            lease_duration: LEASE,
+            poll_max: Duration::from_millis(200),
+            retention: Duration::from_secs(3600),
+            sweep_interval: Duration::from_secs(5),
+            sweep_after: Duration::from_secs(12),
+            buffer_kib: if self.mutation == Some(Mutation::NoBound) {
+                1 << 20
+            } else {
+                BUFFER_EVENTS * 2
+            },
+            clock: CLOCKS[self.number],
+            seed: self.random.u64(..),
+        };
+        let gaps = Gaps::default();
+        let engine = Engine::new(view.ports(), config, &gaps.meter());
+        self.stop = CancellationToken::new();
+        self.running = Some(Running {
+            name,
+            status: engine.status(),
+            task: tokio::spawn(engine.run(self.stop.clone())),
+            gaps,
+        });
+    }
+
+    pub(crate) fn ensure_running(&mut self) {
+        self.thaw();
+        if self.running.is_none() {
+            self.start();
+        }
+    }
+
+    fn thaw(&mut self) {
+        if let Some(running) = &self.running
+            && self.frozen.swap(false, Ordering::Relaxed)
+        {
+            let mut world = locked(&self.world);
+            world.thawed(&running.name);
+            world.log(format!("{} goes on", running.name));
+        }
+    }
+
+    pub(crate) async fn disturb(&mut self, random: &mut fastrand::Rng) {
+        let Some(running) = &self.running else {
+            self.start();
+            return;
+        };
+        if self.frozen.load(Ordering::Relaxed) {
+            self.thaw();
+            return;
+        }
+        let name = running.name.clone();
+        let note = |kind| {
+            let mut world = locked(&self.world);
+            world.faults.note(kind);
+            world.log(format!("{kind} of {name}"));
+        };
+        match random.u32(0..10) {
+            0..5 => {
+                note("crash");
+                self.crash().await;
+            }
+            5..8 => {
+                note("freeze");
+                self.frozen.store(true, Ordering::Relaxed);
+                locked(&self.world).frozen(&name);
+            }
+            _ => {
+                note("graceful stop");
+                self.stop().await;
+            }
+        }
+    }
+
+    async fn crash(&mut self) {
+        if let Some(running) = self.running.take() {
+            locked(&self.world).crashed(&running.name);
+            running.task.abort();
+            // Its tasks are dropped with it.
+            let _ = running.task.await;
+            locked(&self.world).check_gap(&running.name, running.gaps.count());
+        }
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.thaw();
+        self.stop.cancel();
+        if let Some(running) = self.running.take() {
+            let abort = running.task.abort_handle();
+            let stopped = tokio::time::timeout(PATIENCE, running.task).await;
+            let mut world = locked(&self.world);
+            if stopped.is_err() {
+                abort.abort();
+                world
+                    .violations
+                    .push(format!("{} did not stop", running.name));
+            }
+            world.check_gap(&running.name, running.gaps.count());
+        }
+    }
+
+    /// In peace, with nothing left to publish, both reports become well.
+    pub(crate) async fn check_health(&self) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let reports = || {
+            let status = &running.status;
+            [status.live(Instant::now()), status.ready()]
+        };
+        let well = async {
+            while !reports().iter().all(Report::healthy) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        if tokio::time::timeout(RECOVERY, well).await.is_err() {
+            locked(&self.world).violations.push(format!(
+                "G9: {} stays unwell: {:?}",
+                running.name,
+                reports()
+            ));
+        }
+    }
+}

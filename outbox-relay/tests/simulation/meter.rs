@@ -1,0 +1,41 @@
+//! Counts the gaps that an engine reports; other instruments count nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{
+    Counter, InstrumentBuilder, InstrumentProvider, Meter, SyncInstrument,
+};
+
+/// How many gaps were counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gaps(Arc<AtomicU64>);
+
+impl Gaps {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// A meter that counts here.
+    pub(crate) fn meter(&self) -> Meter {
+        Meter::new(Arc::new(self.clone()))
+    }
+}
+
+impl InstrumentProvider for Gaps {
+    fn u64_counter(&self, builder: InstrumentBuilder<'_, Counter<u64>>) -> Counter<u64> {
+        let counted = if builder.name == "outbox_stream_gaps_total" {
+            self.clone()
+        } else {
+            Self::default()
+        };
+        Counter::new(Arc::new(counted))
+    }
+}
+
+impl SyncInstrument<u64> for Gaps {
+    fn measure(&self, measurement: u64, _attributes: &[KeyValue]) {
+        self.0.fetch_add(measurement, Ordering::Relaxed);
+    }
+}

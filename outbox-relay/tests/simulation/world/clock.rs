@@ -1,0 +1,37 @@
+//! The time of day of a run: it goes with paused time.
+
+use std::time::Duration;
+
+use shared::timestamp::Timestamp;
+use tokio::time::Instant;
+
+use crate::run::MAX_INSTANCES;
+
+/// Wall clock at the start of a run.
+const EPOCH_MILLIS: i64 = 1_800_000_000_000;
+
+thread_local! {
+    static STARTED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Starts the clock of a run on this thread.
+pub(crate) fn start_clock() {
+    STARTED.set(Some(Instant::now()));
+}
+
+/// The clock of the services and of those who write events.
+pub(crate) fn clock() -> Timestamp {
+    ahead_by(0)
+}
+
+/// The clocks of the instances: one is right, one is fast and one is slow.
+pub(crate) const CLOCKS: [fn() -> Timestamp; MAX_INSTANCES] =
+    [clock, || ahead_by(1_700), || ahead_by(-900)];
+
+fn ahead_by(millis: i64) -> Timestamp {
+    let elapsed = STARTED
+        .get()
+        .map_or(Duration::ZERO, |start| start.elapsed());
+    let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(0);
+    Timestamp::from_millis(EPOCH_MILLIS + elapsed + millis)
+}
