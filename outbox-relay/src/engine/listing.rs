@@ -20,8 +20,8 @@ pub(super) const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 const LISTING_PAUSE: Duration = Duration::from_secs(2);
 const LISTING_PAUSE_PER_SHARD: Duration = Duration::from_millis(5);
 
-/// Shards whose children are asked for at once; of more, a listing finds them
-/// with fewer requests.
+/// Shards whose children are asked for between two looks; of more, a listing
+/// finds them with fewer requests.
 const CHILD_REQUESTS: usize = 4;
 
 /// The shards as they were last listed, and children found since.
@@ -72,6 +72,8 @@ pub(super) struct Listing {
     /// Shards found that may have no row yet. Those of an old listing are
     /// forgotten once they have: their rows may be removed meanwhile.
     found: Vec<Shard>,
+    /// Shards that were read to their end, and whose children are not known.
+    childless: Vec<ShardId>,
 }
 
 /// What a look at the listing came to.
@@ -95,6 +97,7 @@ impl Listing {
             began: Instant::now(),
             listed_at: None,
             found: Vec::new(),
+            childless: Vec::new(),
         }
     }
 
@@ -116,24 +119,23 @@ impl Listing {
     /// Finds the children of shards that were read to their end, by asking for
     /// them, else by a listing soon.
     pub(super) async fn find_children(&mut self, around: &Surroundings, parents: &[ShardId]) {
-        // Children are listed all at once.
-        let childless = {
+        {
             let mut listed = around.listed();
+            // Children are listed all at once.
             let known: BTreeSet<_> = listed
                 .shards
                 .iter()
-                .filter_map(|s| s.parent.as_ref())
+                .filter_map(|shard| shard.parent.as_ref())
                 .collect();
-            let childless: Vec<_> = parents.iter().filter(|id| !known.contains(id)).collect();
-            if childless.len() > CHILD_REQUESTS {
-                listed.wanted = true;
-                return;
-            }
-            childless
-        };
+            let childless = parents.iter().filter(|parent| !known.contains(parent));
+            self.childless.extend(childless.cloned());
+            listed.wanted |= self.childless.len() > CHILD_REQUESTS;
+        }
+        // The latest first: it is those that have just split.
+        let rest = self.childless.len().saturating_sub(CHILD_REQUESTS);
         let source = &around.ports.stream;
-        for parent in childless {
-            let children = match source.children(&around.stream, parent).await {
+        for parent in self.childless.split_off(rest) {
+            let children = match source.children(&around.stream, &parent).await {
                 Ok(children) => children.unwrap_or_default(),
                 Err(error) => {
                     tracing::warn!(shard = %parent, %error, "a shard's children could not be listed; all shards are");
@@ -191,6 +193,7 @@ impl Listing {
                         Some(next) => self.under_way = Some((shards, next)),
                         None => {
                             self.found.clone_from(&shards);
+                            self.childless.clear();
                             self.listed_at = Some(self.began);
                             let mut listed = around.listed();
                             listed.shards = shards;

@@ -1,5 +1,6 @@
 //! Marks events that are sent: the second half of rule 10.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -9,10 +10,36 @@ use super::publish::{Done, InFlight, Publisher};
 use super::trouble::Trouble;
 use crate::decide::backoff;
 use crate::decide::schedule::Mark;
-use crate::ports::{MarkOutcome, Published, TableError};
+use crate::ports::{EventKey, MarkOutcome, Published, TableError};
 
 /// Requests in flight. Fewer than sends, so that each is full.
 const MAX_REQUESTS: usize = 4;
+
+/// Events remembered at least.
+const REMEMBERED: usize = 2_000;
+
+/// What was marked lately. An event can come twice within moments, from the
+/// table because a later one waited for it, and then from the stream; a look at
+/// the table between the two may be older than the first one's mark.
+#[derive(Debug, Default)]
+pub(crate) struct Marked {
+    // Two generations: when the young one is full, the old one is forgotten.
+    young: HashSet<EventKey>,
+    old: HashSet<EventKey>,
+}
+
+impl Marked {
+    pub(super) fn contains(&self, key: &EventKey) -> bool {
+        self.young.contains(key) || self.old.contains(key)
+    }
+
+    fn note(&mut self, key: EventKey) {
+        if self.young.len() >= REMEMBERED {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key);
+    }
+}
 
 impl Publisher {
     pub(super) fn start_marks(&mut self, in_flight: &mut InFlight, now: Instant) {
@@ -82,6 +109,7 @@ impl Publisher {
                             "an event is published, but its item can not be marked"
                         );
                     }
+                    self.marked.note(mark.key);
                     self.schedule
                         .marked(&mark.event)
                         .into_iter()

@@ -136,6 +136,7 @@ impl Engine {
             metrics: self.metrics.clone(),
             status: self.status.clone(),
             schedule: Schedule::default(),
+            marked: mark::Marked::default(),
             random: random.fork(),
             stop: stop.clone(),
         };

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::held::{self, Ack, Path};
+use super::mark::Marked;
 use super::quarantine::{Case, Quarantines};
 use super::recent::Sent;
 use super::spans::{BatchSpan, MessageOutcome, Source};
@@ -51,6 +52,7 @@ pub(crate) struct Publisher {
     pub(crate) metrics: RelayMetrics,
     pub(crate) status: Status,
     pub(crate) schedule: Schedule<Ack>,
+    pub(crate) marked: Marked,
     pub(crate) random: fastrand::Rng,
     pub(crate) stop: CancellationToken,
 }
@@ -141,6 +143,12 @@ impl Publisher {
 
     fn accept(&mut self, in_flight: &mut InFlight, work: Work) {
         match work {
+            // The reader looked it up before this process marked it.
+            Work::Publish { event, ack }
+                if ack.path() == Path::Stream && self.marked.contains(&event.key) =>
+            {
+                ack.done();
+            }
             Work::Publish { event, ack } => self.schedule.push(event, ack),
             Work::Quarantine { rejected, ack } => {
                 self.quarantine(in_flight, rejected, vec![ack], 0);

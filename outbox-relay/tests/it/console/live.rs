@@ -121,10 +121,13 @@ async fn forward(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, StatusCode> {
+    // The relay itself counts failed events, but does not list them.
+    let text = String::from_utf8_lossy(&body);
     let is_look = headers
         .get("x-amz-target")
         .is_some_and(|target| target.as_bytes().ends_with(b".Query"))
-        && String::from_utf8_lossy(&body).contains(r#""FAILED""#);
+        && text.contains(r#""FAILED""#)
+        && !text.contains("COUNT");
     let count = if is_look {
         &counted.looks
     } else {
@@ -173,8 +176,7 @@ async fn tables_are_looked_at_only_for_viewers_and_once_for_all_of_them() {
     }
     assert_eq!(looks(), 0);
 
-    // Eight look: as often as for one, which is every two seconds at most. A
-    // look is one count and one list.
+    // Eight look: as often as for one, which is every two seconds at most.
     let started = Instant::now();
     let mut viewers = Vec::new();
     for _ in 0..8 {
@@ -185,8 +187,8 @@ async fn tables_are_looked_at_only_for_viewers_and_once_for_all_of_them() {
         viewer.until("status", |_| true).await;
         viewer.until("status", |_| true).await;
     }
-    let most = 2 * (1 + usize::try_from(started.elapsed().as_secs() / 2).unwrap() + 1);
-    assert!((6..=most).contains(&looks()), "{} of {most}", looks());
+    let most = 1 + usize::try_from(started.elapsed().as_secs() / 2).unwrap() + 1;
+    assert!((3..=most).contains(&looks()), "{} of {most}", looks());
 
     // None is left: at most what is under way follows, while the relay goes on
     // with its own work.

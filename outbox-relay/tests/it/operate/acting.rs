@@ -1,6 +1,6 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{failed, published, with};
+use super::{QUICK, failed, published, with};
 use crate::support::{Stage, event, ids, string, text};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,4 +218,45 @@ async fn a_replay_sends_published_events_again_and_says_so() {
         .operate(&["replay", "--aggregate", "nobody", "--yes"])
         .await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_passes_the_deduplication_of_a_fifo_queue() {
+    let stage = Stage::without_queue().await;
+    stage.create_queue("events.fifo").await;
+    let mut environment = QUICK.to_vec();
+    environment.push(("RELAY_ROUTES", "*=events.fifo"));
+    let _relay = stage.relay(&environment).await;
+    stage.put(event("o-1", 1)).await;
+    assert_eq!(ids(&stage.receive("events.fifo", 1).await), ["o-1:1"]);
+    stage.until_status("o-1", 1, "PUBLISHED").await;
+    let ran = stage
+        .operate(&["replay", "--aggregate", "o-1", "--yes"])
+        .await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(ids(&stage.receive("events.fifo", 1).await), ["o-1:1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_event_is_not_sent_by_a_relay_that_reads_the_stream_anew() {
+    let stage = Stage::new().await;
+    stage.create_queue("later").await;
+    let mut first = stage
+        .relay(&[("RELAY_ROUTES", "other.*=order-events")])
+        .await;
+    stage.put(event("o-1", 1)).await;
+    stage.until_status("o-1", 1, "FAILED").await;
+    first.terminate().await.unwrap();
+    let ran = stage
+        .operate(&["discard", "o-1:1", "--reason", "not wanted"])
+        .await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let _second = stage
+        .relay(&[
+            ("RELAY_CONSUMER_GROUP", "other"),
+            ("RELAY_ROUTES", "*=later"),
+        ])
+        .await;
+    stage.put(event("o-2", 1)).await;
+    assert_eq!(ids(&stage.receive("later", 1).await), ["o-2:1"]);
 }

@@ -88,12 +88,7 @@ impl OutboxTable for View {
         if self.lacks(Mutation::NoSweeper) {
             return Ok(Vec::new());
         }
-        let items = {
-            let mut world = self.world();
-            let items = world.pending_between(aggregate_id, first, last);
-            world.given_early(&self.name, &items);
-            items
-        };
+        let items = self.world().pending_between(aggregate_id, first, last);
         self.travel().await;
         Ok(items)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox_relay::ports::{EventKey, Item, ShardId};
+use outbox_relay::ports::{EventKey, ShardId};
 use tokio::time::Instant;
 
 use super::World;
@@ -117,19 +117,6 @@ impl World {
             from: Instant::now(),
             until,
         });
-    }
-
-    /// `name` is given events out of the table that the stream will bring, too.
-    pub(crate) fn given_early(&mut self, name: &str, items: &[Item]) {
-        for item in items {
-            let id = item["aggregate_id"].as_s().expect("made here");
-            let sequence = item["sequence"].as_n().expect("made here");
-            let key = EventKey {
-                aggregate_id: id.clone(),
-                sequence: sequence.clone(),
-            };
-            self.given_early.insert((name.to_owned(), key));
-        }
     }
 
     /// Whether a request of `name` still arrives. One whose sender died on the

@@ -54,8 +54,6 @@ pub(crate) struct World {
     pub(crate) holders: BTreeMap<(String, ShardId), String>,
     pub(crate) deliveries: Vec<Delivery>,
     pub(crate) disturbances: Vec<Disturbance>,
-    /// What incarnations were given out of the table, ahead of the stream.
-    pub(crate) given_early: BTreeSet<(String, EventKey)>,
     running: BTreeSet<String>,
     /// Incarnations that crashed.
     dead: BTreeSet<String>,
@@ -96,7 +94,6 @@ impl World {
             holders: BTreeMap::new(),
             deliveries: Vec::new(),
             disturbances: Vec::new(),
-            given_early: BTreeSet::new(),
             running: BTreeSet::new(),
             dead: BTreeSet::new(),
             saw_gap: BTreeSet::new(),
