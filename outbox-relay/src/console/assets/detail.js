@@ -136,15 +136,19 @@ const STEPS = {
 };
 
 function timeline(event) {
+  // A consumer may be done before the relay has the queue's answer; what comes
+  // of an event is shown after it all the same.
+  const isOutcome = ({ step }) => step === "processed";
+  const steps = [...event.timeline.filter((moment) => !isOutcome(moment)), ...event.timeline.filter(isOutcome)];
   let before = null;
-  const moments = event.timeline.map(({ at, step, note }) => {
+  const moments = steps.map(({ at, step, note }) => {
     const after = before === null ? null : between(before, at);
     before = at;
     return el("li", { class: step },
       el("strong", {}, STEPS[step]),
       time(at),
       el("span", { class: "after" }, after === null ? "" : `+${duration(after)}`),
-      note && note !== event.failure ? el("span", { class: "note" }, prose(note)) : null);
+      note && note !== event.failure && note.toLowerCase() !== step ? el("span", { class: "note" }, prose(note)) : null);
   });
   const awaited = next(event);
   if (awaited) moments.push(el("li", { class: "awaited" }, el("strong", { class: "muted" }, awaited)));
@@ -163,7 +167,7 @@ function facts(event) {
   const rows = [
     [event.aggregate_type ?? "Aggregate", link(event.aggregate_id)],
     ["Sequence", event.sequence],
-    ["Its state", aggregate && (aggregate.problem ?? aggregate.status)],
+    ["Its state", aggregate && (aggregate.problem ? prose(aggregate.problem) : aggregate.status)],
     ["Message", event.message_id],
     ["Attempts", event.attempts],
     ["Replays", event.replays],

@@ -1,0 +1,235 @@
+//! What an operator sees and does.
+
+use thirtyfour::Key;
+
+use crate::browser::Browser;
+use crate::system::System;
+
+/// What the reader of a payload must never see run.
+const MARKUP: &str = "</pre><img src=x onerror=\"window.ran=1\"><script>window.ran=1</script>";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn an_order_appears_and_is_found_with_its_whole_history() {
+    let system = System::start().await;
+    let relay = system.relay("relay-1", &[]).await;
+    let browser = Browser::start().await;
+    browser
+        .page
+        .goto(relay.url("/#view=published"))
+        .await
+        .unwrap();
+    browser.until_text("#health", "Healthy").await;
+    browser.until_text("#relay", "relay-1").await;
+    browser.until_text("#empty", "has published nothing").await;
+
+    let order = system.order().await;
+    browser.until_text("#list", &order).await;
+    browser.until_text("#published-rate", "/s").await;
+
+    // By key: search, open, read, close.
+    browser.keys("/").await;
+    browser.keys(order.clone() + Key::Enter).await;
+    browser.until_text("#list tbody", "PUBLISHED").await;
+    browser.run("document.activeElement.blur();").await;
+    browser.keys("j").await;
+    browser.keys(Key::Enter).await;
+    for step in ["Committed", "Published", "Processed"] {
+        browser.until_text("#detail .timeline", step).await;
+    }
+    browser.until_text("#detail dl", "PROCESSED").await;
+    browser.until_text("#detail pre", &order).await;
+    browser
+        .until("document.querySelector('#detail .actions a').href.startsWith('http://localhost:16686/trace/')")
+        .await;
+    browser.keys(Key::Escape).await;
+    browser
+        .until("document.getElementById('detail').hidden")
+        .await;
+    browser
+        .until("document.activeElement.closest('#list') !== null")
+        .await;
+
+    // What does not exist is said so.
+    browser.keys("/").await;
+    browser.keys("no-such-order".to_owned() + Key::Enter).await;
+    browser.until_text("#view-problem", "no-such-order").await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn a_poisoned_event_shows_why_and_a_retry_moves_it() {
+    let system = System::start().await;
+    let relay = system.relay("relay-1", &[]).await;
+    let browser = Browser::start().await;
+    browser.page.goto(relay.url("/")).await.unwrap();
+    browser.until_text("#empty", "No event has failed").await;
+
+    system
+        .event("order-7", "order.placed", &format!("{{{MARKUP}"))
+        .await;
+    browser.until_text("#list", "order-7:1").await;
+    browser.until_text("#list", "payload is not JSON").await;
+    browser.until_text("#failed-count", "1").await;
+    browser.click("#list a").await;
+    browser
+        .until_text("#detail .reason", "payload is not JSON")
+        .await;
+    browser.until_text("#detail pre", MARKUP).await;
+    assert_eq!(
+        browser.run("return window.ran ?? null;").await,
+        serde_json::Value::Null
+    );
+
+    // Changed one's mind, then not.
+    browser.click("#retry").await;
+    browser
+        .until("document.getElementById('dialog').open")
+        .await;
+    browser.keys(Key::Escape).await;
+    browser
+        .until("!document.getElementById('dialog').open")
+        .await;
+    browser.until_text("#detail .summary", "FAILED").await;
+    system.repair("order-7", r#"{"order_id":"order-7"}"#).await;
+    browser.run("document.activeElement.blur();").await;
+    browser.keys("r").await;
+    browser
+        .until("document.getElementById('dialog').open")
+        .await;
+    browser.click("#dialog-yes").await;
+    browser.until_text("#detail .summary", "PUBLISHED").await;
+    browser.until_text("#detail .timeline", "Retried").await;
+    browser.until_text("#empty", "No event has failed").await;
+    browser.until_text("#failed-count", "0").await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn a_discarded_event_wants_a_reason_and_keeps_it() {
+    let system = System::start().await;
+    let relay = system.relay("relay-1", &[]).await;
+    system.event("order-8", "invoice.sent", "{}").await;
+    let browser = Browser::start().await;
+    browser
+        .page
+        .goto(relay.url("/#view=failed&id=order-8&sequence=1"))
+        .await
+        .unwrap();
+    browser
+        .until_text("#detail .reason", "no route matches")
+        .await;
+    browser.click("#discard").await;
+    browser
+        .until("document.getElementById('dialog').open")
+        .await;
+    browser.click("#dialog-yes").await;
+    // The browser itself wants the field filled.
+    browser
+        .until("document.querySelector('#dialog-reason:invalid') !== null && document.getElementById('dialog').open")
+        .await;
+    browser
+        .run("document.getElementById('dialog-reason').focus();")
+        .await;
+    browser.keys("sent by hand".to_owned() + Key::Enter).await;
+    browser.until_text("#detail .summary", "DISCARDED").await;
+    browser
+        .until_text("#detail .timeline", "sent by hand")
+        .await;
+    browser.until_text("#empty", "No event has failed").await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn a_token_is_asked_for_kept_for_the_tab_and_forgotten() {
+    let system = System::start().await;
+    let relay = system
+        .relay("relay-1", &[("RELAY_ADMIN_TOKEN", "s3cret")])
+        .await;
+    let browser = Browser::start().await;
+    browser.page.goto(relay.url("/")).await.unwrap();
+    browser.until_text("#health", "Not signed in").await;
+    browser.until("document.activeElement.id === 'token'").await;
+    browser.keys("wrong".to_owned() + Key::Enter).await;
+    browser.until_text("#sign-in-error", "not the token").await;
+    browser.keys("s3cret".to_owned() + Key::Enter).await;
+    browser.until_text("#health", "Healthy").await;
+    browser.page.refresh().await.unwrap();
+    browser.until_text("#health", "Healthy").await;
+    browser.click("#sign-out").await;
+    browser.until_text("#health", "Not signed in").await;
+    browser
+        .until("document.getElementById('content').hidden")
+        .await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn the_page_fits_wide_and_narrow_windows_light_and_dark() {
+    let system = System::start().await;
+    let relay = system.relay("relay-1", &[]).await;
+    for n in 1..=40 {
+        system.order().await;
+        let (event_type, payload) = match n % 10 {
+            3 => ("order.placed", "{\"total\": 12,}"),
+            6 => ("invoice.sent", "{}"),
+            9 => ("order.placed", "\"\u{FFFE}\""),
+            _ => continue,
+        };
+        system
+            .event(&format!("order-{n:04}"), event_type, payload)
+            .await;
+    }
+    let browser = Browser::start().await;
+    browser.page.goto(relay.url("/")).await.unwrap();
+    browser.until_text("#failed-count", "12").await;
+    browser
+        .until("document.querySelector('#published-chart svg .bars') !== null")
+        .await;
+    let order = system.order().await;
+    for (width, height, scheme) in [
+        (1280, 860, "light"),
+        (1280, 860, "dark"),
+        (380, 800, "light"),
+        (380, 800, "dark"),
+    ] {
+        browser.window(width, height, scheme).await;
+        let views = [
+            ("failed", "#view=failed".to_owned()),
+            ("published", "#view=published".to_owned()),
+            ("shards", "#view=shards".to_owned()),
+            ("event", format!("#view=published&id={order}&sequence=1")),
+            ("reason", "#view=failed&id=order-0003&sequence=1".to_owned()),
+        ];
+        for (name, hash) in views {
+            browser
+                .run(&format!("location.hash = {};", serde_json::json!(hash)))
+                .await;
+            let ready = match name {
+                "event" => "#detail .timeline li.processed",
+                "reason" => "#detail .reason",
+                _ => "#list tbody tr",
+            };
+            browser
+                .until(&format!("document.querySelector('{ready}') !== null"))
+                .await;
+            browser
+                .until(&format!("document.documentElement.scrollWidth <= {width}"))
+                .await;
+            let place = if width > 1000 { "wide" } else { "narrow" };
+            browser
+                .picture(&format!("console-{name}-{place}-{scheme}"))
+                .await;
+        }
+    }
+    browser.has_no_errors().await;
+    browser.stop().await;
+}

@@ -1,0 +1,61 @@
+//! Relays that die and hang, as two consoles show it.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::browser::Browser;
+use crate::system::System;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn a_killed_relay_shows_as_unhealthy_and_its_shards_move() {
+    let system = System::start().await;
+    let mut first = system.relay("relay-1", &[]).await;
+    let own = Browser::start().await;
+    own.page.goto(first.url("/#view=shards")).await.unwrap();
+    own.until_text("#list", "alive").await;
+    let second = system.relay("relay-2", &[]).await;
+    let other = Browser::start().await;
+    other.page.goto(second.url("/#view=shards")).await.unwrap();
+    other.until_text("#health", "Healthy").await;
+    other.until_text("#list tbody tr", "relay-1").await;
+
+    first.kill().await.unwrap();
+    own.until_text("#health", "No answer").await;
+    own.until_text("#troubles", "what is shown is from").await;
+    own.picture("console-killed").await;
+    other.until_text("#list tbody tr", "relay-2").await;
+    other.until_text("#list tbody tr", "alive").await;
+    other.until_text("#health", "Healthy").await;
+
+    // Events flow again, and the page of the dead one comes back with it.
+    let order = system.order().await;
+    other.click("[data-view=published]").await;
+    other.until_text("#list", &order).await;
+    let listen = first.address().to_string();
+    let _again = system
+        .relay("relay-1", &[("RELAY_ADMIN_LISTEN", &listen)])
+        .await;
+    own.until_text("#health", "Healthy").await;
+    for browser in [own, other] {
+        browser.has_no_errors().await;
+        browser.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn a_relay_that_hangs_is_not_taken_for_a_quiet_one() {
+    let system = System::start().await;
+    let relay = system.relay("relay-1", &[]).await;
+    let browser = Browser::start().await;
+    browser.page.goto(relay.url("/")).await.unwrap();
+    browser.until_text("#health", "Healthy").await;
+    let pid = Pid::from_raw(i32::try_from(relay.pid().unwrap()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    browser.until_text("#troubles", "gone silent").await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    browser.until_text("#health", "Healthy").await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
