@@ -1,7 +1,7 @@
 //! One request, its fault, and its answer.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -20,10 +20,12 @@ pub(super) struct Exchange {
     fault: Option<FaultKind>,
     random: fastrand::Rng,
     at: u64,
+    /// There is one as long as the process waits for the answer.
+    waiting: Weak<()>,
 }
 
 impl Exchange {
-    pub(super) fn new(door: &Arc<Door>, call: Call) -> Self {
+    pub(super) fn new(door: &Arc<Door>, call: Call, waiting: Weak<()>) -> Self {
         let (fault, random) = door.dice.draw(&call.operation);
         Self {
             incarnation: door.incarnation.load(Ordering::Acquire),
@@ -32,6 +34,7 @@ impl Exchange {
             door: Arc::clone(door),
             call,
             random,
+            waiting,
         }
     }
 
@@ -123,10 +126,12 @@ impl Exchange {
 
     /// Whether the process learns what the service answered.
     fn is_told(&self) -> bool {
-        !matches!(
+        let answered = !matches!(
             self.fault,
             Some(FaultKind::CutAfter | FaultKind::ServerError | FaultKind::TransactionInProgress)
-        )
+        );
+        // What is held up for longer than it waits, the process has given up.
+        answered && self.waiting.strong_count() > 0
     }
 
     /// The answer to a request that took effect.

@@ -131,7 +131,9 @@ impl Door {
             return outage.answer(call.service).await;
         }
         let is_long_poll = call.operation == "ReceiveMessage";
-        let exchange = exchange::Exchange::new(&self, call);
+        // Dropped with this future, when the process closes the connection.
+        let waiting = Arc::new(());
+        let exchange = exchange::Exchange::new(&self, call, Arc::downgrade(&waiting));
         if is_long_poll {
             exchange.run().await
         } else {
