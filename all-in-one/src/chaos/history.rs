@@ -47,6 +47,8 @@ pub(super) struct Settings {
     /// The service it ran against; `None` for the embedded cloud.
     pub endpoint: Option<String>,
     pub lease_duration_ms: u64,
+    /// How many requests the API works on at once. It refuses what is more.
+    pub api_concurrency: usize,
     /// Within this time after the last fault everything must be settled.
     pub drain_limit_ms: u64,
     /// How many events a relay may have sent and not marked.

@@ -27,6 +27,10 @@ use crate::child::Spec;
 use crate::ports::Reservation;
 use crate::signals::Stopping;
 
+/// How many requests the API works on at once, which is its default. After a
+/// long outage more than that come back at once, and some are refused.
+const API_CONCURRENCY: usize = 512;
+
 /// What a process has for finishing its work after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -98,6 +102,7 @@ fn settings(options: &ChaosOptions, seed: u64, target: &Target) -> Settings {
         faults: options.faults.clone(),
         endpoint: target.endpoint(),
         lease_duration_ms: millis(options.lease_duration),
+        api_concurrency: API_CONCURRENCY,
         drain_limit_ms: millis(options.drain_limit),
         in_flight_bound: IN_FLIGHT,
         memory_limit_bytes: options.memory_limit * 1024 * 1024,
@@ -282,7 +287,10 @@ impl Crew {
     fn environment(&self, options: &ChaosOptions, program: Program) -> Vec<(&'static str, String)> {
         let any_port = || "127.0.0.1:0".to_owned();
         let mut environment = match program {
-            Program::OrderApi => vec![("ORDER_API_LISTEN", self.api.address().to_string())],
+            Program::OrderApi => vec![
+                ("ORDER_API_LISTEN", self.api.address().to_string()),
+                ("ORDER_API_MAX_CONCURRENCY", API_CONCURRENCY.to_string()),
+            ],
             Program::OutboxRelay => vec![
                 ("RELAY_ADMIN_LISTEN", any_port()),
                 (

@@ -49,6 +49,7 @@ pub(in crate::chaos) fn valid() -> History {
         settings: Settings {
             duration_ms: DURATION,
             lease_duration_ms: LEASE,
+            api_concurrency: 512,
             drain_limit_ms: 30_000,
             in_flight_bound: 2,
             memory_limit_bytes: 100 << 20,

@@ -27,11 +27,13 @@ pub(super) fn answers(history: &History, found: &mut Findings) {
         .filter(|one| one.service.is_none_or(|it| it == CloudService::Dynamodb))
         .map(|one| one.span.and_after(AFTERMATH_MS))
         .collect();
+    let crowded = crowded(history);
     for post in &history.posts {
         let span = Span::new(post.at, post.at + post.took_ms);
         let wrong = match post.status {
             Some(201) => None,
             Some(503 | 504) | None if troubled.touch(span) => None,
+            Some(503 | 504) if crowded.touch(span) => None,
             Some(503 | 504) | None => Some("while nothing was wrong"),
             Some(_) => Some("which is no answer to a valid request"),
         };
@@ -50,6 +52,32 @@ pub(super) fn answers(history: &History, found: &mut Findings) {
             );
         }
     }
+}
+
+/// When more requests were waiting for an answer than the API works on.
+fn crowded(history: &History) -> Spans {
+    let posts = history.posts.iter();
+    // At the same instant those that begin come first.
+    let mut changes: Vec<(u64, bool)> = posts
+        .flat_map(|post| [(post.at, false), (post.at + post.took_ms, true)])
+        .collect();
+    changes.sort_unstable();
+    let mut waiting = 0;
+    let mut full_since = None;
+    let mut spans = Vec::new();
+    for (at, answered) in changes {
+        if answered {
+            waiting -= 1;
+        } else {
+            waiting += 1;
+        }
+        if waiting > history.settings.api_concurrency {
+            full_since.get_or_insert(at);
+        } else if let Some(since) = full_since.take() {
+            spans.push(Span::new(since, at));
+        }
+    }
+    spans.into_iter().collect()
 }
 
 pub(super) fn confirmed(history: &History, found: &mut Findings) {
@@ -243,6 +271,30 @@ mod tests {
             history.lives.push(second);
             history.posts[5].at = 65_000;
             history.posts[5].status = None;
+        });
+    }
+
+    #[test]
+    fn more_requests_than_the_api_works_on_explain_a_503_and_no_missing_answer() {
+        let crowd = |history: &mut History, status: Option<u16>| {
+            // The other requests are over by then.
+            history.posts[5].at = 60_000;
+            history.posts[5].status = status;
+            for nth in 0..4 {
+                let mut post = history.posts[5].clone();
+                post.customer_id = format!("c-crowd-{nth}");
+                post.key = None;
+                history.posts.push(post);
+            }
+        };
+        caught(Invariant::Answers, 5, |history| crowd(history, Some(503)));
+        allowed(|history| {
+            history.settings.api_concurrency = 4;
+            crowd(history, Some(503));
+        });
+        caught(Invariant::Answers, 5, |history| {
+            history.settings.api_concurrency = 4;
+            crowd(history, None);
         });
     }
 

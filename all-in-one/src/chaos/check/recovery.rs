@@ -79,11 +79,11 @@ mod tests {
             };
             allowed(|history| {
                 disturb(history);
-                resume_at(history, 19_990);
+                resume_at(history, 20_990);
             });
             caught(Invariant::Recovery, 1, |history| {
                 disturb(history);
-                resume_at(history, 20_000);
+                resume_at(history, 21_000);
             });
         }
     }

@@ -20,6 +20,8 @@ use super::spans::{Disturbance, Span, disturbances, processes};
 /// A killed relay is noticed when its lease has not moved for its duration.
 const AFTER_KILL_MS: u64 = 1_000;
 const AFTER_TERM_MS: u64 = 1_000;
+/// A successor that was only just started has to find the shards first.
+const AFTER_DISTURBANCE_MS: u64 = 2_000;
 const AFTER_OUTAGE_MS: u64 = 2_000;
 
 /// A fault just before leaves something to recover from as well.
@@ -92,7 +94,7 @@ impl Recovery<'_> {
             // That events never flowed again shows in what is left pending.
             Some(_) => (
                 Some(self.quiet_ms?),
-                limit.max(lease_duration_ms + AFTER_KILL_MS),
+                limit.max(lease_duration_ms + AFTER_DISTURBANCE_MS),
             ),
         };
         took.is_none_or(|took| took > limit)

@@ -61,7 +61,7 @@ pub(super) fn recovery(report: &Report) -> Markup {
             h2 { "Time until events flowed again" }
             p.soft {
                 "A limit holds where nothing else was wrong at the time; otherwise events have the lease "
-                "and a second from the last disturbance on. The API is away for as long as the run wants."
+                "and two seconds from the last disturbance on. The API is away for as long as the run wants."
             }
             div.wide tabindex="0" {
                 table {
