@@ -113,6 +113,7 @@ mod tests {
             history
                 .publishes
                 .retain(|one| one.event_id != "o-2:1" || one.relay == "relay-2");
+            history.steps[1].at = 9_950;
             let mut last = publish("relay-1", 9_960, "o-2", 1);
             last.event_id = "steps:2".to_owned();
             last.aggregate_id = "steps".to_owned();

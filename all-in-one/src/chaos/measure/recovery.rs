@@ -24,6 +24,9 @@ const AFTER_TERM_MS: u64 = 1_000;
 const AFTER_DISTURBANCE_MS: u64 = 2_000;
 const AFTER_OUTAGE_MS: u64 = 2_000;
 
+/// Events are usually published within a fraction of this.
+const BEHIND_MS: u64 = 1_000;
+
 /// A fault just before leaves something to recover from as well.
 const BEFORE_MS: u64 = 2_000;
 
@@ -285,7 +288,19 @@ impl<'a> Measure<'a> {
             Some(process) => format!("{} of {process}", one.what.name()),
             None => one.what.name(),
         });
+        let other = other.or_else(|| self.behind(victim?, at));
         other.or_else(|| (!self.another_was_ready(victim, at)).then(|| "no other relay".to_owned()))
+    }
+
+    /// A relay that was behind leaves a backlog, and its successor looks that
+    /// up in the table before it publishes anything.
+    fn behind(&self, victim: &Life, at: u64) -> Option<String> {
+        let until = self.history.publishes.partition_point(|one| one.at < at);
+        let mut earlier = self.history.publishes[..until].iter().rev();
+        let last = earlier.find(|one| one.relay == victim.process)?;
+        let key = (last.aggregate_id.as_str(), last.sequence);
+        let lag = last.answered_at.saturating_sub(*self.committed.get(&key)?);
+        (lag > BEHIND_MS).then(|| format!("a backlog of {lag} ms"))
     }
 
     /// When the last thing went wrong, at `at` or after it, that can have
@@ -354,6 +369,19 @@ mod tests {
             .retain(|one| one.relay == "relay-1" || one.event_id == "steps:3");
         history.steps[2].at = 13_000;
         assert_eq!(of_relays(&history), [(10_000, Some(405), None)]);
+    }
+
+    #[test]
+    fn a_backlog_is_a_disturbance() {
+        let mut history = fixture::valid();
+        let last = history
+            .end
+            .orders
+            .iter_mut()
+            .find(|one| one.order_id == "o-2");
+        last.expect("it is in the valid history").created_at = 8_900;
+        let disturbed = Some("a backlog of 1055 ms".to_owned());
+        assert_eq!(of_relays(&history), [(10_000, Some(3_405), disturbed)]);
     }
 
     #[test]
