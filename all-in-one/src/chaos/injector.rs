@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::history::{Fault, FaultKind};
+use super::history::{Fault, FaultKind, History};
 use super::processes::Remote;
 use super::proxy::Weather;
 use super::recorder::Recorder;
@@ -36,7 +36,7 @@ impl Injector {
             self.inject(action.what, &mut outages).await;
         }
         stop.cancelled().await;
-        self.weather.calm_down();
+        self.weather.clear();
         while outages.join_next().await.is_some() {}
     }
 
@@ -76,6 +76,11 @@ impl Injector {
                     operation: None,
                 });
             }
+            What::LullBegins => {
+                self.weather.lull();
+                join_all(self.processes.iter().map(Remote::revive)).await;
+            }
+            What::LullEnds => self.weather.storm(),
             What::KillAfterSend { pause } => self.weather.arm_kill(pause),
             What::Trim => self.weather.arm_trim(),
             What::Outage {
@@ -93,7 +98,19 @@ impl Injector {
 
     /// The victim, and the others for when it is dead already.
     fn from(&self, victim: Victim) -> impl Iterator<Item = &Remote> {
+        let first = match victim {
+            Victim::Process(number) => number,
+            Victim::Publisher => self.publisher(),
+        };
         let all = self.processes.iter();
-        all.cycle().skip(victim).take(self.processes.len())
+        all.cycle().skip(first).take(self.processes.len())
+    }
+
+    /// Which process published last; the first relay when none did.
+    fn publisher(&self) -> usize {
+        let last = |history: &History| Some(history.publishes.last()?.relay.clone());
+        let name = self.recorder.read(last);
+        let named = |process: &Remote| Some(&process.name) == name.as_ref();
+        self.processes.iter().position(named).unwrap_or(1)
     }
 }

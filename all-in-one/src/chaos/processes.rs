@@ -56,6 +56,8 @@ enum What {
     Stop {
         lasting: Duration,
     },
+    /// Whatever was done to it is over.
+    Revive,
 }
 
 impl Remote {
@@ -80,6 +82,11 @@ impl Remote {
     /// SIGSTOP, and SIGCONT after `lasting`.
     pub(super) async fn stop(&self, lasting: Duration) -> bool {
         self.order(What::Stop { lasting }).await
+    }
+
+    /// SIGCONT to one that is stopped; one that is dead is started at once.
+    pub(super) async fn revive(&self) {
+        self.order(What::Revive).await;
     }
 
     async fn order(&self, what: What) -> bool {
@@ -312,10 +319,13 @@ impl Keeping {
 
     fn obey(&self, alive: &mut Alive, order: Order) -> io::Result<()> {
         let now = self.keeper.recorder.now();
-        // One end is enough for one life; and what is healed is left alone.
-        let hit = alive.told.is_none()
-            && !self.keeper.heal.is_cancelled()
-            && !(alive.frozen.is_some() && matches!(order.what, What::Stop { .. }));
+        let hit = match order.what {
+            What::Revive => true,
+            // One end is enough for one life; and what is healed is left alone.
+            _ if alive.told.is_some() || self.keeper.heal.is_cancelled() => false,
+            What::Stop { .. } => alive.frozen.is_none(),
+            What::Kill { .. } | What::Term { .. } => true,
+        };
         if hit {
             match order.what {
                 What::Kill { kind, pause } => {
@@ -337,6 +347,10 @@ impl Keeping {
                         since: now,
                         until: Instant::now() + lasting,
                     });
+                }
+                What::Revive => {
+                    alive.pause = Duration::ZERO;
+                    self.thaw(alive)?;
                 }
             }
         }
@@ -392,7 +406,8 @@ impl Keeping {
             .write(|history| history.memory.push(sample));
     }
 
-    /// Between two incarnations nothing can be done to the process.
+    /// Between two incarnations nothing can be done to the process but to
+    /// start it.
     async fn rest(&mut self, pause: Duration) {
         let until = Instant::now() + pause;
         loop {
@@ -402,6 +417,9 @@ impl Keeping {
                 () = self.stop.cancelled() => return,
                 Some(order) = self.orders.recv() => {
                     let _ = order.done.send(false);
+                    if matches!(order.what, What::Revive) {
+                        return;
+                    }
                 }
             }
         }

@@ -2,13 +2,17 @@
 //! seed before the run begins. Faults of single requests are drawn in
 //! [`super::proxy::draw`], from the same seed.
 //!
-//! The time is cut into equal slots, one for each fault of a kind, and a fault
+//! A run is a row of storms with lulls between them ([`phases`]). The time of
+//! the storms is cut into equal slots, one for each fault of a kind, and a fault
 //! comes at a random instant of its slot. So a run of ten minutes has as many
 //! kills as its length says, and a short one has one of everything.
+
+mod phases;
 
 use std::time::Duration;
 
 use super::history::{CloudService, FaultKind};
+use phases::{Lull, Measured, Phases};
 
 /// What happens to the system, in the order of time.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +41,11 @@ pub(super) enum What {
     KillAfterSend { pause: Duration },
     /// Records of the next page that is read are trimmed from the stream.
     Trim,
+    /// From then on nothing goes wrong but what the schedule says, and every
+    /// process runs.
+    LullBegins,
+    /// Faults of requests happen again.
+    LullEnds,
     /// A service is away.
     Outage {
         /// `None`: all of them.
@@ -46,12 +55,17 @@ pub(super) enum What {
     },
 }
 
-/// Which process is hit: its number among the processes, API first, then
-/// relays, then workers.
-pub(super) type Victim = usize;
+/// Which process is hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Victim {
+    /// By its number among the processes: API first, then relays, then workers.
+    Process(usize),
+    /// The relay that published last, because it has the lease.
+    Publisher,
+}
 
-const API: Victim = 0;
-const FIRST_RELAY: Victim = 1;
+const API: Victim = Victim::Process(0);
+const FIRST_RELAY: usize = 1;
 
 /// How a service that is away looks from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +88,12 @@ pub(super) struct Plan<'a> {
     pub(super) faults: &'a [FaultKind],
 }
 
-/// The mean time between two faults of a kind.
+/// The mean time between two faults of a kind, during storms.
 const fn interval(kind: FaultKind) -> Option<Duration> {
     let millis = match kind {
-        FaultKind::Kill => 3_000,
-        FaultKind::KillAll => 60_000,
-        FaultKind::KillAfterSend => 10_000,
+        FaultKind::Kill => 1_700,
+        FaultKind::KillAll => 40_000,
+        FaultKind::KillAfterSend => 12_000,
         FaultKind::Stop => 8_000,
         FaultKind::Term => 8_000,
         FaultKind::TrimmedIterator => 20_000,
@@ -92,42 +106,78 @@ const fn interval(kind: FaultKind) -> Option<Duration> {
 /// Nothing happens before the system is warm.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// A run at least this long has one outage of everything, of this length.
-const LONG_RUN: Duration = Duration::from_secs(180);
-const LONG_OUTAGE: Duration = Duration::from_secs(30);
-
 impl Schedule {
     /// The same seed and plan make the same schedule.
     pub(super) fn new(seed: u64, plan: &Plan<'_>) -> Self {
+        let phases = Phases::of(plan.duration, plan.lease_duration);
         let mut actions = Vec::new();
         for (n, &kind) in plan.faults.iter().enumerate() {
             if let Some(interval) = interval(kind)
                 && !plan.faults[..n].contains(&kind)
             {
                 // Of its own, so that leaving a kind out does not move the others.
-                let mut random =
-                    fastrand::Rng::with_seed(seed ^ (kind as u64).wrapping_mul(SPREAD));
-                let times = times(plan.duration, interval, waits(kind), &mut random);
-                actions.extend(times.map(|(at, mut random)| {
-                    let what = what(kind, plan, &mut random);
-                    Action { at, what }
+                let mut random = random(seed, kind as u64);
+                let times = times(phases.storm, interval, waits(kind), &mut random);
+                actions.extend(times.map(|(in_storm, mut random)| Action {
+                    at: phases.instant(in_storm),
+                    what: what(kind, plan, &mut random),
                 }));
             }
         }
-        if plan.faults.contains(&FaultKind::Outage) && plan.duration >= LONG_RUN {
-            actions.push(Action {
-                at: plan.duration / 2,
-                what: What::Outage {
-                    service: None,
-                    manner: Manner::Cuts,
-                    lasting: LONG_OUTAGE,
-                },
-            });
+        let mut random = random(seed, LULLS);
+        for lull in &phases.lulls {
+            actions.extend(during(lull, plan, &mut random));
         }
         actions.sort_by_key(|action| action.at);
         Self { actions }
     }
 }
+
+/// A lull, and the one fault in it.
+fn during(
+    lull: &Lull,
+    plan: &Plan<'_>,
+    random: &mut fastrand::Rng,
+) -> impl Iterator<Item = Action> + use<> {
+    let (kind, fault) = match lull.measured {
+        // So long that its successor has the lease before it is back.
+        Measured::Kill => {
+            let victim = Victim::Publisher;
+            let pause = plan.lease_duration + Duration::from_secs(1);
+            (FaultKind::Kill, What::Kill { victim, pause })
+        }
+        Measured::Term => {
+            let victim = Victim::Publisher;
+            let pause = Duration::from_secs(2);
+            (FaultKind::Term, What::Term { victim, pause })
+        }
+        Measured::Outage(lasting) => {
+            let service = Some(service(random));
+            (FaultKind::Outage, outage(service, lasting, random))
+        }
+        Measured::OutageOfAll(lasting) => (FaultKind::Outage, outage(None, lasting, random)),
+    };
+    let at = |at, what| Action { at, what };
+    let fault = plan
+        .faults
+        .contains(&kind)
+        .then(|| at(lull.fault_at, fault));
+    [
+        Some(at(lull.at, What::LullBegins)),
+        fault,
+        Some(at(lull.at + lull.lasting, What::LullEnds)),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Random numbers for one purpose.
+fn random(seed: u64, purpose: u64) -> fastrand::Rng {
+    fastrand::Rng::with_seed(seed ^ purpose.wrapping_mul(SPREAD))
+}
+
+/// Not the number of any kind of fault.
+const LULLS: u64 = u64::MAX;
 
 /// The golden ratio in 64 bits: neighbouring numbers get seeds far apart.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -160,7 +210,7 @@ fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> What {
     match kind {
         FaultKind::KillAll => What::KillAll {
             pauses: (0..=plan.relays + plan.workers)
-                .map(|victim| pause(victim, random))
+                .map(|process| pause(Victim::Process(process), random))
                 .collect(),
         },
         FaultKind::Term => {
@@ -174,22 +224,14 @@ fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> What {
             lasting: plan.lease_duration.mul_f64(0.1 + 1.9 * random.f64()),
         },
         FaultKind::KillAfterSend => What::KillAfterSend {
-            pause: pause(FIRST_RELAY, random),
+            pause: pause(Victim::Process(FIRST_RELAY), random),
         },
         FaultKind::TrimmedIterator => What::Trim,
-        FaultKind::Outage => What::Outage {
-            service: Some(match random.u8(..3) {
-                0 => CloudService::Dynamodb,
-                1 => CloudService::Streams,
-                _ => CloudService::Sqs,
-            }),
-            manner: match random.u8(..3) {
-                0 => Manner::Refuses,
-                1 => Manner::Cuts,
-                _ => Manner::Silent,
-            },
-            lasting: millis(random, 1_000, 6_000),
-        },
+        FaultKind::Outage => {
+            let service = Some(service(random));
+            let lasting = millis(random, 1_000, 6_000);
+            outage(service, lasting, random)
+        }
         // Kinds without an interval are none of the schedule's.
         _ => {
             let victim = victim(plan, random);
@@ -199,12 +241,33 @@ fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> What {
     }
 }
 
-/// Every second fault hits a relay: it is what this is about.
+fn outage(service: Option<CloudService>, lasting: Duration, random: &mut fastrand::Rng) -> What {
+    let manner = match random.u8(..3) {
+        0 => Manner::Refuses,
+        1 => Manner::Cuts,
+        _ => Manner::Silent,
+    };
+    What::Outage {
+        service,
+        manner,
+        lasting,
+    }
+}
+
+fn service(random: &mut fastrand::Rng) -> CloudService {
+    match random.u8(..3) {
+        0 => CloudService::Dynamodb,
+        1 => CloudService::Streams,
+        _ => CloudService::Sqs,
+    }
+}
+
+/// Relays and workers alike, the API half as often as either.
 fn victim(plan: &Plan<'_>, random: &mut fastrand::Rng) -> Victim {
     match random.u8(..10) {
         0 | 1 => API,
-        2..=6 => FIRST_RELAY + random.usize(..plan.relays),
-        _ => FIRST_RELAY + plan.relays + random.usize(..plan.workers),
+        2..=5 => Victim::Process(FIRST_RELAY + random.usize(..plan.relays)),
+        _ => Victim::Process(FIRST_RELAY + plan.relays + random.usize(..plan.workers)),
     }
 }
 
@@ -247,13 +310,41 @@ mod tests {
 
     #[test]
     fn leaving_a_kind_out_leaves_the_others_as_they_are() {
-        let all = Schedule::new(1, &plan(60, &[FaultKind::Kill, FaultKind::Term]));
-        let kills = Schedule::new(1, &plan(60, &[FaultKind::Kill]));
-        let of_all = all.actions.into_iter();
-        let of_all: Vec<_> = of_all
-            .filter(|action| matches!(action.what, What::Kill { .. }))
-            .collect();
-        assert_eq!(of_all, kills.actions);
+        let kills = |faults: &[FaultKind]| -> Vec<_> {
+            let actions = Schedule::new(1, &plan(60, faults)).actions.into_iter();
+            actions
+                .filter(|action| matches!(action.what, What::Kill { .. }))
+                .collect()
+        };
+        assert!(kills(&[FaultKind::Kill]).len() > 10);
+        assert_eq!(
+            kills(&[FaultKind::Kill, FaultKind::Term]),
+            kills(&[FaultKind::Kill])
+        );
+    }
+
+    #[test]
+    fn in_a_lull_one_thing_happens() {
+        let schedule = Schedule::new(1, &plan(600, FaultKind::value_variants()));
+        let mut actions = schedule.actions.iter().map(|action| &action.what);
+        let mut lulls = 0;
+        while actions.by_ref().any(|what| *what == What::LullBegins) {
+            lulls += 1;
+            let only = actions.next().unwrap();
+            let measured = matches!(
+                only,
+                What::Kill {
+                    victim: Victim::Publisher,
+                    ..
+                } | What::Term {
+                    victim: Victim::Publisher,
+                    ..
+                } | What::Outage { .. }
+            );
+            assert!(measured, "{only:?}");
+            assert_eq!(actions.next(), Some(&What::LullEnds));
+        }
+        assert!(lulls > 6, "{lulls}");
     }
 
     #[test]
@@ -268,7 +359,7 @@ mod tests {
                 _ => 0,
             })
             .sum();
-        assert!(kills > 300, "{kills}");
+        assert!(kills > 250, "{kills}");
     }
 
     #[test]

@@ -55,14 +55,14 @@ impl Dice {
 /// How many of the requests of `operation` meet a fault of this kind.
 fn share(kind: FaultKind, operation: &str) -> f64 {
     match (kind, operation) {
-        (FaultKind::Throttle | FaultKind::ServerError | FaultKind::CutBefore, _) => 0.015,
-        (FaultKind::CutAfter, _) => 0.012,
-        (FaultKind::Latency, _) => 0.05,
+        (FaultKind::Throttle | FaultKind::ServerError | FaultKind::CutBefore, _) => 0.02,
+        (FaultKind::CutAfter, _) => 0.015,
+        (FaultKind::Latency, _) => 0.12,
         (FaultKind::PartialSend, "SendMessageBatch")
         | (FaultKind::PartialDelete, "DeleteMessageBatch")
         | (FaultKind::PartialStatement, "BatchExecuteStatement") => 0.08,
-        (FaultKind::TransactionConflict, "TransactWriteItems") => 0.03,
-        (FaultKind::TransactionInProgress, "TransactWriteItems") => 0.02,
+        (FaultKind::TransactionConflict, "TransactWriteItems") => 0.05,
+        (FaultKind::TransactionInProgress, "TransactWriteItems") => 0.03,
         (FaultKind::ExpiredIterator, "GetRecords") => 0.03,
         (FaultKind::DuplicateDelivery, "ReceiveMessage") => 0.06,
         (FaultKind::ReorderDelivery, "ReceiveMessage") => 0.2,
@@ -117,7 +117,7 @@ mod tests {
             count as f64 / 100_000.0
         };
         assert!((share(FaultKind::PartialSend) - 0.08).abs() < 0.005);
-        assert!((share(FaultKind::CutAfter) - 0.012).abs() < 0.002);
+        assert!((share(FaultKind::CutAfter) - 0.015).abs() < 0.002);
         assert!(share(FaultKind::PartialDelete) == 0.0);
         assert!(share(FaultKind::Kill) == 0.0, "the schedule's");
     }

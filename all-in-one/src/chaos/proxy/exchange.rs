@@ -30,7 +30,7 @@ impl Exchange {
         Self {
             incarnation: door.incarnation.load(Ordering::Acquire),
             at: door.weather.recorder.now(),
-            fault: fault.filter(|_| !door.weather.is_calm()),
+            fault: fault.filter(|_| door.weather.is_stormy()),
             door: Arc::clone(door),
             call,
             random,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,8 +30,7 @@ pub(in crate::chaos) struct Weather {
     pub(super) handed_out: HandedOut,
     seed: u64,
     kinds: Vec<FaultKind>,
-    /// From then on nothing goes wrong any more.
-    calm: CancellationToken,
+    sky: watch::Sender<Sky>,
     outages: Mutex<Vec<Outage>>,
     /// Relays to be killed after a send: how long each stays dead.
     kills: Mutex<VecDeque<Duration>>,
@@ -38,6 +38,14 @@ pub(in crate::chaos) struct Weather {
     pages: AtomicU32,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sky {
+    Storm,
+    Lull,
+    /// Until the end.
+    Clear,
 }
 
 /// A service that is away.
@@ -62,7 +70,7 @@ impl Weather {
             kinds: kinds.to_vec(),
             trims: Trims::default(),
             handed_out: HandedOut::default(),
-            calm: CancellationToken::new(),
+            sky: watch::Sender::new(Sky::Storm),
             outages: Mutex::default(),
             kills: Mutex::default(),
             pages: AtomicU32::new(0),
@@ -85,9 +93,11 @@ impl Weather {
             manner,
             over: over.clone(),
         });
+        // No outage outlives the storm it is part of.
+        let mut sky = self.sky.subscribe();
         tokio::select! {
             () = tokio::time::sleep(lasting) => {}
-            () = self.calm.cancelled() => {}
+            _ = sky.changed() => {}
         }
         over.cancel();
         lock(&self.outages).retain(|outage| !outage.over.is_cancelled());
@@ -112,9 +122,19 @@ impl Weather {
         self.pages.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Nothing goes wrong by itself for a while.
+    pub(in crate::chaos) fn lull(&self) {
+        self.sky.send_replace(Sky::Lull);
+    }
+
+    /// Requests meet their faults again.
+    pub(in crate::chaos) fn storm(&self) {
+        self.sky.send_replace(Sky::Storm);
+    }
+
     /// Ends what goes wrong, for good. What was trimmed stays so.
-    pub(in crate::chaos) fn calm_down(&self) {
-        self.calm.cancel();
+    pub(in crate::chaos) fn clear(&self) {
+        self.sky.send_replace(Sky::Clear);
     }
 
     /// Closes all proxies; their connections are cut.
@@ -124,8 +144,8 @@ impl Weather {
         self.tasks.wait().await;
     }
 
-    pub(super) fn is_calm(&self) -> bool {
-        self.calm.is_cancelled()
+    pub(super) fn is_stormy(&self) -> bool {
+        *self.sky.borrow() == Sky::Storm
     }
 
     pub(super) fn dice(&self, process: &str) -> Dice {
@@ -140,14 +160,14 @@ impl Weather {
     }
 
     pub(super) fn take_kill(&self) -> Option<Duration> {
-        if self.is_calm() {
+        if !self.is_stormy() {
             return None;
         }
         lock(&self.kills).pop_front()
     }
 
     pub(super) fn wants_trim(&self) -> bool {
-        !self.is_calm() && self.pages.load(Ordering::Relaxed) > 0
+        self.is_stormy() && self.pages.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn trim_is_done(&self) {
