@@ -16,8 +16,8 @@
 //! - [`options`]: the command line. `run`: a run from its start to its end.
 //! - [`target`]: the cloud, embedded or somebody else's; `observe`: what is in
 //!   it.
-//! - [`processes`]: keeps each process running, and does to it what it is told;
-//!   `logs`: reads what it logs.
+//! - [`crew`]: all processes, and what each is told. [`processes`]: keeps one
+//!   running, and does to it what it is told; `logs`: reads what it logs.
 //! - [`schedule`]: what happens when, from the seed; [`injector`] makes it
 //!   happen.
 //! - [`proxy`]: faults of requests; sees what is sent and delivered.
@@ -27,6 +27,7 @@
 //!   counts and [`report`] describes. [`progress`]: the line shown meanwhile.
 
 mod check;
+mod crew;
 mod history;
 mod injector;
 mod load;

@@ -91,21 +91,35 @@ pub struct Endpoints {
 #[command(next_help_heading = "Output")]
 pub struct Output {
     /// Write the report as JSON.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = file)]
     pub report: Option<PathBuf>,
 
     /// Write the report as a page.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = file)]
     pub html: Option<PathBuf>,
 
     /// Write everything that was seen, which is what the report is made from,
     /// as JSON.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = file)]
     pub history: Option<PathBuf>,
 
     /// Write what each process logs to a file in this folder.
     #[arg(long, value_name = "FOLDER")]
     pub logs: Option<PathBuf>,
+}
+
+/// A file that can be written in the end: a run is too long to find out then.
+fn file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if text.is_empty() || path.is_dir() {
+        return Err("write the name of a file".to_owned());
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(format!("there is no folder `{}`", folder.display()))
+        }
+        _ => Ok(path),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -185,6 +199,8 @@ mod tests {
             ["--workers", "17"],
             ["--seed", "-1"],
             ["--lease-duration", "500ms"],
+            ["--report", "/"],
+            ["--html", "no/such/folder/report.html"],
         ] {
             assert!(parse(&wrong).is_err(), "{wrong:?}");
         }

@@ -91,9 +91,9 @@ pub(super) struct Plan<'a> {
 /// The mean time between two faults of a kind, during storms.
 const fn interval(kind: FaultKind) -> Option<Duration> {
     let millis = match kind {
-        FaultKind::Kill => 1_700,
+        FaultKind::Kill => 2_000,
         FaultKind::KillAll => 40_000,
-        FaultKind::KillAfterSend => 12_000,
+        FaultKind::KillAfterSend => 15_000,
         FaultKind::Stop => 8_000,
         FaultKind::Term => 8_000,
         FaultKind::TrimmedIterator => 20_000,
@@ -262,11 +262,12 @@ fn service(random: &mut fastrand::Rng) -> CloudService {
     }
 }
 
-/// Relays and workers alike, the API half as often as either.
+/// A relay that is killed leaves its shard to nobody for a lease: if that came
+/// as often as workers are killed, no events would flow to be disturbed.
 fn victim(plan: &Plan<'_>, random: &mut fastrand::Rng) -> Victim {
-    match random.u8(..10) {
+    match random.u8(..8) {
         0 | 1 => API,
-        2..=5 => Victim::Process(FIRST_RELAY + random.usize(..plan.relays)),
+        2 | 3 => Victim::Process(FIRST_RELAY + random.usize(..plan.relays)),
         _ => Victim::Process(FIRST_RELAY + plan.relays + random.usize(..plan.workers)),
     }
 }
@@ -359,7 +360,7 @@ mod tests {
                 _ => 0,
             })
             .sum();
-        assert!(kills > 250, "{kills}");
+        assert!(kills > 230, "{kills}");
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod weather;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use http::Request;
 use http_body_util::{BodyExt, Limited};
@@ -46,6 +47,9 @@ pub(super) use weather::Weather;
 
 /// DynamoDB's own limit, the largest of the three.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Out of file descriptors, say: trying again at once would only use up a core.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The connection is closed instead of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -97,10 +101,8 @@ impl Proxy {
 
 async fn accept(listener: TcpListener, door: Arc<Door>) {
     loop {
-        // Without a connection to serve there is nothing to do but to wait for
-        // the next one; the process tries again.
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(ACCEPT_RETRY).await;
             continue;
         };
         if stream.set_nodelay(true).is_err() {

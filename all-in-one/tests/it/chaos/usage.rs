@@ -11,6 +11,10 @@ async fn wrong_options_are_refused_in_one_sentence() {
         (&["--relays", "0"], "--relays"),
         (&["--seed", "x"], "--seed"),
         (
+            &["--report", "no/such/folder/r.json"],
+            "no folder `no/such/folder`",
+        ),
+        (
             &["--dynamodb-endpoint", "http://127.0.0.1:1"],
             "--sqs-endpoint",
         ),
