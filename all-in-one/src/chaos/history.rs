@@ -96,6 +96,9 @@ pub(super) struct Step {
 /// the service said it took, whatever the relay was told.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Publish {
+    /// When the relay's request reached the proxy, which may hold it up: so long
+    /// that the relay gives it up and sends another, which then comes first.
+    pub asked_at: u64,
     /// When the proxy forwarded the request.
     pub at: u64,
     /// When the proxy had the service's answer.

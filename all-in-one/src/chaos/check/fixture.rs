@@ -293,6 +293,7 @@ fn step(sequence: u64, at: u64) -> Step {
 
 pub(super) fn publish(relay: &str, at: u64, aggregate_id: &str, sequence: u64) -> Publish {
     Publish {
+        asked_at: at,
         at,
         answered_at: at + 5,
         told: true,

@@ -227,6 +227,24 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_was_given_up_and_came_last_is_a_lost_answer() {
+        allowed(|history| {
+            history.publishes.extend([
+                publish("relay-2", 60_000, "o-2", 1),
+                Publish {
+                    asked_at: 59_000,
+                    told: false,
+                    ..publish("relay-2", 61_000, "o-2", 1)
+                },
+            ]);
+            // The first of the three was another relay's, long before.
+            history
+                .publishes
+                .retain(|one| one.at >= 59_000 || one.aggregate_id != "o-2");
+        });
+    }
+
+    #[test]
     fn more_repeats_after_a_kill_than_were_in_flight_are_caught() {
         let again = |id: &str| publish("relay-2", 13_500, id, 1);
         allowed(|history| history.publishes.push(again("o-1")));

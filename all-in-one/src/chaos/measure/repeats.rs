@@ -97,7 +97,7 @@ impl<'a> Repeats<'a> {
         }
         let mut repeats: Vec<Repeat<'_>> = Vec::new();
         for mut publishes in by_event.into_values().filter(|all| all.len() > 1) {
-            publishes.sort_by_key(|publish| publish.at);
+            publishes.sort_by_key(|publish| (publish.asked_at, publish.at));
             // Each lost answer explains one repeat.
             let mut unheard = Vec::new();
             for (nth, publish) in publishes.iter().enumerate() {

@@ -169,6 +169,7 @@ impl Exchange {
         let killed = self.is_told() && !sent.events.is_empty() && self.kill().await;
         weather.recorder.write(|history| {
             let publishes = sent.events.into_iter().map(|event| Publish {
+                asked_at: self.at,
                 at: forwarded_at,
                 answered_at,
                 told: self.is_told() && !killed,
