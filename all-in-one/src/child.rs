@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 /// Tells a service that its standard input is the pipe described above.
@@ -34,12 +34,12 @@ const NOT_PASSED_ON: [&str; 6] = [
 pub(crate) struct Spec {
     /// The sub-command, which is also the service's name.
     pub(crate) name: &'static str,
-    /// Where it is asked whether it is ready.
-    pub(crate) url: String,
     /// This executable.
     pub(crate) program: PathBuf,
     /// On top of this process's own environment.
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// Whether what it logs is for this process, and not for the terminal.
+    pub(crate) log_is_read: bool,
 }
 
 /// A running service; killed when dropped.
@@ -47,6 +47,7 @@ pub(crate) struct Spec {
 pub(crate) struct Process {
     child: Child,
     pid: u32,
+    log: Option<ChildStderr>,
     _lifeline: Option<ChildStdin>,
 }
 
@@ -61,11 +62,17 @@ impl Spec {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env(LIFELINE, "1")
             .stdin(Stdio::piped())
+            .stderr(if self.log_is_read {
+                Stdio::piped()
+            } else {
+                Stdio::inherit()
+            })
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         Ok(Process {
             pid: child.id().unwrap_or_default(),
+            log: child.stderr.take(),
             // Waiting for a child closes the input it still owns.
             _lifeline: child.stdin.take(),
             child,
@@ -76,6 +83,20 @@ impl Spec {
 impl Process {
     pub(crate) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What it logs, when [`Spec::log_is_read`]; once.
+    pub(crate) fn take_log(&mut self) -> Option<ChildStderr> {
+        self.log.take()
+    }
+
+    /// Nothing happens to one that has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        // No id once its end was seen: its pid may be another's by now.
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            kill(Pid::from_raw(pid), signal)?;
+        }
+        Ok(())
     }
 
     /// Waits for its end.
@@ -89,10 +110,7 @@ impl Process {
         patience: Duration,
         force: &CancellationToken,
     ) -> io::Result<ExitStatus> {
-        // `None` once it has ended by itself: its pid may be another's by now.
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            kill(Pid::from_raw(pid), Signal::SIGTERM)?;
-        }
+        self.signal(Signal::SIGTERM)?;
         tokio::select! {
             status = self.child.wait() => return status,
             () = tokio::time::sleep(patience) => {}

@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use shared::names::{parse_queue_name, parse_table};
 use shared::process::ProcessOptions;
 
+use crate::chaos::options::ChaosOptions;
+
 /// The whole system on this machine: DynamoDB, SQS and the three services.
 ///
 /// Without a sub-command it is `up`.
@@ -52,6 +54,9 @@ pub enum Command {
     /// Create tables and queues where they are missing, on the endpoint that
     /// the AWS SDK's variables name.
     Provision(ProvisionCommand),
+    /// Start everything, kill it and cut it off under load, and check that
+    /// nothing was lost: exits with 0 if everything held, with 1 if not.
+    Chaos(Box<ChaosOptions>),
     /// Run the HTTP API.
     OrderApi(Box<order_api::Config>),
     /// Run the relay, or one of its commands for operators.

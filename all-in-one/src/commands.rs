@@ -3,21 +3,25 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use shared::process::{self, Context, EXIT_USAGE, ProcessOptions, RunError};
+use shared::process::{self, Context, EXIT_USAGE, RunError};
+use shared::telemetry::LogFormat;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Cli, Command, ProvisionCommand, UpOptions};
 use crate::readiness::Probe;
 use crate::signals::{Signals, Stopping};
 use crate::up::{self, UpError};
-use crate::{cloud, provision, service};
+use crate::{chaos, cloud, provision, service};
 
 /// Runs what the command line asks for.
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Up(options) => run_up(*options),
-        Command::Cloud(command) => until_signal(&command.process, |stopping| {
+        Command::Cloud(command) => until_signal(command.process.log_format, |stopping| {
             cloud::run(command.cloud, stopping.stop)
+        }),
+        Command::Chaos(options) => until_signal(options.log_format, |stopping| async {
+            Ok(chaos::run(*options, stopping).await?)
         }),
         Command::Provision(command) => {
             let options = command.process.clone();
@@ -59,7 +63,7 @@ fn run_up(options: UpOptions) -> ExitCode {
             return code;
         }
     }
-    until_signal(&options.process.clone(), |stopping| {
+    until_signal(options.process.log_format, |stopping| {
         up::run(options, stopping)
     })
 }
@@ -81,7 +85,7 @@ async fn run_provision(command: ProvisionCommand, context: Context) -> Result<()
 }
 
 /// Runs `work` with logging and with signals passed on to it.
-fn until_signal<F>(options: &ProcessOptions, work: impl FnOnce(Stopping) -> F) -> ExitCode
+fn until_signal<F>(log_format: LogFormat, work: impl FnOnce(Stopping) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), UpError>>,
 {
@@ -90,7 +94,7 @@ where
     };
     let outcome = runtime.block_on(async {
         let telemetry =
-            shared::telemetry::init("all-in-one", options.log_format).map_err(UpError::Usage)?;
+            shared::telemetry::init("all-in-one", log_format).map_err(UpError::Usage)?;
         let stopping = Stopping::default();
         let signals = Signals::new().map_err(UpError::Signals)?;
         let outcome = signals.during(stopping.clone(), work(stopping)).await;

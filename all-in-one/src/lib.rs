@@ -16,11 +16,13 @@
 //! - `commands`: what each sub-command does, on its own runtime.
 //! - `up`: starts everything, waits for a signal, stops everything in order.
 //! - `supervisor`: keeps the children running; `child` is one process.
+//! - `chaos`: the same with more of them, behind a proxy, under load and faults.
 //! - `readiness`: asks `/readyz`; also the `healthcheck` sub-command.
 //! - `service`: the other side of `child`.
 //! - `signals`: the first Ctrl-C stops, the second kills.
 
 mod banner;
+mod chaos;
 mod child;
 pub mod cli;
 mod cloud;

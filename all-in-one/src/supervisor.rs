@@ -36,6 +36,7 @@ pub(crate) struct Supervisor {
 #[derive(Debug)]
 struct Service {
     spec: Spec,
+    url: String,
     state: watch::Receiver<State>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -66,10 +67,15 @@ pub(crate) enum NotReady {
 }
 
 impl Supervisor {
-    /// Starts `specs`. `grace` is what the services have for finishing their
-    /// work; `force` kills them instead.
-    pub(crate) fn start(specs: Vec<Spec>, grace: Duration, force: &CancellationToken) -> Self {
-        let start = |spec: Spec| {
+    /// Starts `specs`, each with the URL where it is asked whether it is ready.
+    /// `grace` is what the services have for finishing their work; `force` kills
+    /// them instead.
+    pub(crate) fn start(
+        specs: Vec<(Spec, String)>,
+        grace: Duration,
+        force: &CancellationToken,
+    ) -> Self {
+        let start = |(spec, url): (Spec, String)| {
             let stop = CancellationToken::new();
             let (report, state) = watch::channel(State::Starting);
             let keeper = Keeper {
@@ -81,6 +87,7 @@ impl Supervisor {
             };
             Service {
                 spec,
+                url,
                 state,
                 stop,
                 task: tokio::spawn(keeper.keep_running()),
@@ -126,7 +133,7 @@ impl Service {
     async fn ready(&self, probe: &Probe) -> Result<(), NotReady> {
         let service = self.spec.name;
         let mut state = self.state.clone();
-        let url = format!("{}/readyz", self.spec.url);
+        let url = format!("{}/readyz", self.url);
         tokio::select! {
             ready = probe.until_ready(&url, READY_WITHIN) => {
                 ready.map_err(|reason| NotReady::Silent { service, reason })

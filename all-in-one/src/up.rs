@@ -10,6 +10,7 @@ use shared::aws::Clients;
 use shared::provision::ProvisionError;
 
 use crate::banner::Banner;
+use crate::chaos::ChaosError;
 use crate::child::Spec;
 use crate::cli::UpOptions;
 use crate::ports::Reservation;
@@ -26,7 +27,7 @@ pub(crate) const SERVICES: [&str; 3] = ["order-api", "outbox-relay", "inventory-
 /// at once instead of waiting for them to expire.
 const RELAY_INSTANCE: &str = "relay-1";
 
-/// Why `up` or `cloud` ended by itself.
+/// Why `up`, `cloud` or `chaos` ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpError {
     #[error("{0}")]
@@ -52,6 +53,8 @@ pub(crate) enum UpError {
     Probe(#[from] reqwest::Error),
     #[error("the temporary folder could not be removed: {0}")]
     Folder(io::Error),
+    #[error("{0}")]
+    Chaos(#[from] ChaosError),
 }
 
 impl UpError {
@@ -167,7 +170,13 @@ impl Ports {
     }
 }
 
-fn specs(options: &UpOptions, program: &Path, ports: &Ports, cloud: &LocalCloud) -> Vec<Spec> {
+/// How the services are started, and where each is asked whether it is ready.
+fn specs(
+    options: &UpOptions,
+    program: &Path,
+    ports: &Ports,
+    cloud: &LocalCloud,
+) -> Vec<(Spec, String)> {
     let names = &options.names;
     let process = &options.process;
     let mut environment = cloud.env();
@@ -192,13 +201,13 @@ fn specs(options: &UpOptions, program: &Path, ports: &Ports, cloud: &LocalCloud)
     }
     let spec = |name, listen, port: &Reservation| Spec {
         name,
-        url: port.url(),
         program: program.to_owned(),
         environment: environment
             .iter()
             .cloned()
             .chain([(listen, port.address().to_string())])
             .collect(),
+        log_is_read: false,
     };
     let [order_api, outbox_relay, inventory_worker] = SERVICES;
     let mut relay = spec(outbox_relay, "RELAY_ADMIN_LISTEN", &ports.relay_admin);
@@ -206,9 +215,11 @@ fn specs(options: &UpOptions, program: &Path, ports: &Ports, cloud: &LocalCloud)
         let name = ("RELAY_INSTANCE_ID", RELAY_INSTANCE.to_owned());
         relay.environment.push(name);
     }
+    let api = spec(order_api, "ORDER_API_LISTEN", &ports.order_api);
+    let worker = spec(inventory_worker, "WORKER_ADMIN_LISTEN", &ports.worker_admin);
     vec![
-        spec(order_api, "ORDER_API_LISTEN", &ports.order_api),
-        relay,
-        spec(inventory_worker, "WORKER_ADMIN_LISTEN", &ports.worker_admin),
+        (api, ports.order_api.url()),
+        (relay, ports.relay_admin.url()),
+        (worker, ports.worker_admin.url()),
     ]
 }

@@ -4,6 +4,7 @@
 // Helpers outside of test functions; a panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
+mod chaos;
 mod cloud;
 mod collector;
 mod compose;

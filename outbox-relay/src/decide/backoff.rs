@@ -5,8 +5,9 @@ use std::time::Duration;
 /// The first retry waits up to this long.
 const BASE: Duration = Duration::from_millis(50);
 
-/// No retry waits longer: after an outage work goes on within this time.
-pub const MAX: Duration = Duration::from_secs(2);
+/// No retry waits longer. After an outage a read, and then a send, may each
+/// have to wait for their turn: events flow again within twice this time.
+pub const MAX: Duration = Duration::from_secs(1);
 
 /// How long to wait after the `attempt`-th failure in a row (from 1).
 /// `jitter` is a random number from 0 to 1; full jitter keeps instances that

@@ -1,0 +1,431 @@
+//! What clients were answered, against what is stored at the end.
+//!
+//! What a client may conclude: after a **201** the order exists. After
+//! **503**, **504** or **no answer** it exists wholly or not at all, and only a
+//! repetition with the same key finds out which. Any other answer to a valid
+//! request is wrong in itself.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::history::{CloudService, History, OrderRow, Post, Program};
+use super::super::measure::spans::{Span, Spans, disturbances, processes};
+use super::{Findings, Invariant};
+
+/// An answer may come this much later than the fault that it is due to ended:
+/// connections are opened again, and refused requests wait for their retry.
+const AFTERMATH_MS: u64 = 3_000;
+
+/// The type of the event that a new order has, and its sequence.
+const PLACED: (&str, u64) = ("order.placed", 1);
+
+pub(super) fn answers(history: &History, found: &mut Findings) {
+    let apis = processes(history, Program::OrderApi);
+    let troubled: Spans = disturbances(history)
+        .iter()
+        .filter(|one| one.process.is_none_or(|process| apis.contains(&process)))
+        // The API knows one service only.
+        .filter(|one| one.service.is_none_or(|it| it == CloudService::Dynamodb))
+        .map(|one| one.span.and_after(AFTERMATH_MS))
+        .collect();
+    let crowded = crowded(history);
+    for post in &history.posts {
+        let span = Span::new(post.at, post.at + post.took_ms);
+        let wrong = match post.status {
+            Some(201) => None,
+            Some(503 | 504) | None if troubled.touch(span) || crowded.touch(span) => None,
+            Some(503 | 504) | None => Some("while nothing was wrong"),
+            Some(_) => Some("which is no answer to a valid request"),
+        };
+        if let Some(wrong) = wrong {
+            let answer = match post.status {
+                Some(status) => format!("answered {status}"),
+                None => "not answered".to_owned(),
+            };
+            found.add(
+                Invariant::Answers,
+                post.at,
+                format!(
+                    "POST for {} was {answer} after {} ms, {wrong}",
+                    post.customer_id, post.took_ms
+                ),
+            );
+        }
+    }
+}
+
+/// When more requests were waiting for an answer than the API works on.
+fn crowded(history: &History) -> Spans {
+    let posts = history.posts.iter();
+    // At the same instant those that begin come first.
+    let mut changes: Vec<(u64, bool)> = posts
+        .flat_map(|post| [(post.at, false), (post.at + post.took_ms, true)])
+        .collect();
+    changes.sort_unstable();
+    let mut waiting = 0;
+    let mut full_since = None;
+    let mut spans = Vec::new();
+    for (at, answered) in changes {
+        if answered {
+            waiting -= 1;
+        } else {
+            waiting += 1;
+        }
+        if waiting > history.settings.api_concurrency {
+            full_since.get_or_insert(at);
+        } else if let Some(since) = full_since.take() {
+            spans.push(Span::new(since, at));
+        }
+    }
+    spans.into_iter().collect()
+}
+
+pub(super) fn confirmed(history: &History, found: &mut Findings) {
+    let stored = by_id(history);
+    for post in history.posts.iter().filter(|post| post.status == Some(201)) {
+        let mut wrong = |what: String| found.add(Invariant::Confirmed, post.at, what);
+        let Some(id) = &post.order_id else {
+            wrong(format!("a 201 for {} has no order id", post.customer_id));
+            continue;
+        };
+        match stored.get(id.as_str()) {
+            None => wrong(format!(
+                "order {id} was answered with 201 and does not exist"
+            )),
+            Some(order) if order.customer_id != post.customer_id || order.lines != post.lines => {
+                wrong(format!("order {id} is not stored as it was asked for"));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+pub(super) fn atomic(history: &History, found: &mut Findings) {
+    let orders = by_id(history);
+    let mut wrong = |what: String| found.add(Invariant::Atomic, None, what);
+
+    let mut events = HashSet::new();
+    for row in history
+        .end
+        .outbox
+        .iter()
+        .filter(|row| row.event_type == PLACED.0)
+    {
+        if !orders.contains_key(row.aggregate_id.as_str()) {
+            wrong(format!("event {} exists without its order", row.event_id));
+        }
+        if row.sequence == PLACED.1 {
+            events.insert(row.aggregate_id.as_str());
+        } else {
+            wrong(format!(
+                "event {} is a second one of its order",
+                row.event_id
+            ));
+        }
+    }
+    for order in history.end.orders.iter() {
+        if !events.contains(order.order_id.as_str()) {
+            wrong(format!("order {} exists without its event", order.order_id));
+        }
+    }
+
+    let wanted = wishes(history);
+    let mut keys: HashMap<&str, Vec<&str>> = HashMap::new();
+    for row in &history.end.idempotency {
+        keys.entry(row.order_id.as_str())
+            .or_default()
+            .push(&row.key);
+        if !orders.contains_key(row.order_id.as_str()) {
+            wrong(format!(
+                "key {} names order {}, which does not exist",
+                row.key, row.order_id
+            ));
+        }
+    }
+    for order in &history.end.orders {
+        let id = &order.order_id;
+        let Some(posts) = wanted.get(order.customer_id.as_str()) else {
+            wrong(format!("order {id} exists and nobody asked for it"));
+            continue;
+        };
+        let expected: Vec<&str> = posts[0].key.as_deref().into_iter().collect();
+        let stored = keys.get(id.as_str()).map_or(&[][..], Vec::as_slice);
+        if stored != expected {
+            wrong(format!(
+                "order {id} has the idempotency keys {stored:?}, and should have {expected:?}"
+            ));
+        }
+    }
+}
+
+pub(super) fn one_key_one_order(history: &History, found: &mut Findings) {
+    let mut stored: HashMap<&str, usize> = HashMap::new();
+    for order in &history.end.orders {
+        *stored.entry(&order.customer_id).or_default() += 1;
+    }
+    let mut ids: HashMap<&str, &str> = HashMap::new();
+    for (customer_id, posts) in wishes(history) {
+        let mut wrong = |what: String| found.add(Invariant::OneKeyOneOrder, posts[0].at, what);
+        let orders = stored.get(customer_id).copied().unwrap_or_default();
+        // Without a key each request is an order of its own.
+        let keyed = posts[0].key.is_some();
+        let most = if keyed { 1 } else { posts.len() };
+        if orders > most {
+            wrong(format!(
+                "{} requests for {customer_id} made {orders} orders",
+                posts.len()
+            ));
+        }
+        let confirmed = || posts.iter().filter(|post| post.status == Some(201));
+        let new = confirmed().filter(|post| !post.replayed).count();
+        if keyed && new > 1 {
+            wrong(format!(
+                "{new} requests with the key of {customer_id} were answered as the first one"
+            ));
+        }
+        if !keyed && new < confirmed().count() {
+            wrong(format!(
+                "a request for {customer_id} without a key was answered with an earlier order"
+            ));
+        }
+        for id in confirmed().filter_map(|post| post.order_id.as_deref()) {
+            if let Some(other) = ids.insert(id, customer_id)
+                && (other != customer_id || !keyed)
+            {
+                wrong(format!(
+                    "order {id} was the answer to {other} and to {customer_id}"
+                ));
+            }
+        }
+    }
+}
+
+fn by_id(history: &History) -> HashMap<&str, &OrderRow> {
+    let orders = history.end.orders.iter();
+    orders
+        .map(|order| (order.order_id.as_str(), order))
+        .collect()
+}
+
+/// All requests for each wanted order, by its customer.
+fn wishes(history: &History) -> HashMap<&str, Vec<&Post>> {
+    let mut wishes: HashMap<&str, Vec<&Post>> = HashMap::new();
+    for post in &history.posts {
+        wishes.entry(&post.customer_id).or_default().push(post);
+    }
+    wishes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{allowed, caught, row};
+    use super::*;
+    use crate::chaos::history::{FaultKind, IdempotencyRow};
+
+    #[test]
+    fn an_unexpected_answer_is_caught() {
+        for status in [200, 400, 422, 500] {
+            caught(Invariant::Answers, 1, |history| {
+                history.posts[5].status = Some(status);
+            });
+        }
+    }
+
+    #[test]
+    fn an_error_or_silence_without_a_fault_is_caught() {
+        for status in [Some(503), Some(504), None] {
+            caught(Invariant::Answers, 1, |history| {
+                history.posts[5].status = status;
+                history.posts[5].at = 60_000;
+            });
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_queue_explains_no_error_of_the_api() {
+        caught(Invariant::Answers, 1, |history| {
+            let post = &mut history.posts[5];
+            post.at = 60_000;
+            let mut outage = history.faults[0].clone();
+            outage.kind = FaultKind::Outage;
+            outage.service = Some(CloudService::Sqs);
+            outage.process = None;
+            outage.at = 59_000;
+            outage.until = Some(62_000);
+            history.faults.push(outage);
+        });
+    }
+
+    #[test]
+    fn no_answer_while_the_api_is_away_is_allowed() {
+        allowed(|history| {
+            let first = &mut history.lives[0];
+            first.ended = Some(50_000);
+            first.told_to_end = Some(50_000);
+            first.how = Some(crate::chaos::history::Ending::Signalled(9));
+            let mut second = first.clone();
+            second.incarnation = 2;
+            second.ready = Some(70_000);
+            second.ended = None;
+            second.told_to_end = None;
+            history.lives.push(second);
+            history.posts[5].at = 65_000;
+            history.posts[5].status = None;
+        });
+    }
+
+    #[test]
+    fn more_requests_than_the_api_works_on_explain_that_some_are_refused() {
+        let crowd = |history: &mut History, status: Option<u16>| {
+            // The other requests are over by then.
+            history.posts[5].at = 60_000;
+            history.posts[5].status = status;
+            for nth in 0..4 {
+                let mut post = history.posts[5].clone();
+                post.customer_id = format!("c-crowd-{nth}");
+                post.key = None;
+                history.posts.push(post);
+            }
+        };
+        caught(Invariant::Answers, 5, |history| crowd(history, Some(503)));
+        allowed(|history| {
+            history.settings.api_concurrency = 4;
+            crowd(history, Some(503));
+        });
+        // Those that got through the crowd have no excuse for anything else.
+        caught(Invariant::Answers, 5, |history| {
+            history.settings.api_concurrency = 4;
+            crowd(history, Some(500));
+        });
+    }
+
+    #[test]
+    fn a_confirmed_order_that_is_lost_is_caught() {
+        caught(Invariant::Confirmed, 1, |history| {
+            // Wholly: its event is gone as well.
+            let mut post = history.posts[2].clone();
+            post.customer_id = "c-6".to_owned();
+            post.order_id = Some("o-6".to_owned());
+            history.posts.push(post);
+        });
+    }
+
+    #[test]
+    fn a_confirmed_order_stored_with_other_lines_is_caught() {
+        caught(Invariant::Confirmed, 1, |history| {
+            // Of the rejected order: no stock moved for it.
+            history.posts[4].lines[0].quantity = 9;
+        });
+    }
+
+    #[test]
+    fn an_order_without_its_event_is_caught() {
+        caught(Invariant::Atomic, 1, |history| {
+            let gone = |id: &str| id == "o-4:1";
+            history.end.outbox.retain(|row| !gone(&row.event_id));
+            history.publishes.retain(|one| !gone(&one.event_id));
+            history.deliveries.retain(|one| !gone(&one.event_id));
+        });
+    }
+
+    #[test]
+    fn an_event_without_its_order_is_caught() {
+        caught(Invariant::Atomic, 1, |history| {
+            history.end.outbox[4] = row("steps", 1, "order.placed");
+        });
+    }
+
+    #[test]
+    fn a_second_event_of_an_order_is_caught() {
+        caught(Invariant::Atomic, 1, |history| {
+            let mut second = row("o-1", 2, "order.placed");
+            second.status = "PUBLISHED".to_owned();
+            history.end.outbox.push(second.clone());
+            for publish in &mut history.publishes {
+                if publish.event_id == "steps:2" {
+                    publish.aggregate_id = second.aggregate_id.clone();
+                    publish.event_id = second.event_id.clone();
+                }
+            }
+            for delivery in &mut history.deliveries {
+                if delivery.event_id == "steps:2" {
+                    delivery.event_id = second.event_id.clone();
+                }
+            }
+            history.steps.retain(|step| step.sequence != 2);
+            history.end.outbox.retain(|row| row.event_id != "steps:2");
+        });
+    }
+
+    #[test]
+    fn an_idempotency_record_without_its_order_is_caught() {
+        caught(Invariant::Atomic, 1, |history| {
+            history.end.idempotency.push(IdempotencyRow {
+                key: "k-5".to_owned(),
+                order_id: "o-5".to_owned(),
+            });
+        });
+    }
+
+    #[test]
+    fn an_order_without_its_idempotency_record_is_caught() {
+        caught(Invariant::Atomic, 1, |history| {
+            history.end.idempotency.remove(0);
+        });
+    }
+
+    #[test]
+    fn an_order_that_nobody_asked_for_is_caught() {
+        caught(Invariant::Atomic, 1, |history| {
+            history.posts.remove(4);
+        });
+    }
+
+    #[test]
+    fn an_order_answered_with_an_error_may_exist_wholly() {
+        allowed(|history| {
+            let post = &mut history.posts[4];
+            post.at = 1_320;
+            post.status = Some(504);
+            post.order_id = None;
+        });
+    }
+
+    #[test]
+    fn a_key_that_made_two_orders_is_caught() {
+        caught(Invariant::OneKeyOneOrder, 1, |history| {
+            // c-4's order becomes a second one of c-3.
+            history.posts.remove(4);
+            let order = &mut history.end.orders[3];
+            order.customer_id = "c-3".to_owned();
+            history.end.idempotency.push(IdempotencyRow {
+                key: "k-3".to_owned(),
+                order_id: "o-4".to_owned(),
+            });
+        });
+    }
+
+    #[test]
+    fn two_first_answers_for_one_key_are_caught() {
+        caught(Invariant::OneKeyOneOrder, 1, |history| {
+            let mut again = history.posts[3].clone();
+            again.at += 100;
+            history.posts.push(again);
+        });
+    }
+
+    #[test]
+    fn a_replayed_answer_without_a_key_is_caught() {
+        caught(Invariant::OneKeyOneOrder, 1, |history| {
+            history.posts[4].replayed = true;
+        });
+    }
+
+    #[test]
+    fn one_order_as_the_answer_to_two_requests_without_a_key_is_caught() {
+        caught(Invariant::OneKeyOneOrder, 1, |history| {
+            let mut again = history.posts[4].clone();
+            again.at += 100;
+            history.posts.push(again);
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! Does to processes and services what the schedule says.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::history::{Fault, FaultKind, History};
+use super::processes::Remote;
+use super::proxy::Weather;
+use super::recorder::Recorder;
+use super::schedule::{Schedule, Victim, What};
+
+#[derive(Debug)]
+pub(super) struct Injector {
+    /// When the run began.
+    pub(super) began: Instant,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) weather: Arc<Weather>,
+    /// API, relays, workers.
+    pub(super) processes: Vec<Remote>,
+}
+
+impl Injector {
+    /// Works the schedule off; returns at its end, or at `stop`, when every
+    /// outage is over.
+    pub(super) async fn run(self, schedule: Schedule, stop: CancellationToken) {
+        let mut outages = JoinSet::new();
+        for action in schedule.actions {
+            tokio::select! {
+                () = tokio::time::sleep_until(self.began + action.at) => {}
+                () = stop.cancelled() => break,
+            }
+            self.inject(action.what, &mut outages).await;
+        }
+        stop.cancelled().await;
+        self.weather.clear();
+        while outages.join_next().await.is_some() {}
+    }
+
+    async fn inject(&self, what: What, outages: &mut JoinSet<()>) {
+        match what {
+            What::Kill { victim, pause } => {
+                for process in self.from(victim) {
+                    if process.kill(Some(FaultKind::Kill), pause).await {
+                        break;
+                    }
+                }
+            }
+            What::Term { victim, pause } => {
+                for process in self.from(victim) {
+                    if process.terminate(pause).await {
+                        break;
+                    }
+                }
+            }
+            What::Stop { victim, lasting } => {
+                for process in self.from(victim) {
+                    if process.stop(lasting).await {
+                        break;
+                    }
+                }
+            }
+            What::KillAll { pauses } => {
+                let at = self.recorder.now();
+                let kills = self.processes.iter().zip(pauses);
+                join_all(kills.map(|(process, pause)| process.kill(None, pause))).await;
+                self.recorder.fault(Fault {
+                    at,
+                    until: None,
+                    kind: FaultKind::KillAll,
+                    process: None,
+                    service: None,
+                    operation: None,
+                });
+            }
+            What::LullBegins => {
+                self.weather.lull();
+                join_all(self.processes.iter().map(Remote::revive)).await;
+            }
+            What::LullEnds => self.weather.storm(),
+            What::KillAfterSend { pause } => self.weather.arm_kill(pause),
+            What::Trim => self.weather.arm_trim(),
+            What::Outage {
+                service,
+                manner,
+                lasting,
+            } => {
+                let weather = Arc::clone(&self.weather);
+                outages.spawn(async move {
+                    weather.outage_of(service, manner, lasting).await;
+                });
+            }
+        }
+    }
+
+    /// The victim, and the others for when it is dead already.
+    fn from(&self, victim: Victim) -> impl Iterator<Item = &Remote> {
+        let first = match victim {
+            Victim::Process(number) => number,
+            Victim::Publisher => self.publisher(),
+        };
+        let all = self.processes.iter();
+        all.cycle().skip(first).take(self.processes.len())
+    }
+
+    /// Which process published last; the first relay when none did.
+    fn publisher(&self) -> usize {
+        let last = |history: &History| Some(history.publishes.last()?.relay.clone());
+        let name = self.recorder.read(last);
+        let named = |process: &Remote| Some(&process.name) == name.as_ref();
+        self.processes.iter().position(named).unwrap_or(1)
+    }
+}

@@ -1,0 +1,33 @@
+//! What a history says, in numbers: pure functions that [`super::check`]
+//! judges by and [`super::report`] shows.
+//!
+//! - [`spans`]: when something was done to the system, and to whom.
+//! - [`repeats`]: events that a queue took more than once, and why.
+//! - [`recovery`]: how long events stood still after a fault.
+//! - [`latency`]: how long clients and orders waited, with faults and without.
+//! - [`timeline`]: backlog and throughput over the run.
+
+pub(super) mod latency;
+pub(super) mod recovery;
+pub(super) mod repeats;
+pub(super) mod spans;
+pub(super) mod timeline;
+
+use std::collections::HashMap;
+
+use super::history::History;
+
+/// When each event was committed, by its aggregate and sequence: an order's
+/// with the order, a step's when the write was answered.
+pub(super) fn committed_at(history: &History) -> HashMap<(&str, u64), u64> {
+    let orders = history
+        .end
+        .orders
+        .iter()
+        .map(|order| ((order.order_id.as_str(), 1), order.created_at));
+    let steps = history
+        .steps
+        .iter()
+        .map(|step| ((step.aggregate_id.as_str(), step.sequence), step.at));
+    orders.chain(steps).collect()
+}

@@ -1,0 +1,177 @@
+//! The figures of a report, from the history.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::super::check::{Invariant, Violation};
+use super::super::history::{Ending, History, OrderRow};
+use super::super::measure::latency::Percentiles;
+use super::super::measure::recovery::{Trigger, recoveries};
+use super::super::measure::repeats::{Cause, InterruptionKind, Repeats};
+use super::super::measure::spans::What;
+use super::{
+    Faults, Judged, Mark, Orders, RecoveryFigures, RecoveryLine, RepeatFigures, RepeatsAfter,
+};
+
+/// Examples that are shown of each violated invariant.
+pub(super) const EXAMPLES: usize = 10;
+
+pub(super) fn judged(violations: &[Violation]) -> Vec<Judged> {
+    let of = |invariant| {
+        let all: Vec<&Violation> = violations
+            .iter()
+            .filter(|one| one.invariant == invariant)
+            .collect();
+        Judged {
+            invariant,
+            statement: invariant.statement(),
+            violations: all.len(),
+            examples: all.into_iter().take(EXAMPLES).cloned().collect(),
+        }
+    };
+    Invariant::ALL.into_iter().map(of).collect()
+}
+
+pub(super) fn orders(history: &History) -> Orders {
+    let posts = &history.posts;
+    let wanted: HashSet<&str> = posts.iter().map(|post| post.customer_id.as_str()).collect();
+    let mut answers = BTreeMap::new();
+    for post in posts {
+        let answer = post
+            .status
+            .map_or("none".to_owned(), |status| status.to_string());
+        *answers.entry(answer).or_default() += 1;
+    }
+    let confirmed: HashSet<&str> = posts
+        .iter()
+        .filter_map(|post| post.order_id.as_deref())
+        .collect();
+    let stored = &history.end.orders;
+    let count = |wanted: fn(&OrderRow) -> bool| stored.iter().filter(|one| wanted(one)).count();
+    Orders {
+        wanted: wanted.len(),
+        requests: posts.len(),
+        answers,
+        replayed: posts.iter().filter(|post| post.replayed).count(),
+        stored: stored.len(),
+        unconfirmed: stored
+            .iter()
+            .filter(|order| !confirmed.contains(order.order_id.as_str()))
+            .count(),
+        processed: count(|order| order.status == "PROCESSED"),
+        rejected: count(|order| order.status == "REJECTED"),
+    }
+}
+
+pub(super) fn faults(history: &History) -> Faults {
+    let mut by_kind = BTreeMap::new();
+    for fault in &history.faults {
+        *by_kind.entry(fault.kind).or_default() += 1;
+    }
+    let (mut killed, mut terminated) = (BTreeMap::new(), BTreeMap::new());
+    for life in &history.lives {
+        // Those that are stopped at the end are no faults.
+        if life
+            .told_to_end
+            .is_some_and(|at| at < history.settings.duration_ms)
+        {
+            let ended = match life.how {
+                Some(Ending::Signalled(_)) => &mut killed,
+                _ => &mut terminated,
+            };
+            *ended.entry(life.program).or_default() += 1;
+        }
+    }
+    Faults {
+        total: by_kind.values().sum(),
+        by_kind,
+        killed,
+        terminated,
+    }
+}
+
+pub(super) fn recovery(history: &History) -> Vec<RecoveryFigures> {
+    let recoveries = recoveries(history);
+    let lease = history.settings.lease_duration_ms;
+    let of = |trigger: Trigger| {
+        let limit_ms = trigger.limit(lease);
+        let all = || recoveries.iter().filter(move |one| one.trigger == trigger);
+        let figures = |strict: bool| {
+            let wanted =
+                all().filter(|one| strict == (limit_ms.is_some() && one.disturbed_by.is_none()));
+            Percentiles::of(wanted.filter_map(|one| one.took_ms))
+        };
+        RecoveryFigures {
+            trigger,
+            limit_ms,
+            undisturbed: figures(true),
+            others: figures(false),
+            never: all().filter(|one| one.took_ms.is_none()).count(),
+            each: all()
+                .map(|one| RecoveryLine {
+                    at: one.at,
+                    process: one.process.map(str::to_owned),
+                    took_ms: one.took_ms,
+                    disturbed_by: one.disturbed_by.clone(),
+                })
+                .collect(),
+        }
+    };
+    Trigger::ALL.into_iter().map(of).collect()
+}
+
+pub(super) fn repeats(history: &History) -> RepeatFigures {
+    let repeats = Repeats::of(history);
+    let counts = repeats.counts();
+    let kinds: BTreeSet<InterruptionKind> =
+        repeats.interruptions.iter().map(|one| one.kind).collect();
+    let after = kinds.into_iter().map(|interruption| {
+        let counts: Vec<u64> = repeats
+            .interruptions
+            .iter()
+            .zip(&counts)
+            .filter(|(one, _)| one.kind == interruption)
+            .map(|(_, count)| count.all as u64)
+            .collect();
+        RepeatsAfter {
+            interruption,
+            total: counts
+                .iter()
+                .map(|&count| usize::try_from(count).unwrap_or(usize::MAX))
+                .sum(),
+            repeats: Percentiles::of(counts),
+        }
+    });
+    let causes = || repeats.repeats.iter().map(|repeat| repeat.cause);
+    RepeatFigures {
+        total: repeats.repeats.len(),
+        lost_answers: causes()
+            .filter(|cause| matches!(cause, Some(Cause::LostAnswer(_))))
+            .count(),
+        unexplained: causes().filter(Option::is_none).count(),
+        in_flight_bound: history.settings.in_flight_bound,
+        after: after.collect(),
+    }
+}
+
+pub(super) fn memory(history: &History) -> BTreeMap<String, u64> {
+    let mut most: BTreeMap<String, u64> = BTreeMap::new();
+    for sample in &history.memory {
+        let most = most.entry(sample.process.clone()).or_default();
+        *most = sample.rss_bytes.max(*most);
+    }
+    most
+}
+
+pub(super) fn marks(history: &History) -> Vec<Mark> {
+    let faults = history.faults.iter();
+    faults
+        .filter(|fault| !What::Fault(fault.kind).is_of_one_request())
+        .map(|fault| Mark {
+            at: fault.at,
+            until: fault.until,
+            kind: fault.kind,
+            process: fault.process.clone(),
+            service: fault.service,
+        })
+        .collect()
+}

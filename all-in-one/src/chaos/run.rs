@@ -1,0 +1,241 @@
+//! One run: start everything, let it go wrong for a while, heal it, wait until
+//! it is settled, stop everything, and judge what was seen.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::crew::{API_CONCURRENCY, Crew};
+use super::history::{History, Settings};
+use super::injector::Injector;
+use super::load::Load;
+use super::observe::Unreadable;
+use super::options::{ChaosOptions, Output};
+use super::proxy::Weather;
+use super::recorder::{Recorder, millis};
+use super::report::Report;
+use super::schedule::{Plan, Schedule};
+use super::steps::{Consumer, NotWritten, Steps};
+use super::target::{Target, TargetError};
+use super::{check, progress};
+use crate::signals::Stopping;
+
+/// Processes start within a second or so; on a busy machine they take longer.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// A relay has at most this many events sent and not marked: 16 batches of 10
+/// under way, and those that wait for their mark.
+const IN_FLIGHT: usize = 16 * 10 + outbox_relay::decide::schedule::MAX_UNMARKED;
+
+/// Why a run came to no good end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChaosError {
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    #[error("this program's own file cannot be found: {0}")]
+    Program(io::Error),
+    #[error("no port is free: {0}")]
+    Port(io::Error),
+    #[error("clients could not be made: {0}")]
+    Clients(#[from] reqwest::Error),
+    #[error("the processes were not ready within {} s", READY_WITHIN.as_secs())]
+    NotReady,
+    #[error("{0}")]
+    Steps(#[from] NotWritten),
+    #[error("{0}")]
+    Unreadable(#[from] Unreadable),
+    #[error("{} could not be written: {source}", path.display())]
+    Output { path: PathBuf, source: io::Error },
+    #[error("interrupted; nothing was checked")]
+    Interrupted,
+    #[error("{0} violations of what must always hold")]
+    Violated(usize),
+}
+
+/// Runs it all. Leaves no process and no table, however it ends.
+///
+/// # Errors
+/// [`ChaosError::Violated`] when something did not hold, the others when that
+/// could not be found out.
+pub(crate) async fn run(options: ChaosOptions, stopping: Stopping) -> Result<(), ChaosError> {
+    // Short enough to be typed.
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let target = Target::open(&options.endpoints).await?;
+    let outcome = observe(&options, seed, &target, &stopping).await;
+    let closed = target.close().await;
+    let history = outcome?;
+    closed?;
+    conclude(&options, &history)
+}
+
+/// What was asked for, and the bounds it is judged by.
+fn settings(options: &ChaosOptions, seed: u64, target: &Target) -> Settings {
+    Settings {
+        seed,
+        duration_ms: millis(options.duration),
+        rate: options.rate,
+        relays: options.relays.into(),
+        workers: options.workers.into(),
+        faults: options.faults.clone(),
+        endpoint: target.endpoint(),
+        lease_duration_ms: millis(options.lease_duration),
+        api_concurrency: API_CONCURRENCY,
+        drain_limit_ms: millis(options.drain_limit),
+        in_flight_bound: IN_FLIGHT,
+        memory_limit_bytes: options.memory_limit * 1024 * 1024,
+        ..Settings::default()
+    }
+}
+
+async fn observe(
+    options: &ChaosOptions,
+    seed: u64,
+    target: &Target,
+    stopping: &Stopping,
+) -> Result<History, ChaosError> {
+    target.prepare().await?;
+    let before = target.stock().await?;
+    eprintln!(
+        "chaos: seed {seed}, {} relays, {} workers, {} orders/s for {}",
+        options.relays,
+        options.workers,
+        options.rate,
+        humantime::format_duration(options.duration)
+    );
+    let recorder = Arc::new(Recorder::new(settings(options, seed, target)));
+    let weather = Arc::new(Weather::new(
+        Arc::clone(&recorder),
+        target.upstream(),
+        seed,
+        &options.faults,
+    ));
+    let crew = Crew::start(options, target, &recorder, &weather, stopping).await?;
+    let drained = tokio::select! {
+        drained = act(options, seed, target, &recorder, &weather, &crew) => drained,
+        () = stopping.stop.cancelled() => Err(ChaosError::Interrupted),
+    };
+    crew.end().await;
+    weather.close().await;
+    let end = target.end(&recorder, &before, drained?).await?;
+    let mut history = recorder.take();
+    history.end = end;
+    Ok(history)
+}
+
+/// Load and faults, and the time after them until all is settled; returns how
+/// long that took.
+async fn act(
+    options: &ChaosOptions,
+    seed: u64,
+    target: &Target,
+    recorder: &Arc<Recorder>,
+    weather: &Arc<Weather>,
+    crew: &Crew,
+) -> Result<Option<u64>, ChaosError> {
+    tokio::time::timeout(READY_WITHIN, crew.ready())
+        .await
+        .map_err(|_| ChaosError::NotReady)?;
+    let calm = CancellationToken::new();
+    let settled = CancellationToken::new();
+    let queue_url = target.queue_url(&target.chaos_queue).await?;
+    let began = Instant::from_std(recorder.begin());
+    let end_of_faults = began + options.duration;
+    let injector = Injector {
+        began,
+        recorder: Arc::clone(recorder),
+        weather: Arc::clone(weather),
+        processes: crew.remotes(),
+    };
+    let load = Load::new(crew.api_url(), Arc::clone(recorder), seed)?;
+    let steps = Steps {
+        clients: target.clients.clone(),
+        outbox_table: target.names.outbox_table.clone(),
+        recorder: Arc::clone(recorder),
+        seed,
+    };
+    let consumer = Consumer {
+        sqs: target.clients.sqs.clone(),
+        queue_url,
+        recorder: Arc::clone(recorder),
+    };
+    let schedule = Schedule::new(seed, &plan(options));
+
+    let timer = async {
+        tokio::time::sleep_until(end_of_faults).await;
+        calm.cancel();
+    };
+    let faults = async {
+        injector.run(schedule, calm.clone()).await;
+        crew.heal();
+    };
+    let work = async {
+        let (written, (), (), ()) = tokio::join!(
+            steps.run((options.rate / 2).max(1), calm.clone()),
+            timer,
+            faults,
+            load.run(options.rate, calm.clone(), options.drain_limit),
+        );
+        written?;
+        let deadline = end_of_faults + options.drain_limit;
+        let settled = target.settled(deadline).await?;
+        Ok(settled.then(|| millis(end_of_faults.elapsed())))
+    };
+    let work = async {
+        let outcome = work.await;
+        settled.cancel();
+        outcome
+    };
+    let progress = progress::show(Arc::clone(recorder), options.duration, settled.clone());
+    let (drained, (), ()) = tokio::join!(work, consumer.run(settled.clone()), progress);
+    drained
+}
+
+fn plan(options: &ChaosOptions) -> Plan<'_> {
+    Plan {
+        duration: options.duration,
+        relays: options.relays.into(),
+        workers: options.workers.into(),
+        lease_duration: options.lease_duration,
+        faults: &options.faults,
+    }
+}
+
+/// Judges the run, and says so.
+fn conclude(options: &ChaosOptions, history: &History) -> Result<(), ChaosError> {
+    let violations = check::check(history);
+    let report = Report::of(history, &violations);
+    let Output {
+        report: json,
+        html,
+        history: everything,
+        ..
+    } = &options.output;
+    write(json.as_deref(), || report.to_json().map_err(Into::into))?;
+    write(html.as_deref(), || Ok(report.to_html()))?;
+    write(everything.as_deref(), || {
+        serde_json::to_string(history).map_err(Into::into)
+    })?;
+    // Standard output may be closed; that is no reason to fail.
+    let _ = io::stdout().write_all(report.to_text().as_bytes());
+    match violations.len() {
+        0 => Ok(()),
+        count => Err(ChaosError::Violated(count)),
+    }
+}
+
+/// Writes a file, when one is asked for.
+fn write(
+    path: Option<&Path>,
+    content: impl FnOnce() -> io::Result<String>,
+) -> Result<(), ChaosError> {
+    let Some(path) = path else { return Ok(()) };
+    let written = content().and_then(|content| std::fs::write(path, content));
+    written.map_err(|source| ChaosError::Output {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,51 @@
+//! Against a DynamoDB and an SQS that are not its own.
+
+use local_cloud::{Config, LocalCloud};
+
+use super::run;
+
+#[tokio::test]
+async fn it_runs_against_another_cloud_and_leaves_nothing_there() {
+    let cloud = LocalCloud::start(Config::default()).await.unwrap();
+    let ended = run(&[
+        "--duration",
+        "8s",
+        "--seed",
+        "2",
+        "--rate",
+        "20",
+        "--dynamodb-endpoint",
+        &cloud.dynamodb_url(),
+        "--sqs-endpoint",
+        &cloud.sqs_url(),
+    ])
+    .await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.text());
+    let report = ended.report();
+    let endpoint = report["settings"]["endpoint"].as_str().unwrap();
+    assert!(endpoint.starts_with(&cloud.dynamodb_url()), "{endpoint}");
+    assert!(report["orders"]["processed"].as_u64().unwrap() > 20);
+
+    let tables = cloud.dynamodb_client().list_tables().send().await.unwrap();
+    assert!(tables.table_names().is_empty(), "{tables:?}");
+    let queues = cloud.sqs_client().list_queues().send().await.unwrap();
+    assert!(queues.queue_urls().is_empty(), "{queues:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_where_nobody_is_ends_it_with_a_reason() {
+    let nobody = ["http://127.0.0.1:9"; 2];
+    let ended = run(&[
+        "--dynamodb-endpoint",
+        nobody[0],
+        "--sqs-endpoint",
+        nobody[1],
+    ])
+    .await;
+    assert_eq!(ended.code(), Some(1), "{}", ended.text());
+    assert!(
+        ended.text().contains("could not be created"),
+        "{}",
+        ended.text()
+    );
+}

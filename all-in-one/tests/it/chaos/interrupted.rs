@@ -1,0 +1,55 @@
+//! Ctrl-C.
+
+use local_cloud::testing::{PATIENCE, eventually};
+use nix::sys::signal::Signal;
+
+use super::chaos;
+use crate::support::{runs, signal};
+
+/// API, two relays, two workers.
+const PROCESSES: usize = 5;
+
+#[tokio::test]
+async fn ctrl_c_ends_it_and_every_process() {
+    let folder = tempfile::tempdir().unwrap();
+    // Nothing is killed, so that each process there is at one moment is the one
+    // that has to be gone.
+    let arguments = ["--duration", "10m", "--faults", "latency", "--rate", "10"];
+    let child = chaos(&arguments, &folder).spawn().unwrap();
+    let pid = child.id().unwrap();
+    let started = eventually(PATIENCE, || async {
+        match children(pid) {
+            children if children.len() == PROCESSES => Ok(children),
+            children => Err(children),
+        }
+    });
+    let children = started.await.unwrap();
+
+    signal(pid, Signal::SIGINT);
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
+    let output = output.await.expect("it still runs").unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("interrupted"), "{said}");
+    for child in children {
+        assert!(!runs(child), "{child} still runs");
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != "logs")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// The pids of a process's children.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter();
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let pids = lists.collect::<Vec<_>>().join(" ");
+    pids.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}

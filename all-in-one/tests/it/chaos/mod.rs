@@ -1,0 +1,86 @@
+//! `chaos` as people run it, briefly.
+
+mod broken_worker;
+mod endpoints;
+mod interrupted;
+mod usage;
+mod whole;
+
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::support::BINARY;
+
+/// A run that has ended, and what it left.
+struct Ended {
+    output: Output,
+    folder: TempDir,
+}
+
+/// `all-in-one chaos` with these arguments; its files go to a folder.
+fn chaos(arguments: &[&str], folder: &TempDir) -> Command {
+    let file = |name: &str| folder.path().join(name);
+    let mut command = Command::new(BINARY);
+    command
+        .arg("chaos")
+        .args(arguments)
+        .args([PathBuf::from("--report"), file("report.json")])
+        .args([PathBuf::from("--html"), file("report.html")])
+        .args([PathBuf::from("--history"), file("history.json")])
+        .args([PathBuf::from("--logs"), file("logs")])
+        // A machine that is busy with other tests takes its time.
+        .args(["--drain-limit", "120s"])
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run(arguments: &[&str]) -> Ended {
+    let folder = tempfile::tempdir().unwrap();
+    let output = chaos(arguments, &folder).output().await.unwrap();
+    Ended { output, folder }
+}
+
+impl Ended {
+    fn code(&self) -> Option<i32> {
+        self.output.status.code()
+    }
+
+    /// What it printed, for a message.
+    fn text(&self) -> String {
+        let of = String::from_utf8_lossy;
+        format!("{}\n{}", of(&self.output.stdout), of(&self.output.stderr))
+    }
+
+    fn file(&self, name: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::read_to_string(path)
+            .unwrap_or_else(|error| panic!("{name}: {error}\n{}", self.text()))
+    }
+
+    fn report(&self) -> Value {
+        serde_json::from_str(&self.file("report.json")).unwrap()
+    }
+
+    fn history(&self) -> Value {
+        serde_json::from_str(&self.file("history.json")).unwrap()
+    }
+
+    /// The invariants that did not hold, by their names.
+    fn violated(&self) -> Vec<String> {
+        let report = self.report();
+        let invariants = report["invariants"].as_array().unwrap();
+        invariants
+            .iter()
+            .filter(|judged| judged["violations"] != 0)
+            .map(|judged| judged["invariant"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}

@@ -1,0 +1,67 @@
+//! A run with everything in it.
+
+use crate::support::runs;
+
+use super::run;
+
+/// As `--faults` calls them.
+const EVERY_FAULT: [&str; 20] = [
+    "kill",
+    "kill-all",
+    "kill-after-send",
+    "stop",
+    "term",
+    "throttle",
+    "server-error",
+    "latency",
+    "cut-before",
+    "cut-after",
+    "partial-send",
+    "partial-delete",
+    "partial-statement",
+    "transaction-conflict",
+    "transaction-in-progress",
+    "expired-iterator",
+    "trimmed-iterator",
+    "outage",
+    "duplicate-delivery",
+    "reorder-delivery",
+];
+
+#[tokio::test]
+async fn everything_holds_while_everything_goes_wrong() {
+    let ended = run(&["--duration", "25s", "--seed", "1", "--rate", "50"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.text());
+
+    let report = ended.report();
+    assert_eq!(report["passed"], true);
+    assert_eq!(report["settings"]["seed"], 1);
+    let injected = &report["faults"]["by_kind"];
+    for fault in EVERY_FAULT {
+        let count = injected[fault].as_u64().unwrap_or_default();
+        assert!(count > 0, "no {fault} in {injected}");
+    }
+    assert!(report["orders"]["processed"].as_u64().unwrap() > 100);
+    assert!(ended.file("report.html").contains("<svg"));
+
+    // Every process there has been is gone, and so is what they wrote to.
+    let history = ended.history();
+    let lives = history["lives"].as_array().unwrap();
+    assert!(lives.len() > 5);
+    for life in lives {
+        let pid = u32::try_from(life["pid"].as_u64().unwrap()).unwrap();
+        assert!(!runs(pid) || !is_ours(pid), "{life}");
+    }
+    let left = std::fs::read_dir(ended.folder.path()).unwrap();
+    let left = left.map(|entry| entry.unwrap().file_name());
+    let unexpected: Vec<_> = left
+        .filter(|name| name.to_string_lossy().starts_with("local-cloud"))
+        .collect();
+    assert!(unexpected.is_empty(), "{unexpected:?}");
+}
+
+/// Whether a pid was not given to another program since.
+fn is_ours(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| line.starts_with(crate::support::BINARY))
+}
