@@ -165,8 +165,8 @@ function joined(values, x, y) {
   return parts.join("");
 }
 
-/** The next of 1, 2, 5, 10, 20, … */
+/** The next round number whose half is one, too. */
 function nice(value) {
   const magnitude = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((factor) => factor * magnitude).find((end) => end >= value);
+  return [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map((factor) => factor * magnitude).find((end) => end >= value);
 }

@@ -5,6 +5,9 @@ import { between, byId, duration, el, prose, setText, time } from "./dom.js";
 /** Rows that are shown at once of what this relay published. */
 export const SHOWN = 200;
 
+/** Rows that may arrive at once and still be pointed out. */
+const HIGHLIGHTED = 5;
+
 const event = {
   name: "Event",
   kind: "c-event",
@@ -109,10 +112,12 @@ export class List {
     }
     const before = this.rows;
     this.rows = new Map();
+    const arrived = items.filter(({ key }) => !before.has(key)).length;
+    const highlight = before.size > 0 && arrived <= HIGHLIGHTED;
     for (const item of items) {
       const text = JSON.stringify(item);
       const known = before.get(item.key);
-      const row = known?.text === text ? known.row : this.#row(item, before.size > 0 && !known);
+      const row = known?.text === text ? known.row : this.#row(item, highlight && !known);
       this.rows.set(item.key, { row, text });
     }
     this.table.hidden = items.length === 0;
