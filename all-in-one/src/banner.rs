@@ -44,7 +44,7 @@ impl fmt::Display for Banner {
         writeln!(f, "\nEverything is up.\n")?;
         for (service, name, url, more) in [
             (0, "order-api", api, "/docs"),
-            (1, "outbox-relay", relay, "/metrics"),
+            (1, "outbox-relay", relay, "/"),
             (2, "inventory-worker", worker, "/metrics"),
         ] {
             let pid = self.pid(service);

@@ -214,6 +214,27 @@ pub struct Names {
     pub worker_queue: String,
 }
 
+impl Names {
+    /// What no single option shows to be wrong.
+    pub fn check(&self) -> Result<(), String> {
+        let tables = [
+            ("ORDERS_TABLE", &self.orders_table),
+            ("OUTBOX_TABLE", &self.outbox_table),
+            ("INVENTORY_TABLE", &self.inventory_table),
+            ("IDEMPOTENCY_TABLE", &self.idempotency_table),
+            ("LEASES_TABLE", &self.leases_table),
+        ];
+        for (n, (one, table)) in tables.iter().enumerate() {
+            if let Some((other, _)) = tables[..n].iter().find(|(_, earlier)| earlier == table) {
+                return Err(format!(
+                    "{other} and {one} are both `{table}`; they must be two tables"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -59,16 +59,34 @@ fn run_up(options: UpOptions) -> ExitCode {
     // The services read their options from the environment that they share
     // with this process: what is wrong there is said before anything starts.
     for name in up::SERVICES {
-        if let Err(code) = process::parse_from::<Cli, _>(["all-in-one", name]) {
-            return code;
+        match process::parse_from::<Cli, _>(["all-in-one", name]) {
+            Err(code) => return code,
+            Ok(Cli {
+                command: Command::OutboxRelay(mut relay),
+            }) => {
+                relay.config.admin_listen = options.relay_admin_listen;
+                if let Err(error) = relay.config.check() {
+                    return usage(error);
+                }
+            }
+            Ok(_) => {}
         }
+    }
+    if let Err(reason) = options.names.check() {
+        return usage(reason);
     }
     until_signal(options.process.log_format, |stopping| {
         up::run(options, stopping)
     })
 }
 
+fn usage(reason: impl std::fmt::Display) -> ExitCode {
+    eprintln!("error: {reason}");
+    ExitCode::from(EXIT_USAGE)
+}
+
 async fn run_provision(command: ProvisionCommand, context: Context) -> Result<(), RunError> {
+    command.names.check().map_err(RunError::Usage)?;
     let work = async {
         provision::create(&context.clients, &command.names).await?;
         if command.stock {

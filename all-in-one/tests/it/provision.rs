@@ -65,6 +65,7 @@ fn a_name_that_no_table_or_queue_can_have_is_one_sentence_and_exit_code_64() {
         for (variable, value) in [
             ("ORDERS_TABLE", "a table"),
             ("LEASES_TABLE", ""),
+            ("LEASES_TABLE", "orders"),
             ("INVENTORY_TABLE", "ab"),
             ("WORKER_QUEUE", "no queue"),
             ("WORKER_QUEUE", "https://host/1/q"),

@@ -196,6 +196,7 @@ async fn a_wrong_option_of_a_service_stops_it_before_anything_starts() {
         ("WORKER_CONCURRENCY", "many"),
         ("RELAY_LEASE_DURATION", "ten"),
         ("ORDER_API_LISTEN", "localhost"),
+        ("RELAY_ADMIN_LISTEN", "0.0.0.0:0"),
     ] {
         let mut up = Up::spawn(&[(variable, value)]);
         assert_eq!(
