@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use shared::outbox::item::attribute;
+use shared::outbox::item::{attribute, excerpt};
 use shared::outbox::message::deduplication_id;
 use shared::outbox::{Message, OutboxItem, Status, Unpublishable};
 use shared::telemetry::propagation::TraceContext;
@@ -100,7 +100,7 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
     let Some(queue) = routes.queue_for(&item.event_type) else {
         let failure = format!(
             "no route matches the event type `{}`; add one to RELAY_ROUTES and retry",
-            item.event_type
+            excerpt(&item.event_type)
         );
         return reject(key, "no_route", failure, trace_id);
     };

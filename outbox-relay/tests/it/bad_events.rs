@@ -40,6 +40,10 @@ async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
             "no route matches the event type `stock.moved`",
         ),
         (
+            changed("long-type", "event_type", text("x".repeat(380_000))),
+            "no route matches the event type `xxx",
+        ),
+        (
             changed("long-id", "event_id", text("x".repeat(500))),
             "`event_id` has 500 characters",
         ),
@@ -51,12 +55,13 @@ async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
             .put(event(string(item, "aggregate_id").unwrap(), 2))
             .await;
     }
-    let _relay = stage.relay(&[]).await;
+    let relay = stage.relay(&[]).await;
     for (item, reason) in &cases {
         let aggregate_id = string(item, "aggregate_id").unwrap();
         let failed = stage.until_status(aggregate_id, 1, "FAILED").await;
         let failure = string(&failed, "failure").unwrap();
         assert!(failure.contains(reason), "{aggregate_id}: {failure}");
+        assert!(failure.len() < 512, "{aggregate_id}: {}", failure.len());
         assert_eq!(string(&failed, "state_bucket"), Some("FAILED"));
         assert!(failed.contains_key("failed_at"));
         assert!(failed.contains_key("attempts"));
@@ -67,6 +72,8 @@ async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
     let received = ids(&stage.receive("order-events", cases.len()).await);
     assert_eq!(received.len(), cases.len());
     assert!(received.iter().all(|id| id.ends_with(":2")));
+    let longest = relay.log().lines().map(str::len).max().unwrap();
+    assert!(longest < 4_096, "{longest}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

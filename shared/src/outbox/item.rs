@@ -291,7 +291,7 @@ fn type_name(value: &AttributeValue) -> &'static str {
 }
 
 /// The start of a text, for messages: bad input may be huge.
-pub(super) fn excerpt(text: &str) -> String {
+pub fn excerpt(text: &str) -> String {
     const LENGTH: usize = 40;
     if text.chars().count() <= LENGTH {
         text.to_owned()
