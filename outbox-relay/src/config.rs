@@ -1,8 +1,11 @@
 //! The relay's options.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use shared::names::parse_table;
 use shared::process::{ProcessOptions, RunError, parse_duration};
 
@@ -23,12 +26,14 @@ pub struct Config {
     )]
     pub admin_listen: SocketAddr,
 
-    /// What the console asks for before it shows or changes anything.
+    /// What the console asks for before it shows or changes anything. A line
+    /// feed at its end is no part of it.
     #[arg(
         long,
         env = "RELAY_ADMIN_TOKEN",
         value_name = "TOKEN",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = TokenParser
     )]
     pub admin_token: Option<AdminToken>,
 
@@ -153,6 +158,31 @@ impl Config {
                 gethostname::gethostname().to_string_lossy(),
                 std::process::id(),
                 fastrand::u32(..)
+            )
+        })
+    }
+}
+
+/// Refuses a token without repeating it, as clap does with other values.
+#[derive(Clone, Debug)]
+struct TokenParser;
+
+impl TypedValueParser for TokenParser {
+    type Value = AdminToken;
+
+    fn parse_ref(
+        &self,
+        _: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        // Secrets that are mounted as files often end with a line feed.
+        let text = value.to_string_lossy();
+        let token = text.trim_end_matches(['\r', '\n']);
+        token.parse().map_err(|reason| {
+            clap::Error::raw(
+                ErrorKind::ValueValidation,
+                format!("RELAY_ADMIN_TOKEN (--admin-token) {reason}\n"),
             )
         })
     }

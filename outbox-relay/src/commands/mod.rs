@@ -93,9 +93,7 @@ impl CommandError {
 /// Runs `command` against what `config` and the AWS SDK's variables name.
 pub fn run(command: Command, config: &Config) -> ExitCode {
     if let Command::Completions { shell } = command {
-        let mut program = Cli::augment_args(clap::Command::new("outbox-relay"));
-        clap_complete::generate(shell, &mut program, "outbox-relay", &mut io::stdout());
-        return ExitCode::SUCCESS;
+        return exit_code(completions(shell));
     }
     let mut outcome = None;
     let code = process::run("outbox-relay", &config.process, |context| {
@@ -106,11 +104,14 @@ pub fn run(command: Command, config: &Config) -> ExitCode {
             Ok::<(), RunError>(())
         }
     });
+    outcome.map_or(code, exit_code)
+}
+
+fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
-        None => code,
-        Some(Ok(true)) => ExitCode::SUCCESS,
-        Some(Ok(false)) => ExitCode::FAILURE,
-        Some(Err(error)) => {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
             if !matches!(&error, CommandError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
             {
                 output::remark(&format!("error: {error}"));
@@ -118,6 +119,14 @@ pub fn run(command: Command, config: &Config) -> ExitCode {
             error.exit_code()
         }
     }
+}
+
+fn completions(shell: Shell) -> Outcome {
+    let mut program = Cli::augment_args(clap::Command::new("outbox-relay"));
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut program, "outbox-relay", &mut script);
+    output::print(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(true)
 }
 
 async fn execute(command: Command, operator: &Operator, context: &Context) -> Outcome {

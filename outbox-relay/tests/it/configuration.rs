@@ -1,4 +1,4 @@
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::RELAY;
 
@@ -42,6 +42,30 @@ fn a_wrong_value_stops_the_relay_with_one_sentence() {
         assert_eq!(message.trim_end().lines().count(), 1, "{name}: {message}");
         assert!(message.len() > 20, "{name}: {message}");
     }
+}
+
+#[test]
+fn a_wrong_token_is_refused_and_not_repeated() {
+    for value in ["s3cret words", "s3cret\nwords", "naïve-s3cret", ""] {
+        let message = refused(&[("RELAY_ADMIN_TOKEN", value)]);
+        assert!(message.contains("RELAY_ADMIN_TOKEN"), "{message}");
+        assert!(!message.contains("s3cret"), "{message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn what_reads_no_more_of_the_completions_ends_them_quietly() {
+    let mut child = Command::new(RELAY)
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
 }
 
 #[test]
