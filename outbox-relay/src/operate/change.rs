@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use serde::Serialize;
 use shared::outbox::Status;
@@ -49,54 +49,66 @@ impl Acted {
 impl Operator {
     /// Makes a failed event pending again; the sweeper publishes it with its
     /// stored trace, soon after [`Operator::request_sweep`]. An event in any
-    /// other state is left as it is.
+    /// other state is left as it is. An item as large as items can be loses
+    /// the history of its failure, and if that makes too little room, goes
+    /// without the time of the retry.
     pub async fn retry(&self, key: &EventKey) -> Result<Acted, OperateError> {
-        let now = Timestamp::now();
-        let whole = self
-            .update(key, Status::Failed, Status::Pending)
-            .update_expression(
-                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires",
-            )
+        let bare = pending(self.update(key, Status::Failed, Status::Pending), key);
+        let whole = bare
+            .clone()
             .expression_attribute_names("#at", attribute::RETRIED_AT)
-            .expression_attribute_values(":at", AttributeValue::S(now.to_string()));
-        let answer = match pending(whole, key).send().await {
-            // The item is as large as an item can be. It fitted when it was
-            // pending first, so it does without the history.
-            Err(error) if error.code() == Some("ValidationException") => {
-                let bare = self
-                    .update(key, Status::Failed, Status::Pending)
-                    .update_expression(
-                        "SET #status = :status, #bucket = :bucket \
-                         REMOVE #expires, #failed_at, #failure, #attempts",
-                    )
-                    .expression_attribute_names("#failed_at", attribute::FAILED_AT)
-                    .expression_attribute_names("#failure", attribute::FAILURE)
-                    .expression_attribute_names("#attempts", attribute::ATTEMPTS);
-                pending(bare, key).send().await
-            }
-            answer => answer,
-        };
+            .expression_attribute_values(":at", AttributeValue::S(Timestamp::now().to_string()));
+        let answer = first_that_fits([
+            whole.clone().update_expression(
+                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires",
+            ),
+            without_history(whole).update_expression(
+                "SET #status = :status, #bucket = :bucket, #at = :at \
+                 REMOVE #expires, #failed_at, #failure, #attempts",
+            ),
+            // It fitted when it was pending first.
+            without_history(bare).update_expression(
+                "SET #status = :status, #bucket = :bucket \
+                 REMOVE #expires, #failed_at, #failure, #attempts",
+            ),
+        ])
+        .await;
         self.acted(key, Status::Pending, answer)
     }
 
     /// Gives a failed event up for good. It stays in the table with `reason`,
-    /// at most [`MAX_REASON`] bytes, and is not deleted by time.
+    /// at most [`MAX_REASON`] bytes, and is not deleted by time. An item as
+    /// large as items can be loses the history of its failure, and if that
+    /// makes too little room, goes without reason and time.
     pub async fn discard(&self, key: &EventKey, reason: &str) -> Result<Acted, OperateError> {
         if reason.trim().is_empty() || reason.len() > MAX_REASON {
             return Err(OperateError::Invalid(format!(
                 "a reason has 1 to {MAX_REASON} bytes"
             )));
         }
-        let answer = self
+        let bare = self
             .update(key, Status::Failed, Status::Discarded)
-            .update_expression("SET #status = :status, #at = :at, #reason = :reason REMOVE #bucket")
-            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+            .expression_attribute_names("#bucket", attribute::STATE_BUCKET);
+        let whole = bare
+            .clone()
             .expression_attribute_names("#at", attribute::DISCARDED_AT)
             .expression_attribute_names("#reason", attribute::DISCARD_REASON)
             .expression_attribute_values(":at", AttributeValue::S(Timestamp::now().to_string()))
-            .expression_attribute_values(":reason", AttributeValue::S(reason.to_owned()))
-            .send()
-            .await;
+            .expression_attribute_values(":reason", AttributeValue::S(reason.to_owned()));
+        let answer = first_that_fits([
+            whole.clone().update_expression(
+                "SET #status = :status, #at = :at, #reason = :reason REMOVE #bucket",
+            ),
+            without_history(whole).update_expression(
+                "SET #status = :status, #at = :at, #reason = :reason \
+                 REMOVE #bucket, #failed_at, #failure, #attempts",
+            ),
+            // Smaller than what is stored.
+            without_history(bare).update_expression(
+                "SET #status = :status REMOVE #bucket, #failed_at, #failure, #attempts",
+            ),
+        ])
+        .await;
         self.acted(key, Status::Discarded, answer)
     }
 
@@ -163,6 +175,29 @@ impl Operator {
             Err(error) => Err(failed(&self.outbox_table, &error)),
         }
     }
+}
+
+/// Names what is kept of a failure, to be removed.
+fn without_history(request: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
+    request
+        .expression_attribute_names("#failed_at", attribute::FAILED_AT)
+        .expression_attribute_names("#failure", attribute::FAILURE)
+        .expression_attribute_names("#attempts", attribute::ATTEMPTS)
+}
+
+/// Sends the requests, each asking for less room than the one before, until
+/// one is not refused for the size of the item. DynamoDB names no code of its
+/// own for that.
+async fn first_that_fits(
+    [whole, smaller, smallest]: [UpdateItemFluentBuilder; 3],
+) -> Result<UpdateItemOutput, SdkError<UpdateItemError>> {
+    for request in [whole, smaller] {
+        match request.send().await {
+            Err(error) if error.code() == Some("ValidationException") => {}
+            answer => return answer,
+        }
+    }
+    smallest.send().await
 }
 
 /// Whatever makes an event pending puts it into the index, and takes its time

@@ -1,7 +1,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::{QUICK, failed, published, with};
-use crate::support::{Stage, event, ids, string, text};
+use crate::support::{Item, Stage, event, ids, string, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retried_event_is_published_in_its_trace_and_others_stay() {
@@ -110,28 +110,64 @@ async fn all_failed_events_with_a_reason_are_retried_and_the_others_not() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_item_too_full_for_its_history_is_retried_without_it() {
-    let stage = Stage::without_queue().await;
-    let mut full = failed("full", 1, "x");
-    let others: usize = full
+/// The same with an attribute that leaves `room` bytes of DynamoDB's 400 KiB.
+fn filled(mut item: Item, room: usize) -> Item {
+    let others: usize = item
         .iter()
         .map(|(name, value)| name.len() + value.as_s().map_or(2, String::len))
         .sum();
-    // DynamoDB takes 400 KiB; `retried_at` and its time are 34 bytes.
-    let filler = 400 * 1024 - others - "filler".len() - 10;
-    full.insert("filler".to_owned(), text("x".repeat(filler)));
-    stage.put(full).await;
-    let ran = stage.operate(&["retry", "full:1"]).await;
+    let filler = 400 * 1024 - others - "filler".len() - room;
+    item.insert("filler".to_owned(), text("x".repeat(filler)));
+    item
+}
+
+/// A failed event whose quarantine already had to do without its history.
+fn without_history(aggregate_id: &str) -> Item {
+    let mut item = failed(aggregate_id, 1, "x");
+    for name in ["failed_at", "failure", "attempts"] {
+        item.remove(name);
+    }
+    item
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_too_full_for_its_history_is_retried_without_it() {
+    let stage = Stage::without_queue().await;
+    // `retried_at` and its time are 34 bytes, the longer words 4.
+    stage.put(filled(failed("full", 1, "x"), 10)).await;
+    stage.put(filled(without_history("bare"), 10)).await;
+    let ran = stage.operate(&["retry", "full:1", "bare:1"]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    let item = stage.event("full", 1).await;
-    assert_eq!(string(&item, "status"), Some("PENDING"));
-    assert!(
-        string(&item, "state_bucket")
-            .unwrap()
-            .starts_with("PENDING#")
-    );
-    assert!(!item.contains_key("failure"), "it made room");
+    for (aggregate_id, has_time) in [("full", true), ("bare", false)] {
+        let item = stage.event(aggregate_id, 1).await;
+        assert_eq!(string(&item, "status"), Some("PENDING"));
+        assert!(
+            string(&item, "state_bucket")
+                .unwrap()
+                .starts_with("PENDING#")
+        );
+        assert!(!item.contains_key("failure"), "it made room");
+        assert_eq!(item.contains_key("retried_at"), has_time);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_too_full_for_its_history_is_discarded_without_it() {
+    let stage = Stage::without_queue().await;
+    stage.put(filled(failed("full", 1, "x"), 10)).await;
+    stage.put(filled(without_history("bare"), 10)).await;
+    let arguments = ["discard", "full:1", "bare:1", "--reason", "too large"];
+    let ran = stage.operate(&arguments).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for (aggregate_id, reason) in [("full", Some("too large")), ("bare", None)] {
+        let item = stage.event(aggregate_id, 1).await;
+        assert_eq!(string(&item, "status"), Some("DISCARDED"));
+        assert_eq!(string(&item, "discard_reason"), reason);
+        assert_eq!(item.contains_key("discarded_at"), reason.is_some());
+        for gone in ["state_bucket", "failure", "failed_at", "attempts"] {
+            assert!(!item.contains_key(gone), "{gone}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
