@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -32,6 +33,10 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// load balancers: they reuse a connection that is closed under them, and
 /// answer 502.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A client that takes nothing of its answer for this long is cut off: until then
+/// it holds what is to be sent, and whatever the answer is made from.
+const STALLED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// On stopping, what is half sent may arrive for this long.
 const ARRIVAL_GRACE: Duration = Duration::from_secs(1);
@@ -100,6 +105,8 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(STALLED_TIMEOUT));
     let progress = Arc::new(Progress::default());
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let (request, unanswered) = progress.begin(request);
@@ -115,7 +122,7 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut serving = pin!(serving);
 
     let silent = async {
@@ -220,5 +227,45 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Tracked<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use axum::routing::get;
+    use futures::stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_takes_no_more_is_cut_off() {
+        let held = Arc::new(watch::Sender::new(()));
+        let answer = {
+            let held = Arc::clone(&held);
+            move || {
+                let held = held.subscribe();
+                // Without an end.
+                let chunks = stream::repeat_with(move || {
+                    let _ = &held;
+                    Ok::<_, Infallible>(Bytes::from_static(&[0; 64 * 1024]))
+                });
+                ready(Body::from_stream(chunks))
+            }
+        };
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(answer));
+        let server = tokio::spawn(serve(listener, router, CancellationToken::new()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        client.read_u8().await.unwrap();
+        assert_eq!(held.receiver_count(), 1);
+        timeout(2 * STALLED_TIMEOUT, held.closed()).await.unwrap();
+        server.abort();
     }
 }
