@@ -1,6 +1,7 @@
 //! What the page asks for and does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State as Shared};
@@ -9,8 +10,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use shared::timestamp::Timestamp;
+use tokio::time::timeout;
 
-use super::live::{Live, PAGE};
+use super::live::Live;
+use super::page::{PAGE, page};
 use super::problem::Problem;
 use crate::operate::{
     Acted, Cursor, EventDetail, Filter, Listing, OperateError, State, TypePattern,
@@ -27,6 +30,10 @@ const MAX_PAGE: usize = 500;
 /// written.
 const MAX_ID: usize = 2_048;
 const MAX_NUMBER: usize = 64;
+
+/// Looking through all that is pending or failed, for an event with an id of its
+/// own, takes as long as there is much of it.
+const MAX_SEARCH: Duration = Duration::from_secs(5);
 
 pub(super) fn router() -> Router<Arc<Live>> {
     Router::new()
@@ -81,18 +88,20 @@ async fn events(
         ..Filter::default()
     };
     let after = optional::<Cursor>("after", query.after.as_deref())?;
-    let listing = live.operator.list(&filter, limit, after.as_ref()).await?;
+    let listing = page(&live.operator, &filter, limit, after.as_ref()).await?;
     Ok(Json(listing))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SearchQuery {
-    /// An aggregate's id, or `<aggregate id>:<sequence>`.
+    /// An aggregate's id, an event's, or `<aggregate id>:<sequence>`.
     q: String,
 }
 
-/// The events of an aggregate, or one of them: by key, whatever their state.
+/// The events of an aggregate, or one event by its id, as [`Operator::find`] does.
+///
+/// [`Operator::find`]: crate::operate::Operator::find
 async fn search(
     Shared(live): Shared<Arc<Live>>,
     query: Result<Query<SearchQuery>, QueryRejection>,
@@ -103,19 +112,18 @@ async fn search(
         aggregate_id: Some(aggregate_id(name)?.to_owned()),
         ..Filter::default()
     };
-    let mut listing = live.operator.list(&filter, MAX_PAGE, None).await?;
-    if listing.events.is_empty()
-        && let Some((aggregate_id, sequence)) = name.rsplit_once(':')
-        && let Ok(key) = key(aggregate_id, sequence)
-    {
-        let event = live.operator.event(&key).await?;
-        listing.events.extend(event.map(|event| event.event));
-    }
+    let mut listing = page(&live.operator, &filter, MAX_PAGE, None).await?;
     if listing.events.is_empty() {
-        return Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            format!("there is no order or other aggregate `{name}`, and no event `{name}`"),
-        ));
+        let found = timeout(MAX_SEARCH, live.operator.find(name)).await;
+        let key = found.map_err(|_| {
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("`{name}` was not found in time among the pending and failed events; look for its aggregate"),
+            )
+        })??;
+        let event = live.operator.event(&key).await?;
+        let event = event.ok_or_else(|| no_event(&key))?;
+        listing.events.push(event.event);
     }
     Ok(Json(listing))
 }
@@ -137,15 +145,17 @@ async fn event(
     let Query(name) = query?;
     let key = key(&name.aggregate_id, &name.sequence)?;
     let event = live.operator.event(&key).await?;
-    event.map(Json).ok_or_else(|| {
-        Problem::new(
-            StatusCode::NOT_FOUND,
-            format!(
-                "there is no event {} of `{}`",
-                key.sequence, key.aggregate_id
-            ),
-        )
-    })
+    event.map(Json).ok_or_else(|| no_event(&key))
+}
+
+fn no_event(key: &EventKey) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!(
+            "there is no event {} of `{}`",
+            key.sequence, key.aggregate_id
+        ),
+    )
 }
 
 /// Makes a failed event pending again.

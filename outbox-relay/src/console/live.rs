@@ -4,6 +4,7 @@
 //! `status`, `failed` and `pending` whenever a look at the tables shows another
 //! state. All viewers share those looks, and there are none without a viewer.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use shared::timestamp::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
+use super::page::{PAGE, page};
 use super::problem::Problem;
 use crate::engine::{SLOT_SECONDS, Sent, Slot, Status};
 use crate::operate::{Filter, Limits, Listing, Observer, OperateError, Operator, State};
@@ -42,9 +44,6 @@ const PAUSE_PER_LOOK: u32 = 9;
 
 /// What the page shows of the past.
 const WINDOW_SECONDS: i64 = 15 * 60;
-
-/// Events of a list that are sent; the page asks for the following ones.
-pub(super) const PAGE: usize = 50;
 
 /// Which relay this is.
 #[derive(Debug, Serialize)]
@@ -165,7 +164,7 @@ async fn first_page(operator: &Operator, state: State) -> Result<Listing, Operat
         newest_first: state == State::Failed,
         ..Filter::default()
     };
-    operator.list(&filter, PAGE, None).await
+    page(operator, &filter, PAGE, None).await
 }
 
 /// When to look: every [`LOOK`], or less often if that takes long; at once after
@@ -213,7 +212,7 @@ impl Presence {
             }
             admitted
         });
-        admitted.then_some(Self(live))
+        admitted.then(|| Self(live))
     }
 }
 
@@ -239,8 +238,8 @@ struct Viewer {
     shown: Tables,
     seen: u64,
     slots_from: i64,
-    /// What it is about to be told.
-    next: Vec<Event>,
+    /// What it is about to be told, in this order.
+    next: VecDeque<Event>,
 }
 
 async fn follow(
@@ -275,7 +274,7 @@ async fn follow(
 impl Viewer {
     async fn next(&mut self) -> Event {
         loop {
-            if let Some(event) = self.next.pop() {
+            if let Some(event) = self.next.pop_front() {
                 return event;
             }
             tokio::select! {
@@ -295,7 +294,8 @@ impl Viewer {
             if now != shown
                 && let Some(text) = now
             {
-                self.next.push(Event::default().event(name).data(&**text));
+                self.next
+                    .push_back(Event::default().event(name).data(&**text));
                 shown.clone_from(now);
             }
         }

@@ -5,6 +5,7 @@
 //! - `assets`: the page itself, files without a build step.
 //! - `api`: what the page asks for and does, as JSON.
 //! - `live`: what it is told without asking, as server-sent events.
+//! - `page`: how much of a list is sent at once.
 //! - `problem`: errors.
 //!
 //! It shows the values of [`crate::operate`], which the terminal shows too, and
@@ -15,6 +16,7 @@ mod access;
 mod api;
 mod assets;
 mod live;
+mod page;
 mod problem;
 mod token;
 

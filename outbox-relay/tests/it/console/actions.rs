@@ -107,10 +107,15 @@ async fn an_order_is_found_by_its_id_and_an_event_by_its_own() {
         .put_all(vec![event("o:1", 1), event("o:1", 2), event("o-2", 1)])
         .await;
     console.stage.until_count("PUBLISHED", 3).await;
+    // No key is made of this one's id.
+    let mut own = failed("o-3", 1, "for the test");
+    own.insert("event_id".to_owned(), text("01J9ZX"));
+    console.stage.put(own).await;
     for (query, expected) in [
         ("o:1", vec!["o:1:1", "o:1:2"]),
         ("%20o-2%20", vec!["o-2:1"]),
         ("o:1:2", vec!["o:1:2"]),
+        ("01J9ZX", vec!["01J9ZX"]),
     ] {
         let found = console.json(&format!("/api/search?q={query}")).await;
         let events = found["events"].as_array().unwrap();

@@ -60,8 +60,10 @@ async fn a_viewer_sees_events_as_they_are_published_and_as_they_fail() {
     live.until("status", |status| status["shards"][0]["life"] == "alive")
         .await;
 
-    // A second viewer is told what was before it came.
+    // A second viewer is told what was before it came, and first of whom.
     let mut second = console.live().await;
+    assert_eq!(second.next().await.0, "about");
+    second.until("status", |_| true).await;
     let beat = second.until("beat", |_| true).await;
     assert_eq!(beat["published"][0]["event_id"], "o-1:1");
 }
@@ -84,6 +86,25 @@ async fn a_change_is_told_at_once() {
         .await;
 }
 
+/// Whether one more viewer gets in.
+async fn admitted(console: &Console) -> Option<Live> {
+    let answer = console.get("/api/live").await;
+    if answer.status() == StatusCode::OK {
+        return Some(Live::new(answer));
+    }
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(detail(answer).await.contains("64"));
+    None
+}
+
+/// Waits for the room that a viewer makes by leaving.
+async fn until_admitted(console: &Console) -> Live {
+    let viewer = eventually(DEADLINE, || async {
+        admitted(console).await.ok_or("there is no room")
+    });
+    viewer.await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn viewers_have_a_bound_and_make_room_when_they_leave() {
     let console = Console::open(&[]).await;
@@ -91,19 +112,19 @@ async fn viewers_have_a_bound_and_make_room_when_they_leave() {
     for _ in 0..64 {
         viewers.push(console.live().await);
     }
-    let answer = console.get("/api/live").await;
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(detail(answer).await.contains("64"));
+    assert!(admitted(&console).await.is_none());
+
+    // Refusals make no room, and the one that leaves makes it for one.
     viewers.pop();
-    let admitted = eventually(DEADLINE, || async {
-        match console.get("/api/live").await {
-            answer if answer.status() == StatusCode::OK => Ok(answer),
-            answer => Err(answer.status()),
-        }
-    });
-    Live::new(admitted.await.unwrap())
-        .until("beat", |_| true)
-        .await;
+    viewers.push(until_admitted(&console).await);
+    for _ in 0..3 {
+        assert!(admitted(&console).await.is_none());
+    }
+
+    viewers.clear();
+    let mut viewer = until_admitted(&console).await;
+    viewer.until("beat", |_| true).await;
+    viewer.until("status", |_| true).await;
 }
 
 /// Passes requests on and counts those for failed events: no one but the

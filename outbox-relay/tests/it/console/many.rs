@@ -1,4 +1,4 @@
-//! 100,000 failed events.
+//! 100,000 failed events, and large ones.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use reqwest::StatusCode;
 
 use super::{Console, failed, name};
-use crate::support::Stage;
+use crate::support::{Stage, text};
 
 const FAILED: u64 = 100_000;
 
@@ -71,4 +71,54 @@ async fn a_hundred_thousand_failed_events_are_read_page_by_page() {
     let acted = console.post("/api/retry", &name("o-000000", 1)).await;
     assert_eq!(acted.status(), StatusCode::OK);
     console.stage.until_status("o-000000", 1, "PUBLISHED").await;
+}
+
+/// What a page and a live message take at most, whatever events are made of.
+const MAX_BYTES: usize = 512 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_large_events_is_bounded_and_the_rest_follows() {
+    const LARGE: usize = 60;
+    let console = Console::open(&[]).await;
+    // Keys are shown whole, and a control character is six bytes of JSON.
+    let ids: HashSet<_> = (0..LARGE)
+        .map(|n| format!("{n:02}{}", "\u{1}".repeat(2_000)))
+        .collect();
+    let items = ids.iter().map(|id| {
+        let mut item = failed(id, 1, "for the test");
+        item.insert("event_type".to_owned(), text("x".repeat(100_000)));
+        item
+    });
+    console.stage.put_all(items.collect()).await;
+
+    let mut seen = HashSet::new();
+    let mut after = None::<String>;
+    loop {
+        let mut query = vec![("state", "failed".to_owned()), ("limit", "500".to_owned())];
+        query.extend(after.take().map(|after| ("after", after)));
+        let request = console.http.get(console.relay.url("/api/events"));
+        let answer = request.query(&query).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let page = answer.text().await.unwrap();
+        assert!(page.len() <= MAX_BYTES, "{}", page.len());
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let events = page["events"].as_array().unwrap();
+        seen.extend(
+            events
+                .iter()
+                .map(|event| event["aggregate_id"].as_str().unwrap().to_owned()),
+        );
+        after = page["next"].as_str().map(str::to_owned);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(seen == ids, "{} of {LARGE}", seen.len());
+
+    let mut live = console.live().await;
+    let failed = live.until("failed", |_| true).await;
+    assert!(failed["events"][0].is_object(), "{failed}");
+    assert!(failed["next"].is_string());
+    let size = failed.to_string().len();
+    assert!(size <= MAX_BYTES, "{size}");
 }
