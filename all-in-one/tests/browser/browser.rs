@@ -81,6 +81,15 @@ impl Browser {
             .unwrap();
     }
 
+    /// Runs a script in every page before its own ones.
+    pub(crate) async fn before_each_page(&self, script: &str) {
+        let script = json!({ "source": script });
+        let cdp = self.page.cdp();
+        cdp.send_raw("Page.addScriptToEvaluateOnNewDocument", script)
+            .await
+            .unwrap();
+    }
+
     pub(crate) async fn run(&self, script: &str) -> Value {
         let answer = self.page.execute(script, Vec::new()).await.unwrap();
         answer.json().clone()

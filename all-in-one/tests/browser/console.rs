@@ -73,6 +73,8 @@ async fn a_poisoned_event_shows_why_and_a_retry_moves_it() {
     browser.until_text("#list", "order-7:1").await;
     browser.until_text("#list", "payload is not JSON").await;
     browser.until_text("#failed-count", "1").await;
+    // As `status` in the terminal says.
+    browser.until_text("#health", "Needs attention").await;
     browser.click("#list a").await;
     browser
         .until_text("#detail .reason", "payload is not JSON")
@@ -104,6 +106,55 @@ async fn a_poisoned_event_shows_why_and_a_retry_moves_it() {
     browser.until_text("#detail .timeline", "Retried").await;
     browser.until_text("#empty", "No event has failed").await;
     browser.until_text("#failed-count", "0").await;
+    browser.until_text("#health", "Healthy").await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn an_open_event_shows_what_others_do_to_it() {
+    let system = System::start().await;
+    let relay = system.relay("relay-1", &[]).await;
+    system.event("order-9", "invoice.sent", "{}").await;
+    let browser = Browser::start().await;
+    browser
+        .page
+        .goto(relay.url("/#view=failed&id=order-9&sequence=1"))
+        .await
+        .unwrap();
+    browser.until_text("#detail .summary", "FAILED").await;
+    browser.until("document.getElementById('retry')").await;
+    system.discard(&relay, "order-9", "sent by hand").await;
+    browser.until_text("#detail .summary", "DISCARDED").await;
+    browser
+        .until_text("#detail .timeline", "sent by hand")
+        .await;
+    browser.until("!document.getElementById('retry')").await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn nothing_is_called_healthy_before_it_was_looked_at() {
+    let system = System::start().await;
+    let relay = system.relay("relay-1", &[]).await;
+    let browser = Browser::start().await;
+    // What the page knew of failed events each time that it said so.
+    browser
+        .before_each_page(
+            "window.known = [];
+             new MutationObserver(() => {
+               if (document.getElementById('health-text')?.textContent === 'Healthy') {
+                 known.push(document.getElementById('failed-count').textContent);
+               }
+             }).observe(document, { subtree: true, childList: true, characterData: true });",
+        )
+        .await;
+    browser.page.goto(relay.url("/")).await.unwrap();
+    browser.until_text("#health", "Healthy").await;
+    assert_eq!(browser.run("return window.known[0];").await, "0");
     browser.has_no_errors().await;
     browser.stop().await;
 }

@@ -103,6 +103,13 @@ impl System {
         put.set_item(Some(item)).send().await.unwrap();
     }
 
+    /// Gives a failed event up, as another operator would.
+    pub(crate) async fn discard(&self, relay: &Service, aggregate_id: &str, reason: &str) {
+        let body = json!({ "aggregate_id": aggregate_id, "sequence": "1", "reason": reason });
+        let request = self.http.post(relay.url("/api/discard")).json(&body);
+        request.send().await.unwrap().error_for_status().unwrap();
+    }
+
     /// Repairs an event's payload, as an operator would.
     pub(crate) async fn repair(&self, aggregate_id: &str, payload: &str) {
         self.dynamodb

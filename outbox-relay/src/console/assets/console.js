@@ -228,6 +228,8 @@ const on = {
     if (name === "beat") beat(data);
     if (name === "status") status(data);
     if (name === "failed") latestFailure(data);
+    // Everything but a beat may be about the event that is open.
+    if (name !== "beat") detail.refresh();
     const { view, query } = route();
     if (name === view || (name === "status" && view === "shards")) show();
     if (name === "status" && view === "search" && found?.items.some(({ status: now }) => now === "PENDING")) search(query);
@@ -259,6 +261,7 @@ function connected(about) {
   // Another process, or the same after a pause: it tells all it knows again.
   slots.clear();
   published = [];
+  told.status = null;
   if (shown.view === null) navigate();
 }
 
@@ -341,7 +344,9 @@ function health(lost = null, text = null) {
   const dead = failing(live);
   const around = [...failing(ready), ...(told.status?.problem ? [told.status.problem] : told.status?.problems ?? [])];
   if (dead.length > 0) said(line, "unhealthy", "Unhealthy");
-  else if (around.length > 0) said(line, "unready", "Needs attention");
+  // As `status` in the terminal judges it: each failed event waits for someone.
+  else if (around.length > 0 || told.status?.failed?.count > 0) said(line, "unready", "Needs attention");
+  else if (told.status === null) said(line, "waiting", "Looking");
   else said(line, "well", "Healthy");
   troubles([...new Set([...dead, ...around])]);
 }

@@ -50,7 +50,23 @@ function close() {
   panel.replaceChildren();
 }
 
+/** Brings `of` up to date. What calls for it while an answer is awaited is
+ * answered by one more request, so that no old answer follows a newer one. */
 async function refresh(of) {
+  of.outdated = true;
+  if (of.asking) return;
+  of.asking = true;
+  try {
+    while (of.outdated && of === open) {
+      of.outdated = false;
+      await ask(of);
+    }
+  } finally {
+    of.asking = false;
+  }
+}
+
+async function ask(of) {
   clearTimeout(of.timer);
   let event;
   try {
