@@ -48,8 +48,12 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         serde_json::from_str(text)
             .map(Self)
-            .map_err(|_| OperateError::Invalid("this is not where a listing goes on".to_owned()))
+            .map_err(|_| not_a_cursor())
     }
+}
+
+pub(super) fn not_a_cursor() -> OperateError {
+    OperateError::Invalid("this is not where a listing goes on".to_owned())
 }
 
 /// What was read of a source, and up to where.

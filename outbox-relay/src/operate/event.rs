@@ -15,6 +15,9 @@ use crate::ports::EventKey;
 /// A stored item.
 type Item = HashMap<String, AttributeValue>;
 
+/// Bytes of a text in a list: what a writer stored may have 390 KB.
+const MAX_TEXT: usize = 256;
+
 /// One event in a list: everything but its payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EventView {
@@ -98,6 +101,30 @@ impl EventView {
         EventKey {
             aggregate_id: self.aggregate_id.clone(),
             sequence: self.sequence.clone(),
+        }
+    }
+
+    /// Cuts what may be long, for a list; the key stays whole.
+    pub(super) fn shorten(&mut self) {
+        let texts = [
+            &mut self.status,
+            &mut self.aggregate_type,
+            &mut self.event_type,
+            &mut self.occurred_at,
+            &mut self.published_at,
+            &mut self.message_id,
+            &mut self.failed_at,
+            &mut self.failure,
+            &mut self.retried_at,
+            &mut self.replayed_at,
+            &mut self.discarded_at,
+            &mut self.discard_reason,
+        ];
+        for text in texts.into_iter().flatten().chain([&mut self.event_id]) {
+            if text.len() > MAX_TEXT {
+                text.truncate(text.floor_char_boundary(MAX_TEXT));
+                text.push('…');
+            }
         }
     }
 
@@ -227,14 +254,16 @@ pub(super) fn text(item: &Item, name: &str) -> Option<String> {
     item.get(name)?.as_s().ok().cloned()
 }
 
-/// A value without its DynamoDB types; numbers stay as they are written.
+/// A value without its DynamoDB types. A number that readers of JSON would
+/// round is text.
 fn json(value: &AttributeValue) -> serde_json::Value {
     use serde_json::Value;
     match value {
         AttributeValue::S(text) => Value::from(text.clone()),
-        AttributeValue::N(number) => {
-            serde_json::from_str(number).unwrap_or(Value::from(number.clone()))
-        }
+        AttributeValue::N(number) => Some(number)
+            .filter(|number| number.parse().is_ok_and(|n: f64| n.to_string() == **number))
+            .and_then(|number| serde_json::from_str(number).ok())
+            .unwrap_or_else(|| Value::from(number.clone())),
         AttributeValue::Bool(flag) => Value::from(*flag),
         AttributeValue::L(list) => list.iter().map(json).collect(),
         AttributeValue::M(map) => map
@@ -245,5 +274,33 @@ fn json(value: &AttributeValue) -> serde_json::Value {
         AttributeValue::B(bytes) => Value::from(format!("{} bytes", bytes.as_ref().len())),
         AttributeValue::Bs(set) => Value::from(format!("{} binary values", set.len())),
         _ => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_json_readers_would_round_is_text() {
+        let number = |text: &str| json(&AttributeValue::N(text.to_owned())).to_string();
+        for exact in ["0", "-7", "1.5", "9007199254740992"] {
+            assert_eq!(number(exact), exact);
+        }
+        for rounded in ["12345678901234567890123", "9007199254740993"] {
+            assert_eq!(number(rounded), format!("\"{rounded}\""));
+        }
+    }
+
+    #[test]
+    fn a_list_has_the_start_of_long_texts_and_whole_keys() {
+        let mut event = EventView {
+            aggregate_id: "ä".repeat(1_000),
+            event_type: Some("ä".repeat(1_000)),
+            ..EventView::default()
+        };
+        event.shorten();
+        assert_eq!(event.aggregate_id, "ä".repeat(1_000));
+        assert_eq!(event.event_type, Some("ä".repeat(128) + "…"));
     }
 }

@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
 use serde::Serialize;
 use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
 
-use super::cursor::{Cursor, Part, Position, merge};
+use super::cursor::{Cursor, Part, Position, merge, not_a_cursor};
 use super::event::EventView;
 use super::filter::{Filter, State};
 use super::{OperateError, Operator, failed};
@@ -71,7 +72,8 @@ fn sources(filter: &Filter) -> Result<Vec<Source>, OperateError> {
 }
 
 impl Operator {
-    /// Up to `limit` events (at least 1) that match `filter`, from `after` on.
+    /// Up to `limit` events (at least 1) that match `filter`, from `after` on,
+    /// their texts cut.
     pub async fn list(
         &self,
         filter: &Filter,
@@ -83,11 +85,9 @@ impl Operator {
             let position = after.map_or_else(Position::default, |cursor| cursor.of(&source.name()));
             self.part(source, filter, limit, position)
         });
-        Ok(merge(
-            try_join_all(parts).await?,
-            filter.newest_first,
-            limit,
-        ))
+        let mut listing = merge(try_join_all(parts).await?, filter.newest_first, limit);
+        listing.events.iter_mut().for_each(EventView::shorten);
+        Ok(listing)
     }
 
     async fn part(
@@ -149,7 +149,7 @@ impl Operator {
                 .set_exclusive_start_key(request.start.clone())
                 .send()
                 .await
-                .map_err(|error| failed(table, &error))?;
+                .map_err(|error| request.failed(table, &error))?;
             return Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key));
         }
         let answer = self
@@ -167,7 +167,7 @@ impl Operator {
             .set_exclusive_start_key(request.start.clone())
             .send()
             .await
-            .map_err(|error| failed(table, &error))?;
+            .map_err(|error| request.failed(table, &error))?;
         Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key))
     }
 }
@@ -254,6 +254,18 @@ impl Request {
             request.filters.push(format!("contains({name}, {value})"));
         }
         request
+    }
+
+    /// What a failure means: where a list goes on is the only part of a request
+    /// that a caller can get wrong.
+    fn failed<E>(&self, table: &str, error: &SdkError<E>) -> OperateError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        if self.start.is_some() && error.code() == Some("ValidationException") {
+            return not_a_cursor();
+        }
+        failed(table, error)
     }
 
     fn name(&mut self, name: &str) -> String {

@@ -1,6 +1,7 @@
 //! One event or aggregate, by the name a person has at hand: an event id, an
 //! aggregate's id, or `<aggregate id>:<sequence>`.
 
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
 use serde::Serialize;
@@ -16,6 +17,9 @@ use crate::ports::EventKey;
 
 /// Events of an aggregate that are shown at once.
 pub const MAX_HISTORY: usize = 200;
+
+/// Bytes of a partition key in DynamoDB.
+const MAX_KEY: usize = 2_048;
 
 /// Characters of a number that may be a sequence: DynamoDB keeps 38 digits.
 const MAX_NUMBER: usize = 40;
@@ -102,7 +106,7 @@ impl Operator {
         &self,
         aggregate_id: &str,
     ) -> Result<Option<AggregateView>, OperateError> {
-        if aggregate_id.is_empty() {
+        if aggregate_id.is_empty() || aggregate_id.len() > MAX_KEY {
             return Ok(None);
         }
         let filter = Filter {
@@ -134,9 +138,13 @@ impl Operator {
             .expression_attribute_names("#id", attribute::AGGREGATE_ID)
             .consistent_read(true)
             .send()
-            .await
-            .map_err(|error| failed(&self.outbox_table, &error))?;
-        Ok(answer.item.is_some())
+            .await;
+        match answer {
+            Ok(answer) => Ok(answer.item.is_some()),
+            // No item can have such a key.
+            Err(error) if error.code() == Some("ValidationException") => Ok(false),
+            Err(error) => Err(failed(&self.outbox_table, &error)),
+        }
     }
 
     async fn by_event_id(

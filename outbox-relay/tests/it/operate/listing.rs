@@ -178,6 +178,7 @@ async fn an_aggregate_is_shown_with_what_its_consumer_made_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_shown_is_explained() {
     let stage = Stage::without_queue().await;
+    const NO_NUMBER: &str = r#"{"FAILED":{"After":{"occurred_at":"2026-01-31T08:15:30.000Z","aggregate_id":"a","sequence":"one"}}}"#;
     for (environment, arguments, code, words) in [
         (
             &[][..],
@@ -185,6 +186,7 @@ async fn what_cannot_be_shown_is_explained() {
             1,
             "no event or aggregate `nobody:1`",
         ),
+        (&[], &["show", "a:1e-200"], 1, "no event or aggregate"),
         (
             &[],
             &["list", "--state", "gone"],
@@ -202,6 +204,7 @@ async fn what_cannot_be_shown_is_explained() {
             64,
             "goes on",
         ),
+        (&[], &["list", "--after", NO_NUMBER], 64, "goes on"),
         (&[], &["frobnicate"], 64, "frobnicate"),
         (
             &[("OUTBOX_TABLE", "nowhere")],
@@ -223,6 +226,9 @@ async fn what_cannot_be_shown_is_explained() {
         assert!(last.contains(words), "{arguments:?} {ran:?}");
         assert!(last.len() < 500, "{last}");
     }
+    // A key has 2048 bytes at most.
+    let ran = stage.operate(&["show", &"x".repeat(2_049)]).await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
