@@ -8,11 +8,12 @@ use shared::outbox::Status;
 
 use super::events::{WhichOptions, parse_text};
 use super::output::{
-    Mood, OutputOptions, cell, line, print, print_json, progress, remark, table, text_of,
+    Mood, OutputOptions, cell, line, print, print_json, progress, remark, table_with_text, text_of,
 };
 use super::{CommandError, Outcome};
 use crate::operate::bulk::{Bulk, Tally};
-use crate::operate::{Acted, OperateError, Operator};
+use crate::operate::show::MAX_HISTORY;
+use crate::operate::{Acted, Filter, Listing, OperateError, Operator, State};
 use crate::ports::EventKey;
 
 /// Make failed events pending again, to be published by the normal path with
@@ -21,8 +22,7 @@ use crate::ports::EventKey;
 /// Safe to run twice and while relays run: each event changes only from FAILED
 /// to PENDING, and is sent once for that. An event that is pending or
 /// published already is left as it is, and counts as done. The relay that
-/// sweeps is asked to do so at once; an event that occurred less than
-/// RELAY_SWEEP_AFTER ago may wait for that long.
+/// sweeps is asked to do so at once.
 #[derive(Clone, Debug, Args)]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["names", "all_failed"])))]
 pub struct RetryCommand {
@@ -49,7 +49,8 @@ pub struct DiscardCommand {
     #[arg(value_name = "EVENT_ID", required = true)]
     names: Vec<String>,
 
-    /// Why, for those who ask later (at most 1024 bytes).
+    /// Why, for those who ask later (at most 1024 bytes; not kept of an event
+    /// that has no room for it within DynamoDB's 400 KB).
     #[arg(long, value_name = "TEXT", value_parser = parse_text)]
     reason: String,
 
@@ -170,22 +171,12 @@ impl DiscardCommand {
 
 impl ReplayCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
-        let Some(aggregate) = operator.aggregate(&self.aggregate).await? else {
+        if operator.aggregate(&self.aggregate).await?.is_none() {
             let reason = format!("there are no events of an aggregate `{}`", self.aggregate);
             return Err(OperateError::NotFound(reason).into());
-        };
+        }
         if !self.yes {
-            let question = format!(
-                "Send the published events of `{}` from sequence {} on again ({}{})?",
-                line(&self.aggregate, 128),
-                self.from_sequence,
-                aggregate.events.len(),
-                if aggregate.truncated {
-                    " events or more"
-                } else {
-                    " events in all"
-                },
-            );
+            let question = self.question(operator).await?;
             if !confirmed(question).await? {
                 return Ok(false);
             }
@@ -205,6 +196,28 @@ impl ReplayCommand {
             "were not published",
         )
         .await
+    }
+}
+
+impl ReplayCommand {
+    async fn question(&self, operator: &Operator) -> Result<String, CommandError> {
+        let published = Filter {
+            state: Some(State::Published),
+            aggregate_id: Some(self.aggregate.clone()),
+            from_sequence: Some(self.from_sequence),
+            ..Filter::default()
+        };
+        let Listing { events, next } = operator.list(&published, MAX_HISTORY, None).await?;
+        let count = match (events.len(), next) {
+            (1, None) => "1 published event".to_owned(),
+            (count, None) => format!("{count} published events"),
+            (count, Some(_)) => format!("{count} or more published events"),
+        };
+        Ok(format!(
+            "Send {count} of `{}` from sequence {} on again?",
+            line(&self.aggregate, 128),
+            self.from_sequence,
+        ))
     }
 }
 
@@ -249,7 +262,7 @@ fn report(output: OutputOptions, events: Vec<Named>, done: &str) -> Result<(), C
     if output.is_json() {
         return print_json(&NamedResult { events });
     }
-    let mut table = table(&["EVENT", "RESULT"]);
+    let mut table = table_with_text(&["EVENT", "RESULT"]);
     for event in &events {
         let (text, mood) = match (&event.acted, &event.problem) {
             (Some(Acted { changed: true, .. }), _) => (done.to_owned(), Mood::Good),

@@ -1,12 +1,13 @@
 //! `list` and `show`.
 
 use clap::Args;
+use comfy_table::Row;
 use shared::process::parse_duration;
 use shared::timestamp::Timestamp;
 
 use super::output::{
-    Mood, OutputOptions, cell, line, painted, pretty, print, print_json, remark, table, text_of,
-    without_controls,
+    Mood, OutputOptions, cell, line, painted, pretty, print, print_json, remark, table_with_text,
+    text_of, without_controls,
 };
 use super::{CommandError, Outcome};
 use crate::operate::event::Step;
@@ -24,7 +25,8 @@ const MAX_ID: usize = 128;
 /// List events: those that are pending or failed, the oldest first.
 ///
 /// Published and discarded events are in no index: they are listed by
-/// --aggregate, or by --scan, which reads the whole table.
+/// --aggregate, or by --scan, which reads the whole table. Of a long text a
+/// list has the start; `show` has all of it.
 #[derive(Clone, Debug, Args)]
 pub struct ListCommand {
     /// Only events in this state: pending, failed, published or discarded.
@@ -171,15 +173,17 @@ impl ShowCommand {
 
 /// A table of events.
 pub(super) fn rows(events: &[EventView]) -> String {
-    let mut table = table(&["EVENT", "STATE", "TYPE", "OCCURRED", "NOTE"]);
+    let mut table = table_with_text(&["EVENT", "STATE", "TYPE", "OCCURRED", "NOTE"]);
     for event in events {
-        table.add_row(vec![
+        let mut row = Row::from(vec![
             cell(&line(&event.event_id, MAX_ID), Mood::Neutral),
             cell(&state(event), mood(event)),
             cell(&short(event.event_type.as_deref()), Mood::Neutral),
             cell(&short(event.occurred_at.as_deref()), Mood::Neutral),
             cell(&note(event), Mood::Neutral),
         ]);
+        row.max_height(1);
+        table.add_row(row);
     }
     text_of(&table)
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -92,11 +92,11 @@ pub(super) fn line(text: &str, length: usize) -> String {
     line
 }
 
-/// Controls (C0, C1 and DEL), and what changes the direction of text, so that
-/// it reads as something else.
+/// Controls (C0, C1 and DEL), what ends a line elsewhere, and what changes the
+/// direction of text, so that it reads as something else.
 fn obeyed(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// JSON over many lines, its numbers, keys and strings as they stand; what is
@@ -154,7 +154,8 @@ pub(super) fn pretty(payload: &str) -> String {
     without_controls(&out).into_owned()
 }
 
-/// A table of plain columns; on a terminal as wide as that.
+/// A table of plain columns. No cell is broken, however narrow the terminal, so
+/// that an id that is copied from it is whole.
 pub(super) fn table(headers: &[&str]) -> Table {
     let mut table = Table::new();
     table
@@ -162,11 +163,24 @@ pub(super) fn table(headers: &[&str]) -> Table {
         .set_header(headers.to_vec());
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    if !io::stdout().is_terminal() {
+        table.force_no_tty();
+    }
+    table
+}
+
+/// The same with a last column of text, which on a terminal takes what the
+/// others leave, and a little at least.
+pub(super) fn table_with_text(headers: &[&str]) -> Table {
+    const LEAST: Width = Width::Fixed(16);
+    let mut table = table(headers);
+    if let Some(text) = table.column_iter_mut().next_back() {
+        text.set_constraint(ColumnConstraint::LowerBoundary(LEAST));
     }
     if io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
-    } else {
-        table.force_no_tty();
     }
     table
 }
@@ -248,11 +262,11 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_obeys_is_left() {
-        let nasty = "a\u{1b}[2J\u{7}\u{9b}31m\r\u{202e}\u{7f}b\nc";
+        let nasty = "a\u{1b}[2J\u{7}\u{9b}31m\r\u{202e}\u{7f}\u{61c}\u{2028}\u{2029}b\nc";
         let plain = without_controls(nasty);
         assert_eq!(
             plain,
-            "a\\u001b[2J\\u0007\\u009b31m\\u000d\\u202e\\u007fb\nc"
+            "a\\u001b[2J\\u0007\\u009b31m\\u000d\\u202e\\u007f\\u061c\\u2028\\u2029b\nc"
         );
         assert_eq!(line("a\nb", 10), "a\\nb");
         assert_eq!(line("äöü", 2), "äö…");

@@ -9,15 +9,25 @@ use nix::pty::{Winsize, openpty};
 use super::{failed, with};
 use crate::support::{RELAY, Stage};
 
-/// Runs a command on a terminal; its exit code and all that it wrote.
+/// Runs a command on a wide terminal; its exit code and all that it wrote.
 pub(super) async fn on_terminal(
+    stage: &Stage,
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+) -> (Option<i32>, String) {
+    on_terminal_of(160, stage, environment, arguments).await
+}
+
+/// The same on a terminal with so many columns.
+async fn on_terminal_of(
+    columns: u16,
     stage: &Stage,
     environment: &[(&str, &str)],
     arguments: &[&str],
 ) -> (Option<i32>, String) {
     let size = Winsize {
         ws_row: 40,
-        ws_col: 160,
+        ws_col: columns,
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
@@ -92,6 +102,34 @@ async fn colours_are_for_terminals_that_want_them() {
         written.contains("o-1:1") && !written.contains('\u{1b}'),
         "{written:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_a_line_and_its_ids_are_whole_on_a_narrow_terminal() {
+    let stage = Stage::without_queue().await;
+    let ids = ["o-1", "0197f3c2-5a1e-7c44-9d3b-8f2a6b1c0d9e"];
+    let failure = "no route matches the event type; add one to RELAY_ROUTES and retry";
+    for id in ids {
+        stage.put(failed(id, 1, failure)).await;
+    }
+    let plain = [("NO_COLOR", "1")];
+    let (_, written) = on_terminal_of(80, &stage, &plain, &["list"]).await;
+    let rows: Vec<_> = written.lines().skip(1).collect();
+    assert_eq!(rows.len(), ids.len(), "{written}");
+    for id in ids {
+        let row = rows.iter().find(|row| row.starts_with(&format!("{id}:1 ")));
+        let row = row.unwrap_or_else(|| panic!("{id}: {written}"));
+        assert!(row.contains("2026-01-31T08:15:30.000Z"), "{written}");
+        assert!(row.contains("no route"), "{written}");
+    }
+    let alone = ["list", "--aggregate", "o-1"];
+    let (_, written) = on_terminal_of(80, &stage, &plain, &alone).await;
+    let fits = |row: &str| row.chars().count() <= 80;
+    assert!(written.lines().all(fits), "{written}");
+    assert_eq!(written.lines().count(), 2, "{written}");
+    let name = ids[1];
+    let (_, written) = on_terminal_of(80, &stage, &plain, &["retry", name]).await;
+    assert!(written.contains(name), "{written}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
