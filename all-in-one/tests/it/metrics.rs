@@ -68,7 +68,8 @@ impl Traffic {
         Scrape::of(&service.url("/metrics")).await
     }
 
-    /// Waits for the last count of all, that of the second delivery.
+    /// Waits for the last counts of all: the second delivery, and what the
+    /// sweeper finds in the table.
     async fn counted(&self) {
         let counted = eventually(PATIENCE, || async {
             let worker = self.scrape("inventory-worker").await;
@@ -77,8 +78,9 @@ impl Traffic {
             let relay = self.scrape("outbox-relay").await;
             let pending = relay.value("outbox_pending_events", &[]);
             let oldest = relay.value("outbox_oldest_pending_seconds", &[]);
-            match (duplicates, dead, pending, oldest) {
-                (Some(1.0), Some(1.0), Some(0.0), Some(0.0)) => Ok(()),
+            let failed = relay.value("outbox_failed_events", &[]);
+            match (duplicates, dead, pending, oldest, failed) {
+                (Some(1.0), Some(1.0), Some(0.0), Some(0.0), Some(1.0)) => Ok(()),
                 _ => Err(format!("{}\n{}", worker.text, relay.text)),
             }
         });
