@@ -170,6 +170,29 @@ impl CloudService {
     }
 }
 
+/// Shorter ones are what networks do every day: nothing may go wrong for them.
+const LONG_LATENCY_MS: u64 = 1_000;
+
+impl Fault {
+    /// How long it lasted; zero for what is over at once.
+    pub(super) fn lasted_ms(&self) -> u64 {
+        self.until.unwrap_or(self.at).saturating_sub(self.at)
+    }
+
+    /// A request was held up for so short a time that this explains no error.
+    pub(super) fn is_short_latency(&self) -> bool {
+        self.kind == FaultKind::Latency && self.lasted_ms() < LONG_LATENCY_MS
+    }
+
+    pub(super) fn hits(&self, process: &str) -> bool {
+        self.process.as_deref().is_none_or(|hit| hit == process)
+    }
+
+    pub(super) fn concerns(&self, service: CloudService) -> bool {
+        self.service.is_none_or(|hit| hit == service)
+    }
+}
+
 /// What can be done to the system.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
@@ -274,6 +297,25 @@ pub(super) struct Life {
     /// The signal that ended it was sent by the run: at [`Life::ended`] for
     /// SIGKILL, before it for SIGTERM, which this is the time of.
     pub told_to_end: Option<u64>,
+    /// With which signal.
+    #[serde(default)]
+    pub told_by: Option<EndSignal>,
+}
+
+impl Life {
+    /// The run killed it. One that was told to stop, hung and was killed for
+    /// that in the end is none of these.
+    pub(super) fn was_killed(&self) -> bool {
+        self.told_by == Some(EndSignal::Kill)
+    }
+}
+
+/// How the run ends a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum EndSignal {
+    Kill,
+    Term,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,9 @@
 //! A small history that violates nothing, to be broken in one way at a time.
 
 use super::super::history::{
-    CloudService, Delivery, End, Ending, Fault, FaultKind, History, IdempotencyRow, Level, Life,
-    LogKind, LogLine, Mark, MemorySample, OrderLine, OrderRow, OutboxRow, Post, Program, Publish,
-    Settings, Step, Stock,
+    CloudService, Delivery, End, EndSignal, Ending, Fault, FaultKind, History, IdempotencyRow,
+    Level, Life, LogKind, LogLine, Mark, MemorySample, OrderLine, OrderRow, OutboxRow, Post,
+    Program, Publish, Settings, Step, Stock,
 };
 use super::{Invariant, Violation, check};
 
@@ -82,11 +82,16 @@ pub(in crate::chaos) fn valid() -> History {
         publish("relay-2", 13_400, "steps", 3),
     ]);
     history.publishes.sort_by_key(|publish| publish.at);
-    history.marks = vec![Mark {
-        at: 2_300,
-        aggregate_id: "o-4".to_owned(),
-        sequence: 1,
-    }];
+    for publish in &history.publishes {
+        // The relay was killed before it could, and did not hear of the first.
+        if publish.at != 9_950 && publish.told {
+            history.marks.push(Mark {
+                at: publish.answered_at + 10,
+                aggregate_id: publish.aggregate_id.clone(),
+                sequence: publish.sequence,
+            });
+        }
+    }
     for publish in &history.publishes {
         history.deliveries.push(Delivery {
             at: publish.answered_at + 5,
@@ -143,12 +148,17 @@ fn posts(history: &mut History) {
             ..fault(10_000, FaultKind::Kill, "relay-1", CloudService::Sqs)
         },
     ];
-    history.logs = vec![LogLine {
-        at: 1_310,
-        process: "order-api".to_owned(),
+    history.logs = vec![error(1_310, "order-api", "an order was not confirmed")];
+}
+
+/// As a process logs it.
+pub(super) fn error(at: u64, process: &str, message: &str) -> LogLine {
+    LogLine {
+        at,
+        process: process.to_owned(),
         kind: LogKind::Error,
-        text: "an order was not confirmed".to_owned(),
-    }];
+        text: format!(r#"{{"level":"ERROR","message":"{message}"}}"#),
+    }
 }
 
 pub(super) fn fault(at: u64, kind: FaultKind, process: &str, service: CloudService) -> Fault {
@@ -173,11 +183,13 @@ fn processes(history: &mut History) {
         ended: Some(DURATION + 5_000),
         how: Some(Ending::Exited(0)),
         told_to_end: Some(DURATION + 4_900),
+        told_by: Some(EndSignal::Term),
     };
     let killed = Life {
         ended: Some(10_010),
         how: Some(Ending::Signalled(9)),
         told_to_end: Some(10_000),
+        told_by: Some(EndSignal::Kill),
         ..life(Program::OutboxRelay, "relay-1")
     };
     let restarted = Life {

@@ -5,11 +5,13 @@
 //! - [`effects`]: stock and settled orders.
 //! - [`events`]: nothing lost, nothing left.
 //! - [`sends`]: order per aggregate, repeats.
-//! - [`processes`]: logs, memory, endings; [`recovery`]: how fast events flow
+//! - [`logs`]: what processes had to say.
+//! - [`processes`]: starts, endings, memory; [`recovery`]: how fast events flow
 //!   again.
 
 mod effects;
 mod events;
+mod logs;
 mod orders;
 mod processes;
 mod recovery;
@@ -94,11 +96,13 @@ impl Invariant {
                 "Events of one aggregate are first sent in the order of their sequence, and a FIFO queue hands them out so"
             }
             Self::Repeats => {
-                "Every repeated event has a cause, and no relay's end repeats more than it had in flight"
+                "Every repeated event has a cause, none is repeated after its mark, and no relay's end repeats more than it had in flight"
             }
             Self::DeadLetters => "No message went to a dead-letter queue",
-            Self::Logs => "No panic, and no ERROR without a fault shortly before it",
-            Self::Endings => "No process ends on its own, and SIGTERM ends it with exit code 0",
+            Self::Logs => "No panic, and no ERROR or lost lease but for the fault that makes it",
+            Self::Endings => {
+                "Each process is soon ready, none ends on its own, and SIGTERM ends it in time with exit code 0"
+            }
             Self::Memory => "The memory of each process is bounded and does not grow steadily",
             Self::Recovery => {
                 "Events flow again in time after a relay is killed or stopped and after an outage"
@@ -121,7 +125,8 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
     sends::order(history, &mut found);
     sends::repeats(history, &mut found);
     events::dead_letters(history, &mut found);
-    processes::logs(history, &mut found);
+    logs::logs(history, &mut found);
+    processes::starts(history, &mut found);
     processes::endings(history, &mut found);
     processes::memory(history, &mut found);
     recovery::recovery(history, &mut found);

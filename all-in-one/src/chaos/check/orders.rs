@@ -15,6 +15,9 @@ use super::{Findings, Invariant};
 /// connections are opened again, and refused requests wait for their retry.
 const AFTERMATH_MS: u64 = 3_000;
 
+/// In which time the API refuses what is more than it works on.
+const REFUSED_WITHIN_MS: u64 = 1_000;
+
 /// The type of the event that a new order has, and its sequence.
 const PLACED: (&str, u64) = ("order.placed", 1);
 
@@ -32,7 +35,9 @@ pub(super) fn answers(history: &History, found: &mut Findings) {
         let span = Span::new(post.at, post.at + post.took_ms);
         let wrong = match post.status {
             Some(201) => None,
-            Some(503 | 504) | None if troubled.touch(span) || crowded.touch(span) => None,
+            Some(503 | 504) | None if troubled.touch(span) => None,
+            // What is too much is refused at once.
+            Some(503) if post.took_ms < REFUSED_WITHIN_MS && crowded.touch(span) => None,
             Some(503 | 504) | None => Some("while nothing was wrong"),
             Some(_) => Some("which is no answer to a valid request"),
         };
@@ -219,7 +224,7 @@ fn wishes(history: &History) -> HashMap<&str, Vec<&Post>> {
 mod tests {
     use super::super::fixture::{allowed, caught, row};
     use super::*;
-    use crate::chaos::history::{FaultKind, IdempotencyRow};
+    use crate::chaos::history::{EndSignal, Ending, FaultKind, IdempotencyRow};
 
     #[test]
     fn an_unexpected_answer_is_caught() {
@@ -261,12 +266,15 @@ mod tests {
             let first = &mut history.lives[0];
             first.ended = Some(50_000);
             first.told_to_end = Some(50_000);
-            first.how = Some(crate::chaos::history::Ending::Signalled(9));
+            first.told_by = Some(EndSignal::Kill);
+            first.how = Some(Ending::Signalled(9));
             let mut second = first.clone();
             second.incarnation = 2;
+            second.started = 69_000;
             second.ready = Some(70_000);
             second.ended = None;
             second.told_to_end = None;
+            second.told_by = None;
             history.lives.push(second);
             history.posts[5].at = 65_000;
             history.posts[5].status = None;
@@ -290,6 +298,11 @@ mod tests {
         allowed(|history| {
             history.settings.api_concurrency = 4;
             crowd(history, Some(503));
+        });
+        // A crowd is refused at once, and not left without an answer.
+        caught(Invariant::Answers, 5, |history| {
+            history.settings.api_concurrency = 4;
+            crowd(history, None);
         });
         // Those that got through the crowd have no excuse for anything else.
         caught(Invariant::Answers, 5, |history| {

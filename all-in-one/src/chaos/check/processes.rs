@@ -1,22 +1,17 @@
-//! The processes themselves: what they logged, how they ended and what memory
-//! they held.
+//! The processes themselves: how they started and ended, and what memory they
+//! held.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use super::super::history::{Ending, FaultKind, History, LogKind, MemorySample};
-use super::super::measure::spans::{Span, Spans, disturbances, troubles_of};
+use super::super::history::{EndSignal, Ending, FaultKind, History, Life, MemorySample};
 use super::{Findings, Invariant};
-
-/// A fault can be reported this much later: a request is given up after 10 s,
-/// and the last retry before that takes up to 5 s.
-const REPORTED_WITHIN_MS: u64 = 15_000;
-
-/// The text of the one ERROR that has one cause only.
-const GAP: &str = "stream gap";
 
 /// SIGTERM's number: what kills a process that has not set its handler yet.
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
+
+/// A process that runs all that time says that it is ready.
+const READY_WITHIN_MS: u64 = 10_000;
 
 /// Shorter lives say nothing about growth.
 const GROWTH_MS: u64 = 60_000;
@@ -24,32 +19,33 @@ const GROWTH_MS: u64 = 60_000;
 /// life.
 const GROWTH_BYTES: u64 = 16 * 1024 * 1024;
 
-pub(super) fn logs(history: &History, found: &mut Findings) {
-    let disturbances = disturbances(history);
-    let mut troubles: HashMap<&str, Spans> = HashMap::new();
-    for line in &history.logs {
-        let process = line.process.as_str();
-        let explained = match line.kind {
-            LogKind::LeaseLost => true,
-            LogKind::Panic => false,
-            LogKind::Error if line.text.contains(GAP) => history.faults.iter().any(|fault| {
-                fault.kind == FaultKind::TrimmedIterator
-                    && fault.process.as_deref() == Some(process)
-                    && (fault.at..=fault.at + REPORTED_WITHIN_MS).contains(&line.at)
-            }),
-            LogKind::Error => troubles
-                .entry(process)
-                .or_insert_with(|| troubles_of(&disturbances, process, REPORTED_WITHIN_MS))
-                .touch(Span::new(line.at, line.at)),
-        };
-        if !explained {
+pub(super) fn starts(history: &History, found: &mut Findings) {
+    for life in &history.lives {
+        let seen = life.ready.or(life.told_to_end).or(life.ended);
+        let took = seen.map_or(u64::MAX, |seen| {
+            (seen - life.started).saturating_sub(frozen_ms(history, life, seen))
+        });
+        if took > READY_WITHIN_MS {
             found.add(
-                Invariant::Logs,
-                line.at,
-                format!("{process} logged: {}", line.text),
+                Invariant::Endings,
+                life.started,
+                format!(
+                    "{} (pid {}) was not ready within {READY_WITHIN_MS} ms",
+                    life.process, life.pid
+                ),
             );
         }
     }
+}
+
+/// For how long it could do nothing, until then.
+fn frozen_ms(history: &History, life: &Life, until: u64) -> u64 {
+    let pauses = history.faults.iter().filter(|fault| {
+        fault.kind == FaultKind::Stop
+            && fault.hits(&life.process)
+            && (life.started..until).contains(&fault.at)
+    });
+    pauses.map(|pause| pause.lasted_ms()).sum()
 }
 
 pub(super) fn endings(history: &History, found: &mut Findings) {
@@ -58,11 +54,16 @@ pub(super) fn endings(history: &History, found: &mut Findings) {
             continue;
         };
         let starting = life.ready.is_none_or(|ready| ready > ended);
-        let wrong = match (life.told_to_end, how) {
+        let wrong = match (life.told_by, how) {
             (None, _) => Some("nobody told it to"),
-            (Some(_), Some(Ending::Exited(0) | Ending::Signalled(SIGKILL))) => None,
-            (Some(_), Some(Ending::Signalled(SIGTERM))) if starting => None,
-            (Some(_), _) => Some("it was told to stop"),
+            (Some(EndSignal::Kill), Some(Ending::Signalled(SIGKILL))) => None,
+            (Some(EndSignal::Kill), _) => Some("it was killed"),
+            (Some(EndSignal::Term), Some(Ending::Exited(0))) => None,
+            (Some(EndSignal::Term), Some(Ending::Signalled(SIGTERM))) if starting => None,
+            (Some(EndSignal::Term), Some(Ending::Signalled(SIGKILL))) => {
+                Some("it was told to stop, and did not in its time")
+            }
+            (Some(EndSignal::Term), _) => Some("it was told to stop"),
         };
         if let Some(wrong) = wrong {
             let how = match how {
@@ -138,71 +139,7 @@ fn median(samples: &[&MemorySample]) -> u64 {
 mod tests {
     use super::super::fixture::{allowed, caught, fault};
     use super::*;
-    use crate::chaos::history::{CloudService, LogLine};
-
-    fn line(at: u64, process: &str, kind: LogKind, text: &str) -> LogLine {
-        LogLine {
-            at,
-            process: process.to_owned(),
-            kind,
-            text: text.to_owned(),
-        }
-    }
-
-    #[test]
-    fn a_panic_is_caught_whatever_was_done_to_the_process() {
-        caught(Invariant::Logs, 1, |history| {
-            history
-                .logs
-                .push(line(1_020, "order-api", LogKind::Panic, "panicked at"));
-        });
-    }
-
-    #[test]
-    fn an_error_without_a_fault_before_it_is_caught() {
-        for (at, process) in [
-            (60_000, "order-api"),
-            (1_005, "order-api"),
-            (1_020, "worker-1"),
-        ] {
-            caught(Invariant::Logs, 1, |history| {
-                history.logs.push(line(at, process, LogKind::Error, "no"));
-            });
-        }
-    }
-
-    #[test]
-    fn an_error_during_an_outage_is_allowed() {
-        allowed(|history| {
-            let mut outage = fault(60_000, FaultKind::Outage, "", CloudService::Dynamodb);
-            outage.process = None;
-            outage.until = Some(90_000);
-            history.faults.push(outage);
-            history
-                .logs
-                .push(line(100_000, "worker-1", LogKind::Error, "no"));
-        });
-    }
-
-    #[test]
-    fn a_gap_in_the_stream_is_explained_by_a_trimmed_iterator_only() {
-        let gap = || {
-            line(
-                12_000,
-                "relay-1",
-                LogKind::Error,
-                "stream gap: records were trimmed",
-            )
-        };
-        caught(Invariant::Logs, 1, |history| history.logs.push(gap()));
-        allowed(|history| {
-            let trimmed = FaultKind::TrimmedIterator;
-            history
-                .faults
-                .push(fault(5_000, trimmed, "relay-1", CloudService::Streams));
-            history.logs.push(gap());
-        });
-    }
+    use crate::chaos::history::CloudService;
 
     #[test]
     fn a_process_that_ends_on_its_own_is_caught() {
@@ -214,6 +151,7 @@ mod tests {
             caught(Invariant::Endings, 1, |history| {
                 let worker = &mut history.lives[4];
                 worker.told_to_end = None;
+                worker.told_by = None;
                 worker.how = Some(how);
             });
         }
@@ -225,6 +163,8 @@ mod tests {
             Ending::Exited(1),
             Ending::Signalled(SIGTERM),
             Ending::Signalled(6),
+            // It hung, and its keeper did not wait for ever.
+            Ending::Signalled(SIGKILL),
         ] {
             caught(Invariant::Endings, 1, |history| {
                 history.lives[4].how = Some(how);
@@ -233,10 +173,30 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_is_not_ready_in_time_is_caught() {
+        let ready_at = |history: &mut History, ready| history.lives[4].ready = ready;
+        allowed(|history| ready_at(history, Some(10_000)));
+        for ready in [Some(10_001), None] {
+            caught(Invariant::Endings, 1, |history| ready_at(history, ready));
+        }
+        // It could not while it was frozen.
+        allowed(|history| {
+            ready_at(history, Some(13_000));
+            let mut pause = fault(100, FaultKind::Stop, "worker-1", CloudService::Sqs);
+            pause.service = None;
+            pause.until = Some(3_100);
+            history.faults.push(pause);
+        });
+    }
+
+    #[test]
     fn sigterm_may_end_a_process_that_is_still_starting() {
         allowed(|history| {
             let worker = &mut history.lives[4];
             worker.ready = None;
+            worker.started = 120_000;
+            worker.told_to_end = Some(120_000 + 5);
+            worker.ended = Some(120_000 + 10);
             worker.how = Some(Ending::Signalled(SIGTERM));
         });
     }

@@ -36,7 +36,7 @@ pub(super) fn recovery(history: &History, found: &mut Findings) {
 mod tests {
     use super::super::fixture::{allowed, caught, fault, publish, valid};
     use super::*;
-    use crate::chaos::history::{CloudService, Ending, FaultKind};
+    use crate::chaos::history::{CloudService, EndSignal, Ending, FaultKind};
 
     fn resume_at(history: &mut History, at: u64) {
         for publish in &mut history.publishes {
@@ -89,6 +89,30 @@ mod tests {
     }
 
     #[test]
+    fn a_short_latency_does_not_start_the_time_again() {
+        let held_up = |lasted: u64| {
+            move |history: &mut History| {
+                resume_at(history, 18_000);
+                let disturbed = FaultKind::Throttle;
+                let service = CloudService::Dynamodb;
+                history
+                    .faults
+                    .push(fault(11_000, disturbed, "relay-2", service));
+                let mut held_up = fault(
+                    16_000,
+                    FaultKind::Latency,
+                    "relay-2",
+                    CloudService::Dynamodb,
+                );
+                held_up.until = Some(16_000 + lasted);
+                history.faults.push(held_up);
+            }
+        };
+        allowed(held_up(1_000));
+        caught(Invariant::Recovery, 1, held_up(900));
+    }
+
+    #[test]
     fn what_befalls_others_excuses_no_slow_takeover() {
         // The dead relay's next incarnation has no part in it either.
         for process in ["worker-1", "relay-1"] {
@@ -107,6 +131,7 @@ mod tests {
             for life in &mut history.lives {
                 if life.how == Some(Ending::Signalled(9)) {
                     life.how = Some(Ending::Exited(0));
+                    life.told_by = Some(EndSignal::Term);
                 }
             }
             // It marked what it had sent, so nothing is repeated.

@@ -3,13 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::super::history::{FaultKind, History, Publish};
-use super::super::measure::repeats::Repeats;
-use super::super::measure::spans::{Span, Spans};
+use super::super::measure::first_marked_at;
+use super::super::measure::repeats::{Repeat, Repeats};
 use super::{Findings, Invariant};
 
-/// How long an event can wait in a relay before it is sent, while the queue is
-/// there: the whole buffer, behind a few requests that fail.
-const WAITS_MS: u64 = 10_000;
+/// From looking an event up in the table to sending it.
+const LOOKED_UP_MS: u64 = 1_000;
 
 /// Order is promised for what relays send, and of a FIFO queue for what it
 /// hands out.
@@ -85,19 +84,28 @@ fn delivered_in_order(history: &History, found: &mut Findings) {
 
 pub(super) fn repeats(history: &History, found: &mut Findings) {
     let repeats = Repeats::of(history);
-    sent_after_its_mark(history, &repeats, found);
+    let marked = first_marked_at(history);
     for repeat in &repeats.repeats {
-        if repeat.cause.is_none() {
-            let publish = repeat.publish;
-            found.add(
-                Invariant::Repeats,
-                publish.at,
-                format!(
-                    "{} sent event {} again without a cause",
-                    publish.relay, publish.event_id
-                ),
-            );
-        }
+        let publish = repeat.publish;
+        let marked = marked.get(&(publish.aggregate_id.as_str(), publish.sequence));
+        let wrong = match marked {
+            Some(&marked)
+                if publish.asked_at > marked && !overtaken(history, &repeats, repeat, marked) =>
+            {
+                let late = publish.asked_at - marked;
+                format!("{late} ms after it was marked as published")
+            }
+            _ if repeat.cause.is_none() => "without a cause".to_owned(),
+            _ => continue,
+        };
+        found.add(
+            Invariant::Repeats,
+            publish.at,
+            format!(
+                "{} sent event {} again, {wrong}",
+                publish.relay, publish.event_id
+            ),
+        );
     }
     let bound = history.settings.in_flight_bound;
     for (interruption, count) in repeats.interruptions.iter().zip(repeats.counts()) {
@@ -116,45 +124,42 @@ pub(super) fn repeats(history: &History, found: &mut Findings) {
     }
 }
 
-/// What is marked is not sent again, but for an event that a relay looked up
-/// before its mark and sent after it: one that woke up late marked it.
-fn sent_after_its_mark(history: &History, repeats: &Repeats<'_>, found: &mut Findings) {
-    let outages: Spans = history
-        .faults
-        .iter()
-        .filter(|fault| fault.kind == FaultKind::Outage)
-        .map(|fault| Span::new(fault.at, fault.until.unwrap_or(fault.at)))
-        .collect();
-    let marks: HashMap<(&str, u64), u64> = history
-        .marks
-        .iter()
-        .map(|mark| ((mark.aggregate_id.as_str(), mark.sequence), mark.at))
-        .collect();
-    for publish in repeats.repeats.iter().map(|repeat| repeat.publish) {
-        let marked = marks.get(&(publish.aggregate_id.as_str(), publish.sequence));
-        if let Some(&marked) = marked
-            && publish.at > marked + WAITS_MS
-            && !outages.touch(Span::new(marked, publish.at))
-        {
-            found.add(
-                Invariant::Repeats,
-                publish.at,
-                format!(
-                    "{} sent event {} again, {} ms after it was marked as published",
-                    publish.relay,
-                    publish.event_id,
-                    publish.at - marked
-                ),
-            );
-        }
-    }
+/// Whether a relay may have found the event pending, though it was marked at
+/// `marked`, when it sent it again after that. Either the mark of a relay that
+/// was dead, frozen or without its lease by then arrived between the look and
+/// the send; or the sender was frozen between them.
+fn overtaken(history: &History, repeats: &Repeats<'_>, repeat: &Repeat<'_>, marked: u64) -> bool {
+    let sent = repeat.publish.asked_at;
+    let late_mark = || {
+        let interruption = repeat.cause.and_then(|cause| cause.interruption());
+        interruption.is_some_and(|index| repeats.interruptions[index].span.from <= marked)
+            && sent <= marked + LOOKED_UP_MS
+    };
+    let slept = || {
+        history.faults.iter().any(|fault| {
+            let until = fault.until.unwrap_or(fault.at);
+            fault.kind == FaultKind::Stop
+                && fault.hits(&repeat.publish.relay)
+                && (fault.at..=until).contains(&marked)
+                && sent <= until + LOOKED_UP_MS
+        })
+    };
+    late_mark() || slept()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{allowed, caught, fault, publish};
+    use super::super::check;
+    use super::super::fixture::{allowed, caught, fault, publish, valid};
     use super::*;
-    use crate::chaos::history::{CloudService, Ending, LogKind, LogLine};
+    use crate::chaos::history::{CloudService, EndSignal, Ending, LogKind, LogLine, Mark};
+
+    /// The relay has not marked it.
+    fn unmark(history: &mut History, aggregate_id: &str) {
+        history
+            .marks
+            .retain(|mark| mark.aggregate_id != aggregate_id);
+    }
 
     #[test]
     fn a_later_event_that_was_sent_first_is_caught() {
@@ -203,6 +208,7 @@ mod tests {
     #[test]
     fn an_earlier_event_that_is_only_repeated_late_is_in_order() {
         allowed(|history| {
+            unmark(history, "steps");
             history
                 .publishes
                 .push(publish("relay-2", 13_500, "steps", 1));
@@ -213,6 +219,7 @@ mod tests {
     #[test]
     fn a_repeat_without_a_cause_is_caught() {
         caught(Invariant::Repeats, 1, |history| {
+            unmark(history, "o-2");
             history.publishes.push(publish("relay-2", 60_000, "o-2", 1));
         });
     }
@@ -220,6 +227,7 @@ mod tests {
     #[test]
     fn a_lost_answer_explains_one_repeat_and_no_more() {
         caught(Invariant::Repeats, 1, |history| {
+            unmark(history, "steps");
             history
                 .publishes
                 .push(publish("relay-1", 3_300, "steps", 1));
@@ -229,6 +237,7 @@ mod tests {
     #[test]
     fn a_request_that_was_given_up_and_came_last_is_a_lost_answer() {
         allowed(|history| {
+            unmark(history, "o-2");
             history.publishes.extend([
                 publish("relay-2", 60_000, "o-2", 1),
                 Publish {
@@ -247,8 +256,13 @@ mod tests {
     #[test]
     fn more_repeats_after_a_kill_than_were_in_flight_are_caught() {
         let again = |id: &str| publish("relay-2", 13_500, id, 1);
-        allowed(|history| history.publishes.push(again("o-1")));
+        allowed(|history| {
+            unmark(history, "o-1");
+            history.publishes.push(again("o-1"));
+        });
         caught(Invariant::Repeats, 1, |history| {
+            unmark(history, "o-1");
+            unmark(history, "o-3");
             history.publishes.extend([again("o-1"), again("o-3")]);
         });
     }
@@ -259,11 +273,13 @@ mod tests {
             for life in &mut history.lives {
                 if life.how == Some(Ending::Signalled(9)) {
                     life.how = Some(Ending::Exited(0));
+                    life.told_by = Some(EndSignal::Term);
                 }
             }
             // The limit for a stop is shorter than for a kill.
             for publish in &mut history.publishes {
                 if publish.relay == "relay-2" {
+                    publish.asked_at = 10_500;
                     publish.at = 10_500;
                     publish.answered_at = 10_505;
                 }
@@ -272,24 +288,64 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_a_lost_lease_and_an_outage_of_the_table_explain_repeats() {
-        let repeat = || publish("relay-1", 64_000, "o-2", 1);
-        allowed(|history| {
-            history.publishes.push(repeat());
-            let mut pause = fault(60_000, FaultKind::Stop, "relay-2", CloudService::Sqs);
+    fn a_relay_that_hung_when_it_was_told_to_stop_explains_no_repeat() {
+        let mut history = valid();
+        for life in &mut history.lives {
+            if life.how == Some(Ending::Signalled(9)) {
+                life.told_by = Some(EndSignal::Term);
+            }
+        }
+        let found = check(&history);
+        let invariants: Vec<_> = found.iter().map(|one| one.invariant).collect();
+        let expected = [Invariant::Repeats, Invariant::Endings, Invariant::Recovery];
+        assert_eq!(invariants, expected, "{found:#?}");
+    }
+
+    #[test]
+    fn a_long_pause_a_lost_lease_and_an_outage_of_the_table_explain_repeats() {
+        let repeat = |history: &mut History| {
+            unmark(history, "o-2");
+            history.publishes.push(publish("relay-1", 64_000, "o-2", 1));
+        };
+        let pause = |process, lasted: u64| {
+            let mut pause = fault(60_000, FaultKind::Stop, process, CloudService::Sqs);
             pause.service = None;
-            pause.until = Some(63_500);
-            history.faults.push(pause);
-        });
+            pause.until = Some(60_000 + lasted);
+            pause
+        };
         allowed(|history| {
-            history.publishes.push(repeat());
-            history.logs.push(LogLine {
-                at: 65_000,
-                process: "relay-2".to_owned(),
-                kind: LogKind::LeaseLost,
-                text: "lease lost: another instance has the shard".to_owned(),
-            });
+            repeat(history);
+            history.faults.push(pause("relay-2", 1_500));
         });
+        caught(Invariant::Repeats, 1, |history| {
+            repeat(history);
+            history.faults.push(pause("relay-2", 1_400));
+        });
+        let lost = LogLine {
+            at: 65_000,
+            process: "relay-2".to_owned(),
+            kind: LogKind::LeaseLost,
+            text: "lease lost: another instance has the shard".to_owned(),
+        };
+        allowed(|history| {
+            repeat(history);
+            history.logs.push(lost.clone());
+            let cause = fault(
+                62_000,
+                FaultKind::Throttle,
+                "relay-2",
+                CloudService::Dynamodb,
+            );
+            history.faults.push(cause);
+        });
+        // Neither is the loss excused, nor does it excuse.
+        let mut history = valid();
+        repeat(&mut history);
+        history.logs.push(lost);
+        let found = check(&history);
+        let invariants: Vec<_> = found.iter().map(|one| one.invariant).collect();
+        assert_eq!(invariants, [Invariant::Repeats, Invariant::Logs]);
+
         let outage = |service| {
             let mut outage = fault(60_000, FaultKind::Outage, "", service);
             outage.process = None;
@@ -297,33 +353,62 @@ mod tests {
             outage
         };
         allowed(|history| {
-            history.publishes.push(repeat());
+            repeat(history);
             history.faults.push(outage(CloudService::Dynamodb));
         });
         caught(Invariant::Repeats, 1, |history| {
-            history.publishes.push(repeat());
+            repeat(history);
             history.faults.push(outage(CloudService::Sqs));
         });
     }
 
     #[test]
-    fn an_event_that_is_sent_long_after_its_mark_is_caught() {
-        let repeat = |history: &mut History, at: u64| {
+    fn an_event_that_is_sent_after_its_mark_is_caught() {
+        let again = |history: &mut History, at: u64| {
             history.publishes.push(publish("relay-2", at, "o-4", 1));
         };
-        // Marked at 2.3 s; the kill at 10 s is what would explain it.
-        allowed(|history| repeat(history, 12_200));
-        caught(Invariant::Repeats, 1, |history| repeat(history, 12_400));
+        // Marked at 2.3 s; the kill at 10 s explains a repeat of what was not.
+        caught(Invariant::Repeats, 1, |history| again(history, 10_100));
         allowed(|history| {
-            history.marks.clear();
-            repeat(history, 13_500);
+            unmark(history, "o-4");
+            again(history, 13_500);
         });
-        allowed(|history| {
-            let mut outage = fault(5_000, FaultKind::Outage, "", CloudService::Sqs);
-            outage.process = None;
-            outage.until = Some(6_000);
-            history.faults.push(outage);
-            repeat(history, 13_500);
+        // The first mark is the one that counts.
+        caught(Invariant::Repeats, 1, |history| {
+            again(history, 13_500);
+            history.marks.push(Mark {
+                at: 13_510,
+                aggregate_id: "o-4".to_owned(),
+                sequence: 1,
+            });
         });
+    }
+
+    #[test]
+    fn a_mark_that_arrives_after_its_relay_died_can_come_between_look_and_send() {
+        let late_mark = |history: &mut History, marked: u64| {
+            unmark(history, "o-4");
+            history.marks.push(Mark {
+                at: marked,
+                aggregate_id: "o-4".to_owned(),
+                sequence: 1,
+            });
+            history.publishes.push(publish("relay-2", 13_500, "o-4", 1));
+        };
+        allowed(|history| late_mark(history, 12_500));
+        caught(Invariant::Repeats, 1, |history| late_mark(history, 12_499));
+    }
+
+    #[test]
+    fn a_relay_that_was_frozen_between_look_and_send_may_send_what_it_found() {
+        let slept = |history: &mut History, from: u64| {
+            let mut pause = fault(from, FaultKind::Stop, "relay-2", CloudService::Sqs);
+            pause.service = None;
+            pause.until = Some(5_000);
+            history.faults.push(pause);
+            history.publishes.push(publish("relay-2", 5_900, "o-4", 1));
+        };
+        allowed(|history| slept(history, 2_000));
+        caught(Invariant::Repeats, 1, |history| slept(history, 3_000));
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! - [`spans`]: when something was done to the system, and to whom.
 //! - [`repeats`]: events that a queue took more than once, and why.
+//! - [`leases`]: what can cost a relay its lease.
 //! - [`recovery`]: how long events stood still after a fault.
 //! - [`latency`]: how long clients and orders waited, with faults and without.
 //! - [`timeline`]: backlog and throughput over the run.
 
 pub(super) mod latency;
+pub(super) mod leases;
 pub(super) mod recovery;
 pub(super) mod repeats;
 pub(super) mod spans;
@@ -16,6 +18,18 @@ pub(super) mod timeline;
 use std::collections::HashMap;
 
 use super::history::History;
+
+/// When each event was marked as published for the first time.
+pub(super) fn first_marked_at(history: &History) -> HashMap<(&str, u64), u64> {
+    let mut first = HashMap::new();
+    for mark in &history.marks {
+        let at = first
+            .entry((mark.aggregate_id.as_str(), mark.sequence))
+            .or_insert(mark.at);
+        *at = mark.at.min(*at);
+    }
+    first
+}
 
 /// When each event was committed, by its aggregate and sequence: an order's
 /// with the order, a step's when the write was answered.

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::super::history::{Ending, FaultKind, History, Life, Program, Publish};
+use super::super::history::{FaultKind, History, Life, Program, Publish};
 use super::committed_at;
 use super::spans::{Disturbance, Span, disturbances, processes};
 
@@ -164,7 +164,7 @@ fn of(victim: Option<&Life>, one: &Disturbance<'_>) -> bool {
 impl<'a> Measure<'a> {
     fn of_life(&self, life: &'a Life) -> Option<Recovery<'a>> {
         let at = life.told_to_end.filter(|&at| self.under_load(at))?;
-        let killed = matches!(life.how?, Ending::Signalled(_));
+        let killed = life.was_killed();
         let soon = |at: Option<u64>| at.map(|at| Flowing { at, due: 0 });
         let (trigger, flowing) = match (life.program, killed) {
             (Program::OutboxRelay, _) => {
@@ -310,7 +310,7 @@ impl<'a> Measure<'a> {
         self.of_relays()
             // Nobody has to wait for the victim, as long as there is another.
             .filter(|one| alone || !of(victim, one) || one.span.from > at)
-            .filter(|one| one.span.from <= flowing)
+            .filter(|one| one.span.from <= flowing && !one.is_short_latency)
             .map(|one| one.span.to.min(flowing))
             .fold(at, u64::max)
     }

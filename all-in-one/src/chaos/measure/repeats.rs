@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::super::history::{
     CloudService, Ending, Fault, FaultKind, History, Life, LogKind, Program, Publish,
 };
+use super::leases::{is_long_pause, lost_for_a_reason};
 use super::spans::{Span, processes};
 
 /// How long after a relay's death its requests can still reach the queue: what
@@ -156,7 +157,6 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
     let mut all: Vec<_> = relays.filter_map(|life| death(history, life)).collect();
     let relays = processes(history, Program::OutboxRelay);
     for fault in &history.faults {
-        let until = fault.until.unwrap_or(fault.at);
         let of_relay = || {
             fault
                 .process
@@ -164,11 +164,14 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
                 .is_none_or(|name| relays.contains(&name))
         };
         let (kind, span) = match fault.kind {
-            FaultKind::Stop if of_relay() => (InterruptionKind::Paused, Span::new(fault.at, until)),
+            // A shorter one loses nothing: the relay goes on where it was.
+            FaultKind::Stop if of_relay() && is_long_pause(fault, lease) => {
+                (InterruptionKind::Paused, Span::of(fault))
+            }
             // Nobody could renew a lease: whoever comes first takes it.
             FaultKind::Outage if is_table_outage(fault) => (
                 InterruptionKind::TableOutage,
-                Span::new(fault.at, until).and_after(lease),
+                Span::of(fault).and_after(lease),
             ),
             _ => continue,
         };
@@ -180,7 +183,8 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
         });
     }
     for line in &history.logs {
-        if line.kind == LogKind::LeaseLost {
+        // One that was lost for no reason is an error, and excuses none.
+        if line.kind == LogKind::LeaseLost && lost_for_a_reason(history, line) {
             all.push(Interruption {
                 kind: InterruptionKind::LeaseLost,
                 // It is noticed at the next beat, after the other took over.
@@ -197,7 +201,9 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
 fn death<'a>(history: &History, life: &'a Life) -> Option<Interruption<'a>> {
     let (ended, told) = (life.ended?, life.told_to_end.or(life.ended)?);
     let kind = match life.how? {
-        Ending::Signalled(_) => InterruptionKind::Killed,
+        _ if life.was_killed() => InterruptionKind::Killed,
+        // It hung, or crashed: no end that excuses anything.
+        Ending::Signalled(_) => return None,
         // A relay that stops in order marks all that it has sent.
         Ending::Exited(_) if table_away(history, Span::new(told, ended)) => {
             InterruptionKind::StoppedInOutage
@@ -213,16 +219,12 @@ fn death<'a>(history: &History, life: &'a Life) -> Option<Interruption<'a>> {
 }
 
 fn table_away(history: &History, span: Span) -> bool {
-    history.faults.iter().any(|fault| {
-        is_table_outage(fault) && Span::new(fault.at, fault.until.unwrap_or(fault.at)).touches(span)
-    })
+    let mut faults = history.faults.iter();
+    faults.any(|fault| is_table_outage(fault) && Span::of(fault).touches(span))
 }
 
 fn is_table_outage(fault: &Fault) -> bool {
-    let away = fault
-        .service
-        .is_none_or(|away| away == CloudService::Dynamodb);
-    fault.kind == FaultKind::Outage && away
+    fault.kind == FaultKind::Outage && fault.concerns(CloudService::Dynamodb)
 }
 
 /// The first interruption of the relay that sent `before`, between that and

@@ -1,6 +1,6 @@
 //! When something was done to the system, and to whom.
 
-use super::super::history::{CloudService, FaultKind, History, Life, Program};
+use super::super::history::{CloudService, Fault, FaultKind, History, Life, Program};
 
 /// Milliseconds from the start of the run, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +12,10 @@ pub(in crate::chaos) struct Span {
 impl Span {
     pub(in crate::chaos) const fn new(from: u64, to: u64) -> Self {
         Self { from, to }
+    }
+
+    pub(in crate::chaos) fn of(fault: &Fault) -> Self {
+        Self::new(fault.at, fault.until.unwrap_or(fault.at))
     }
 
     pub(in crate::chaos) const fn touches(self, other: Self) -> bool {
@@ -60,6 +64,8 @@ pub(in crate::chaos) struct Disturbance<'a> {
     pub process: Option<&'a str>,
     pub service: Option<CloudService>,
     pub what: What,
+    /// As [`Fault::is_short_latency`].
+    pub is_short_latency: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +95,11 @@ impl What {
 /// All of them: the faults, and the time that killed processes were away.
 pub(in crate::chaos) fn disturbances(history: &History) -> Vec<Disturbance<'_>> {
     let faults = history.faults.iter().map(|fault| Disturbance {
-        span: Span::new(fault.at, fault.until.unwrap_or(fault.at)),
+        span: Span::of(fault),
         process: fault.process.as_deref(),
         service: fault.service,
         what: What::Fault(fault.kind),
+        is_short_latency: fault.is_short_latency(),
     });
     let absences = history.lives.iter().filter_map(|life| {
         Some(Disturbance {
@@ -100,6 +107,7 @@ pub(in crate::chaos) fn disturbances(history: &History) -> Vec<Disturbance<'_>> 
             process: Some(&life.process),
             service: None,
             what: What::Down,
+            is_short_latency: false,
         })
     });
     faults.chain(absences).collect()
@@ -114,19 +122,6 @@ fn ready_again(history: &History, life: &Life) -> u64 {
         .filter_map(|next| next.ready)
         .min()
         .unwrap_or(u64::MAX)
-}
-
-/// When something was done to `process`, and for `lasting` milliseconds after.
-pub(in crate::chaos) fn troubles_of(
-    disturbances: &[Disturbance<'_>],
-    process: &str,
-    lasting: u64,
-) -> Spans {
-    disturbances
-        .iter()
-        .filter(|one| one.process.is_none_or(|hit| hit == process))
-        .map(|one| one.span.and_after(lasting))
-        .collect()
 }
 
 /// The names of the processes that run `program`, each once.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{Keeper, Order, What};
-use crate::chaos::history::{Ending, Fault, FaultKind, Life, MemorySample, Program};
+use crate::chaos::history::{EndSignal, Ending, Fault, FaultKind, Life, MemorySample, Program};
 use crate::chaos::logs::Log;
 use crate::child::Process;
 
@@ -44,8 +44,8 @@ struct Alive {
     process: Process,
     incarnation: u32,
     frozen: Option<Frozen>,
-    /// Since it was told to end.
-    told: Option<u64>,
+    /// Since when it was told to end, and by which signal.
+    told: Option<(u64, EndSignal)>,
     /// When a process that was told is killed.
     deadline: Option<Instant>,
     /// After its end.
@@ -138,7 +138,8 @@ impl Keeping {
                 ready: *ready.borrow(),
                 ended: Some(ended),
                 how: Some(how),
-                told_to_end: alive.told,
+                told_to_end: alive.told.map(|(at, _)| at),
+                told_by: alive.told.map(|(_, by)| by),
             });
         });
         Ok(alive.pause)
@@ -192,7 +193,7 @@ impl Keeping {
             match order.what {
                 What::Kill { kind, pause } => {
                     alive.process.signal(Signal::SIGKILL)?;
-                    alive.told = Some(now);
+                    alive.told = Some((now, EndSignal::Kill));
                     alive.pause = pause;
                     if let Some(kind) = kind {
                         self.note(kind, now, None);
@@ -222,8 +223,13 @@ impl Keeping {
     }
 
     fn terminate(&self, alive: &mut Alive) -> io::Result<()> {
-        alive.told.get_or_insert(self.keeper.recorder.now());
-        alive.deadline = Some(Instant::now() + self.keeper.grace + PAST_GRACE);
+        alive
+            .told
+            .get_or_insert((self.keeper.recorder.now(), EndSignal::Term));
+        // One that is frozen gets the signal when it goes on.
+        let frozen_until = alive.frozen.as_ref().map(|frozen| frozen.until);
+        let from = frozen_until.unwrap_or_else(Instant::now);
+        alive.deadline = Some(from + self.keeper.grace + PAST_GRACE);
         alive.process.signal(Signal::SIGTERM)
     }
 

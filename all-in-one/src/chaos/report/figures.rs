@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::check::{Invariant, Violation};
-use super::super::history::{Ending, History, OrderRow};
+use super::super::history::{History, OrderRow};
 use super::super::measure::latency::Percentiles;
 use super::super::measure::recovery::{Trigger, recoveries};
 use super::super::measure::repeats::{Cause, InterruptionKind, Repeats};
@@ -74,9 +74,10 @@ pub(super) fn faults(history: &History) -> Faults {
             .told_to_end
             .is_some_and(|at| at < history.settings.duration_ms)
         {
-            let ended = match life.how {
-                Some(Ending::Signalled(_)) => &mut killed,
-                _ => &mut terminated,
+            let ended = if life.was_killed() {
+                &mut killed
+            } else {
+                &mut terminated
             };
             *ended.entry(life.program).or_default() += 1;
         }
