@@ -39,8 +39,7 @@ const SWEEP_AFTER: &str = "3s";
 pub(super) struct Crew {
     /// Kept while the API is dead.
     api: Reservation,
-    /// In the order in which they are ended: what is accepted last is published
-    /// and worked off.
+    /// API, relays, workers.
     members: Vec<Member>,
     heal: CancellationToken,
 }
@@ -64,35 +63,44 @@ impl Crew {
             heal: CancellationToken::new(),
         };
         let all = std::iter::once((Program::OrderApi, "order-api".to_owned()));
-        for (kind, name) in all.chain(relays).chain(workers) {
-            let (remote, orders) = Remote::new(name);
-            let proxy = Proxy::start(weather, remote.clone())
-                .await
-                .map_err(ChaosError::Port)?;
-            let mut environment = target.environment(proxy.url());
-            environment.extend(crew.environment(options, kind));
-            let worker = options.worker_program.as_ref();
-            let keeper = Keeper {
-                program: kind,
-                spec: Spec {
-                    name: sub_command(kind),
-                    program: worker
-                        .filter(|_| kind == Program::InventoryWorker)
-                        .unwrap_or(&program)
-                        .clone(),
-                    environment,
-                    log_is_read: true,
-                },
-                proxy,
-                recorder: Arc::clone(recorder),
-                grace: GRACE,
-                log_file: log_file(options.output.logs.as_deref(), &remote.name)?,
-                heal: crew.heal.clone(),
-                force: stopping.force.clone(),
-            };
-            crew.members.push(Member::start(keeper, remote, orders));
+        let joined = async {
+            for (kind, name) in all.chain(relays).chain(workers) {
+                let (remote, orders) = Remote::new(name);
+                let proxy = Proxy::start(weather, remote.clone())
+                    .await
+                    .map_err(ChaosError::Port)?;
+                let mut environment = target.environment(proxy.url());
+                environment.extend(crew.environment(options, kind));
+                let worker = options.worker_program.as_ref();
+                let keeper = Keeper {
+                    program: kind,
+                    spec: Spec {
+                        name: kind.name(),
+                        program: worker
+                            .filter(|_| kind == Program::InventoryWorker)
+                            .unwrap_or(&program)
+                            .clone(),
+                        environment,
+                        log_is_read: true,
+                    },
+                    proxy,
+                    recorder: Arc::clone(recorder),
+                    grace: GRACE,
+                    log_file: log_file(options.output.logs.as_deref(), &remote.name)?,
+                    heal: crew.heal.clone(),
+                    force: stopping.force.clone(),
+                };
+                crew.members.push(Member::start(keeper, remote, orders));
+            }
+            Ok(())
+        };
+        match joined.await {
+            Ok(()) => Ok(crew),
+            Err(error) => {
+                crew.end().await;
+                Err(error)
+            }
         }
-        Ok(crew)
     }
 
     /// What only processes of this kind are told.
@@ -140,19 +148,10 @@ impl Crew {
         self.heal.cancel();
     }
 
-    /// Ends one process after the other; none is left when this returns.
+    /// Ends all processes at once, stopped ones, too; none is left when this
+    /// returns.
     pub(super) async fn end(self) {
-        for member in self.members {
-            member.end().await;
-        }
-    }
-}
-
-const fn sub_command(program: Program) -> &'static str {
-    match program {
-        Program::OrderApi => "order-api",
-        Program::OutboxRelay => "outbox-relay",
-        Program::InventoryWorker => "inventory-worker",
+        join_all(self.members.into_iter().map(Member::end)).await;
     }
 }
 

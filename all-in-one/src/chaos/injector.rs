@@ -11,7 +11,7 @@ use super::history::{Fault, FaultKind, History};
 use super::processes::Remote;
 use super::proxy::Weather;
 use super::recorder::Recorder;
-use super::schedule::{Schedule, Victim, What};
+use super::schedule::{Incident, Schedule, Victim};
 
 #[derive(Debug)]
 pub(super) struct Injector {
@@ -40,30 +40,30 @@ impl Injector {
         while outages.join_next().await.is_some() {}
     }
 
-    async fn inject(&self, what: What, outages: &mut JoinSet<()>) {
+    async fn inject(&self, what: Incident, outages: &mut JoinSet<()>) {
         match what {
-            What::Kill { victim, pause } => {
+            Incident::Kill { victim, pause } => {
                 for process in self.from(victim) {
                     if process.kill(Some(FaultKind::Kill), pause).await {
                         break;
                     }
                 }
             }
-            What::Term { victim, pause } => {
+            Incident::Term { victim, pause } => {
                 for process in self.from(victim) {
                     if process.terminate(pause).await {
                         break;
                     }
                 }
             }
-            What::Stop { victim, lasting } => {
+            Incident::Stop { victim, lasting } => {
                 for process in self.from(victim) {
                     if process.stop(lasting).await {
                         break;
                     }
                 }
             }
-            What::KillAll { pauses } => {
+            Incident::KillAll { pauses } => {
                 let at = self.recorder.now();
                 let kills = self.processes.iter().zip(pauses);
                 join_all(kills.map(|(process, pause)| process.kill(None, pause))).await;
@@ -76,14 +76,14 @@ impl Injector {
                     operation: None,
                 });
             }
-            What::LullBegins => {
+            Incident::LullBegins => {
                 self.weather.lull();
                 join_all(self.processes.iter().map(Remote::revive)).await;
             }
-            What::LullEnds => self.weather.storm(),
-            What::KillAfterSend { pause } => self.weather.arm_kill(pause),
-            What::Trim => self.weather.arm_trim(),
-            What::Outage {
+            Incident::LullEnds => self.weather.storm(),
+            Incident::KillAfterSend { pause } => self.weather.arm_kill(pause),
+            Incident::Trim => self.weather.arm_trim(),
+            Incident::Outage {
                 service,
                 manner,
                 lasting,

@@ -24,11 +24,11 @@ pub(super) struct Schedule {
 pub(super) struct Action {
     /// Since the start of the run.
     pub(super) at: Duration,
-    pub(super) what: What,
+    pub(super) what: Incident,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum What {
+pub(super) enum Incident {
     /// SIGKILL. The process is started again after the pause.
     Kill { victim: Victim, pause: Duration },
     /// SIGKILL of everything; a pause for each process.
@@ -144,12 +144,12 @@ fn during(
         Measured::Kill => {
             let victim = Victim::Publisher;
             let pause = plan.lease_duration + Duration::from_secs(1);
-            (FaultKind::Kill, What::Kill { victim, pause })
+            (FaultKind::Kill, Incident::Kill { victim, pause })
         }
         Measured::Term => {
             let victim = Victim::Publisher;
             let pause = Duration::from_secs(2);
-            (FaultKind::Term, What::Term { victim, pause })
+            (FaultKind::Term, Incident::Term { victim, pause })
         }
         Measured::Outage(lasting) => {
             let service = Some(service(random));
@@ -163,9 +163,9 @@ fn during(
         .contains(&kind)
         .then(|| at(lull.fault_at, fault));
     [
-        Some(at(lull.at, What::LullBegins)),
+        Some(at(lull.at, Incident::LullBegins)),
         fault,
-        Some(at(lull.at + lull.lasting, What::LullEnds)),
+        Some(at(lull.at + lull.lasting, Incident::LullEnds)),
     ]
     .into_iter()
     .flatten()
@@ -206,9 +206,9 @@ fn times(
     })
 }
 
-fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> What {
+fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> Incident {
     match kind {
-        FaultKind::KillAll => What::KillAll {
+        FaultKind::KillAll => Incident::KillAll {
             pauses: (0..=plan.relays + plan.workers)
                 .map(|process| pause(Victim::Process(process), random))
                 .collect(),
@@ -216,17 +216,17 @@ fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> What {
         FaultKind::Term => {
             let victim = victim(plan, random);
             let pause = pause(victim, random);
-            What::Term { victim, pause }
+            Incident::Term { victim, pause }
         }
-        FaultKind::Stop => What::Stop {
+        FaultKind::Stop => Incident::Stop {
             victim: victim(plan, random),
             // From a hiccup to well past the lease.
             lasting: plan.lease_duration.mul_f64(0.1 + 1.9 * random.f64()),
         },
-        FaultKind::KillAfterSend => What::KillAfterSend {
+        FaultKind::KillAfterSend => Incident::KillAfterSend {
             pause: pause(Victim::Process(FIRST_RELAY), random),
         },
-        FaultKind::TrimmedIterator => What::Trim,
+        FaultKind::TrimmedIterator => Incident::Trim,
         FaultKind::Outage => {
             let service = Some(service(random));
             let lasting = millis(random, 1_000, 6_000);
@@ -236,18 +236,22 @@ fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> What {
         _ => {
             let victim = victim(plan, random);
             let pause = pause(victim, random);
-            What::Kill { victim, pause }
+            Incident::Kill { victim, pause }
         }
     }
 }
 
-fn outage(service: Option<CloudService>, lasting: Duration, random: &mut fastrand::Rng) -> What {
+fn outage(
+    service: Option<CloudService>,
+    lasting: Duration,
+    random: &mut fastrand::Rng,
+) -> Incident {
     let manner = match random.u8(..3) {
         0 => Manner::Refuses,
         1 => Manner::Cuts,
         _ => Manner::Silent,
     };
-    What::Outage {
+    Incident::Outage {
         service,
         manner,
         lasting,
@@ -314,7 +318,7 @@ mod tests {
         let kills = |faults: &[FaultKind]| -> Vec<_> {
             let actions = Schedule::new(1, &plan(60, faults)).actions.into_iter();
             actions
-                .filter(|action| matches!(action.what, What::Kill { .. }))
+                .filter(|action| matches!(action.what, Incident::Kill { .. }))
                 .collect()
         };
         assert!(kills(&[FaultKind::Kill]).len() > 10);
@@ -329,21 +333,21 @@ mod tests {
         let schedule = Schedule::new(1, &plan(600, FaultKind::value_variants()));
         let mut actions = schedule.actions.iter().map(|action| &action.what);
         let mut lulls = 0;
-        while actions.by_ref().any(|what| *what == What::LullBegins) {
+        while actions.by_ref().any(|what| *what == Incident::LullBegins) {
             lulls += 1;
             let only = actions.next().unwrap();
             let measured = matches!(
                 only,
-                What::Kill {
+                Incident::Kill {
                     victim: Victim::Publisher,
                     ..
-                } | What::Term {
+                } | Incident::Term {
                     victim: Victim::Publisher,
                     ..
-                } | What::Outage { .. }
+                } | Incident::Outage { .. }
             );
             assert!(measured, "{only:?}");
-            assert_eq!(actions.next(), Some(&What::LullEnds));
+            assert_eq!(actions.next(), Some(&Incident::LullEnds));
         }
         assert!(lulls > 6, "{lulls}");
     }
@@ -355,8 +359,8 @@ mod tests {
             .actions
             .iter()
             .map(|action| match &action.what {
-                What::Kill { .. } | What::KillAfterSend { .. } => 1,
-                What::KillAll { pauses } => pauses.len(),
+                Incident::Kill { .. } | Incident::KillAfterSend { .. } => 1,
+                Incident::KillAll { pauses } => pauses.len(),
                 _ => 0,
             })
             .sum();
@@ -371,13 +375,13 @@ mod tests {
             let found = schedule.actions.iter().any(|action| {
                 matches!(
                     (expected, &action.what),
-                    (FaultKind::Kill, What::Kill { .. })
-                        | (FaultKind::KillAll, What::KillAll { .. })
-                        | (FaultKind::KillAfterSend, What::KillAfterSend { .. })
-                        | (FaultKind::Stop, What::Stop { .. })
-                        | (FaultKind::Term, What::Term { .. })
-                        | (FaultKind::TrimmedIterator, What::Trim)
-                        | (FaultKind::Outage, What::Outage { .. })
+                    (FaultKind::Kill, Incident::Kill { .. })
+                        | (FaultKind::KillAll, Incident::KillAll { .. })
+                        | (FaultKind::KillAfterSend, Incident::KillAfterSend { .. })
+                        | (FaultKind::Stop, Incident::Stop { .. })
+                        | (FaultKind::Term, Incident::Term { .. })
+                        | (FaultKind::TrimmedIterator, Incident::Trim)
+                        | (FaultKind::Outage, Incident::Outage { .. })
                 )
             });
             assert!(found, "{expected:?}");

@@ -88,13 +88,18 @@ impl Weather {
     ) {
         let at = self.recorder.now();
         let over = CancellationToken::new();
+        // It ends with this future, too.
+        let _ends = over.clone().drop_guard();
+        // No outage outlives the storm it is part of.
+        let mut sky = self.sky.subscribe();
+        if *sky.borrow() == Sky::Clear {
+            return;
+        }
         lock(&self.outages).push(Outage {
             service,
             manner,
             over: over.clone(),
         });
-        // No outage outlives the storm it is part of.
-        let mut sky = self.sky.subscribe();
         tokio::select! {
             () = tokio::time::sleep(lasting) => {}
             _ = sky.changed() => {}
@@ -155,7 +160,9 @@ impl Weather {
     /// The outage that a request to `service` meets.
     pub(super) fn outage(&self, service: CloudService) -> Option<Outage> {
         let outages = lock(&self.outages);
-        let hits = |outage: &&Outage| outage.service.is_none_or(|away| away == service);
+        let hits = |outage: &&Outage| {
+            !outage.over.is_cancelled() && outage.service.is_none_or(|away| away == service)
+        };
         outages.iter().find(hits).cloned()
     }
 
