@@ -1,6 +1,7 @@
 //! The clients: people who place orders, with and without an `Idempotency-Key`,
 //! and who do what clients do when they get no answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(super) struct Load {
     url: String,
     recorder: Arc<Recorder>,
     seed: u64,
+    /// From then on no client tries again.
+    pub(super) give_up: CancellationToken,
 }
 
 /// One order that a client wants.
@@ -83,11 +86,13 @@ impl Load {
             url: format!("{url}/orders"),
             recorder,
             seed,
+            give_up: CancellationToken::new(),
         })
     }
 
     /// Places `rate` orders a second until `stop`, and then lets the clients
-    /// that are still trying finish, for as long as `patience`.
+    /// that are still trying finish, for as long as `patience`. Answers under
+    /// way then are still waited for.
     pub(super) async fn run(self, rate: u32, stop: CancellationToken, patience: Duration) {
         let mut clients = JoinSet::new();
         let mut due = tokio::time::interval(Duration::from_secs(1) / rate);
@@ -106,9 +111,11 @@ impl Load {
                 clients.spawn(self.clone().place(wish));
             }
         }
-        let rest = async { while clients.join_next().await.is_some() {} };
-        if tokio::time::timeout(patience, rest).await.is_err() {
-            tracing::warn!(clients = clients.len(), "clients still have no answer");
+        let mut rest = pin!(async { while clients.join_next().await.is_some() {} });
+        if tokio::time::timeout(patience, &mut rest).await.is_err() {
+            tracing::warn!("clients still have no answer");
+            self.give_up.cancel();
+            rest.await;
         }
     }
 
@@ -162,9 +169,10 @@ impl Load {
     async fn insist(&self, wish: &Wish) {
         let mut pauses = RETRY.build();
         while let Answered::TryAgain = self.post(wish).await {
-            match pauses.next() {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return,
+            let Some(pause) = pauses.next() else { return };
+            let rested = self.give_up.run_until_cancelled(tokio::time::sleep(pause));
+            if rested.await.is_none() {
+                return;
             }
         }
     }

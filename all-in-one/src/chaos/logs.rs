@@ -1,7 +1,7 @@
 //! What a process logs: read as it comes, for its readiness, errors and panics.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use serde_json::Value;
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::history::{LogKind, LogLine};
 use super::recorder::Recorder;
+use super::run::ChaosError;
 
 /// A panic's message and backtrace; more lines than these are another's.
 const PANIC_LINES: usize = 40;
@@ -30,20 +31,18 @@ pub(super) struct Log<'a> {
 impl Log<'_> {
     /// Reads until the process has ended.
     ///
+    /// A file that cannot be written is done without, and makes the run fail.
+    ///
     /// # Errors
-    /// When the log cannot be read, or written to its file.
+    /// When the log cannot be read.
     pub(super) async fn follow(&self, from: impl AsyncRead + Unpin) -> io::Result<()> {
-        let mut file = match self.file {
-            None => None,
-            Some(path) => Some(open(path)?),
-        };
+        let mut copy = self.file.map(LogFile::open);
         let mut lines = BufReader::new(from).split(b'\n');
         let mut panic: Option<LogLine> = None;
         let mut panic_lines = 0;
         while let Some(line) = lines.next_segment().await? {
-            if let Some(file) = &mut file {
-                file.write_all(&line)?;
-                file.write_all(b"\n")?;
+            if let Some(copy) = &mut copy {
+                copy.add(&line);
             }
             let line = String::from_utf8_lossy(&line);
             match serde_json::from_str::<Value>(&line) {
@@ -64,6 +63,9 @@ impl Log<'_> {
             }
         }
         self.record(panic);
+        if let Some(Err(error)) = copy.map(LogFile::finish) {
+            self.recorder.fail(error);
+        }
         Ok(())
     }
 
@@ -99,9 +101,36 @@ impl Log<'_> {
     }
 }
 
-fn open(path: &Path) -> io::Result<io::BufWriter<File>> {
-    let file = File::options().create(true).append(true).open(path)?;
-    Ok(io::BufWriter::new(file))
+/// A file that a log is copied to, until that fails.
+struct LogFile<'a> {
+    path: &'a Path,
+    file: io::Result<BufWriter<File>>,
+}
+
+impl<'a> LogFile<'a> {
+    fn open(path: &'a Path) -> Self {
+        let file = File::options().create(true).append(true).open(path);
+        Self {
+            path,
+            file: file.map(BufWriter::new),
+        }
+    }
+
+    fn add(&mut self, line: &[u8]) {
+        if let Ok(file) = &mut self.file
+            && let Err(error) = file.write_all(line).and_then(|()| file.write_all(b"\n"))
+        {
+            self.file = Err(error);
+        }
+    }
+
+    fn finish(self) -> Result<(), ChaosError> {
+        let written = self.file.and_then(|mut file| file.flush());
+        written.map_err(|source| ChaosError::Output {
+            path: self.path.to_owned(),
+            source,
+        })
+    }
 }
 
 /// As Rust's own panic handler begins.

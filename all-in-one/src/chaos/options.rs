@@ -1,6 +1,8 @@
 //! The options of `chaos`.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -44,12 +46,12 @@ pub struct ChaosOptions {
     pub lease_duration: Duration,
 
     /// Once load and faults have ended, everything must be settled within this
-    /// time.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    /// time, 1s to 1h.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = drain_limit)]
     pub drain_limit: Duration,
 
-    /// Resident memory that no process may pass, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 160)]
+    /// Resident memory that no process may pass, in MiB, 1 to 1048576.
+    #[arg(long, value_name = "MIB", default_value_t = 160, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub memory_limit: u64,
 
     #[command(flatten)]
@@ -118,7 +120,21 @@ fn file(text: &str) -> Result<PathBuf, String> {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
             Err(format!("there is no folder `{}`", folder.display()))
         }
-        _ => Ok(path),
+        _ => match try_to_write(&path) {
+            Ok(()) => Ok(path),
+            Err(error) => Err(format!("it cannot be written: {error}")),
+        },
+    }
+}
+
+/// Opens a file for writing, and leaves everything as it was.
+fn try_to_write(path: &Path) -> io::Result<()> {
+    match File::create_new(path) {
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            File::options().append(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -128,6 +144,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
     within(text, Duration::from_secs(1), Duration::from_secs(60))
+}
+
+fn drain_limit(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(1), Duration::from_secs(3600))
 }
 
 fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
@@ -201,6 +221,8 @@ mod tests {
             ["--lease-duration", "500ms"],
             ["--report", "/"],
             ["--html", "no/such/folder/report.html"],
+            ["--drain-limit", "2h"],
+            ["--memory-limit", "0"],
         ] {
             assert!(parse(&wrong).is_err(), "{wrong:?}");
         }

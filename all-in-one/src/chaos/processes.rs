@@ -27,12 +27,12 @@ pub(super) struct Remote {
 /// What a keeper is told to do, and whether there was a process to do it to.
 #[derive(Debug)]
 struct Order {
-    what: What,
+    what: Command,
     done: oneshot::Sender<bool>,
 }
 
 #[derive(Debug)]
-enum What {
+enum Command {
     Kill {
         /// How it is noted; `None` when it is part of something larger.
         kind: Option<FaultKind>,
@@ -59,25 +59,25 @@ impl Remote {
     /// SIGKILL; the process is started again after `pause`. Returns once the
     /// signal is sent, with `false` when no process was running.
     pub(super) async fn kill(&self, kind: Option<FaultKind>, pause: Duration) -> bool {
-        self.order(What::Kill { kind, pause }).await
+        self.order(Command::Kill { kind, pause }).await
     }
 
     /// SIGTERM; the process is started again `pause` after its end.
     pub(super) async fn terminate(&self, pause: Duration) -> bool {
-        self.order(What::Term { pause }).await
+        self.order(Command::Term { pause }).await
     }
 
     /// SIGSTOP, and SIGCONT after `lasting`.
     pub(super) async fn stop(&self, lasting: Duration) -> bool {
-        self.order(What::Stop { lasting }).await
+        self.order(Command::Stop { lasting }).await
     }
 
     /// SIGCONT to one that is stopped; one that is dead is started at once.
     pub(super) async fn revive(&self) {
-        self.order(What::Revive).await;
+        self.order(Command::Revive).await;
     }
 
-    async fn order(&self, what: What) -> bool {
+    async fn order(&self, what: Command) -> bool {
         let (done, hit) = oneshot::channel();
         let given = self.orders.send(Order { what, done }).await;
         // The keeper is gone when the run is over.

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use shared::timestamp::Timestamp;
 
 use super::history::{Fault, History, Settings};
+use super::run::ChaosError;
 
 /// The history so far, and the run's clock.
 #[derive(Debug)]
 pub(super) struct Recorder {
     began: OnceLock<Began>,
     history: Mutex<History>,
+    /// Why the history is not whole, the first reason.
+    failure: Mutex<Option<ChaosError>>,
 }
 
 /// The start of the run, by the clock that nobody sets and by the wall's.
@@ -29,6 +32,7 @@ impl Recorder {
                 settings,
                 ..History::default()
             }),
+            failure: Mutex::default(),
         }
     }
 
@@ -64,6 +68,20 @@ impl Recorder {
     /// Looks at the history.
     pub(super) fn read<T>(&self, read: impl FnOnce(&History) -> T) -> T {
         read(&self.lock())
+    }
+
+    /// Something could not be seen or kept. The run goes on, but it cannot
+    /// pass any more.
+    pub(super) fn fail(&self, error: ChaosError) {
+        tracing::error!("{error}");
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+    }
+
+    /// The first failure, if there was one.
+    pub(super) fn take_failure(&self) -> Option<ChaosError> {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.take()
     }
 
     pub(super) fn fault(&self, fault: Fault) {

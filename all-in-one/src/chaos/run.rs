@@ -50,6 +50,8 @@ pub(crate) enum ChaosError {
     Unreadable(#[from] Unreadable),
     #[error("{} could not be written: {source}", path.display())]
     Output { path: PathBuf, source: io::Error },
+    #[error("the log of {process} could not be read: {source}")]
+    Log { process: String, source: io::Error },
     #[error("interrupted; nothing was checked")]
     Interrupted,
     #[error("{0} violations of what must always hold")]
@@ -65,11 +67,33 @@ pub(crate) async fn run(options: ChaosOptions, stopping: Stopping) -> Result<(),
     // Short enough to be typed.
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let target = Target::open(&options.endpoints).await?;
-    let outcome = observe(&options, seed, &target, &stopping).await;
-    let closed = target.close().await;
-    let history = outcome?;
-    closed?;
-    conclude(&options, &history)
+    let judged = match observe(&options, seed, &target, &stopping).await {
+        Ok(seen) => conclude(&options, seen),
+        Err(error) => Err(error),
+    };
+    // The verdict is out by now, whatever becomes of tables and queues.
+    match (judged, target.close(&stopping.force).await) {
+        (Err(first), Err(second)) => {
+            tracing::error!("{second}");
+            Err(first)
+        }
+        (judged, closed) => judged.and(closed.map_err(Into::into)),
+    }
+}
+
+/// A run that came to its end, and what went wrong with looking at it.
+struct Seen {
+    history: History,
+    failure: Option<ChaosError>,
+}
+
+/// Works until the first Ctrl-C.
+async fn unless_stopped<T>(
+    stopping: &Stopping,
+    work: impl Future<Output = Result<T, ChaosError>>,
+) -> Result<T, ChaosError> {
+    let outcome = stopping.stop.run_until_cancelled(work).await;
+    outcome.unwrap_or(Err(ChaosError::Interrupted))
 }
 
 /// What was asked for, and the bounds it is judged by.
@@ -96,9 +120,12 @@ async fn observe(
     seed: u64,
     target: &Target,
     stopping: &Stopping,
-) -> Result<History, ChaosError> {
-    target.prepare().await?;
-    let before = target.stock().await?;
+) -> Result<Seen, ChaosError> {
+    let prepare = async {
+        target.prepare().await?;
+        Ok(target.stock().await?)
+    };
+    let before = unless_stopped(stopping, prepare).await?;
     eprintln!(
         "chaos: seed {seed}, {} relays, {} workers, {} orders/s for {}",
         options.relays,
@@ -113,21 +140,38 @@ async fn observe(
         seed,
         &options.faults,
     ));
-    let crew = Crew::start(options, target, &recorder, &weather, stopping).await?;
-    let drained = tokio::select! {
-        drained = act(options, seed, target, &recorder, &weather, &crew) => drained,
-        () = stopping.stop.cancelled() => Err(ChaosError::Interrupted),
+    let acted = async {
+        let crew = Crew::start(options, target, &recorder, &weather, stopping).await?;
+        let act = act(options, seed, target, &recorder, &weather, &crew);
+        let acted = unless_stopped(stopping, act).await;
+        // However that ended: processes in bad weather take long to end.
+        weather.clear();
+        crew.end().await;
+        acted
     };
-    crew.end().await;
+    let acted = acted.await;
     weather.close().await;
-    let end = target.end(&recorder, &before, drained?).await?;
+    let drained = acted?;
+    let end = async { Ok(target.end(&recorder, &before, drained).await?) };
+    let end = unless_stopped(stopping, end).await;
+    let failure = recorder.take_failure();
+    let end = match (end, failure) {
+        (Ok(end), failure) => Ok((end, failure)),
+        (Err(error @ ChaosError::Interrupted), _) | (Err(error), None) => Err(error),
+        (Err(error), Some(first)) => {
+            tracing::error!("{error}");
+            Err(first)
+        }
+    };
+    let (end, failure) = end?;
     let mut history = recorder.take();
     history.end = end;
-    Ok(history)
+    Ok(Seen { history, failure })
 }
 
 /// Load and faults, and the time after them until all is settled; returns how
-/// long that took.
+/// long that took, or `None` when it is not. When the service fails, load and
+/// faults end early, and the recorder knows why.
 async fn act(
     options: &ChaosOptions,
     seed: u64,
@@ -151,6 +195,7 @@ async fn act(
         processes: crew.remotes(),
     };
     let load = Load::new(crew.api_url(), Arc::clone(recorder), seed)?;
+    let give_up = load.give_up.clone();
     let steps = Steps {
         clients: target.clients.clone(),
         outbox_table: target.names.outbox_table.clone(),
@@ -165,33 +210,43 @@ async fn act(
     let schedule = Schedule::new(seed, &plan(options));
 
     let timer = async {
-        tokio::time::sleep_until(end_of_faults).await;
+        let over = calm.run_until_cancelled(tokio::time::sleep_until(end_of_faults));
+        over.await;
         calm.cancel();
+        Instant::now()
     };
     let faults = async {
         injector.run(schedule, calm.clone()).await;
         crew.heal();
     };
     let work = async {
-        let (written, (), (), ()) = tokio::join!(
-            steps.run((options.rate / 2).max(1), calm.clone()),
+        let writing = async {
+            let written = steps.run((options.rate / 2).max(1), calm.clone()).await;
+            if let Err(error) = written {
+                recorder.fail(error.into());
+                // Nobody answers these clients any more either.
+                give_up.cancel();
+            }
+        };
+        let ((), ended, (), ()) = tokio::join!(
+            writing,
             timer,
             faults,
             load.run(options.rate, calm.clone(), options.drain_limit),
         );
-        written?;
-        let deadline = end_of_faults + options.drain_limit;
-        let settled = target.settled(deadline).await?;
-        Ok(settled.then(|| millis(end_of_faults.elapsed())))
-    };
-    let work = async {
-        let outcome = work.await;
+        let is_settled = target.settled(ended + options.drain_limit).await;
         settled.cancel();
-        outcome
+        match is_settled {
+            Ok(is_settled) => is_settled.then(|| millis(ended.elapsed())),
+            Err(error) => {
+                recorder.fail(error.into());
+                None
+            }
+        }
     };
     let progress = progress::show(Arc::clone(recorder), options.duration, settled.clone());
     let (drained, (), ()) = tokio::join!(work, consumer.run(settled.clone()), progress);
-    drained
+    Ok(drained)
 }
 
 fn plan(options: &ChaosOptions) -> Plan<'_> {
@@ -204,26 +259,39 @@ fn plan(options: &ChaosOptions) -> Plan<'_> {
     }
 }
 
-/// Judges the run, and says so.
-fn conclude(options: &ChaosOptions, history: &History) -> Result<(), ChaosError> {
-    let violations = check::check(history);
-    let report = Report::of(history, &violations);
+/// Judges the run, and says so: first to whoever looks, then to every file,
+/// whatever becomes of the others.
+///
+/// # Errors
+/// The first thing that went wrong; violations only when nothing did.
+fn conclude(options: &ChaosOptions, seen: Seen) -> Result<(), ChaosError> {
+    let Seen { history, failure } = seen;
+    let violations = check::check(&history);
+    let report = Report::of(&history, &violations);
+    // Standard output may be closed; that is no reason to fail.
+    let _ = io::stdout().write_all(report.to_text().as_bytes());
     let Output {
         report: json,
         html,
         history: everything,
         ..
     } = &options.output;
-    write(json.as_deref(), || report.to_json().map_err(Into::into))?;
-    write(html.as_deref(), || Ok(report.to_html()))?;
-    write(everything.as_deref(), || {
-        serde_json::to_string(history).map_err(Into::into)
-    })?;
-    // Standard output may be closed; that is no reason to fail.
-    let _ = io::stdout().write_all(report.to_text().as_bytes());
-    match violations.len() {
-        0 => Ok(()),
-        count => Err(ChaosError::Violated(count)),
+    let written = [
+        write(json.as_deref(), || report.to_json().map_err(Into::into)),
+        write(html.as_deref(), || Ok(report.to_html())),
+        write(everything.as_deref(), || {
+            serde_json::to_string(&history).map_err(Into::into)
+        }),
+    ];
+    let mut failed = failure
+        .into_iter()
+        .chain(written.into_iter().filter_map(Result::err));
+    let first = failed.next();
+    failed.for_each(|error| tracing::error!("{error}"));
+    match (first, violations.len()) {
+        (Some(error), _) => Err(error),
+        (None, 0) => Ok(()),
+        (None, count) => Err(ChaosError::Violated(count)),
     }
 }
 

@@ -27,7 +27,7 @@ const MAX_STEPS: u64 = 30;
 
 /// Attempts to write one event. Nothing stands between writer and service, so
 /// these are not about injected faults.
-const ATTEMPTS: u32 = 20;
+const ATTEMPTS: u32 = 5;
 
 /// Between attempts, and between two polls that failed.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -57,19 +57,26 @@ impl Steps {
     /// Writes about `rate` events a second.
     ///
     /// # Errors
-    /// When the service does not take one.
+    /// When the service does not take one, which cancels `stop`: there is no
+    /// use in going on.
     pub(super) async fn run(self, rate: u32, stop: CancellationToken) -> Result<(), NotWritten> {
         let mut writers = JoinSet::new();
         for writer in 0..WRITERS {
             writers.spawn(self.clone().write(writer, rate, stop.clone()));
         }
+        let mut written = Ok(());
         while let Some(ended) = writers.join_next().await {
             match ended {
-                Ok(outcome) => outcome?,
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    stop.cancel();
+                    // The others note what they have written.
+                    written = written.and(Err(error));
+                }
                 Err(error) => tracing::error!(%error, "a writer of events failed"),
             }
         }
-        Ok(())
+        written
     }
 
     async fn write(

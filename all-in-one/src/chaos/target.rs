@@ -1,14 +1,17 @@
 //! The DynamoDB and SQS of a run: embedded, or somebody else's.
 
 use std::io;
+use std::time::Duration;
 
+use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
-use aws_sdk_dynamodb::error::DisplayErrorContext;
+use futures::future::join_all;
 use http::Uri;
 use local_cloud::{Config, LocalCloud, StartError};
-use shared::aws::Clients;
+use shared::aws::{ATTEMPT_TIMEOUT, Causes, Clients, QueueUrlError};
 use shared::provision::{ProvisionError, dead_letter_queue_name};
+use tokio_util::sync::CancellationToken;
 
 use super::options::Endpoints;
 use super::proxy::Upstream;
@@ -19,9 +22,13 @@ use crate::provision;
 const REGION: &str = "us-east-1";
 const KEY: &str = "local";
 
-/// Ordered rarely: so few pieces that orders for it are soon rejected.
+/// As the services' own clients have it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Ordered rarely, by one order in a hundred: so few pieces that it runs out
+/// within 20 s at the default rate, and orders for it are rejected from then on.
 pub(super) const SCARCE_SKU: &str = "SCARCE-1";
-const SCARCE_PIECES: u64 = 200;
+const SCARCE_PIECES: u64 = 15;
 
 /// What a run works on.
 #[derive(Debug)]
@@ -37,6 +44,9 @@ pub(super) struct Target {
     /// Where events go that are no orders'. FIFO, so that the order they were
     /// sent in is the order they are delivered in.
     pub(super) chaos_queue: String,
+    /// What the names of tables and queues have in common; empty in the
+    /// embedded cloud.
+    suffix: String,
 }
 
 /// Why there is nothing to run on.
@@ -50,6 +60,8 @@ pub(crate) enum TargetError {
     Provision(#[from] ProvisionError),
     #[error("{what} could not be deleted: {reason}")]
     Delete { what: String, reason: String },
+    #[error("interrupted; tables and queues with `{0}` in their names may be left")]
+    Left(String),
     #[error("the temporary folder could not be removed: {0}")]
     Folder(io::Error),
 }
@@ -92,6 +104,7 @@ impl Target {
                 worker_queue: named("order-events"),
             },
             chaos_queue: format!("chaos-events{suffix}.fifo"),
+            suffix: suffix.to_owned(),
         }
     }
 
@@ -155,54 +168,85 @@ impl Target {
         [&self.names.worker_queue, &self.chaos_queue]
     }
 
-    /// Leaves nothing behind.
-    pub(super) async fn close(self) -> Result<(), TargetError> {
+    /// Leaves nothing behind, unless `force` comes first.
+    ///
+    /// # Errors
+    /// The first thing that could not be deleted; the others are logged.
+    pub(super) async fn close(self, force: &CancellationToken) -> Result<(), TargetError> {
         match self.cloud {
             Some(cloud) => cloud.stop().await.map_err(TargetError::Folder),
-            None => self.delete().await,
+            None => match force.run_until_cancelled(self.delete()).await {
+                Some(deleted) => deleted,
+                None => Err(TargetError::Left(self.suffix)),
+            },
         }
     }
 
+    /// Tries everything at once: one that fails keeps no other from it, and a
+    /// service that does not answer is waited for once.
     async fn delete(&self) -> Result<(), TargetError> {
         let names = &self.names;
-        for table in [
+        let tables = [
             &names.orders_table,
             &names.outbox_table,
             &names.inventory_table,
             &names.idempotency_table,
             &names.leases_table,
-        ] {
-            let deleted = self.clients.dynamodb.delete_table().table_name(table);
-            match deleted.send().await {
-                Ok(_) => {}
-                // It was never created.
-                Err(error)
-                    if error
-                        .as_service_error()
-                        .is_some_and(|error| error.is_resource_not_found_exception()) => {}
-                Err(error) => {
-                    return Err(TargetError::Delete {
-                        what: format!("table `{table}`"),
-                        reason: DisplayErrorContext(&error).to_string(),
-                    });
-                }
+        ];
+        let queues = self.queues();
+        let queues = queues.map(|queue| [queue.to_owned(), dead_letter_queue_name(queue)]);
+        let (tables, queues) = tokio::join!(
+            join_all(tables.map(|table| self.delete_table(table))),
+            join_all(
+                queues
+                    .iter()
+                    .flatten()
+                    .map(|queue| self.delete_queue(queue))
+            ),
+        );
+        let mut failed = tables.into_iter().chain(queues).filter_map(Result::err);
+        let Some(first) = failed.next() else {
+            return Ok(());
+        };
+        failed.for_each(|error| tracing::error!("{error}"));
+        Err(first)
+    }
+
+    async fn delete_table(&self, table: &str) -> Result<(), TargetError> {
+        let deleted = self.clients.dynamodb.delete_table().table_name(table);
+        match deleted.send().await {
+            Ok(_) => Ok(()),
+            // It was never created.
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_resource_not_found_exception()) =>
+            {
+                Ok(())
             }
+            Err(error) => Err(TargetError::Delete {
+                what: format!("table `{table}`"),
+                reason: Causes(&error).to_string(),
+            }),
         }
+    }
+
+    async fn delete_queue(&self, queue: &str) -> Result<(), TargetError> {
+        let not_deleted = |reason| TargetError::Delete {
+            what: format!("queue `{queue}`"),
+            reason,
+        };
         let sqs = &self.clients.sqs;
-        for queue in self.queues() {
-            for name in [queue.to_owned(), dead_letter_queue_name(queue)] {
-                // The same.
-                let Ok(url) = shared::aws::queue_url(sqs, &name).await else {
-                    continue;
-                };
-                let deleted = sqs.delete_queue().queue_url(url).send().await;
-                deleted.map_err(|error| TargetError::Delete {
-                    what: format!("queue `{name}`"),
-                    reason: DisplayErrorContext(&error).to_string(),
-                })?;
-            }
-        }
-        Ok(())
+        let url = match shared::aws::queue_url(sqs, queue).await {
+            Ok(url) => url,
+            // It was never created.
+            Err(QueueUrlError::DoesNotExist(_)) => return Ok(()),
+            Err(error) => return Err(not_deleted(error.to_string())),
+        };
+        let deleted = sqs.delete_queue().queue_url(url).send().await;
+        deleted
+            .map(drop)
+            .map_err(|error| not_deleted(Causes(&error).to_string()))
     }
 }
 
@@ -216,6 +260,12 @@ fn clients(dynamodb: &Uri, streams: &Uri, sqs: &Uri) -> Clients {
                 Credentials::new(KEY, KEY, None, None, "chaos"),
             ))
             .endpoint_url(endpoint.to_string())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .build(),
+            )
             .build()
     };
     Clients {

@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Keeper, Order, What};
+use super::{Command, Keeper, Order};
 use crate::chaos::history::{EndSignal, Ending, Fault, FaultKind, Life, MemorySample, Program};
 use crate::chaos::logs::Log;
+use crate::chaos::run::ChaosError;
 use crate::child::Process;
 
 /// Before a process that ended by itself is started again.
@@ -119,8 +120,9 @@ impl Keeping {
             both = async { tokio::join!(self.until_ended(&mut alive), following) } => both,
             never = pass_on => never,
         };
-        if let Err(error) = followed {
-            tracing::error!(process = name, %error, "the log of a process could not be followed");
+        if let Err(source) = followed {
+            let process = name.clone();
+            recorder.fail(ChaosError::Log { process, source });
         }
         let ended = recorder.now();
         self.thawed(&mut alive);
@@ -183,15 +185,15 @@ impl Keeping {
     fn obey(&self, alive: &mut Alive, order: Order) -> io::Result<()> {
         let now = self.keeper.recorder.now();
         let hit = match order.what {
-            What::Revive => true,
+            Command::Revive => true,
             // One end is enough for one life; and what is healed is left alone.
             _ if alive.told.is_some() || self.keeper.heal.is_cancelled() => false,
-            What::Stop { .. } => alive.frozen.is_none(),
-            What::Kill { .. } | What::Term { .. } => true,
+            Command::Stop { .. } => alive.frozen.is_none(),
+            Command::Kill { .. } | Command::Term { .. } => true,
         };
         if hit {
             match order.what {
-                What::Kill { kind, pause } => {
+                Command::Kill { kind, pause } => {
                     alive.process.signal(Signal::SIGKILL)?;
                     alive.told = Some((now, EndSignal::Kill));
                     alive.pause = pause;
@@ -199,19 +201,19 @@ impl Keeping {
                         self.note(kind, now, None);
                     }
                 }
-                What::Term { pause } => {
+                Command::Term { pause } => {
                     alive.pause = pause;
                     self.terminate(alive)?;
                     self.note(FaultKind::Term, now, None);
                 }
-                What::Stop { lasting } => {
+                Command::Stop { lasting } => {
                     alive.process.signal(Signal::SIGSTOP)?;
                     alive.frozen = Some(Frozen {
                         since: now,
                         until: Instant::now() + lasting,
                     });
                 }
-                What::Revive => {
+                Command::Revive => {
                     alive.pause = Duration::ZERO;
                     self.thaw(alive)?;
                 }
@@ -285,7 +287,7 @@ impl Keeping {
                 () = self.stop.cancelled() => return,
                 Some(order) = self.orders.recv() => {
                     let _ = order.done.send(false);
-                    if matches!(order.what, What::Revive) {
+                    if matches!(order.what, Command::Revive) {
                         return;
                     }
                 }

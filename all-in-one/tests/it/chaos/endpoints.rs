@@ -1,8 +1,9 @@
 //! Against a DynamoDB and an SQS that are not its own.
 
+use local_cloud::testing::{PATIENCE, eventually};
 use local_cloud::{Config, LocalCloud};
 
-use super::run;
+use super::{chaos, run};
 
 #[tokio::test]
 async fn it_runs_against_another_cloud_and_leaves_nothing_there() {
@@ -48,4 +49,48 @@ async fn an_endpoint_where_nobody_is_ends_it_with_a_reason() {
         "{}",
         ended.text()
     );
+}
+
+#[tokio::test]
+async fn a_service_that_goes_away_for_good_ends_it_long_before_its_time() {
+    let cloud = LocalCloud::start(Config::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--duration",
+        "10m",
+        "--rate",
+        "10",
+        "--faults",
+        "latency",
+        "--dynamodb-endpoint",
+        &cloud.dynamodb_url(),
+        "--sqs-endpoint",
+        &cloud.sqs_url(),
+    ];
+    let child = chaos(&arguments, &folder).spawn().unwrap();
+    let dynamodb = cloud.dynamodb_client();
+    let written = eventually(PATIENCE, || async {
+        let tables = dynamodb.list_tables().send().await.unwrap();
+        let mut names = tables.table_names().iter();
+        let outbox = names.find(|name| name.starts_with("outbox-chaos"));
+        let outbox = outbox.ok_or("no outbox")?;
+        let events = dynamodb.scan().table_name(outbox).send().await.unwrap();
+        if events.count() > 0 {
+            Ok(())
+        } else {
+            Err("no event")
+        }
+    });
+    written.await.unwrap();
+    cloud.stop().await.unwrap();
+
+    let output = tokio::time::timeout(4 * PATIENCE, child.wait_with_output());
+    let output = output.await.expect("it still runs").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not be written"), "{said}");
+    // Everything is tried, not only until something fails.
+    for left in ["table `orders-chaos", "queue `order-events-chaos"] {
+        assert!(said.contains(left), "no {left} in {said}");
+    }
 }

@@ -1,10 +1,16 @@
 //! Ctrl-C.
 
+use std::time::Duration;
+
 use local_cloud::testing::{PATIENCE, eventually};
 use nix::sys::signal::Signal;
+use tokio::net::TcpListener;
 
 use super::chaos;
 use crate::support::{runs, signal};
+
+/// Far less than requests wait for their answers.
+const FORCED_WITHIN: Duration = Duration::from_secs(4);
 
 /// API, two relays, two workers.
 const PROCESSES: usize = 5;
@@ -40,6 +46,31 @@ async fn ctrl_c_ends_it_and_every_process() {
         .filter(|name| name != "logs")
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_ends_it_though_the_service_never_answers() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--dynamodb-endpoint", &url, "--sqs-endpoint", &url];
+    let mut child = chaos(&arguments, &folder).spawn().unwrap();
+    let pid = child.id().unwrap();
+    let asked = tokio::time::timeout(PATIENCE, silent.accept());
+    let _never_answered = asked.await.expect("it asks the service").unwrap();
+
+    // Signals close together are one wish, so it takes several.
+    let ended = eventually(FORCED_WITHIN, || {
+        signal(pid, Signal::SIGINT);
+        let ended = child.try_wait().unwrap();
+        async move { ended.ok_or("it still runs") }
+    });
+    assert_eq!(ended.await.unwrap().code(), Some(1));
+    let output = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("interrupted"), "{said}");
+    // What may be left there is said.
+    assert!(said.contains("-chaos-"), "{said}");
 }
 
 /// The pids of a process's children.

@@ -3,6 +3,7 @@
 mod broken_worker;
 mod endpoints;
 mod interrupted;
+mod outputs;
 mod usage;
 mod whole;
 

@@ -14,6 +14,13 @@ async fn wrong_options_are_refused_in_one_sentence() {
             &["--report", "no/such/folder/r.json"],
             "no folder `no/such/folder`",
         ),
+        // A folder in which nobody can create a file.
+        (&["--html", "/proc/report.html"], "cannot be written"),
+        (
+            &["--memory-limit", "18446744073709551615"],
+            "--memory-limit",
+        ),
+        (&["--drain-limit", "1000000y"], "--drain-limit"),
         (
             &["--dynamodb-endpoint", "http://127.0.0.1:1"],
             "--sqs-endpoint",

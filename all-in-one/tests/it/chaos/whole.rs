@@ -46,6 +46,13 @@ async fn everything_holds_while_everything_goes_wrong() {
 
     // Every process there has been is gone, and so is what they wrote to.
     let history = ended.history();
+    let orders = history["end"]["orders"].as_array().unwrap();
+    let is_short = |order: &serde_json::Value| {
+        order["rejection_reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("Not enough stock"))
+    };
+    assert!(orders.iter().any(is_short), "there was always enough");
     let lives = history["lives"].as_array().unwrap();
     assert!(lives.len() > 5);
     for life in lives {
