@@ -21,7 +21,7 @@ pub fn ports(clients: &Clients, config: &Config) -> Ports {
             clients.clone(),
             config.outbox_table.clone(),
         )),
-        queue: Arc::new(queue::Sqs::new(clients.sqs.clone())),
+        queue: Arc::new(queue::Sqs::new(&clients.sqs)),
         outbox: Arc::new(outbox::Outbox::new(
             clients.dynamodb.clone(),
             config.outbox_table.clone(),

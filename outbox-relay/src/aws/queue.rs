@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
@@ -23,7 +24,12 @@ pub(super) struct Sqs {
 }
 
 impl Sqs {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: &Client) -> Self {
+        // What is sent again is first asked whether it still may be: a process
+        // that was paused past its lease must not repeat a request by itself.
+        let config = client.config().to_builder();
+        let config = config.retry_config(RetryConfig::disabled()).build();
+        let client = Client::from_conf(config);
         Self {
             client,
             urls: Mutex::default(),

@@ -212,3 +212,56 @@ impl Outage {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::history::Settings;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn weather() -> Arc<Weather> {
+        let nobody = http::Uri::from_static("http://127.0.0.1:9");
+        let upstream = Upstream::new(nobody.clone(), nobody.clone(), nobody);
+        let recorder = Arc::new(Recorder::new(Settings::default()));
+        Arc::new(Weather::new(recorder, upstream, 1, &[]))
+    }
+
+    async fn silence(weather: &Weather) {
+        weather.outage_of(None, Manner::Silent, LONG).await;
+    }
+
+    #[tokio::test]
+    async fn an_outage_that_nobody_waits_for_is_over_and_so_is_what_it_holds_up() {
+        let weather = weather();
+        let held_up = {
+            let outage = silence(&weather);
+            tokio::select! {
+                biased;
+                () = outage => unreachable!("it lasts"),
+                () = tokio::task::yield_now() => {}
+            }
+            // Another process asked while it lasted.
+            lock(&weather.outages)[0].clone()
+        };
+        assert!(weather.outage(CloudService::Sqs).is_none());
+        assert!(held_up.answer(CloudService::Sqs).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn clear_weather_ends_outages_and_lets_none_begin() {
+        let weather = weather();
+        let lasting = tokio::spawn({
+            let weather = Arc::clone(&weather);
+            async move { silence(&weather).await }
+        });
+        while weather.outage(CloudService::Sqs).is_none() {
+            tokio::task::yield_now().await;
+        }
+        weather.clear();
+        lasting.await.unwrap();
+        silence(&weather).await;
+        assert!(weather.outage(CloudService::Sqs).is_none());
+        assert_eq!(weather.recorder.take().faults.len(), 1);
+    }
+}
