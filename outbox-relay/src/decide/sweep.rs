@@ -30,7 +30,7 @@ pub fn low_water(shards: &[Shard], leases: &[Lease]) -> Option<Timestamp> {
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// Whether readers that are done with everything before `low_water` are past
-/// `moment`, by `margin` or [`MARGIN`], whichever is less.
+/// `moment`, by `margin` or 10 seconds, whichever is less.
 pub fn is_past(low_water: Timestamp, moment: Timestamp, margin: Duration) -> bool {
     let margin = i64::try_from(margin.min(MARGIN).as_millis()).unwrap_or(i64::MAX);
     low_water.as_millis() >= moment.as_millis().saturating_add(margin)
