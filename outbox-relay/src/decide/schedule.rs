@@ -227,27 +227,33 @@ impl<A> Schedule<A> {
             return None;
         }
         self.end_delays(now);
-        let mut queues: Vec<_> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.may_send(now))
-            .map(|(queue, _)| queue.clone())
-            .collect();
-        if let Some(last) = &self.last_served {
-            let first = queues.partition_point(|queue| queue <= last);
-            queues.rotate_left(first);
-        }
-        for queue in queues {
-            let events = self.fill(&queue, &permission);
-            if !events.is_empty() {
-                if let Some(lane) = self.lanes.get_mut(&queue) {
-                    lane.in_flight += 1;
+        // A lane without anything to send may have moved aggregates to another,
+        // when their next event is for that one.
+        loop {
+            let mut queues: Vec<_> = self
+                .lanes
+                .iter()
+                .filter(|(_, lane)| lane.may_send(now))
+                .map(|(queue, _)| queue.clone())
+                .collect();
+            if queues.is_empty() {
+                return None;
+            }
+            if let Some(last) = &self.last_served {
+                let first = queues.partition_point(|queue| queue <= last);
+                queues.rotate_left(first);
+            }
+            for queue in queues {
+                let events = self.fill(&queue, &permission);
+                if !events.is_empty() {
+                    if let Some(lane) = self.lanes.get_mut(&queue) {
+                        lane.in_flight += 1;
+                    }
+                    self.last_served = Some(queue.clone());
+                    return Some(Batch { queue, events });
                 }
-                self.last_served = Some(queue.clone());
-                return Some(Batch { queue, events });
             }
         }
-        None
     }
 
     /// Sending waits for marking, so that a crash repeats little (G3).

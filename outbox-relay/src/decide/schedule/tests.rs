@@ -263,3 +263,18 @@ fn a_queue_is_in_use_until_what_waits_for_it_is_sent_or_lost() {
     assert!(schedule.next_batch(later, |_| Permission::Never).is_none());
     assert!(!schedule.is_in_use(&queue));
 }
+
+#[test]
+fn what_is_lost_on_one_queue_holds_up_nothing_on_another() {
+    let mut schedule = Schedule::default();
+    let now = Instant::now();
+    for (sequence, queue) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
+        let lost = u32::from(sequence < 4);
+        schedule.push(event("x", sequence, queue, 1), lost);
+    }
+    let batch = schedule.next_batch(now, |acks| match acks {
+        [1] => Permission::Never,
+        _ => Permission::Send,
+    });
+    assert_eq!(names(batch), ["x:4"]);
+}
