@@ -20,8 +20,10 @@
 //!   and would mislead or slow down whoever develops against them, is mended in
 //!   front of them: `dynamodb::tokens` and `dynamodb::shards`, `sqs::settings`
 //!   and `sqs::contents`.
+//! - `upstream`: the connection of such a front to what is behind it.
 //! - `error`: [`StartError`].
-//! - [`testing`]: a service under test as a process of its own.
+//! - [`testing`]: a service under test as a process of its own, and a proxy in
+//!   front of it that goes wrong on demand.
 //!
 //! # What still differs from AWS
 //!
@@ -45,6 +47,7 @@ mod folder;
 mod host;
 mod sqs;
 pub mod testing;
+mod upstream;
 
 pub use cloud::{Config, LocalCloud};
 pub use error::{Service, StartError};

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::{PATIENCE, Service, eventually};
+use local_cloud::testing::{Count, PATIENCE, Proxy, Service, eventually};
 use tokio::task::JoinSet;
 
-use crate::support::{Count, Counting, Stack, order_body};
+use crate::support::{Stack, order_body};
 
 const ORDERS: usize = 1_000;
 const CONNECTIONS: usize = 16;
@@ -18,18 +18,18 @@ const WATCHED: Duration = Duration::from_secs(5);
 
 struct Counted {
     service: Service,
-    dynamodb: Counting,
-    sqs: Counting,
+    dynamodb: Proxy,
+    sqs: Proxy,
 }
 
 impl Counted {
     async fn start(stack: &Stack, name: &str) -> Self {
-        let dynamodb = Counting::start(stack.cloud.dynamodb_url()).await;
-        let sqs = Counting::start(stack.cloud.sqs_url()).await;
+        let dynamodb = Proxy::start(stack.cloud.dynamodb_url()).await.unwrap();
+        let sqs = Proxy::start(stack.cloud.sqs_url()).await.unwrap();
         let environment = [
-            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
-            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", &dynamodb.url),
-            ("AWS_ENDPOINT_URL_SQS", &sqs.url),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
+            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", dynamodb.url()),
+            ("AWS_ENDPOINT_URL_SQS", sqs.url()),
         ];
         Self {
             service: stack.service_with(name, &environment).await,
@@ -39,8 +39,8 @@ impl Counted {
     }
 
     fn requests(&self) -> Requests {
-        let mut requests = self.dynamodb.seen();
-        requests.extend(self.sqs.seen());
+        let mut requests = self.dynamodb.counts();
+        requests.extend(self.sqs.counts());
         Requests(requests)
     }
 }

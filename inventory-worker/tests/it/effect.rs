@@ -1,8 +1,8 @@
 //! An order's effect happens, and happens once (G4).
 
+use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
 
-use crate::proxy::{Fault, Proxy};
 use crate::rig::{Rig, message, metric};
 
 const PROCESSED: &str = r#"orders_processed_total{outcome="processed"}"#;
@@ -73,13 +73,13 @@ async fn orders_for_one_sku_get_what_there_is_and_no_more() {
 #[tokio::test]
 async fn an_answer_lost_after_the_effect_does_not_repeat_it() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await;
+    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     // More than the SDK tries by itself.
-    proxy.rule(|operation, count| match operation {
-        "TransactWriteItems" if count <= 3 => Fault::LoseAnswer,
+    proxy.rule(|call| match call.operation {
+        "TransactWriteItems" if call.count <= 3 => Fault::LoseAnswer,
         _ => Fault::Pass,
     });
-    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url.as_str())];
+    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
     let _worker = rig.worker(&environment).await;
 
     let placed = rig.place_and_send(&[&[("A", 4)]]).await;
@@ -93,12 +93,12 @@ async fn an_answer_lost_after_the_effect_does_not_repeat_it() {
 #[tokio::test]
 async fn a_lost_answer_to_a_rejection_does_not_repeat_it() {
     let rig = Rig::start(&[("A", 1)]).await;
-    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await;
-    proxy.rule(|operation, count| match operation {
-        "UpdateItem" if count <= 3 => Fault::LoseAnswer,
+    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
+    proxy.rule(|call| match call.operation {
+        "UpdateItem" if call.count <= 3 => Fault::LoseAnswer,
         _ => Fault::Pass,
     });
-    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url.as_str())];
+    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
     let _worker = rig.worker(&environment).await;
 
     let placed = rig.place_and_send(&[&[("A", 4)]]).await;
@@ -111,7 +111,7 @@ async fn a_lost_answer_to_a_rejection_does_not_repeat_it() {
 #[tokio::test]
 async fn a_conflict_beside_a_shortage_is_tried_again_rather_than_rejected() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await;
+    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let cancelled = r#"{
         "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
         "Message": "Transaction cancelled",
@@ -121,11 +121,11 @@ async fn a_conflict_beside_a_shortage_is_tried_again_rather_than_rejected() {
              "Item": {"sku": {"S": "A"}, "available": {"N": "0"}, "reserved": {"N": "10"}}}
         ]
     }"#;
-    proxy.rule(move |operation, count| match operation {
-        "TransactWriteItems" if count <= 4 => Fault::Answer(400, cancelled.to_owned()),
+    proxy.rule(move |call| match call.operation {
+        "TransactWriteItems" if call.count <= 4 => Fault::Answer(400, cancelled.to_owned()),
         _ => Fault::Pass,
     });
-    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url.as_str())];
+    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
     let _worker = rig.worker(&environment).await;
 
     let placed = rig.place_and_send(&[&[("A", 4)]]).await;

@@ -1,11 +1,10 @@
 //! What the worker says about itself.
 
 use local_cloud::LocalCloud;
-use local_cloud::testing::{Service, eventually};
+use local_cloud::testing::{Fault, Proxy, Service, eventually};
 use shared::order::OrderStatus;
 use shared::provision::{self, Table};
 
-use crate::proxy::{Fault, Proxy};
 use crate::rig::{DEADLINE, Rig, get, start_worker};
 
 #[tokio::test]
@@ -83,12 +82,12 @@ async fn every_outcome_is_counted_from_zero() {
 #[tokio::test]
 async fn writes_that_fail_on_a_readable_table_turn_readiness_red() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let worker = rig
-        .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str())])
+        .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url())])
         .await;
     let denied = r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"no right to write"}"#;
-    dynamodb.rule(move |operation, _| match operation {
+    dynamodb.rule(move |call| match call.operation {
         "TransactWriteItems" => Fault::Answer(400, denied.to_owned()),
         _ => Fault::Pass,
     });
@@ -104,15 +103,13 @@ async fn writes_that_fail_on_a_readable_table_turn_readiness_red() {
 #[tokio::test]
 async fn polls_that_fail_on_an_existing_queue_turn_readiness_red() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let sqs = Proxy::start(rig.cloud.sqs_url()).await;
+    let sqs = Proxy::start(rig.cloud.sqs_url()).await.unwrap();
     let denied = r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"no right to receive"}"#;
-    sqs.rule(move |operation, _| match operation {
+    sqs.rule(move |call| match call.operation {
         "ReceiveMessage" => Fault::Answer(400, denied.to_owned()),
         _ => Fault::Pass,
     });
-    let worker = rig
-        .worker(&[("AWS_ENDPOINT_URL_SQS", sqs.url.as_str())])
-        .await;
+    let worker = rig.worker(&[("AWS_ENDPOINT_URL_SQS", sqs.url())]).await;
 
     ready(&worker, 503, "AccessDeniedException: no right to receive").await;
     sqs.heal();

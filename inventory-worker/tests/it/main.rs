@@ -10,7 +10,6 @@ mod effect;
 mod health;
 mod outage;
 mod poison;
-mod proxy;
 mod rejection;
 mod rig;
 mod stopping;

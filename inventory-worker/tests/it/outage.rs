@@ -1,25 +1,25 @@
 //! DynamoDB goes away and comes back.
 
+use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
 
-use crate::proxy::{Fault, Proxy};
 use crate::rig::{Rig, get, logged};
 
 #[tokio::test]
 async fn an_outage_longer_than_five_visibility_timeouts_costs_no_message() {
     let rig = Rig::start(&[("A", 100)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
-    let sqs = Proxy::start(rig.cloud.sqs_url()).await;
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
+    let sqs = Proxy::start(rig.cloud.sqs_url()).await.unwrap();
     let worker = rig
         .worker(&[
-            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
-            ("AWS_ENDPOINT_URL_SQS", sqs.url.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
+            ("AWS_ENDPOINT_URL_SQS", sqs.url()),
             ("WORKER_VISIBILITY_TIMEOUT", "1s"),
             ("WORKER_CONCURRENCY", "12"),
         ])
         .await;
     logged(&worker, "DynamoDB answers").await;
-    dynamodb.rule(|_, _| Fault::Cut);
+    dynamodb.rule(|_| Fault::Cut);
 
     let lines: &[(&str, u64)] = &[("A", 1)];
     let placed = rig.place_and_send(&[lines; 30]).await;
@@ -28,7 +28,7 @@ async fn an_outage_longer_than_five_visibility_timeouts_costs_no_message() {
     let polls = sqs.seen("ReceiveMessage");
     // One every third of a second for each message in hand: six timeouts.
     let extended = usize::try_from(held).unwrap() * 18;
-    sqs.saw("ChangeMessageVisibility", extended).await;
+    sqs.saw("ChangeMessageVisibility", extended).await.unwrap();
 
     assert_eq!(rig.messages(&rig.dead_letters_url).await, (0, 0));
     assert!((1..=12).contains(&held), "{held} in hand");
@@ -49,11 +49,11 @@ async fn an_outage_longer_than_five_visibility_timeouts_costs_no_message() {
 #[tokio::test]
 async fn a_worker_that_starts_during_an_outage_takes_no_message() {
     let rig = Rig::start(&[("A", 100)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
-    dynamodb.rule(|_, _| Fault::Cut);
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
+    dynamodb.rule(|_| Fault::Cut);
     let placed = rig.place_and_send(&[&[("A", 1)]]).await;
     let worker = rig
-        .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str())])
+        .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url())])
         .await;
 
     logged(&worker, "no messages are received").await;
@@ -66,16 +66,16 @@ async fn a_worker_that_starts_during_an_outage_takes_no_message() {
 #[tokio::test]
 async fn throttled_messages_are_tried_again() {
     let rig = Rig::start(&[("A", 100)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
-    dynamodb.rule(|operation, count| match operation {
-        "TransactWriteItems" if count <= 8 => Fault::Answer(
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
+    dynamodb.rule(|call| match call.operation {
+        "TransactWriteItems" if call.count <= 8 => Fault::Answer(
             400,
             r#"{"__type":"com.amazonaws.dynamodb.v20120810#ThrottlingException"}"#.to_owned(),
         ),
         _ => Fault::Pass,
     });
     let _worker = rig
-        .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str())])
+        .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url())])
         .await;
 
     let placed = rig.place_and_send(&[&[("A", 1)], &[("A", 2)]]).await;

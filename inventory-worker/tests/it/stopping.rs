@@ -1,17 +1,16 @@
 //! Ending by SIGTERM and by SIGKILL, with messages in flight.
 
-use local_cloud::testing::Service;
+use local_cloud::testing::{Call, Fault, Proxy, Service};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::order::OrderStatus;
 
-use crate::proxy::{Fault, Proxy};
 use crate::rig::{Rig, get, logged};
 
 const TEN: [&[(&str, u64)]; 10] = [&[("A", 1)]; 10];
 
-fn hold_transactions(operation: &str, _: usize) -> Fault {
-    match operation {
+fn hold_transactions(call: Call<'_>) -> Fault {
+    match call.operation {
         "TransactWriteItems" => Fault::Hold,
         _ => Fault::Pass,
     }
@@ -25,16 +24,16 @@ fn signal(worker: &Service, signal: Signal) {
 #[tokio::test]
 async fn messages_in_flight_are_finished_and_the_rest_left_for_others() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     dynamodb.rule(hold_transactions);
     let mut worker = rig
         .worker(&[
-            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
             ("WORKER_CONCURRENCY", "4"),
         ])
         .await;
     rig.place_and_send(&TEN).await;
-    dynamodb.saw("TransactWriteItems", 4).await;
+    dynamodb.saw("TransactWriteItems", 4).await.unwrap();
 
     signal(&worker, Signal::SIGTERM);
     logged(&worker, "stopping").await;
@@ -49,18 +48,18 @@ async fn messages_in_flight_are_finished_and_the_rest_left_for_others() {
 #[tokio::test]
 async fn what_does_not_finish_in_time_is_visible_again_at_once() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     dynamodb.rule(hold_transactions);
     let mut worker = rig
         .worker(&[
-            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
             ("WORKER_CONCURRENCY", "4"),
             ("WORKER_VISIBILITY_TIMEOUT", "1h"),
             ("SHUTDOWN_GRACE", "1s"),
         ])
         .await;
     rig.place_and_send(&TEN).await;
-    dynamodb.saw("TransactWriteItems", 4).await;
+    dynamodb.saw("TransactWriteItems", 4).await.unwrap();
 
     let status = worker.terminate().await.unwrap();
 
@@ -71,16 +70,16 @@ async fn what_does_not_finish_in_time_is_visible_again_at_once() {
 #[tokio::test]
 async fn an_outage_does_not_hold_up_the_end() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let mut worker = rig
         .worker(&[
-            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
             ("WORKER_VISIBILITY_TIMEOUT", "1h"),
             ("SHUTDOWN_GRACE", "1h"),
         ])
         .await;
     logged(&worker, "DynamoDB answers").await;
-    dynamodb.rule(|_, _| Fault::Cut);
+    dynamodb.rule(|_| Fault::Cut);
     rig.place_and_send(&TEN).await;
     logged(&worker, "DynamoDB does not answer").await;
 
@@ -107,21 +106,21 @@ async fn an_idle_worker_ends_at_once() {
 #[tokio::test]
 async fn a_killed_worker_s_messages_take_effect_once() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     // Every other transaction takes effect without the worker learning of it.
-    dynamodb.rule(|operation, count| match operation {
-        "TransactWriteItems" if count % 2 == 0 => Fault::HoldAnswer,
+    dynamodb.rule(|call| match call.operation {
+        "TransactWriteItems" if call.count % 2 == 0 => Fault::HoldAnswer,
         "TransactWriteItems" => Fault::Hold,
         _ => Fault::Pass,
     });
     let mut killed = rig
         .worker(&[
-            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
             ("WORKER_VISIBILITY_TIMEOUT", "2s"),
         ])
         .await;
     let placed = rig.place_and_send(&TEN).await;
-    dynamodb.saw("TransactWriteItems", 10).await;
+    dynamodb.saw("TransactWriteItems", 10).await.unwrap();
     killed.kill().await.unwrap();
 
     let _successor = rig.worker(&[]).await;

@@ -1,22 +1,22 @@
 //! A message that takes long stays hidden.
 
+use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
 
-use crate::proxy::{Fault, Proxy};
 use crate::rig::{Rig, metric};
 
 #[tokio::test]
 async fn a_slow_message_keeps_its_visibility_and_is_delivered_once() {
     let rig = Rig::start(&[("A", 10)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await;
-    let sqs = Proxy::start(rig.cloud.sqs_url()).await;
-    dynamodb.rule(|operation, _| match operation {
+    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
+    let sqs = Proxy::start(rig.cloud.sqs_url()).await.unwrap();
+    dynamodb.rule(|call| match call.operation {
         "TransactWriteItems" => Fault::Hold,
         _ => Fault::Pass,
     });
     let environment = [
-        ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.as_str()),
-        ("AWS_ENDPOINT_URL_SQS", sqs.url.as_str()),
+        ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
+        ("AWS_ENDPOINT_URL_SQS", sqs.url()),
         ("WORKER_VISIBILITY_TIMEOUT", "2s"),
     ];
     // Two, so that somebody is there to take it a second time.
@@ -27,7 +27,7 @@ async fn a_slow_message_keeps_its_visibility_and_is_delivered_once() {
 
     let placed = rig.place_and_send(&[&[("A", 4)]]).await;
     // One every 2/3 s: now it was hidden for longer than its timeout.
-    sqs.saw("ChangeMessageVisibility", 4).await;
+    sqs.saw("ChangeMessageVisibility", 4).await.unwrap();
     assert_eq!(rig.messages(&rig.queue_url).await, (0, 1));
     assert_eq!(dynamodb.seen("TransactWriteItems"), 1);
     dynamodb.heal();

@@ -17,24 +17,16 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper::service::Service;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::sync::Mutex;
 
 use super::shards;
 use super::tokens::{Claim, Tokens, Transaction};
+use crate::upstream::{Answer, Body, Error, Upstream};
 
 /// DynamoDB's own limit, which dynoxide keeps for what is passed on unread.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
-
-/// Either passed through as it comes, or made here.
-type Body = Either<Incoming, Full<Bytes>>;
-type Answer = Response<Body>;
-type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// What serves one connection.
 #[derive(Clone)]
@@ -45,12 +37,8 @@ pub(crate) struct Front {
 
 impl Front {
     pub(crate) fn new(engine: SocketAddr, tokens: Arc<Tokens>) -> Self {
-        let upstream = Upstream {
-            engine,
-            connection: Mutex::new(None),
-        };
         Self {
-            upstream: Arc::new(upstream),
+            upstream: Arc::new(Upstream::new(engine)),
             tokens,
         }
     }
@@ -128,38 +116,6 @@ impl Service<Request<Incoming>> for Front {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         Box::pin(self.clone().answer(request))
-    }
-}
-
-/// The connection to dynoxide that belongs to one client connection.
-struct Upstream {
-    engine: SocketAddr,
-    /// A client connection carries one request at a time, so the lock is hardly
-    /// ever waited for. `None` before the first request.
-    connection: Mutex<Option<SendRequest<Body>>>,
-}
-
-impl Upstream {
-    async fn send(&self, request: Request<Body>) -> Result<Answer, Error> {
-        let mut connection = self.connection.lock().await;
-        let mut sender = match connection.take() {
-            // dynoxide closes a connection after a request it can't read.
-            Some(open) if !open.is_closed() => open,
-            _ => self.connect().await?,
-        };
-        sender.ready().await?;
-        let answer = sender.send_request(request).await?;
-        *connection = Some(sender);
-        Ok(answer.map(Either::Left))
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Body>, Error> {
-        let stream = TcpStream::connect(self.engine).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends when the sender is dropped.
-        tokio::spawn(connection);
-        Ok(sender)
     }
 }
 

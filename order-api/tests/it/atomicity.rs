@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use local_cloud::testing::Fault;
 use serde_json::Value;
 use shared::order::Order;
 use shared::outbox::item::pending_bucket;
 
-use crate::proxy::{Fault, TRANSACT};
-use crate::support::{Item, World, an_order};
+use crate::support::{Item, TRANSACT, World, an_order};
 
 fn text<'a>(item: &'a Item, name: &str) -> &'a str {
     item[name].as_s().unwrap()
@@ -146,7 +146,7 @@ async fn nothing_is_stored_when_one_part_cannot_be() {
 async fn what_the_database_refuses_is_500_without_internals() {
     let world = World::start().await;
     for code in ["AccessDeniedException", "ValidationException"] {
-        world.proxy.once(TRANSACT, Fault::Refused(code));
+        world.proxy.once(TRANSACT, Fault::refuse(code));
         let answer = world.post(&an_order()).await;
         answer.assert_problem(500, "internal");
     }

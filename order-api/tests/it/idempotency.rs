@@ -2,11 +2,11 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::join_all;
+use local_cloud::testing::Fault;
 use serde_json::json;
 use shared::timestamp::Timestamp;
 
-use crate::proxy::{Fault, TRANSACT};
-use crate::support::{World, an_order, raw};
+use crate::support::{TRANSACT, World, an_order, raw};
 
 #[tokio::test]
 async fn a_repeated_request_is_answered_with_the_first_order() {
@@ -84,7 +84,7 @@ async fn fifty_requests_at_once_make_one_order() {
     // Conflicts are what concurrent transactions on one key meet on AWS.
     for _ in 0..20 {
         let conflict = &["None", "None", "TransactionConflict"];
-        world.proxy.once(TRANSACT, Fault::Cancelled(conflict));
+        world.proxy.once(TRANSACT, Fault::cancel(conflict));
     }
     let order = an_order();
     let key = [("idempotency-key", "at-once")];

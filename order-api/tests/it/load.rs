@@ -1,23 +1,23 @@
 //! More requests than the API works on at once.
 
-use crate::proxy::{Fault, Gate, TRANSACT};
-use crate::support::{World, an_order};
+use local_cloud::testing::Fault;
+
+use crate::support::{TRANSACT, World, an_order};
 
 #[tokio::test]
 async fn requests_beyond_the_limit_are_shed_and_health_is_not() {
     let world = World::with(&[("ORDER_API_MAX_CONCURRENCY", "1")]).await;
-    let gate = Gate::new();
-    world.proxy.once(TRANSACT, Fault::Waits(gate.clone()));
+    world.proxy.once(TRANSACT, Fault::Hold);
     let order = an_order();
     let others = async {
-        gate.reached().await;
+        world.proxy.holds().await.unwrap();
         world.post(&order).await.assert_problem(503, "overloaded");
         let path = "/orders/0197f2f0-7b1c-7c3e-9d2a-3f1b5c7d9e0f";
         world.get(path).await.assert_problem(503, "overloaded");
         for path in ["/healthz", "/readyz", "/metrics"] {
             assert_eq!(world.get(path).await.status, 200, "{path}");
         }
-        gate.open();
+        world.proxy.heal();
     };
     let (first, ()) = tokio::join!(world.post(&order), others);
     first.assert_created();

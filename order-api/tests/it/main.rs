@@ -10,7 +10,6 @@ mod configuration;
 mod document;
 mod idempotency;
 mod load;
-mod proxy;
 mod readiness;
 mod shutdown;
 mod support;

@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use local_cloud::testing::eventually;
+use local_cloud::testing::{Fault, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::proxy::{Fault, Gate, TRANSACT};
-use crate::support::{World, an_order};
+use crate::support::{TRANSACT, World, an_order};
 
 fn request() -> String {
     let body = an_order().to_string();
@@ -21,12 +20,11 @@ fn request() -> String {
 #[tokio::test]
 async fn a_running_request_finishes_before_the_program_ends() {
     let mut world = World::start().await;
-    let gate = Gate::new();
-    world.proxy.once(TRANSACT, Fault::Waits(gate.clone()));
+    world.proxy.once(TRANSACT, Fault::Hold);
     let address = world.api.address();
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(request().as_bytes()).await.unwrap();
-    gate.reached().await;
+    world.proxy.holds().await.unwrap();
 
     let finish = async {
         let refused = async || match TcpStream::connect(address).await {
@@ -34,7 +32,7 @@ async fn a_running_request_finishes_before_the_program_ends() {
             Err(_) => Ok(()),
         };
         eventually(Duration::from_secs(10), refused).await.unwrap();
-        gate.open();
+        world.proxy.heal();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         answer
@@ -48,11 +46,10 @@ async fn a_running_request_finishes_before_the_program_ends() {
 #[tokio::test]
 async fn what_takes_longer_than_the_grace_period_is_cut() {
     let mut world = World::with(&[("SHUTDOWN_GRACE", "200ms")]).await;
-    let gate = Gate::new();
-    world.proxy.once(TRANSACT, Fault::Waits(gate.clone()));
+    world.proxy.once(TRANSACT, Fault::Hold);
     let mut client = TcpStream::connect(world.api.address()).await.unwrap();
     client.write_all(request().as_bytes()).await.unwrap();
-    gate.reached().await;
+    world.proxy.holds().await.unwrap();
     let ended = world.api.terminate().await.unwrap();
     assert_eq!(ended.code(), Some(0));
     let [orders, events, _] = world.counts().await;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::Service;
+use local_cloud::testing::{Fault, Proxy, Service};
 use local_cloud::{Config, LocalCloud};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
@@ -12,9 +12,10 @@ use shared::provision::Table;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::proxy::Proxy;
-
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_order-api");
+
+pub(crate) const TRANSACT: &str = "TransactWriteItems";
+pub(crate) const GET: &str = "GetItem";
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
@@ -52,13 +53,13 @@ impl World {
 
     pub(crate) async fn without_tables(options: &[(&str, &str)]) -> Self {
         let cloud = LocalCloud::start(Config::default()).await.unwrap();
-        let proxy = Proxy::start(cloud.dynamodb_url()).await;
+        let proxy = Proxy::start(cloud.dynamodb_url()).await.unwrap();
         let environment: Vec<_> = cloud
             .env()
             .into_iter()
             .chain([
                 ("ORDER_API_LISTEN", "127.0.0.1:0".to_owned()),
-                ("AWS_ENDPOINT_URL_DYNAMODB", proxy.url()),
+                ("AWS_ENDPOINT_URL_DYNAMODB", proxy.url().to_owned()),
             ])
             .chain(
                 options
@@ -81,6 +82,15 @@ impl World {
             environment,
             http,
         }
+    }
+
+    /// Every operation named meets its fault until the proxy heals.
+    pub(crate) fn always<const N: usize>(&self, faults: [(&'static str, Fault); N]) {
+        self.proxy.rule(move |call| {
+            let mut faults = faults.iter();
+            let found = faults.find(|(operation, _)| *operation == call.operation);
+            found.map_or(Fault::Pass, |(_, fault)| fault.clone())
+        });
     }
 
     pub(crate) async fn provision(&self) {

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use local_cloud::testing::eventually;
+use local_cloud::testing::{Fault, eventually};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use reqwest::Method;
 
-use crate::proxy::{Fault, TRANSACT};
-use crate::support::{World, an_order};
+use crate::support::{TRANSACT, World, an_order};
 use crate::trace_receiver::{TraceReceiver, attribute, hex};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -45,7 +44,7 @@ async fn the_callers_trace_is_continued_into_the_stored_event() {
     let (world, receiver) = traced().await;
     let traceparent = format!("00-{TRACE}-{CALLER}-01");
     // The first attempt is lost: sending again makes no second span.
-    world.proxy.once(TRANSACT, Fault::RequestLost);
+    world.proxy.once(TRANSACT, Fault::Cut);
     let headers = [("traceparent", traceparent.as_str())];
     let answer = world.post_with(&headers, &an_order()).await;
     answer.assert_created();
@@ -137,9 +136,7 @@ async fn failures_are_marked_and_probes_are_not_traced() {
     let made_up = span(&receiver, |span| span.name == "HTTP /orders").await;
     assert_eq!(attribute(&made_up, "http.request.method"), "_OTHER");
 
-    world
-        .proxy
-        .always(TRANSACT, Fault::Refused("ThrottlingException"));
+    world.always([(TRANSACT, Fault::refuse("ThrottlingException"))]);
     world.post(&an_order()).await;
     for name in ["POST /orders", "create outbox"] {
         let failed = span(&receiver, |span| span.name == name).await;
@@ -218,9 +215,7 @@ async fn a_repeated_request_answers_with_the_first_one_s_trace() {
 #[tokio::test]
 async fn log_lines_carry_the_trace_id_of_their_request() {
     let world = World::start().await;
-    world
-        .proxy
-        .always(TRANSACT, Fault::Refused("ThrottlingException"));
+    world.always([(TRANSACT, Fault::refuse("ThrottlingException"))]);
     let traceparent = format!("00-{TRACE}-{CALLER}-01");
     let headers = [("traceparent", traceparent.as_str())];
     world.post_with(&headers, &an_order()).await;

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use local_cloud::testing::Fault;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::proxy::{Fault, GET, Gate, TRANSACT};
-use crate::support::{World, an_order};
+use crate::support::{GET, TRANSACT, World, an_order};
 
 const KEY: [(&str, &str); 1] = [("idempotency-key", "k-1")];
 
@@ -18,11 +18,11 @@ const SHORT: [(&str, &str); 1] = [("ORDER_API_REQUEST_TIMEOUT", "1500ms")];
 async fn a_post_costs_one_round_trip() {
     let world = World::start().await;
     world.post(&an_order()).await.assert_created();
-    assert_eq!(world.proxy.take_requests(), [TRANSACT]);
+    assert_eq!(world.proxy.take_operations(), [TRANSACT]);
     world.post_with(&KEY, &an_order()).await.assert_created();
-    assert_eq!(world.proxy.take_requests(), [TRANSACT]);
+    assert_eq!(world.proxy.take_operations(), [TRANSACT]);
     world.post_with(&KEY, &an_order()).await.assert_created();
-    assert_eq!(world.proxy.take_requests(), [TRANSACT, GET], "a replay");
+    assert_eq!(world.proxy.take_operations(), [TRANSACT, GET], "a replay");
 }
 
 #[tokio::test]
@@ -31,24 +31,24 @@ async fn an_outcome_that_got_lost_is_looked_for() {
     let took_effect = [TRANSACT, GET].as_slice();
     let was_sent_again = [TRANSACT, GET, TRANSACT].as_slice();
     for (fault, requests) in [
-        (Fault::AnswerLost, took_effect),
-        (Fault::FailsAfter, took_effect),
-        (Fault::HangsAfter, took_effect),
-        (Fault::RequestLost, was_sent_again),
-        (Fault::FailsBefore, was_sent_again),
-        (Fault::Hangs, was_sent_again),
+        (Fault::LoseAnswer, took_effect),
+        (Fault::fail_after(), took_effect),
+        (Fault::HoldAnswer, took_effect),
+        (Fault::Cut, was_sent_again),
+        (Fault::fail(), was_sent_again),
+        (Fault::Hold, was_sent_again),
         (
-            Fault::Refused("TransactionInProgressException"),
+            Fault::refuse("TransactionInProgressException"),
             was_sent_again,
         ),
     ] {
         let before = world.counts().await[0];
         let about = format!("{fault:?}");
-        world.proxy.take_requests();
+        world.proxy.take_operations();
         world.proxy.once(TRANSACT, fault);
         let created = world.post(&an_order()).await;
         created.assert_created();
-        assert_eq!(world.proxy.take_requests(), requests, "{about}");
+        assert_eq!(world.proxy.take_operations(), requests, "{about}");
         assert_eq!(world.counts().await, [before + 1, before + 1, 0], "{about}");
         let read = world.get(created.header("location")).await;
         assert_eq!(read.body, created.body, "{about}");
@@ -60,8 +60,8 @@ async fn sending_again_after_a_failed_look_still_makes_one_order() {
     let world = World::start().await;
     for key in [&[][..], &KEY] {
         let before = world.counts().await[0];
-        world.proxy.once(TRANSACT, Fault::AnswerLost);
-        world.proxy.once(GET, Fault::RequestLost);
+        world.proxy.once(TRANSACT, Fault::LoseAnswer);
+        world.proxy.once(GET, Fault::Cut);
         let answer = world.post_with(key, &an_order()).await;
         answer.assert_created();
         assert!(!answer.replayed(), "it is this request's own order");
@@ -72,8 +72,7 @@ async fn sending_again_after_a_failed_look_still_makes_one_order() {
 #[tokio::test]
 async fn an_outcome_that_stays_unknown_is_503_and_safe_to_repeat() {
     let world = World::start().await;
-    world.proxy.always(TRANSACT, Fault::AnswerLost);
-    world.proxy.always(GET, Fault::RequestLost);
+    world.always([(TRANSACT, Fault::LoseAnswer), (GET, Fault::Cut)]);
     let answer = world.post_with(&KEY, &an_order()).await;
     answer.assert_problem(503, "unavailable");
     world.proxy.heal();
@@ -86,9 +85,8 @@ async fn an_outcome_that_stays_unknown_is_503_and_safe_to_repeat() {
 #[tokio::test]
 async fn a_database_that_hangs_is_504_on_time_and_safe_to_repeat() {
     let world = World::with(&SHORT).await;
-    for fault in [Fault::Hangs, Fault::HangsAfter] {
-        world.proxy.always(TRANSACT, fault.clone());
-        world.proxy.always(GET, Fault::Hangs);
+    for fault in [Fault::Hold, Fault::HoldAnswer] {
+        world.always([(TRANSACT, fault.clone()), (GET, Fault::Hold)]);
         let started = Instant::now();
         let answer = world.post_with(&KEY, &an_order()).await;
         answer.assert_problem(504, "deadline-exceeded");
@@ -97,7 +95,7 @@ async fn a_database_that_hangs_is_504_on_time_and_safe_to_repeat() {
             (Duration::from_millis(1_400)..Duration::from_secs(4)).contains(&took),
             "{took:?}"
         );
-        if matches!(fault, Fault::Hangs) {
+        if matches!(fault, Fault::Hold) {
             assert_eq!(world.counts().await, [0, 0, 0]);
         }
         world.proxy.heal();
@@ -112,21 +110,21 @@ async fn a_database_that_hangs_is_504_on_time_and_safe_to_repeat() {
 async fn throttling_is_tried_again_a_little_and_then_503() {
     let world = World::start().await;
     for fault in [
-        Fault::Refused("ThrottlingException"),
-        Fault::Refused("ProvisionedThroughputExceededException"),
-        Fault::Cancelled(&["None", "ThrottlingError"]),
-        Fault::Cancelled(&["ProvisionedThroughputExceeded", "None"]),
+        Fault::refuse("ThrottlingException"),
+        Fault::refuse("ProvisionedThroughputExceededException"),
+        Fault::cancel(&["None", "ThrottlingError"]),
+        Fault::cancel(&["ProvisionedThroughputExceeded", "None"]),
     ] {
-        world.proxy.always(TRANSACT, fault.clone());
+        world.always([(TRANSACT, fault.clone())]);
         let answer = world.post(&an_order()).await;
         answer.assert_problem(503, "throttled");
-        assert_eq!(world.proxy.take_requests(), [TRANSACT; 3]);
+        assert_eq!(world.proxy.take_operations(), [TRANSACT; 3]);
         world.proxy.heal();
         assert_eq!(world.counts().await, [0, 0, 0]);
     }
     world
         .proxy
-        .once(TRANSACT, Fault::Refused("ThrottlingException"));
+        .once(TRANSACT, Fault::refuse("ThrottlingException"));
     world.post(&an_order()).await.assert_created();
 }
 
@@ -134,7 +132,7 @@ async fn throttling_is_tried_again_a_little_and_then_503() {
 async fn conflicts_that_do_not_pass_are_503() {
     let world = World::start().await;
     let conflict = &["None", "None", "TransactionConflict"];
-    world.proxy.always(TRANSACT, Fault::Cancelled(conflict));
+    world.always([(TRANSACT, Fault::cancel(conflict))]);
     let answer = world.post_with(&KEY, &an_order()).await;
     answer.assert_problem(503, "unavailable");
     world.proxy.heal();
@@ -147,25 +145,24 @@ async fn reading_an_order_fails_as_clearly() {
     let world = World::with(&SHORT).await;
     let location = world.post(&an_order()).await.header("location").to_owned();
     for (fault, status, kind) in [
-        (Fault::Refused("ThrottlingException"), 503, "throttled"),
-        (Fault::FailsBefore, 503, "unavailable"),
-        (Fault::RequestLost, 503, "unavailable"),
-        (Fault::Refused("AccessDeniedException"), 500, "internal"),
+        (Fault::refuse("ThrottlingException"), 503, "throttled"),
+        (Fault::fail(), 503, "unavailable"),
+        (Fault::Cut, 503, "unavailable"),
+        (Fault::refuse("AccessDeniedException"), 500, "internal"),
     ] {
-        world.proxy.always(GET, fault);
+        world.always([(GET, fault)]);
         world.get(&location).await.assert_problem(status, kind);
         world.proxy.heal();
     }
     // One failure is repeated unseen.
-    world.proxy.once(GET, Fault::RequestLost);
+    world.proxy.once(GET, Fault::Cut);
     assert_eq!(world.get(&location).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_leaves_nothing_half_done() {
     let world = World::start().await;
-    let gate = Gate::new();
-    world.proxy.once(TRANSACT, Fault::Waits(gate.clone()));
+    world.proxy.once(TRANSACT, Fault::Hold);
     let body = an_order().to_string();
     let mut client = TcpStream::connect(world.api.address()).await.unwrap();
     let request = format!(
@@ -174,9 +171,9 @@ async fn a_client_that_leaves_leaves_nothing_half_done() {
         body.len()
     );
     client.write_all(request.as_bytes()).await.unwrap();
-    gate.reached().await;
+    world.proxy.holds().await.unwrap();
     drop(client);
-    gate.open();
+    world.proxy.heal();
 
     let answer = world.post_with(&KEY, &an_order()).await;
     answer.assert_created();

@@ -1,8 +1,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use local_cloud::testing::eventually;
+use local_cloud::testing::{Call, Fault, eventually};
 
-use crate::proxy::{Fault, Proxy};
 use crate::support::{DEADLINE, Item, Stage, event, ids, string, text, until_answer};
 
 fn changed(aggregate_id: &str, name: &str, value: AttributeValue) -> Item {
@@ -157,16 +156,16 @@ async fn an_item_too_full_for_its_mark_is_settled_all_the_same() {
 }
 
 /// A quarantine, as a relay asks for it.
-fn is_quarantine(operation: &str, body: &str) -> bool {
-    operation == "UpdateItem" && body.contains("FAILED")
+fn is_quarantine(call: Call<'_>) -> bool {
+    call.operation == "UpdateItem" && call.body.contains("FAILED")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn quarantines_are_written_a_few_at_a_time_and_hold_up_no_good_event() {
     let stage = Stage::new().await;
-    let proxy = Proxy::start(&stage).await;
-    proxy.rule(|operation, body| {
-        if is_quarantine(operation, body) {
+    let proxy = stage.proxy().await;
+    proxy.rule(|call| {
+        if is_quarantine(call) {
             Fault::Hold
         } else {
             Fault::Pass
@@ -175,7 +174,7 @@ async fn quarantines_are_written_a_few_at_a_time_and_hold_up_no_good_event() {
     let bad = |n| changed(&format!("bad-{n}"), "payload", text("{"));
     stage.put_all((0..200).map(bad).collect()).await;
     stage.put(event("good", 1)).await;
-    let _relay = proxy.relay(&stage, &[]).await;
+    let _relay = stage.relay_behind(&proxy, &[]).await;
     stage.until_status("good", 1, "PUBLISHED").await;
     let held = proxy.held();
     assert!((1..=16).contains(&held), "{held} at once");
@@ -187,11 +186,11 @@ async fn quarantines_are_written_a_few_at_a_time_and_hold_up_no_good_event() {
 async fn a_quarantine_is_counted_once_however_often_it_is_written_or_read() {
     const COUNT: &str = r#"outbox_events_quarantined_total{reason="not_json"}"#;
     let stage = Stage::new().await;
-    let proxy = Proxy::start(&stage).await;
+    let proxy = stage.proxy().await;
     // The SDK asks twice, and then the relay again.
     let mut lost = 0;
-    proxy.rule(move |operation, body| {
-        if is_quarantine(operation, body) && lost < 3 {
+    proxy.rule(move |call| {
+        if is_quarantine(call) && lost < 3 {
             lost += 1;
             Fault::LoseAnswer
         } else {
@@ -199,7 +198,7 @@ async fn a_quarantine_is_counted_once_however_often_it_is_written_or_read() {
         }
     });
     stage.put(changed("a", "payload", text("{"))).await;
-    let first = proxy.relay(&stage, &[]).await;
+    let first = stage.relay_behind(&proxy, &[]).await;
     until_answer(&first, "/metrics", 200, &format!("{COUNT} 1\n")).await;
 
     // Another group reads it again.

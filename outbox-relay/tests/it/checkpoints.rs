@@ -1,8 +1,7 @@
 use std::time::Duration;
 
-use local_cloud::testing::eventually;
+use local_cloud::testing::{Fault, eventually};
 
-use crate::proxy::{Fault, Proxy};
 use crate::support::{DEADLINE, Stage, event, ids, string};
 
 async fn until_checkpointed(stage: &Stage, other_than: Option<&str>) -> String {
@@ -132,14 +131,16 @@ async fn a_lost_lease_cannot_move_the_checkpoint() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_beat_that_gets_no_answer_is_written_again_before_the_lease_ends() {
     let stage = Stage::new().await;
-    let proxy = Proxy::start(&stage).await;
+    let proxy = stage.proxy().await;
     let lease = Duration::from_secs(4);
-    let _relay = proxy.relay(&stage, &[("RELAY_LEASE_DURATION", "4s")]).await;
+    let _relay = stage
+        .relay_behind(&proxy, &[("RELAY_LEASE_DURATION", "4s")])
+        .await;
     stage.put(event("a", 1)).await;
     until_checkpointed(&stage, None).await;
     let mut held = false;
-    proxy.rule(move |operation, body| {
-        let hold = !held && operation == "PutItem" && !body.contains("sweeper");
+    proxy.rule(move |call| {
+        let hold = !held && call.operation == "PutItem" && !call.body.contains("sweeper");
         held |= hold;
         if hold { Fault::Hold } else { Fault::Pass }
     });

@@ -9,7 +9,6 @@ mod configuration;
 mod console;
 mod operate;
 mod outages;
-mod proxy;
 mod publishing;
 mod sharded;
 mod support;

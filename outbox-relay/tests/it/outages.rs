@@ -2,9 +2,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
-use local_cloud::testing::eventually;
+use local_cloud::testing::{Fault, eventually};
 
-use crate::proxy::{Fault, Proxy};
 use crate::support::{DEADLINE, Stage, event, ids, string, until_answer};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,19 +91,21 @@ async fn a_table_that_appears_later_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_table_denies_shows_at_once_and_turns_health_red_in_time() {
-    let refused = Fault::Refuse("AccessDeniedException");
-    let each = Fault::Answer(r#"{"Responses":[{"Error":{"Code":"AccessDenied"}}]}"#);
+    let refused = Fault::refuse("AccessDeniedException");
+    let each = r#"{"Responses":[{"Error":{"Code":"AccessDenied"}}]}"#;
+    let each = Fault::Answer(200, each.to_owned());
     for (denied, part, fault, check) in [
-        ("BatchGetItem", "", refused, "look-ups"),
-        ("Query", "by_state", refused, "pending events"),
-        ("BatchExecuteStatement", "", refused, "marks"),
-        ("BatchExecuteStatement", "", each, "marks"),
+        ("BatchGetItem", "", &refused, "look-ups"),
+        ("Query", "by_state", &refused, "pending events"),
+        ("BatchExecuteStatement", "", &refused, "marks"),
+        ("BatchExecuteStatement", "", &each, "marks"),
     ] {
         let stage = Stage::new().await;
-        let proxy = Proxy::start(&stage).await;
-        proxy.rule(move |operation, body| {
-            if operation == denied && body.contains(part) {
-                fault
+        let proxy = stage.proxy().await;
+        let fault = fault.clone();
+        proxy.rule(move |call| {
+            if call.operation == denied && call.body.contains(part) {
+                fault.clone()
             } else {
                 Fault::Pass
             }
@@ -114,7 +115,7 @@ async fn what_the_table_denies_shows_at_once_and_turns_health_red_in_time() {
             ("RELAY_LEASE_DURATION", "2s"),
             ("RELAY_SWEEP_INTERVAL", "500ms"),
         ];
-        let relay = proxy.relay(&stage, &options).await;
+        let relay = stage.relay_behind(&proxy, &options).await;
         until_answer(&relay, "/readyz", 503, check).await;
         until_answer(&relay, "/healthz", 200, check).await;
         until_answer(&relay, "/healthz", 503, check).await;
@@ -176,19 +177,19 @@ async fn a_stream_without_new_images_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_is_counted_once_and_reading_pauses_while_it_lasts() {
     let stage = Stage::new().await;
-    let proxy = Proxy::start(&stage).await;
+    let proxy = stage.proxy().await;
     let reads = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::clone(&reads);
-    proxy.rule(move |operation, _| {
+    proxy.rule(move |call| {
         let mut refused = refused.lock().unwrap();
-        if operation == "GetRecords" && refused.len() < 6 {
+        if call.operation == "GetRecords" && refused.len() < 6 {
             refused.push(Instant::now());
-            return Fault::Refuse("TrimmedDataAccessException");
+            return Fault::refuse("TrimmedDataAccessException");
         }
         Fault::Pass
     });
     stage.put(event("a", 1)).await;
-    let relay = proxy.relay(&stage, &[]).await;
+    let relay = stage.relay_behind(&proxy, &[]).await;
     stage.until_status("a", 1, "PUBLISHED").await;
     until_answer(&relay, "/metrics", 200, "outbox_stream_gaps_total 1").await;
     let reads = reads.lock().unwrap();

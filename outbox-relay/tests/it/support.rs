@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use aws_sdk_sqs::types::Message;
-use local_cloud::testing::{Service, eventually};
+use local_cloud::testing::{Proxy, Service, eventually};
 use local_cloud::{Config, LocalCloud};
 use shared::outbox::item::pending_bucket;
 use shared::provision::{self, Table};
@@ -49,6 +49,21 @@ impl Stage {
 
     pub(crate) async fn create_queue(&self, name: &str) -> String {
         provision::queue(&self.sqs, name).await.unwrap()
+    }
+
+    /// In front of DynamoDB and its streams.
+    pub(crate) async fn proxy(&self) -> Proxy {
+        Proxy::start(self.cloud.dynamodb_url()).await.unwrap()
+    }
+
+    /// A relay that reaches DynamoDB through `proxy`.
+    pub(crate) async fn relay_behind(&self, proxy: &Proxy, extra: &[(&str, &str)]) -> Service {
+        let mut environment = vec![
+            ("AWS_ENDPOINT_URL_DYNAMODB", proxy.url()),
+            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", proxy.url()),
+        ];
+        environment.extend(extra);
+        self.relay(&environment).await
     }
 
     /// A relay with a fixed name, so that its successor takes over at once.

@@ -2,7 +2,6 @@
 //! embedded cloud, clients.
 
 mod catalogue;
-mod counting;
 mod exposition;
 mod http;
 mod repository;
@@ -11,7 +10,6 @@ mod traced;
 mod up;
 
 pub(crate) use catalogue::{Metric, OPERATIONS, catalogue};
-pub(crate) use counting::{Count, Counting};
 pub(crate) use exposition::Scrape;
 pub(crate) use http::{Order, get_order, order_body, post_order};
 pub(crate) use repository::{repository_file, yaml};

@@ -6,14 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// How long a service may take to start or to stop before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use super::PATIENCE;
 
 /// A running service; killed when dropped.
 #[derive(Debug)]
@@ -135,25 +133,4 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
     (line.get("message")? == "listening")
         .then(|| line.get("address")?.as_str()?.parse().ok())
         .flatten()
-}
-
-/// Asks `condition` until it holds, at most `deadline`; what it last said is
-/// the error.
-pub async fn eventually<T, E, F>(
-    deadline: Duration,
-    mut condition: impl FnMut() -> F,
-) -> Result<T, E>
-where
-    F: Future<Output = Result<T, E>>,
-{
-    let end = tokio::time::Instant::now() + deadline;
-    let mut turns = tokio::time::interval(Duration::from_millis(20));
-    loop {
-        turns.tick().await;
-        match condition().await {
-            Ok(value) => return Ok(value),
-            Err(error) if tokio::time::Instant::now() >= end => return Err(error),
-            Err(_) => {}
-        }
-    }
 }
