@@ -16,13 +16,23 @@
 //! `A` is what the caller wants back when an event is done. The same event
 //! read twice is kept once, with both.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod aggregate;
+mod lane;
+#[cfg(test)]
+mod tests;
+mod unmarked;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shared::outbox::message::MAX_MESSAGE_BYTES;
 use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
+use self::aggregate::{Aggregate, State, Turn};
+use self::lane::Lane;
+use self::unmarked::Unmarked;
 use super::classify::Event;
 use crate::ports::EventKey;
 use crate::routes::QueueRef;
@@ -44,13 +54,7 @@ pub struct Schedule<A> {
     lanes: BTreeMap<QueueRef, Lane>,
     /// Aggregates that wait out a failure of their own.
     delayed: BTreeSet<(Instant, String)>,
-    /// Events that are sent and not yet handed out for marking, oldest first.
-    unmarked: VecDeque<EventRef>,
-    /// Handed out for marking.
-    marking: usize,
-    marks_blocked_until: Option<Instant>,
-    /// Mark requests in a row that did not go through wholly.
-    mark_failures: u32,
+    unmarked: Unmarked,
     /// The queue served last: the others come first next time.
     last_served: Option<QueueRef>,
 }
@@ -60,52 +64,6 @@ pub struct Schedule<A> {
 pub struct EventRef {
     pub aggregate_id: String,
     pub sequence: u64,
-}
-
-#[derive(Debug)]
-struct Aggregate<A> {
-    events: BTreeMap<u64, Slot<A>>,
-    turn: Turn,
-}
-
-/// Whose turn it is in an aggregate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// Nothing waits.
-    Idle,
-    /// Stands in its lane, or among the delayed.
-    Queued,
-    /// One event is being sent.
-    Sending,
-}
-
-#[derive(Debug)]
-struct Slot<A> {
-    event: Arc<Event>,
-    acks: Vec<A>,
-    state: State,
-    /// Sends that were tried so far.
-    attempts: u64,
-    /// Its batch was refused without saying why: it is sent by itself.
-    alone: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Sending,
-    Sent { message_id: String, at: Timestamp },
-}
-
-/// One queue.
-#[derive(Debug, Default)]
-struct Lane {
-    /// Aggregates whose next event goes here.
-    ready: VecDeque<String>,
-    in_flight: usize,
-    /// Failures in a row of whole batches.
-    failures: u32,
-    blocked_until: Option<Instant>,
 }
 
 /// One event of a batch.
@@ -160,10 +118,7 @@ impl<A> Default for Schedule<A> {
             aggregates: HashMap::new(),
             lanes: BTreeMap::new(),
             delayed: BTreeSet::new(),
-            unmarked: VecDeque::new(),
-            marking: 0,
-            marks_blocked_until: None,
-            mark_failures: 0,
+            unmarked: Unmarked::default(),
             last_served: None,
         }
     }
@@ -173,25 +128,10 @@ impl<A> Schedule<A> {
     /// Adds an event that was read.
     pub fn push(&mut self, event: Arc<Event>, ack: A) {
         let aggregate_id = event.key.aggregate_id.clone();
-        let aggregate = self
-            .aggregates
+        self.aggregates
             .entry(aggregate_id.clone())
-            .or_insert_with(|| Aggregate {
-                events: BTreeMap::new(),
-                turn: Turn::Idle,
-            });
-        aggregate
-            .events
-            .entry(event.sequence)
-            .or_insert_with(|| Slot {
-                event,
-                acks: Vec::new(),
-                state: State::Waiting,
-                attempts: 0,
-                alone: false,
-            })
-            .acks
-            .push(ack);
+            .or_insert_with(Aggregate::new)
+            .push(event, ack);
         self.queue_up(aggregate_id);
     }
 
@@ -223,7 +163,7 @@ impl<A> Schedule<A> {
         now: Instant,
         permission: impl Fn(&[A]) -> Permission,
     ) -> Option<Batch> {
-        if !self.may_send() {
+        if self.unmarked.is_full() {
             return None;
         }
         self.end_delays(now);
@@ -247,18 +187,13 @@ impl<A> Schedule<A> {
                 let events = self.fill(&queue, &permission);
                 if !events.is_empty() {
                     if let Some(lane) = self.lanes.get_mut(&queue) {
-                        lane.in_flight += 1;
+                        lane.batch_starts();
                     }
                     self.last_served = Some(queue.clone());
                     return Some(Batch { queue, events });
                 }
             }
         }
-    }
-
-    /// Sending waits for marking, so that a crash repeats little (G3).
-    fn may_send(&self) -> bool {
-        self.unmarked.len() + self.marking < MAX_UNMARKED
     }
 
     fn end_delays(&mut self, now: Instant) {
@@ -341,7 +276,7 @@ impl<A> Schedule<A> {
         if let Some(aggregate) = self.aggregates.get_mut(&event.aggregate_id) {
             if let Some(slot) = aggregate.events.get_mut(&event.sequence) {
                 slot.state = State::Sent { message_id, at };
-                self.unmarked.push_back(event.clone());
+                self.unmarked.push(event.clone());
             }
             aggregate.turn = Turn::Idle;
         }
@@ -402,9 +337,7 @@ impl<A> Schedule<A> {
     /// The queue answered: it is well.
     pub fn batch_went_through(&mut self, queue: &QueueRef) {
         let lane = self.lanes.entry(queue.clone()).or_default();
-        lane.in_flight = lane.in_flight.saturating_sub(1);
-        lane.failures = 0;
-        lane.blocked_until = None;
+        lane.batch_went_through();
     }
 
     /// The queue did not take the batch; nothing goes there for a while, then
@@ -414,58 +347,46 @@ impl<A> Schedule<A> {
         &mut self,
         queue: &QueueRef,
         now: Instant,
-        delay: impl FnOnce(u32) -> std::time::Duration,
+        delay: impl FnOnce(u32) -> Duration,
     ) {
         let lane = self.lanes.entry(queue.clone()).or_default();
-        lane.in_flight = lane.in_flight.saturating_sub(1);
-        lane.failures = lane.failures.saturating_add(1);
-        lane.blocked_until = Some(now + delay(lane.failures));
+        lane.batch_failed(now, delay);
     }
 
     /// Whether something waits for the queue or is on its way there.
     pub fn is_in_use(&self, queue: &QueueRef) -> bool {
         self.lanes
             .get(queue)
-            .is_some_and(|lane| lane.in_flight > 0 || !lane.ready.is_empty())
+            .is_some_and(|lane| !lane.is_idle() || !lane.ready.is_empty())
     }
 
     /// Up to [`MAX_MARKS`] events to mark now; with fewer than that waiting,
     /// only when `eager`. Each must be answered with [`Schedule::marked`] or
     /// [`Schedule::mark_again`].
     pub fn next_marks(&mut self, now: Instant, eager: bool) -> Vec<Mark> {
-        if self.marks_blocked_until.is_some_and(|until| now < until)
-            || (!eager && self.unmarked.len() < MAX_MARKS)
-        {
-            return Vec::new();
+        let mut marks = Vec::new();
+        for event in self.unmarked.next(now, eager) {
+            let aggregate = self.aggregates.get(&event.aggregate_id);
+            let slot = aggregate.and_then(|aggregate| aggregate.events.get(&event.sequence));
+            if let Some(slot) = slot
+                && let State::Sent { message_id, at } = &slot.state
+            {
+                marks.push(Mark {
+                    key: slot.event.key.clone(),
+                    message_id: message_id.clone(),
+                    sent_at: *at,
+                    event,
+                });
+            } else {
+                self.unmarked.done();
+            }
         }
-        let count = self.unmarked.len().min(MAX_MARKS);
-        let marks: Vec<_> = self
-            .unmarked
-            .drain(..count)
-            .filter_map(|event| {
-                let slot = self
-                    .aggregates
-                    .get(&event.aggregate_id)?
-                    .events
-                    .get(&event.sequence)?;
-                match &slot.state {
-                    State::Sent { message_id, at } => Some(Mark {
-                        key: slot.event.key.clone(),
-                        message_id: message_id.clone(),
-                        sent_at: *at,
-                        event,
-                    }),
-                    State::Waiting | State::Sending => None,
-                }
-            })
-            .collect();
-        self.marking += marks.len();
         marks
     }
 
     /// The event is marked, or gone; returns what was pushed with it.
     pub fn marked(&mut self, event: &EventRef) -> Vec<A> {
-        self.marking = self.marking.saturating_sub(1);
+        self.unmarked.done();
         let acks = self.forget(event);
         self.queue_up(event.aggregate_id.clone());
         acks
@@ -473,25 +394,14 @@ impl<A> Schedule<A> {
 
     /// The mark did not go through.
     pub fn mark_again(&mut self, event: EventRef) {
-        self.marking = self.marking.saturating_sub(1);
-        self.unmarked.push_front(event);
+        self.unmarked.again(event);
     }
 
     /// A mark request was answered. When some of it must be tried `again`,
     /// nothing is marked for a while; `delay` is given the number of such
     /// answers in a row.
-    pub fn marks_went(
-        &mut self,
-        again: bool,
-        now: Instant,
-        delay: impl FnOnce(u32) -> std::time::Duration,
-    ) {
-        if again {
-            self.mark_failures = self.mark_failures.saturating_add(1);
-            self.marks_blocked_until = Some(now + delay(self.mark_failures));
-        } else {
-            self.mark_failures = 0;
-        }
+    pub fn marks_went(&mut self, again: bool, now: Instant, delay: impl FnOnce(u32) -> Duration) {
+        self.unmarked.answered(again, now, delay);
     }
 
     /// What was pushed with an event.
@@ -506,45 +416,17 @@ impl<A> Schedule<A> {
     /// a send. Sends are left out while none could start anyway, as one that
     /// is overdue would be due at once, again and again.
     pub fn next_due(&self, now: Instant, sending: bool) -> Option<Instant> {
-        let marks = self
-            .marks_blocked_until
-            .filter(|until| *until > now && !self.unmarked.is_empty());
-        let lanes = self
-            .lanes
-            .values()
-            .filter(|lane| !lane.ready.is_empty())
-            .filter_map(|lane| lane.blocked_until)
-            .filter(|until| *until > now);
+        let lanes = self.lanes.values().filter_map(|lane| lane.due(now));
         let delayed = self.delayed.first().map(|(until, _)| *until);
         let sends = lanes
             .chain(delayed)
             .min()
-            .filter(|_| sending && self.may_send());
-        marks.into_iter().chain(sends).min()
+            .filter(|_| sending && !self.unmarked.is_full());
+        self.unmarked.due(now).into_iter().chain(sends).min()
     }
 
     /// Nothing waits to be marked or is being marked or sent.
     pub fn is_settled(&self) -> bool {
-        self.unmarked.is_empty() && self.lanes.values().all(|lane| lane.in_flight == 0)
+        self.unmarked.is_empty() && self.lanes.values().all(Lane::is_idle)
     }
 }
-
-impl<A> Aggregate<A> {
-    fn first_waiting(&mut self) -> Option<&mut Slot<A>> {
-        self.events
-            .values_mut()
-            .find(|slot| slot.state == State::Waiting)
-    }
-}
-
-impl Lane {
-    fn may_send(&self, now: Instant) -> bool {
-        !self.ready.is_empty()
-            && self.blocked_until.is_none_or(|until| until <= now)
-            // While it fails, one batch finds out whether it is well again.
-            && (self.failures == 0 || self.in_flight == 0)
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -12,9 +12,8 @@ use super::crash;
 use super::listing::{Listing, Turn};
 use super::shard::{Ending, Surroundings, hold};
 use crate::decide::backoff;
-use crate::decide::ownership::{
-    Myself, Observations, takable, to_ask, wants_listing, with_registered,
-};
+use crate::decide::observations::Observations;
+use crate::decide::ownership::{Myself, takable, to_ask, wants_listing, with_registered};
 use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId};
 
 /// Leases are looked at this often, so that one that was given back is taken
