@@ -217,13 +217,7 @@ pub struct Names {
 impl Names {
     /// What no single option shows to be wrong.
     pub fn check(&self) -> Result<(), String> {
-        let tables = [
-            ("ORDERS_TABLE", &self.orders_table),
-            ("OUTBOX_TABLE", &self.outbox_table),
-            ("INVENTORY_TABLE", &self.inventory_table),
-            ("IDEMPOTENCY_TABLE", &self.idempotency_table),
-            ("LEASES_TABLE", &self.leases_table),
-        ];
+        let tables = self.tables();
         for (n, (one, table)) in tables.iter().enumerate() {
             if let Some((other, _)) = tables[..n].iter().find(|(_, earlier)| earlier == table) {
                 return Err(format!(
@@ -232,6 +226,24 @@ impl Names {
             }
         }
         Ok(())
+    }
+
+    /// The variables by which the services are told these names.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.tables()
+            .into_iter()
+            .chain([("WORKER_QUEUE", self.worker_queue.as_str())])
+            .map(|(variable, name)| (variable, name.to_owned()))
+    }
+
+    fn tables(&self) -> [(&'static str, &str); 5] {
+        [
+            ("ORDERS_TABLE", &self.orders_table),
+            ("OUTBOX_TABLE", &self.outbox_table),
+            ("INVENTORY_TABLE", &self.inventory_table),
+            ("IDEMPOTENCY_TABLE", &self.idempotency_table),
+            ("LEASES_TABLE", &self.leases_table),
+        ]
     }
 }
 

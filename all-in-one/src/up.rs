@@ -180,17 +180,12 @@ fn specs(
     let names = &options.names;
     let process = &options.process;
     let mut environment = cloud.env();
+    environment.extend(names.environment());
     environment.extend([
-        ("ORDERS_TABLE", names.orders_table.clone()),
-        ("OUTBOX_TABLE", names.outbox_table.clone()),
-        ("INVENTORY_TABLE", names.inventory_table.clone()),
-        ("IDEMPOTENCY_TABLE", names.idempotency_table.clone()),
-        ("LEASES_TABLE", names.leases_table.clone()),
         (
             "RELAY_AGGREGATE_TABLES",
             format!("order={}", names.orders_table),
         ),
-        ("WORKER_QUEUE", names.worker_queue.clone()),
         (
             "SHUTDOWN_GRACE",
             humantime::format_duration(process.shutdown_grace).to_string(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use shared::names::parse_table;
-use shared::process::{ProcessOptions, RunError, parse_duration};
+use shared::process::{ProcessOptions, RunError, parse_duration, parse_duration_within};
 
 use crate::console::AdminToken;
 use crate::operate::AggregateTables;
@@ -216,7 +216,7 @@ fn parse_page(text: &str) -> Result<String, String> {
 }
 
 fn parse_lease_duration(text: &str) -> Result<Duration, String> {
-    within(text, Duration::from_secs(1), Duration::from_secs(300))
+    parse_duration_within(text, Duration::from_secs(1), Duration::from_secs(300))
 }
 
 /// Sweeping reads the index; more often than this it would do nothing else.
@@ -229,18 +229,5 @@ fn parse_sweep(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_poll_max(text: &str) -> Result<Duration, String> {
-    within(text, Duration::from_millis(1), Duration::from_secs(10))
-}
-
-fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let duration = parse_duration(text)?;
-    if (least..=most).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!(
-            "must be from {} to {}",
-            humantime::format_duration(least),
-            humantime::format_duration(most)
-        ))
-    }
+    parse_duration_within(text, Duration::from_millis(1), Duration::from_secs(10))
 }

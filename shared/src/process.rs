@@ -191,6 +191,24 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// [`parse_duration`] of one from `least` to `most`.
+pub fn parse_duration_within(
+    text: &str,
+    least: Duration,
+    most: Duration,
+) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if (least..=most).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!(
+            "must be from {} to {}",
+            humantime::format_duration(least),
+            humantime::format_duration(most)
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
