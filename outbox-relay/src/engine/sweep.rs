@@ -43,6 +43,13 @@ pub(crate) struct Sweeper {
 /// Pending events a sweep notes at once: more come with the next.
 const MAX_SEEN: usize = 100_000;
 
+/// Pages that have young events which a walk reads of one partition, of up to
+/// 100 events each. What an operator made pending again stands among those of
+/// its time, and what is from the future behind them. Past so many of them it
+/// waits until it is old itself: walking past all of a backlog at each turn
+/// would cost capacity that is needed to work it off.
+const MAX_YOUNG_PAGES: usize = 20;
+
 /// What a walk over the pending events does.
 enum Walk<'a> {
     /// Notes them, and publishes those that are pending again.
@@ -138,6 +145,7 @@ impl Sweeper {
         let mut count = 0;
         for bucket in 0..PENDING_BUCKETS {
             let mut after = None;
+            let mut young_pages = 0;
             loop {
                 let page = self
                     .outlet
@@ -151,13 +159,12 @@ impl Sweeper {
                 let found = page.items.len();
                 let mut old = page.items;
                 old.retain(|item| self.is_old(item));
-                // The oldest come first: after a young one come no old ones.
-                let all_old = old.len() == found;
+                young_pages += usize::from(old.len() < found);
                 let due = Self::due(old, &mut walk);
                 count += self.publish(due, &mut succession, random).await;
                 after = page.next.map(|PendingCursor(key)| key);
                 let full = matches!(&walk, Walk::Note(seen) if seen.is_full());
-                if after.is_none() || !all_old || full {
+                if after.is_none() || young_pages == MAX_YOUNG_PAGES || full {
                     break;
                 }
             }
