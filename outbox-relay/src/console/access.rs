@@ -106,18 +106,22 @@ impl Access {
 }
 
 /// Whether a browser says that another site is behind the request. Programs
-/// say nothing; to addresses without TLS browsers send `Origin` only.
+/// say nothing; to addresses without TLS browsers send `Origin` only. Of a
+/// header that comes twice, each must be as it should.
 fn is_cross_site(headers: &HeaderMap) -> bool {
-    if let Some(site) = headers.get("sec-fetch-site") {
-        return site != "same-origin" && site != "none";
+    let is_own = |site: &HeaderValue| site == "same-origin" || site == "none";
+    let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
+    if sites.peek().is_some() {
+        return !sites.all(is_own);
     }
-    let Some(origin) = headers.get(ORIGIN).map(HeaderValue::as_bytes) else {
-        return false;
+    let is_host = |origin: &HeaderValue| {
+        let origin = origin.as_bytes();
+        let from = origin
+            .strip_prefix(b"http://")
+            .or_else(|| origin.strip_prefix(b"https://"));
+        from.is_some() && from == headers.get(HOST).map(HeaderValue::as_bytes)
     };
-    let from = origin
-        .strip_prefix(b"http://")
-        .or_else(|| origin.strip_prefix(b"https://"));
-    from.is_none() || from != headers.get(HOST).map(HeaderValue::as_bytes)
+    !headers.get_all(ORIGIN).iter().all(is_host)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -144,10 +148,11 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
-            .collect()
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        headers
     }
 
     fn status(token: Option<&str>, pairs: &[(&'static str, &str)]) -> Option<u16> {
@@ -198,6 +203,20 @@ mod tests {
                 let headers = [own[0], own[1], more];
                 assert_eq!(status(token, &headers), refused, "{more:?}");
             }
+        }
+    }
+
+    #[test]
+    fn of_a_header_that_comes_twice_each_counts() {
+        let host = ("host", "localhost:8081");
+        for (name, own, other) in [
+            ("sec-fetch-site", "same-origin", "cross-site"),
+            ("origin", "http://localhost:8081", "http://example.org"),
+        ] {
+            let twice = |a, b| status(None, &[host, (name, a), (name, b)]);
+            assert_eq!(twice(own, own), None, "{name}");
+            assert_eq!(twice(own, other), Some(403), "{name}");
+            assert_eq!(twice(other, own), Some(403), "{name}");
         }
     }
 
