@@ -147,7 +147,7 @@ impl RetryCommand {
             self.output,
             bulk,
             "retried",
-            "were not failed any more",
+            "not failed any more",
         )
         .await
     }
@@ -188,14 +188,7 @@ impl ReplayCommand {
             })
             .await;
         bar.finish_and_clear();
-        finish(
-            operator,
-            self.output,
-            bulk,
-            "replayed",
-            "were not published",
-        )
-        .await
+        finish(operator, self.output, bulk, "replayed", "not published").await
     }
 }
 

@@ -8,8 +8,8 @@ use shared::process::parse_duration;
 
 use super::Outcome;
 use super::output::{
-    Mood, OutputOptions, cell, line, painted, print, print_json, seconds, spinner, table, text_of,
-    without_controls,
+    Mood, OutputOptions, cell, line, painted, print, print_json, remark, seconds, spinner, table,
+    text_of, without_controls,
 };
 use crate::operate::{Count, LeaseView, Life, Limits, Observer, Operator, StatusReport};
 
@@ -92,6 +92,8 @@ impl ShardsCommand {
         }
         if self.output.is_json() {
             print_json(&leases)?;
+        } else if leases.is_empty() {
+            remark("no relay of this consumer group has come to this stream yet");
         } else {
             print(&text_of(&lease_table(&leases)))?;
         }

@@ -27,7 +27,7 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 #[derive(Clone, Debug, Args)]
 #[command(subcommand_help_heading = "Operator commands", after_help = EXIT_CODES)]
 pub struct Cli {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Relay")]
     pub config: Config,
 
     /// None: run the relay.

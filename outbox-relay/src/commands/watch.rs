@@ -51,14 +51,17 @@ impl WatchCommand {
                     operator.status(&mut observer, self.limits.into()).await
                 } => report,
             };
+            looks += 1;
+            let is_last = self.count == Some(looks);
             match &report {
                 _ if is_redrawn => redraw(&terminal, &report, self.interval)?,
                 Ok(report) if self.output.is_json() => print_json_line(report)?,
                 Ok(report) => print(&summary(report))?,
+                // The last one is what the command ends with.
+                Err(_) if is_last => {}
                 Err(error) => remark(&format!("{} {error}", Timestamp::now())),
             }
-            looks += 1;
-            if self.count == Some(looks) {
+            if is_last {
                 return Ok(report?.healthy);
             }
         }

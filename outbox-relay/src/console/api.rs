@@ -158,6 +158,14 @@ fn no_event(key: &EventKey) -> Problem {
     )
 }
 
+/// What became of an event that there is.
+fn found(acted: Acted, key: &EventKey) -> Result<Acted, Problem> {
+    match acted.status {
+        Some(_) => Ok(acted),
+        None => Err(no_event(key)),
+    }
+}
+
 /// Makes a failed event pending again.
 async fn retry(
     Shared(live): Shared<Arc<Live>>,
@@ -165,7 +173,7 @@ async fn retry(
 ) -> Result<Json<Acted>, Problem> {
     let Json(name) = body?;
     let key = key(&name.aggregate_id, &name.sequence)?;
-    let acted = live.operator.retry(&key).await?;
+    let acted = found(live.operator.retry(&key).await?, &key)?;
     if acted.changed {
         tracing::info!(
             aggregate_id = key.aggregate_id,
@@ -195,7 +203,8 @@ async fn discard(
 ) -> Result<Json<Acted>, Problem> {
     let Json(name) = body?;
     let key = key(&name.aggregate_id, &name.sequence)?;
-    let acted = live.operator.discard(&key, name.reason.trim()).await?;
+    let reason = name.reason.trim();
+    let acted = found(live.operator.discard(&key, reason).await?, &key)?;
     if acted.changed {
         tracing::warn!(
             aggregate_id = key.aggregate_id,

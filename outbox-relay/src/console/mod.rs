@@ -23,7 +23,7 @@ mod token;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 
 use crate::config::Config;
@@ -69,6 +69,7 @@ impl Console {
         let guarded = api::router()
             .merge(live::router())
             .fallback(nothing_here)
+            .method_not_allowed_fallback(not_so)
             .layer(from_fn_with_state(Arc::clone(&self.access), access::guard))
             .with_state(Arc::clone(&self.live));
         Router::new()
@@ -85,4 +86,11 @@ impl Console {
 
 async fn nothing_here() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address")
+}
+
+async fn not_so(method: Method) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("there is no {method} of this address"),
+    )
 }

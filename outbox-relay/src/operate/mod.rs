@@ -97,7 +97,7 @@ where
 {
     match error.code() {
         Some("ResourceNotFoundException") => OperateError::Refused(format!(
-            "table `{table}` does not exist in this account and region, or lacks the index `by_state`; \
+            "table `{table}` does not exist in this account and region; \
              check OUTBOX_TABLE, LEASES_TABLE, AWS_REGION and AWS_ENDPOINT_URL_DYNAMODB"
         )),
         Some("ValidationException") => OperateError::Refused(format!(
@@ -111,7 +111,7 @@ where
             ))
         }
         _ => OperateError::Unavailable(format!(
-            "DynamoDB does not answer for table `{table}`: {}",
+            "DynamoDB cannot be asked for table `{table}`: {}",
             Causes(error)
         )),
     }

@@ -249,7 +249,10 @@ impl Operator {
             .await
             .map_err(|error| match error {
                 StreamError::NotFound(reason) => OperateError::Refused(reason),
-                error => OperateError::Unavailable(error.to_string()),
+                error => OperateError::Unavailable(format!(
+                    "the stream of table `{}` cannot be looked up: {error}",
+                    self.outbox_table
+                )),
             })
     }
 

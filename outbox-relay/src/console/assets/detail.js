@@ -287,6 +287,6 @@ function act(action) {
 byId("dialog-no").addEventListener("click", () => dialog.close());
 
 function said(action, { changed, status: now }) {
-  if (!changed) return now === null ? "There is no such event any more" : `Nothing was changed: it is ${now} already`;
+  if (!changed) return `Nothing was changed: it is ${now} already`;
   return action === "retry" ? "Pending again; it is published at the next sweep" : "Discarded";
 }

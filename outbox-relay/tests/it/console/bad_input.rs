@@ -20,13 +20,25 @@ async fn what_is_unknown_is_said_by_its_name() {
         let detail = detail(answer).await;
         assert!(detail.contains(named), "{path}: {detail}");
     }
-    let answer = console.post("/api/retry", &name("nobody", 1)).await;
-    assert_eq!(answer.status(), StatusCode::OK);
-    let acted: Value = answer.json().await.unwrap();
-    assert_eq!(
-        (&acted["changed"], &acted["status"]),
-        (&json!(false), &Value::Null)
-    );
+    let retry = name("nobody", 1);
+    let mut discard = retry.clone();
+    discard["reason"] = json!("for the test");
+    for (path, body) in [("/api/retry", retry), ("/api/discard", discard)] {
+        let answer = console.post(path, &body).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+        assert!(detail(answer).await.contains("nobody"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_an_address_does_not_have_is_named() {
+    let console = Console::open(&[]).await;
+    let answer = console.get("/api/retry").await;
+    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert!(detail(answer).await.contains("GET"));
+    let answer = console.post("/api/events", &json!({})).await;
+    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert!(detail(answer).await.contains("POST"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -276,7 +276,7 @@ async fn a_replay_sends_published_events_again_and_says_so() {
     let ran = stage.operate(&arguments).await;
     assert_eq!(
         (ran.code, ran.stdout.as_str()),
-        (Some(0), "2 replayed, 1 were not published\n"),
+        (Some(0), "2 replayed, 1 not published\n"),
         "{ran:?}"
     );
     let messages = stage.receive("order-events", 2).await;

@@ -151,7 +151,7 @@ async fn watch_writes_a_line_each_time_into_a_pipe() {
     assert_eq!((code, stdout.as_str()), (Some(69), ""));
     assert_eq!(
         stderr.matches("table `nowhere` does not exist").count(),
-        4,
+        3,
         "{stderr}"
     );
 }

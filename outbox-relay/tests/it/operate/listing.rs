@@ -217,8 +217,15 @@ async fn what_cannot_be_shown_is_explained() {
             &[("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1")],
             &["list"],
             69,
-            "DynamoDB does not answer",
+            "DynamoDB cannot be asked for table `outbox`",
         ),
+        (
+            &[("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1")],
+            &["shards"],
+            69,
+            "the stream of table `outbox`",
+        ),
+        (&[], &["shards"], 0, "no relay of this consumer group"),
     ] {
         let ran = stage.operate_with(environment, arguments).await;
         assert_eq!(ran.code, Some(code), "{arguments:?} {ran:?}");
