@@ -141,9 +141,9 @@ impl ListCommand {
         } else {
             print(&rows(&listing.events))?;
             if listing.next.is_some() {
-                remark(&format!(
-                    "there are more than these {limit}: raise --limit, or go on with --after and the `next` of --output json"
-                ));
+                remark(
+                    "there are more: raise --limit, or go on with --after and the `next` of --output json",
+                );
             }
         }
         Ok(true)

@@ -100,9 +100,13 @@ impl Operator {
         }
         if failed.count > limits.max_failed {
             problems.push(format!(
-                "{}{} failed and wait for an operator: look with `list --state failed`, then `retry` or `discard`",
+                "{}{} for an operator: look with `list --state failed`, then `retry` or `discard`",
                 if failed.exact { "" } else { "at least " },
-                plural(failed.count, "event has", "events have"),
+                plural(
+                    failed.count,
+                    "event has failed and waits",
+                    "events have failed and wait"
+                ),
             ));
         }
         let leases = match leases {

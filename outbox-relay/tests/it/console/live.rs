@@ -209,7 +209,8 @@ async fn tables_are_looked_at_only_for_viewers_and_once_for_all_of_them() {
         viewer.until("status", |_| true).await;
     }
     let most = 1 + usize::try_from(started.elapsed().as_secs() / 2).unwrap() + 1;
-    assert!((3..=most).contains(&looks()), "{} of {most}", looks());
+    // Lists and status are looked at in rhythms of their own.
+    assert!((1..=most).contains(&looks()), "{} of {most}", looks());
 
     // None is left: at most what is under way follows, while the relay goes on
     // with its own work.
