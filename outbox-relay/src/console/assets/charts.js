@@ -67,20 +67,21 @@ export class Chart {
     this.values = values;
     this.picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.cross = svg("g", { class: "cursor" });
+    const levels = [top, top / 2];
     this.picture.replaceChildren(
-      ...this.#grid(width, top),
+      ...this.#grid(width, levels),
       ...this.series.map(({ draw }, n) => DRAW[draw](values[n], this.x, this.y)),
+      // Over the shapes, which begin at the left once they fill the window.
+      ...levels.map((value) => svg("text", { class: "level", x: 0, y: this.y(value) + 11 }, this.format(value))),
       this.cross,
     );
     this.#at(this.cursor);
   }
 
-  #grid(width, top) {
+  #grid(width, levels) {
     const base = this.y(0);
-    const parts = [top, top / 2].map((value) =>
-      svg("g", { class: "grid" },
-        svg("line", { x1: 0, x2: width, y1: this.y(value), y2: this.y(value) }),
-        svg("text", { x: 0, y: this.y(value) + 11 }, this.format(value))),
+    const parts = levels.map((value) =>
+      svg("line", { class: "grid", x1: 0, x2: width, y1: this.y(value), y2: this.y(value) }),
     );
     parts.push(svg("line", { class: "base", x1: 0, x2: width, y1: base, y2: base }));
     for (const minutes of [10, 5]) {
