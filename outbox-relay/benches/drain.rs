@@ -4,20 +4,21 @@
 //! `cargo bench -p outbox-relay --bench drain -- 20000`: the number of pending
 //! events of 1 KB; 20,000 by default.
 
+mod support;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, PutRequest, WriteRequest};
+use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest};
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use local_cloud::testing::{Service, eventually};
-use local_cloud::{Config, LocalCloud};
-use shared::outbox::item::pending_bucket;
+use local_cloud::LocalCloud;
+use local_cloud::testing::eventually;
 use shared::outbox::{Message, OutboxItem};
-use shared::provision::{self, Table};
 use shared::timestamp::Timestamp;
+use support::event;
 
 /// The relay's own limits.
 const SENDS: usize = 16;
@@ -63,58 +64,11 @@ async fn main() -> Result<()> {
 
 /// A cloud with `count` pending events.
 async fn backlog(count: usize) -> Result<LocalCloud> {
-    let any = "127.0.0.1:0".parse()?;
-    let cloud = LocalCloud::start(Config {
-        dynamodb: any,
-        sqs: any,
-    })
-    .await?;
-    let dynamodb = cloud.dynamodb_client();
-    let tables = [Table::outbox("outbox"), Table::relay_leases("relay_leases")];
-    provision::tables(&dynamodb, tables).await?;
-    provision::queue(&cloud.sqs_client(), "order-events").await?;
-    stream::iter((0..count).collect::<Vec<_>>().chunks(25).map(|chunk| {
-        let requests: Vec<_> = chunk.iter().map(|n| write(*n)).collect();
-        let dynamodb = &dynamodb;
-        async move {
-            dynamodb
-                .batch_write_item()
-                .request_items("outbox", requests)
-                .send()
-                .await
-        }
-    }))
-    .buffer_unordered(8)
-    .try_collect::<Vec<_>>()
-    .await?;
+    let cloud = support::cloud().await?;
+    let payload = format!("\"{}\"", "x".repeat(1022));
+    let events = (0..count).map(|n| event(&format!("aggregate-{n}"), &payload));
+    support::put_all(&cloud, events).await?;
     Ok(cloud)
-}
-
-fn write(n: usize) -> WriteRequest {
-    let text = |value: &str| AttributeValue::S(value.to_owned());
-    let id = format!("aggregate-{n}");
-    let item = HashMap::from([
-        ("sequence".to_owned(), AttributeValue::N("1".to_owned())),
-        ("event_id".to_owned(), text(&format!("{id}:1"))),
-        ("aggregate_type".to_owned(), text("order")),
-        ("event_type".to_owned(), text("order.placed")),
-        (
-            "payload".to_owned(),
-            text(&format!("\"{}\"", "x".repeat(1022))),
-        ),
-        (
-            "occurred_at".to_owned(),
-            text(&Timestamp::now().to_string()),
-        ),
-        ("status".to_owned(), text("PENDING")),
-        ("state_bucket".to_owned(), text(&pending_bucket(&id))),
-        ("aggregate_id".to_owned(), AttributeValue::S(id)),
-    ]);
-    let put = PutRequest::builder()
-        .set_item(Some(item))
-        .build()
-        .expect("the item is set");
-    WriteRequest::builder().put_request(put).build()
 }
 
 /// Reads, sends and marks as fast as it goes, and keeps none of the promises.
@@ -241,17 +195,8 @@ fn mark(item: &OutboxItem) -> BatchStatementRequest {
 
 /// From the start of the process until nothing is pending.
 async fn relay(cloud: &LocalCloud) -> Result<(Duration, u64)> {
-    let mut environment: Vec<(String, String)> = cloud
-        .env()
-        .into_iter()
-        .map(|(name, value)| (name.to_string(), value))
-        .collect();
-    environment.push(("RELAY_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned()));
-    // As in the container image.
-    environment.push(("MALLOC_ARENA_MAX".to_owned(), "1".to_owned()));
     let started = Instant::now();
-    let program = env!("CARGO_BIN_EXE_outbox-relay");
-    let service = Service::start(program, &[], environment).await?;
+    let service = support::relay(cloud, &[]).await?;
     let dynamodb = cloud.dynamodb_client();
     eventually(DEADLINE, || async {
         for bucket in shared::outbox::item::pending_buckets() {
