@@ -18,6 +18,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
 use local_cloud::LocalCloud;
 use local_cloud::testing::{Service, eventually};
 use reqwest::StatusCode;
@@ -109,6 +110,10 @@ async fn front(cloud: &LocalCloud) -> Result<String> {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
+    let listener = listener.tap_io(|connection| {
+        // Else the end of a large answer waits for an acknowledgement.
+        let _ = connection.set_nodelay(true);
+    });
     let router = axum::Router::new().fallback(through).with_state(front);
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(url)
