@@ -8,24 +8,16 @@
 mod support;
 
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderValue};
-use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
 use local_cloud::LocalCloud;
-use local_cloud::testing::{Service, eventually};
+use local_cloud::testing::{Fault, Proxy, Service, eventually};
 use reqwest::StatusCode;
+use reqwest::header::CONTENT_TYPE;
 use shared::timestamp::Timestamp;
 use support::{Item, RELAY, event, text};
-use tokio::net::TcpListener;
-use tokio::sync::OnceCell;
 
 /// What every single answer stays below.
 const MOST: Duration = Duration::from_millis(100);
@@ -66,7 +58,7 @@ async fn main() -> Result<()> {
     let front = front(&cloud).await?;
     let extra = [
         ("RELAY_ROUTES", "order.*=order-events,late.*=missing"),
-        (DYNAMODB, &front),
+        (DYNAMODB, front.url()),
     ];
     let relay = support::relay(&cloud, &extra).await?;
     until_caught_up(&cloud).await?;
@@ -80,7 +72,7 @@ async fn main() -> Result<()> {
         report(&path, took, &mut slow);
     }
     for arguments in commands(count) {
-        let took = run(&cloud, &front, &arguments).await?;
+        let took = run(&cloud, front.url(), &arguments).await?;
         report(&arguments.join(" "), took, &mut slow);
     }
     drop(viewer);
@@ -91,63 +83,24 @@ async fn main() -> Result<()> {
 
 /// The embedded DynamoDB counts a table's items whenever it is to describe it,
 /// and answers nobody meanwhile: 0.4 s for 1,000,000. AWS counts them every six
-/// hours. So relay and terminal see it through this, which keeps its first
-/// description of the outbox.
-struct Front {
-    target: String,
-    http: reqwest::Client,
-    description: OnceCell<Answer>,
-}
-
-type Answer = (StatusCode, Bytes);
-
-/// Returns its URL; it ends with the process.
-async fn front(cloud: &LocalCloud) -> Result<String> {
-    let front = Arc::new(Front {
-        target: cloud.dynamodb_url(),
-        http: reqwest::Client::new(),
-        description: OnceCell::new(),
+/// hours. So relay and terminal see it through a proxy that has one description
+/// of the outbox.
+async fn front(cloud: &LocalCloud) -> Result<Proxy> {
+    let answer = reqwest::Client::new()
+        .post(cloud.dynamodb_url())
+        .header("x-amz-target", "DynamoDB_20120810.DescribeTable")
+        .header(CONTENT_TYPE, "application/x-amz-json-1.0")
+        .body(r#"{"TableName":"outbox"}"#)
+        .send()
+        .await?
+        .error_for_status()?;
+    let description = Fault::Answer(200, answer.text().await?);
+    let front = Proxy::start(cloud.dynamodb_url()).await?;
+    front.rule(move |call| match call.operation {
+        "DescribeTable" if call.body.contains(r#""outbox""#) => description.clone(),
+        _ => Fault::Pass,
     });
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let listener = listener.tap_io(|connection| {
-        // Else the end of a large answer waits for an acknowledgement.
-        let _ = connection.set_nodelay(true);
-    });
-    let router = axum::Router::new().fallback(through).with_state(front);
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(url)
-}
-
-async fn through(
-    State(front): State<Arc<Front>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, StatusCode> {
-    let is_description = headers
-        .get("x-amz-target")
-        .is_some_and(|target| target.as_bytes().ends_with(b".DescribeTable"))
-        && String::from_utf8_lossy(&body).contains(r#""outbox""#);
-    let ask = || front.ask(headers, body);
-    let answer = if is_description {
-        front.description.get_or_try_init(ask).await?.clone()
-    } else {
-        ask().await?
-    };
-    let kind = HeaderValue::from_static("application/x-amz-json-1.0");
-    Ok(([(CONTENT_TYPE, kind)], answer).into_response())
-}
-
-impl Front {
-    async fn ask(&self, mut headers: HeaderMap, body: Bytes) -> Result<Answer, StatusCode> {
-        headers.remove("host");
-        headers.remove("content-length");
-        let request = self.http.post(&self.target).headers(headers).body(body);
-        let away = |_| StatusCode::BAD_GATEWAY;
-        let answer = request.send().await.map_err(away)?;
-        let status = answer.status();
-        Ok((status, answer.bytes().await.map_err(away)?))
-    }
+    Ok(front)
 }
 
 fn published(n: usize) -> Item {

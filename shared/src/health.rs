@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
@@ -140,5 +141,15 @@ pub fn router(health: Arc<dyn Health>, metrics: Metrics) -> Router {
             "/metrics",
             get(|| async move { ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) }),
         )
+        .layer(map_response(not_guessed))
         .with_state(health)
+}
+
+/// What an answer is its type says: no browser takes it for a page.
+async fn not_guessed(mut response: Response) -> Response {
+    let nosniff = HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
 }

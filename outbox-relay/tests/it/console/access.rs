@@ -83,6 +83,11 @@ async fn the_page_and_health_are_open_and_say_nothing_of_events() {
         // A relay is ready only once it has found the stream.
         let open = eventually(DEADLINE, || async {
             let answer = reqwest::get(console.relay.url(path)).await.unwrap();
+            assert_eq!(
+                answer.headers()["x-content-type-options"],
+                "nosniff",
+                "{path}"
+            );
             match answer.status() {
                 StatusCode::OK => Ok(()),
                 status => Err(format!("{path}: {status}")),
