@@ -220,7 +220,7 @@ impl Consumer {
                 at,
                 consumer: "chaos".to_owned(),
                 event_id,
-                injected: false,
+                injected: None,
             }));
         });
         let entries = messages.iter().enumerate().map(|(n, message)| {

@@ -2,8 +2,8 @@
 
 use super::super::history::{
     CloudService, Delivery, End, EndSignal, Ending, Fault, FaultKind, History, IdempotencyRow,
-    Level, Life, LogKind, LogLine, Mark, MemorySample, OrderLine, OrderRow, OutboxRow, Post,
-    Program, Publish, Settings, Step, Stock,
+    Level, Life, LogKind, LogLine, MemorySample, OrderLine, OrderRow, OutboxRow, Post, Program,
+    Publish, PublishedMark, Settings, Step, Stock,
 };
 use super::{Invariant, Violation, check};
 
@@ -85,7 +85,7 @@ pub(in crate::chaos) fn valid() -> History {
     for publish in &history.publishes {
         // The relay was killed before it could, and did not hear of the first.
         if publish.at != 9_950 && publish.told {
-            history.marks.push(Mark {
+            history.marks.push(PublishedMark {
                 at: publish.answered_at + 10,
                 aggregate_id: publish.aggregate_id.clone(),
                 sequence: publish.sequence,
@@ -97,7 +97,7 @@ pub(in crate::chaos) fn valid() -> History {
             at: publish.answered_at + 5,
             consumer: "worker-1".to_owned(),
             event_id: publish.event_id.clone(),
-            injected: false,
+            injected: None,
         });
     }
     history
@@ -319,6 +319,13 @@ pub(super) fn publish(relay: &str, at: u64, aggregate_id: &str, sequence: u64) -
         aggregate_id: aggregate_id.to_owned(),
         sequence,
     }
+}
+
+/// The relay has not marked it.
+pub(super) fn unmark(history: &mut History, aggregate_id: &str) {
+    history
+        .marks
+        .retain(|mark| mark.aggregate_id != aggregate_id);
 }
 
 #[test]

@@ -1,21 +1,23 @@
 //! What must hold after every run, whatever was done to the system: pure
 //! functions from a history to what is wrong with it.
 //!
-//! - [`orders`]: what clients were answered, against what is stored.
+//! - [`answers`]: what clients were answered; [`orders`]: what is stored of it.
 //! - [`effects`]: stock and settled orders.
 //! - [`events`]: nothing lost, nothing left.
-//! - [`sends`]: order per aggregate, repeats.
+//! - [`sequence`]: order per aggregate; [`repeats`]: what was sent again.
 //! - [`logs`]: what processes had to say.
 //! - [`processes`]: starts, endings, memory; [`recovery`]: how fast events flow
 //!   again.
 
+mod answers;
 mod effects;
 mod events;
 mod logs;
 mod orders;
 mod processes;
 mod recovery;
-mod sends;
+mod repeats;
+mod sequence;
 
 #[cfg(test)]
 pub(super) mod fixture;
@@ -114,7 +116,7 @@ impl Invariant {
 /// All that is wrong, in the order of [`Invariant::ALL`].
 pub(super) fn check(history: &History) -> Vec<Violation> {
     let mut found = Findings::default();
-    orders::answers(history, &mut found);
+    answers::answers(history, &mut found);
     orders::confirmed(history, &mut found);
     orders::atomic(history, &mut found);
     orders::one_key_one_order(history, &mut found);
@@ -122,8 +124,8 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
     effects::stock(history, &mut found);
     events::nothing_lost(history, &mut found);
     events::drained(history, &mut found);
-    sends::order(history, &mut found);
-    sends::repeats(history, &mut found);
+    sequence::order(history, &mut found);
+    repeats::repeats(history, &mut found);
     events::dead_letters(history, &mut found);
     logs::logs(history, &mut found);
     processes::starts(history, &mut found);

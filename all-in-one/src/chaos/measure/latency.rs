@@ -54,7 +54,7 @@ pub(in crate::chaos) fn troubled(history: &History) -> Spans {
     disturbances(history)
         .iter()
         .map(|one| {
-            one.span.and_after(if one.what.is_of_one_request() {
+            one.span.and_after(if one.kind.is_of_one_request() {
                 AFTER_REQUEST_MS
             } else {
                 lease + AFTER_PROCESS_MS

@@ -279,14 +279,14 @@ impl<'a> Measure<'a> {
             // A relay that stops still has requests to make; what befell one
             // that is dead changes nothing.
             let matters = !of(victim, one)
-                || trigger == Trigger::RelayStopped && one.what.is_of_one_request();
+                || trigger == Trigger::RelayStopped && one.kind.is_of_one_request();
             // The outage itself ends at `at`.
             let itself = victim.is_none() && one.process.is_none() && one.span.to == at;
             matters && !itself && one.span.touches(window)
         });
         let other = other.map(|one| match one.process {
-            Some(process) => format!("{} of {process}", one.what.name()),
-            None => one.what.name(),
+            Some(process) => format!("{} of {process}", one.kind.name()),
+            None => one.kind.name(),
         });
         let other = other.or_else(|| self.behind(victim?, at));
         other.or_else(|| (!self.another_was_ready(victim, at)).then(|| "no other relay".to_owned()))

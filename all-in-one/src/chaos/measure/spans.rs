@@ -63,19 +63,19 @@ pub(in crate::chaos) struct Disturbance<'a> {
     /// `None`: everyone.
     pub process: Option<&'a str>,
     pub service: Option<CloudService>,
-    pub what: What,
+    pub kind: DisturbanceKind,
     /// As [`Fault::is_short_latency`].
     pub is_short_latency: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::chaos) enum What {
+pub(in crate::chaos) enum DisturbanceKind {
     Fault(FaultKind),
     /// From the signal until the next incarnation is ready.
     Down,
 }
 
-impl What {
+impl DisturbanceKind {
     pub(in crate::chaos) fn name(self) -> String {
         match self {
             Self::Fault(kind) => kind.name(),
@@ -98,7 +98,7 @@ pub(in crate::chaos) fn disturbances(history: &History) -> Vec<Disturbance<'_>> 
         span: Span::of(fault),
         process: fault.process.as_deref(),
         service: fault.service,
-        what: What::Fault(fault.kind),
+        kind: DisturbanceKind::Fault(fault.kind),
         is_short_latency: fault.is_short_latency(),
     });
     let absences = history.lives.iter().filter_map(|life| {
@@ -106,7 +106,7 @@ pub(in crate::chaos) fn disturbances(history: &History) -> Vec<Disturbance<'_>> 
             span: Span::new(life.told_to_end?, ready_again(history, life)),
             process: Some(&life.process),
             service: None,
-            what: What::Down,
+            kind: DisturbanceKind::Down,
             is_short_latency: false,
         })
     });

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::history::History;
 use super::committed_at;
-use super::spans::What;
+use super::spans::DisturbanceKind;
 
 /// More steps than this are narrower than a pixel or two.
 const MAX_STEPS: u64 = 300;
@@ -62,7 +62,7 @@ pub(in crate::chaos) fn timeline(history: &History) -> Timeline {
         steps[index(at)].settled += 1;
     }
     for fault in &history.faults {
-        if What::Fault(fault.kind).is_of_one_request() {
+        if DisturbanceKind::Fault(fault.kind).is_of_one_request() {
             let step = index(fault.at).min(steps.len() - 1);
             steps[step].request_faults += 1;
         }

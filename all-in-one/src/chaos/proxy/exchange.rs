@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::partial::{self, Failed};
 use super::protocol::{self, Answer, Call, Refusal, Reply};
 use super::{Cut, Door, marks, refusals, sqs};
-use crate::chaos::history::{Delivery, Fault, FaultKind, Mark, Publish};
+use crate::chaos::history::{Delivery, Fault, FaultKind, Publish, PublishedMark, Redelivery};
 
 pub(super) struct Exchange {
     door: Arc<Door>,
@@ -121,7 +121,7 @@ impl Exchange {
             }
             _ => {}
         }
-        self.after_the_effect(reply, failed)
+        self.after_the_effect(reply, failed).await
     }
 
     /// Whether the process learns what the service answered.
@@ -135,7 +135,11 @@ impl Exchange {
     }
 
     /// The answer to a request that took effect.
-    fn after_the_effect(mut self, reply: Reply, failed: Option<Failed>) -> Result<Answer, Cut> {
+    async fn after_the_effect(
+        mut self,
+        reply: Reply,
+        failed: Option<Failed>,
+    ) -> Result<Answer, Cut> {
         match self.fault {
             Some(FaultKind::CutAfter) => {
                 self.note(FaultKind::CutAfter);
@@ -148,7 +152,7 @@ impl Exchange {
             Some(FaultKind::TransactionInProgress) => {
                 Ok(self.refuse(FaultKind::TransactionInProgress, &refusals::in_progress()))
             }
-            _ if self.call.operation == "ReceiveMessage" => Ok(self.handed_out(reply)),
+            _ if self.call.operation == "ReceiveMessage" => Ok(self.handed_out(reply).await),
             _ => Ok(match (failed, reply.json()) {
                 (Some(failed), Some(body)) => reply.with_body(&failed.merge(body)),
                 _ => reply,
@@ -194,13 +198,15 @@ impl Exchange {
         let at = recorder.now();
         let marks = marks::marked(&self.call, &body);
         recorder.write(|history| {
-            history
-                .marks
-                .extend(marks.into_iter().map(|(aggregate_id, sequence)| Mark {
-                    at,
-                    aggregate_id,
-                    sequence,
-                }));
+            history.marks.extend(
+                marks
+                    .into_iter()
+                    .map(|(aggregate_id, sequence)| PublishedMark {
+                        at,
+                        aggregate_id,
+                        sequence,
+                    }),
+            );
         });
     }
 
@@ -230,42 +236,53 @@ impl Exchange {
 
     /// The answer to a ReceiveMessage, perhaps with a message too many or in
     /// another order; notes who gets what.
-    fn handed_out(&mut self, reply: Reply) -> Answer {
+    async fn handed_out(&mut self, reply: Reply) -> Answer {
         let Some(mut body) = reply.json() else {
             return reply.into_answer();
         };
         let weather = Arc::clone(&self.door.weather);
+        let process = &self.door.process.name;
         let taken = sqs::messages(&body).to_vec();
-        let mut repeated = None;
+        let mut repeated = weather
+            .handed_out
+            .share(process, &self.call, &mut body)
+            .map(|message| (message, Redelivery::Concurrent));
         match self.fault {
-            Some(FaultKind::DuplicateDelivery) => {
-                let handed_out = &weather.handed_out;
-                repeated = handed_out.repeat(&self.call, &mut body, &mut self.random);
-                if repeated.is_some() {
-                    self.note(FaultKind::DuplicateDelivery);
-                }
+            Some(FaultKind::DuplicateDelivery) if !taken.is_empty() && self.random.bool() => {
+                let message = taken[self.random.usize(..taken.len())].clone();
+                weather.handed_out.offer(process, message).await;
+            }
+            Some(FaultKind::DuplicateDelivery) if repeated.is_none() => {
+                repeated = weather
+                    .handed_out
+                    .repeat(&self.call, &mut body, &mut self.random)
+                    .map(|message| (message, Redelivery::Later));
             }
             Some(FaultKind::ReorderDelivery) if sqs::reorder(&mut body, &mut self.random) => {
                 self.note(FaultKind::ReorderDelivery);
             }
             _ => {}
         }
+        if repeated.is_some() {
+            // Noted for the process that gets it.
+            self.note(FaultKind::DuplicateDelivery);
+        }
         weather.handed_out.remember(&taken);
         let at = weather.recorder.now();
         let delivery = |message, injected| {
             Some(Delivery {
                 at,
-                consumer: self.door.process.name.clone(),
+                consumer: process.clone(),
                 event_id: sqs::event_id(message)?,
                 injected,
             })
         };
         weather.recorder.write(|history| {
-            let first = taken.iter().filter_map(|message| delivery(message, false));
+            let first = taken.iter().filter_map(|message| delivery(message, None));
             history.deliveries.extend(first);
             let again = repeated
                 .iter()
-                .filter_map(|message| delivery(message, true));
+                .filter_map(|(message, how)| delivery(message, Some(*how)));
             history.deliveries.extend(again);
         });
         reply.with_body(&body).into_answer()

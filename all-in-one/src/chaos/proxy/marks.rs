@@ -36,12 +36,7 @@ mod tests {
         let statement = |id: &str, sequence: &str| json!({"Statement": "UPDATE", "Parameters": [{"N": "7"}, {"S": id}, {"N": sequence}]});
         let body =
             json!({"Statements": [statement("a", "1"), statement("b", "2"), statement("c", "3")]});
-        let call = Call {
-            service: CloudService::Dynamodb,
-            operation: "BatchExecuteStatement".to_owned(),
-            headers: http::HeaderMap::new(),
-            body: body.to_string().into(),
-        };
+        let call = Call::of(CloudService::Dynamodb, "BatchExecuteStatement", &body);
         let refused = json!({"Error": {"Code": "ConditionalCheckFailed"}});
         let answer =
             json!({"Responses": [{"TableName": "outbox"}, refused, {"TableName": "outbox"}]});

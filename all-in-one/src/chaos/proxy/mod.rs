@@ -4,7 +4,8 @@
 //! ```text
 //! process ─▶ Proxy ─▶ draw ─▶ refusals            (never forwarded)
 //!                       │──▶ partial, streams ─▶ upstream ─▶ service
-//!                       └──▶ sqs, marks: note what was sent, marked and handed out
+//!                       └──▶ sqs, marks, redelivery: note what was sent, marked and
+//!                            handed out; hand some of it out twice
 //! ```
 //!
 //! Each process has a proxy of its own, so that it is known who asks. All of a
@@ -20,6 +21,7 @@ mod exchange;
 mod marks;
 mod partial;
 mod protocol;
+mod redelivery;
 mod refusals;
 mod sqs;
 mod streams;

@@ -136,18 +136,10 @@ mod tests {
     use super::*;
     use crate::chaos::history::CloudService;
 
-    fn call(body: &Value) -> Call {
-        Call {
-            service: CloudService::Sqs,
-            operation: String::new(),
-            headers: http::HeaderMap::new(),
-            body: body.to_string().into(),
-        }
-    }
-
     fn batch(count: usize) -> Call {
         let entries: Vec<_> = (0..count).map(|n| json!({"Id": n.to_string()})).collect();
-        call(&json!({"QueueUrl": "q", "Entries": entries}))
+        let body = json!({"QueueUrl": "q", "Entries": entries});
+        Call::of(CloudService::Sqs, "SendMessageBatch", &body)
     }
 
     /// As the service would answer.
@@ -195,8 +187,9 @@ mod tests {
         for seed in 0..100 {
             let random = &mut fastrand::Rng::with_seed(seed);
             let statements: Vec<_> = (0..25).map(|n| json!({"Statement": n})).collect();
-            let split =
-                split_statements(&call(&json!({"Statements": statements})), random).unwrap();
+            let body = json!({"Statements": statements});
+            let call = Call::of(CloudService::Dynamodb, "BatchExecuteStatement", &body);
+            let split = split_statements(&call, random).unwrap();
             let executed: Vec<_> = split.rest.map_or_else(Vec::new, |rest| {
                 rest.json()["Statements"].as_array().unwrap().clone()
             });

@@ -64,6 +64,19 @@ impl Call {
     }
 }
 
+#[cfg(test)]
+impl Call {
+    /// With this body and no headers, as tests of what reads bodies want it.
+    pub(super) fn of(service: CloudService, operation: &str, body: &Value) -> Self {
+        Self {
+            service,
+            operation: operation.to_owned(),
+            headers: HeaderMap::new(),
+            body: body.to_string().into(),
+        }
+    }
+}
+
 /// An error as a service reports it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Refusal {

@@ -123,12 +123,8 @@ mod tests {
 
     #[test]
     fn a_cancelled_transaction_has_a_reason_for_each_action() {
-        let call = Call {
-            service: CloudService::Dynamodb,
-            operation: "TransactWriteItems".to_owned(),
-            headers: http::HeaderMap::new(),
-            body: r#"{"TransactItems":[{"Put":{}},{"Put":{}},{"Update":{}}]}"#.into(),
-        };
+        let body = json!({"TransactItems": [{"Put": {}}, {"Put": {}}, {"Update": {}}]});
+        let call = Call::of(CloudService::Dynamodb, "TransactWriteItems", &body);
         let refusal = conflict(&call, &mut fastrand::Rng::with_seed(1));
         let Some((name, reasons)) = refusal.details else {
             panic!("no reasons");

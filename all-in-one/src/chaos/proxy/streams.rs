@@ -128,12 +128,7 @@ mod tests {
     use crate::chaos::history::CloudService;
 
     fn call(body: &Value) -> Call {
-        Call {
-            service: CloudService::Streams,
-            operation: String::new(),
-            headers: HeaderMap::new(),
-            body: body.to_string().into(),
-        }
+        Call::of(CloudService::Streams, "", body)
     }
 
     fn reply(body: &Value) -> Reply {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::draw::Dice;
 use super::protocol::Answer;
-use super::sqs::HandedOut;
+use super::redelivery::HandedOut;
 use super::streams::Trims;
 use super::upstream::Upstream;
 use super::{Cut, refusals};

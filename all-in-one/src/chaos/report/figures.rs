@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::check::{Invariant, Violation};
-use super::super::history::{History, OrderRow};
+use super::super::history::{History, OrderRow, Redelivery};
 use super::super::measure::latency::Percentiles;
 use super::super::measure::recovery::{Trigger, recoveries};
 use super::super::measure::repeats::{Cause, InterruptionKind, Repeats};
-use super::super::measure::spans::What;
+use super::super::measure::spans::DisturbanceKind;
 use super::{
-    Faults, Judged, Mark, Orders, RecoveryFigures, RecoveryLine, RepeatFigures, RepeatsAfter,
+    Annotation, Faults, Judged, Orders, RecoveryFigures, RecoveryLine, RepeatFigures, RepeatsAfter,
 };
 
 /// Examples that are shown of each violated invariant.
@@ -60,6 +60,12 @@ pub(super) fn orders(history: &History) -> Orders {
         processed: count(|order| order.status == "PROCESSED"),
         rejected: count(|order| order.status == "REJECTED"),
     }
+}
+
+/// How many messages were handed over once more on purpose.
+pub(super) fn redelivered(history: &History, wanted: impl Fn(Redelivery) -> bool) -> usize {
+    let injected = history.deliveries.iter().filter_map(|one| one.injected);
+    injected.filter(|&how| wanted(how)).count()
 }
 
 pub(super) fn faults(history: &History) -> Faults {
@@ -163,11 +169,11 @@ pub(super) fn memory(history: &History) -> BTreeMap<String, u64> {
     most
 }
 
-pub(super) fn marks(history: &History) -> Vec<Mark> {
+pub(super) fn annotations(history: &History) -> Vec<Annotation> {
     let faults = history.faults.iter();
     faults
-        .filter(|fault| !What::Fault(fault.kind).is_of_one_request())
-        .map(|fault| Mark {
+        .filter(|fault| !DisturbanceKind::Fault(fault.kind).is_of_one_request())
+        .map(|fault| Annotation {
             at: fault.at,
             until: fault.until,
             kind: fault.kind,

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::check::{Invariant, Violation};
-use super::history::{CloudService, FaultKind, History, Program, Settings};
+use super::history::{CloudService, FaultKind, History, Program, Redelivery, Settings};
 use super::measure::latency::{self, Latency, Percentiles};
 use super::measure::recovery::Trigger;
 use super::measure::repeats::InterruptionKind;
@@ -38,7 +38,7 @@ pub(super) struct Report {
     pub drained_after_ms: Option<u64>,
     pub timeline: Timeline,
     /// What was done to processes and services, for the picture.
-    pub marks: Vec<Mark>,
+    pub annotations: Vec<Annotation>,
 }
 
 /// An invariant and how often it was violated.
@@ -76,6 +76,8 @@ pub(super) struct Events {
     pub delivered: usize,
     /// Of those, by a fault.
     pub duplicates_injected: usize,
+    /// Of those, to a second process while the first had the message.
+    pub concurrent_duplicates: usize,
 }
 
 /// Milliseconds.
@@ -138,7 +140,7 @@ pub(super) struct RepeatsAfter {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Mark {
+pub(super) struct Annotation {
     pub at: u64,
     pub until: Option<u64>,
     pub kind: FaultKind,
@@ -157,7 +159,10 @@ impl Report {
                 committed: history.end.outbox.len(),
                 published: history.publishes.len(),
                 delivered: history.deliveries.len(),
-                duplicates_injected: history.deliveries.iter().filter(|one| one.injected).count(),
+                duplicates_injected: figures::redelivered(history, |_| true),
+                concurrent_duplicates: figures::redelivered(history, |how| {
+                    how == Redelivery::Concurrent
+                }),
             },
             latency: Latencies {
                 confirmation: latency::confirmations(history),
@@ -169,7 +174,7 @@ impl Report {
             memory: figures::memory(history),
             drained_after_ms: history.end.drained_after_ms,
             timeline: timeline(history),
-            marks: figures::marks(history),
+            annotations: figures::annotations(history),
         }
     }
 
@@ -231,7 +236,7 @@ mod tests {
             ("/recovery/0/limit_ms", 4_000),
             ("/memory/relay-2", 20 << 20),
             ("/drained_after_ms", 1_500),
-            ("/marks/0/at", 10_000),
+            ("/annotations/0/at", 10_000),
         ] {
             assert_eq!(json.pointer(pointer), Some(&expected.into()), "{pointer}");
         }

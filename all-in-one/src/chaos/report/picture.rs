@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::super::history::FaultKind;
 use super::words::{count, duration};
-use super::{Mark, Report};
+use super::{Annotation, Report};
 
 // Pixels, when the picture is shown as wide as it was drawn.
 const WIDTH: f64 = 960.0;
@@ -73,7 +73,7 @@ pub(super) fn picture(report: &Report) -> Markup {
     html! {
         svg viewBox={ "0 0 " (WIDTH) " " (height) } role="img" aria-labelledby="picture-title" {
             title id="picture-title" { "Backlog, events per second and faults over time" }
-            @for outage in report.marks.iter().filter(|mark| mark.kind == FaultKind::Outage) {
+            @for outage in report.annotations.iter().filter(|annotation| annotation.kind == FaultKind::Outage) {
                 rect.band x=(scale.x(outage.at)) y=(BACKLOG_TOP)
                     width=(scale.width(outage)) height=(RATE_TOP + PANEL - BACKLOG_TOP) {
                     title { (describe(outage)) }
@@ -92,10 +92,10 @@ pub(super) fn picture(report: &Report) -> Markup {
             @for (row, (name, class, kinds)) in (0_u8..).zip(LANES) {
                 @let top = LANES_TOP + f64::from(row) * LANE;
                 (lane(name, top))
-                @for mark in report.marks.iter().filter(|mark| kinds.contains(&mark.kind)) {
-                    rect class=(class) x=(scale.x(mark.at)) y=(top + 3.0)
-                        width=(scale.width(mark)) height=(LANE - 6.0) {
-                        title { (describe(mark)) }
+                @for annotation in report.annotations.iter().filter(|annotation| kinds.contains(&annotation.kind)) {
+                    rect class=(class) x=(scale.x(annotation.at)) y=(top + 3.0)
+                        width=(scale.width(annotation)) height=(LANE - 6.0) {
+                        title { (describe(annotation)) }
                     }
                 }
             }
@@ -133,24 +133,28 @@ impl Scale {
     }
 
     /// What happened in an instant is still to be seen.
-    fn width(&self, mark: &Mark) -> f64 {
-        let until = mark.until.unwrap_or(mark.at);
-        (self.x(until) - self.x(mark.at)).max(2.0)
+    fn width(&self, annotation: &Annotation) -> f64 {
+        let until = annotation.until.unwrap_or(annotation.at);
+        (self.x(until) - self.x(annotation.at)).max(2.0)
     }
 }
 
-fn describe(mark: &Mark) -> String {
-    let mut text = format!("{} at {}", mark.kind.name(), duration(mark.at));
-    let whom = mark
+fn describe(annotation: &Annotation) -> String {
+    let mut text = format!("{} at {}", annotation.kind.name(), duration(annotation.at));
+    let whom = annotation
         .process
         .as_deref()
-        .or(mark.service.map(|service| service.name()));
+        .or(annotation.service.map(|service| service.name()));
     if let Some(whom) = whom {
         // Writing to a string cannot fail.
         let _ = write!(text, ": {whom}");
     }
-    if let Some(until) = mark.until {
-        let _ = write!(text, ", for {}", duration(until.saturating_sub(mark.at)));
+    if let Some(until) = annotation.until {
+        let _ = write!(
+            text,
+            ", for {}",
+            duration(until.saturating_sub(annotation.at))
+        );
     }
     text
 }
@@ -234,7 +238,7 @@ mod tests {
     use clap::ValueEnum;
 
     use super::*;
-    use crate::chaos::measure::spans::What;
+    use crate::chaos::measure::spans::DisturbanceKind;
 
     #[test]
     fn an_axis_ends_at_a_round_number_above_the_most() {
@@ -254,7 +258,7 @@ mod tests {
     fn every_kind_of_fault_has_one_place() {
         for kind in FaultKind::value_variants() {
             let lanes = LANES.iter().filter(|lane| lane.2.contains(kind)).count();
-            let single = What::Fault(*kind).is_of_one_request();
+            let single = DisturbanceKind::Fault(*kind).is_of_one_request();
             assert_eq!(lanes, usize::from(!single), "{kind:?}");
         }
     }

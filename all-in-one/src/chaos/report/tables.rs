@@ -185,6 +185,7 @@ pub(super) fn orders(report: &Report) -> Markup {
                     (row("accepted by queues", events.published))
                     (row("handed to consumers", events.delivered))
                     (row("twice on purpose", events.duplicates_injected))
+                    (row("of them to two processes at once", events.concurrent_duplicates))
                     tr {
                         th scope="row" { "drained after the last fault" }
                         td.n { (report.drained_after_ms.map_or("never".to_owned(), duration)) }

@@ -83,10 +83,13 @@ fn orders(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
         f,
         "events",
         format_args!(
-            "{} committed, {} accepted by queues, {} deliveries",
+            "{} committed, {} accepted by queues, {} deliveries ({} twice on purpose, {} of them to \
+             two processes at once)",
             count(events.committed),
             count(events.published),
-            count(events.delivered)
+            count(events.delivered),
+            count(events.duplicates_injected),
+            count(events.concurrent_duplicates)
         ),
     )?;
     match report.drained_after_ms {

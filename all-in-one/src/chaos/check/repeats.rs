@@ -1,86 +1,12 @@
-//! What relays sent: in order, and again only for a reason.
+//! What relays sent again, and whether they had to.
 
-use std::collections::{BTreeSet, HashMap};
-
-use super::super::history::{FaultKind, History, Publish};
+use super::super::history::{FaultKind, History};
 use super::super::measure::first_marked_at;
 use super::super::measure::repeats::{Repeat, Repeats};
 use super::{Findings, Invariant};
 
 /// From looking an event up in the table to sending it.
 const LOOKED_UP_MS: u64 = 1_000;
-
-/// Order is promised for what relays send, and of a FIFO queue for what it
-/// hands out.
-pub(super) fn order(history: &History, found: &mut Findings) {
-    sent_in_order(history, found);
-    delivered_in_order(history, found);
-}
-
-/// Several requests are under way at once, so an event is late only when a
-/// later one's was answered before its own was sent for the first time.
-fn sent_in_order(history: &History, found: &mut Findings) {
-    let mut first: HashMap<&str, HashMap<u64, &Publish>> = HashMap::new();
-    for publish in &history.publishes {
-        let events = first.entry(&publish.aggregate_id).or_default();
-        let earliest = events.entry(publish.sequence).or_insert(publish);
-        if publish.at < earliest.at {
-            *earliest = publish;
-        }
-    }
-    for (aggregate_id, events) in first {
-        let mut events: Vec<&Publish> = events.into_values().collect();
-        events.sort_by_key(|publish| publish.sequence);
-        // From the last to the first: of the later ones, the one answered first.
-        let mut overtaking: Option<&Publish> = None;
-        for publish in events.into_iter().rev() {
-            if let Some(later) = overtaking
-                && later.answered_at < publish.at
-            {
-                found.add(
-                    Invariant::Order,
-                    later.at,
-                    format!(
-                        "of {aggregate_id} event {} was sent at {} ms, before event {} at {} ms",
-                        later.sequence, later.at, publish.sequence, publish.at
-                    ),
-                );
-            }
-            if overtaking.is_none_or(|later| publish.answered_at < later.answered_at) {
-                overtaking = Some(publish);
-            }
-        }
-    }
-}
-
-fn delivered_in_order(history: &History, found: &mut Findings) {
-    let fifo: HashMap<&str, &Publish> = history
-        .publishes
-        .iter()
-        .filter(|publish| publish.queue.ends_with(".fifo"))
-        .map(|publish| (publish.event_id.as_str(), publish))
-        .collect();
-    let mut seen: HashMap<&str, BTreeSet<u64>> = HashMap::new();
-    for delivery in &history.deliveries {
-        let Some(publish) = fifo.get(delivery.event_id.as_str()) else {
-            continue;
-        };
-        let seen = seen.entry(&publish.aggregate_id).or_default();
-        if seen.insert(publish.sequence)
-            && let Some(&latest) = seen.last()
-            && latest > publish.sequence
-        {
-            found.add(
-                Invariant::Order,
-                delivery.at,
-                format!(
-                    "of {} event {} was delivered first after event {latest}",
-                    publish.aggregate_id, publish.sequence
-                ),
-            );
-        }
-    }
-}
 
 pub(super) fn repeats(history: &History, found: &mut Findings) {
     let repeats = Repeats::of(history);
@@ -150,71 +76,11 @@ fn overtaken(history: &History, repeats: &Repeats<'_>, repeat: &Repeat<'_>, mark
 #[cfg(test)]
 mod tests {
     use super::super::check;
-    use super::super::fixture::{allowed, caught, fault, publish, valid};
+    use super::super::fixture::{allowed, caught, fault, publish, unmark, valid};
     use super::*;
-    use crate::chaos::history::{CloudService, EndSignal, Ending, LogKind, LogLine, Mark};
-
-    /// The relay has not marked it.
-    fn unmark(history: &mut History, aggregate_id: &str) {
-        history
-            .marks
-            .retain(|mark| mark.aggregate_id != aggregate_id);
-    }
-
-    #[test]
-    fn a_later_event_that_was_sent_first_is_caught() {
-        caught(Invariant::Order, 1, |history| {
-            for publish in &mut history.publishes {
-                if publish.event_id == "steps:2" {
-                    publish.at = 3_001;
-                    publish.answered_at = 3_009;
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn a_fifo_queue_that_hands_events_out_in_another_order_is_caught() {
-        let swap = |history: &mut History| {
-            for delivery in &mut history.deliveries {
-                delivery.event_id = match delivery.event_id.as_str() {
-                    "steps:2" => "steps:3".to_owned(),
-                    "steps:3" => "steps:2".to_owned(),
-                    _ => continue,
-                };
-            }
-        };
-        caught(Invariant::Order, 1, swap);
-        allowed(|history| {
-            swap(history);
-            for publish in &mut history.publishes {
-                publish.queue = "standard".to_owned();
-            }
-        });
-    }
-
-    #[test]
-    fn sends_that_overlap_are_in_order() {
-        allowed(|history| {
-            for publish in &mut history.publishes {
-                if publish.event_id == "steps:2" {
-                    publish.at = 3_001;
-                    publish.answered_at = 3_010;
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn an_earlier_event_that_is_only_repeated_late_is_in_order() {
-        allowed(|history| {
-            unmark(history, "steps");
-            history
-                .publishes
-                .push(publish("relay-2", 13_500, "steps", 1));
-            // Sent before by the relay that was killed: its cause.
-        });
-    }
+    use crate::chaos::history::{
+        CloudService, EndSignal, Ending, LogKind, LogLine, Publish, PublishedMark,
+    };
 
     #[test]
     fn a_repeat_without_a_cause_is_caught() {
@@ -376,7 +242,7 @@ mod tests {
         // The first mark is the one that counts.
         caught(Invariant::Repeats, 1, |history| {
             again(history, 13_500);
-            history.marks.push(Mark {
+            history.marks.push(PublishedMark {
                 at: 13_510,
                 aggregate_id: "o-4".to_owned(),
                 sequence: 1,
@@ -388,7 +254,7 @@ mod tests {
     fn a_mark_that_arrives_after_its_relay_died_can_come_between_look_and_send() {
         let late_mark = |history: &mut History, marked: u64| {
             unmark(history, "o-4");
-            history.marks.push(Mark {
+            history.marks.push(PublishedMark {
                 at: marked,
                 aggregate_id: "o-4".to_owned(),
                 sequence: 1,
