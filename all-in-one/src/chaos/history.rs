@@ -8,6 +8,7 @@
 mod end;
 mod fault;
 mod process;
+mod stream;
 mod traffic;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use end::{DeadLetter, End, IdempotencyRow, Level, OrderRow, OutboxRow, Stock};
 pub(super) use fault::{CloudService, Fault, FaultKind};
 pub(super) use process::{EndSignal, Ending, Life, LogKind, LogLine, MemorySample, Program};
+pub(super) use stream::{ShardReader, StreamRecord, TrimmedRead};
 pub(super) use traffic::{Delivery, OrderLine, Post, Publish, PublishedMark, Redelivery, Step};
 
 /// One run.
@@ -25,6 +27,11 @@ pub(super) struct History {
     pub posts: Vec<Post>,
     /// Events that were written straight into the outbox.
     pub steps: Vec<Step>,
+    /// In the order of time, with all repetitions.
+    pub records: Vec<StreamRecord>,
+    /// In the order of time.
+    pub readers: Vec<ShardReader>,
+    pub trimmed_reads: Vec<TrimmedRead>,
     /// What the queues accepted from relays, in the order of [`Publish::at`].
     pub publishes: Vec<Publish>,
     pub marks: Vec<PublishedMark>,
@@ -51,6 +58,9 @@ pub(super) struct Settings {
     pub relays: u32,
     pub workers: u32,
     pub faults: Vec<FaultKind>,
+    /// Those of them that were injected by themselves, while nothing else was
+    /// wrong, one for each time.
+    pub isolated: Vec<FaultKind>,
     /// The service it ran against; `None` for the embedded cloud.
     pub endpoint: Option<String>,
     pub lease_duration_ms: u64,

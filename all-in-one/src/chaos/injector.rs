@@ -100,15 +100,15 @@ impl Injector {
     fn from(&self, victim: Victim) -> impl Iterator<Item = &Remote> {
         let first = match victim {
             Victim::Process(number) => number,
-            Victim::Publisher => self.publisher(),
+            Victim::LeaseHolder => self.lease_holder(),
         };
         let all = self.processes.iter();
         all.cycle().skip(first).take(self.processes.len())
     }
 
-    /// Which process published last; the first relay when none did.
-    fn publisher(&self) -> usize {
-        let last = |history: &History| Some(history.publishes.last()?.relay.clone());
+    /// Which process reads the stream; the first relay when none did.
+    fn lease_holder(&self) -> usize {
+        let last = |history: &History| Some(history.readers.last()?.relay.clone());
         let name = self.recorder.read(last);
         let named = |process: &Remote| Some(&process.name) == name.as_ref();
         self.processes.iter().position(named).unwrap_or(1)

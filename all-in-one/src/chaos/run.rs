@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::crew::{API_CONCURRENCY, Crew};
-use super::history::{History, Settings};
+use super::history::{FaultKind, History, Settings};
 use super::injector::Injector;
 use super::load::Load;
 use super::observe::Unreadable;
@@ -97,7 +97,12 @@ async fn unless_stopped<T>(
 }
 
 /// What was asked for, and the bounds it is judged by.
-fn settings(options: &ChaosOptions, seed: u64, target: &Target) -> Settings {
+fn settings(
+    options: &ChaosOptions,
+    seed: u64,
+    target: &Target,
+    isolated: Vec<FaultKind>,
+) -> Settings {
     Settings {
         seed,
         duration_ms: millis(options.duration),
@@ -105,6 +110,7 @@ fn settings(options: &ChaosOptions, seed: u64, target: &Target) -> Settings {
         relays: options.relays.into(),
         workers: options.workers.into(),
         faults: options.faults.clone(),
+        isolated,
         endpoint: target.endpoint(),
         lease_duration_ms: millis(options.lease_duration),
         api_concurrency: API_CONCURRENCY,
@@ -133,7 +139,9 @@ async fn observe(
         options.rate,
         humantime::format_duration(options.duration)
     );
-    let recorder = Arc::new(Recorder::new(settings(options, seed, target)));
+    let schedule = Schedule::new(seed, &plan(options));
+    let settings = settings(options, seed, target, schedule.isolated.clone());
+    let recorder = Arc::new(Recorder::new(settings));
     let weather = Arc::new(Weather::new(
         Arc::clone(&recorder),
         target.upstream(),
@@ -142,7 +150,7 @@ async fn observe(
     ));
     let acted = async {
         let crew = Crew::start(options, target, &recorder, &weather, stopping).await?;
-        let act = act(options, seed, target, &recorder, &weather, &crew);
+        let act = act(options, schedule, target, &recorder, &weather, &crew);
         let acted = unless_stopped(stopping, act).await;
         // However that ended: processes in bad weather take long to end.
         weather.clear();
@@ -174,7 +182,7 @@ async fn observe(
 /// faults end early, and the recorder knows why.
 async fn act(
     options: &ChaosOptions,
-    seed: u64,
+    schedule: Schedule,
     target: &Target,
     recorder: &Arc<Recorder>,
     weather: &Arc<Weather>,
@@ -183,6 +191,7 @@ async fn act(
     tokio::time::timeout(READY_WITHIN, crew.ready())
         .await
         .map_err(|_| ChaosError::NotReady)?;
+    let seed = recorder.read(|history| history.settings.seed);
     let calm = CancellationToken::new();
     let settled = CancellationToken::new();
     let queue_url = target.queue_url(&target.chaos_queue).await?;
@@ -207,7 +216,6 @@ async fn act(
         queue_url,
         recorder: Arc::clone(recorder),
     };
-    let schedule = Schedule::new(seed, &plan(options));
 
     let timer = async {
         let over = calm.run_until_cancelled(tokio::time::sleep_until(end_of_faults));

@@ -18,6 +18,9 @@ use phases::{Lull, Measured, Phases};
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Schedule {
     pub(super) actions: Vec<Action>,
+    /// Each fault that comes by itself, in a lull, so that the recovery from it
+    /// can be judged.
+    pub(super) isolated: Vec<FaultKind>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -60,8 +63,8 @@ pub(super) enum Incident {
 pub(super) enum Victim {
     /// By its number among the processes: API first, then relays, then workers.
     Process(usize),
-    /// The relay that published last, because it has the lease.
-    Publisher,
+    /// The relay that began to read a shard last: it has the lease.
+    LeaseHolder,
 }
 
 const API: Victim = Victim::Process(0);
@@ -125,29 +128,32 @@ impl Schedule {
             }
         }
         let mut random = random(seed, LULLS);
+        let mut isolated = Vec::new();
         for lull in &phases.lulls {
-            actions.extend(during(lull, plan, &mut random));
+            let (kind, fault) = measured(lull, plan, &mut random);
+            let fault = plan.faults.contains(&kind).then_some(fault);
+            // Nobody takes over from a relay that is alone.
+            if fault.is_some() && (plan.relays > 1 || !kind.is_of_processes()) {
+                isolated.push(kind);
+            }
+            actions.extend(during(lull, fault));
         }
         actions.sort_by_key(|action| action.at);
-        Self { actions }
+        Self { actions, isolated }
     }
 }
 
-/// A lull, and the one fault in it.
-fn during(
-    lull: &Lull,
-    plan: &Plan<'_>,
-    random: &mut fastrand::Rng,
-) -> impl Iterator<Item = Action> + use<> {
-    let (kind, fault) = match lull.measured {
+/// The one fault of a lull.
+fn measured(lull: &Lull, plan: &Plan<'_>, random: &mut fastrand::Rng) -> (FaultKind, Incident) {
+    match lull.measured {
         // So long that its successor has the lease before it is back.
         Measured::Kill => {
-            let victim = Victim::Publisher;
+            let victim = Victim::LeaseHolder;
             let pause = plan.lease_duration + Duration::from_secs(1);
             (FaultKind::Kill, Incident::Kill { victim, pause })
         }
         Measured::Term => {
-            let victim = Victim::Publisher;
+            let victim = Victim::LeaseHolder;
             let pause = Duration::from_secs(2);
             (FaultKind::Term, Incident::Term { victim, pause })
         }
@@ -156,19 +162,19 @@ fn during(
             (FaultKind::Outage, outage(service, lasting, random))
         }
         Measured::OutageOfAll(lasting) => (FaultKind::Outage, outage(None, lasting, random)),
-    };
-    let at = |at, what| Action { at, what };
-    let fault = plan
-        .faults
-        .contains(&kind)
-        .then(|| at(lull.fault_at, fault));
+    }
+}
+
+/// A lull, and the one fault in it.
+fn during(lull: &Lull, fault: Option<Incident>) -> impl Iterator<Item = Action> {
     [
-        Some(at(lull.at, Incident::LullBegins)),
-        fault,
-        Some(at(lull.at + lull.lasting, Incident::LullEnds)),
+        Some((lull.at, Incident::LullBegins)),
+        fault.map(|fault| (lull.fault_at, fault)),
+        Some((lull.at + lull.lasting, Incident::LullEnds)),
     ]
     .into_iter()
     .flatten()
+    .map(|(at, what)| Action { at, what })
 }
 
 /// Random numbers for one purpose.
@@ -339,10 +345,10 @@ mod tests {
             let measured = matches!(
                 only,
                 Incident::Kill {
-                    victim: Victim::Publisher,
+                    victim: Victim::LeaseHolder,
                     ..
                 } | Incident::Term {
-                    victim: Victim::Publisher,
+                    victim: Victim::LeaseHolder,
                     ..
                 } | Incident::Outage { .. }
             );
@@ -350,6 +356,22 @@ mod tests {
             assert_eq!(actions.next(), Some(&Incident::LullEnds));
         }
         assert!(lulls > 6, "{lulls}");
+        assert_eq!(schedule.isolated.len(), lulls);
+    }
+
+    #[test]
+    fn only_what_happens_is_to_be_judged() {
+        let isolated = |relays, faults: &[FaultKind]| {
+            let plan = Plan {
+                relays,
+                ..plan(60, faults)
+            };
+            Schedule::new(1, &plan).isolated
+        };
+        let both = [FaultKind::Kill, FaultKind::Term];
+        assert_eq!(isolated(2, &both), both);
+        assert_eq!(isolated(2, &[FaultKind::Term]), [FaultKind::Term]);
+        assert_eq!(isolated(1, &both), [], "a relay that is alone");
     }
 
     #[test]

@@ -104,9 +104,11 @@ impl Steps {
                 }
                 let at = self.recorder.now();
                 self.commit(&outbox, &aggregate_id, sequence).await?;
+                let took_ms = self.recorder.now().saturating_sub(at);
                 self.recorder.write(|history| {
                     history.steps.push(Step {
                         at,
+                        took_ms,
                         event_id: format!("{aggregate_id}:{sequence}"),
                         aggregate_id: aggregate_id.clone(),
                         sequence,

@@ -3,12 +3,13 @@
 use super::super::history::{
     CloudService, Delivery, End, EndSignal, Ending, Fault, FaultKind, History, IdempotencyRow,
     Level, Life, LogKind, LogLine, MemorySample, OrderLine, OrderRow, OutboxRow, Post, Program,
-    Publish, PublishedMark, Settings, Step, Stock,
+    Publish, PublishedMark, Settings, ShardReader, Step, Stock, StreamRecord,
 };
 use super::{Invariant, Violation, check};
 
 const DURATION: u64 = 120_000;
 const LEASE: u64 = 3_000;
+pub(in crate::chaos) const SHARD: &str = "shard-1";
 
 /// What is found once `how` has broken the valid history: exactly this many
 /// violations, all of `invariant`.
@@ -70,7 +71,7 @@ pub(in crate::chaos) fn valid() -> History {
             .publishes
             .push(publish("relay-1", at, &order.order_id, 1));
     }
-    history.steps = vec![step(1, 3_000), step(2, 3_000), step(3, 10_100)];
+    history.steps = vec![step(1, 3_000), step(2, 3_000), step(3, 9_990)];
     history.publishes.extend([
         Publish {
             told: false,
@@ -82,7 +83,15 @@ pub(in crate::chaos) fn valid() -> History {
         publish("relay-2", 13_400, "steps", 3),
     ]);
     history.publishes.sort_by_key(|publish| publish.at);
+    history.readers = vec![reader(300, "relay-1"), reader(13_300, "relay-2")];
     for publish in &history.publishes {
+        history.records.push(StreamRecord {
+            at: publish.at,
+            shard: SHARD.to_owned(),
+            aggregate_id: publish.aggregate_id.clone(),
+            sequence: publish.sequence,
+            trimmed: false,
+        });
         // The relay was killed before it could, and did not hear of the first.
         if publish.at != 9_950 && publish.told {
             history.marks.push(PublishedMark {
@@ -101,6 +110,16 @@ pub(in crate::chaos) fn valid() -> History {
         });
     }
     history
+}
+
+/// From then on it has the lease.
+pub(in crate::chaos) fn reader(at: u64, relay: &str) -> ShardReader {
+    ShardReader {
+        at,
+        shard: SHARD.to_owned(),
+        relay: relay.to_owned(),
+        incarnation: 1,
+    }
 }
 
 fn posts(history: &mut History) {
@@ -297,13 +316,19 @@ pub(super) fn row(aggregate_id: &str, sequence: u64, event_type: &str) -> Outbox
 fn step(sequence: u64, at: u64) -> Step {
     Step {
         at,
+        took_ms: 0,
         aggregate_id: "steps".to_owned(),
         sequence,
         event_id: event_id("steps", sequence),
     }
 }
 
-pub(super) fn publish(relay: &str, at: u64, aggregate_id: &str, sequence: u64) -> Publish {
+pub(in crate::chaos) fn publish(
+    relay: &str,
+    at: u64,
+    aggregate_id: &str,
+    sequence: u64,
+) -> Publish {
     Publish {
         asked_at: at,
         at,

@@ -54,10 +54,11 @@ pub(super) enum Invariant {
     Endings,
     Memory,
     Recovery,
+    RecoveryJudged,
 }
 
 impl Invariant {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Answers,
         Self::Confirmed,
         Self::Atomic,
@@ -73,6 +74,7 @@ impl Invariant {
         Self::Endings,
         Self::Memory,
         Self::Recovery,
+        Self::RecoveryJudged,
     ];
 
     /// What holds when nothing violates it.
@@ -109,6 +111,9 @@ impl Invariant {
             Self::Recovery => {
                 "Events flow again in time after a relay is killed or stopped and after an outage"
             }
+            Self::RecoveryJudged => {
+                "Of each kind of fault that was injected by itself, a recovery could be judged"
+            }
         }
     }
 }
@@ -132,6 +137,7 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
     processes::endings(history, &mut found);
     processes::memory(history, &mut found);
     recovery::recovery(history, &mut found);
+    recovery::judged(history, &mut found);
     found.0
 }
 

@@ -156,6 +156,7 @@ mod tests {
         caught(Invariant::Confirmed, 1, |history| {
             // Wholly: its event is gone as well.
             let mut post = history.posts[2].clone();
+            post.at = 60_000;
             post.customer_id = "c-6".to_owned();
             post.order_id = Some("o-6".to_owned());
             history.posts.push(post);

@@ -1,7 +1,9 @@
 //! How fast events flow again.
 
-use super::super::history::History;
-use super::super::measure::recovery::recoveries;
+use std::collections::BTreeSet;
+
+use super::super::history::{FaultKind, History};
+use super::super::measure::recovery::{Trigger, recoveries};
 use super::{Findings, Invariant};
 
 pub(super) fn recovery(history: &History, found: &mut Findings) {
@@ -32,11 +34,43 @@ pub(super) fn recovery(history: &History, found: &mut Findings) {
     }
 }
 
+/// A run that was to measure how fast events flow again must have done so: one
+/// in which every measurement was spoilt proves nothing.
+pub(super) fn judged(history: &History, found: &mut Findings) {
+    let lease = history.settings.lease_duration_ms;
+    let isolated: BTreeSet<FaultKind> = history.settings.isolated.iter().copied().collect();
+    let recoveries = recoveries(history);
+    for trigger in isolated.into_iter().filter_map(Trigger::after) {
+        let all = || recoveries.iter().filter(|one| one.trigger == trigger);
+        if all().any(|one| one.is_judged(lease)) {
+            continue;
+        }
+        let spoilt: Vec<String> = all()
+            .filter_map(|one| {
+                let by = one.disturbed_by.as_deref()?;
+                Some(format!("at {} ms by {by}", one.at))
+            })
+            .collect();
+        let spoilt = match spoilt.as_slice() {
+            [] => "there was none".to_owned(),
+            all => format!("disturbed {}", all.join(", ")),
+        };
+        found.add(
+            Invariant::RecoveryJudged,
+            None,
+            format!(
+                "no recovery could be judged after: {}; {spoilt}",
+                trigger.name()
+            ),
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{allowed, caught, fault, publish, valid};
     use super::*;
-    use crate::chaos::history::{CloudService, EndSignal, Ending, FaultKind};
+    use crate::chaos::history::{CloudService, EndSignal, Ending};
 
     fn resume_at(history: &mut History, at: u64) {
         for publish in &mut history.publishes {
@@ -63,6 +97,36 @@ mod tests {
         let caught = |one: &&super::super::Violation| one.invariant == Invariant::Recovery;
         // The event is lost as well, which is another matter.
         assert_eq!(found.iter().filter(caught).count(), 1, "{found:#?}");
+    }
+
+    #[test]
+    fn a_run_whose_measurements_were_all_spoilt_is_caught() {
+        let isolated = |history: &mut History| {
+            history.settings.isolated = vec![FaultKind::Kill, FaultKind::Kill];
+        };
+        allowed(isolated);
+        let spoil = |history: &mut History| {
+            let hit = fault(
+                11_000,
+                FaultKind::Throttle,
+                "relay-2",
+                CloudService::Dynamodb,
+            );
+            history.faults.push(hit);
+        };
+        allowed(spoil);
+        let found = caught(Invariant::RecoveryJudged, 1, |history| {
+            isolated(history);
+            spoil(history);
+        });
+        assert!(
+            found[0].what.contains("by throttle of relay-2"),
+            "{found:?}"
+        );
+        // A stop was to be measured, and there was none.
+        caught(Invariant::RecoveryJudged, 1, |history| {
+            history.settings.isolated = vec![FaultKind::Term];
+        });
     }
 
     #[test]

@@ -104,6 +104,7 @@ mod tests {
     fn a_request_that_was_given_up_and_came_last_is_a_lost_answer() {
         allowed(|history| {
             unmark(history, "o-2");
+            history.posts[2].at = 58_900;
             history.publishes.extend([
                 publish("relay-2", 60_000, "o-2", 1),
                 Publish {

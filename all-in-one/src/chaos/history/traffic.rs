@@ -33,6 +33,8 @@ pub(in crate::chaos) struct Post {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in crate::chaos) struct Step {
     pub at: u64,
+    /// Until the service had said that it is written.
+    pub took_ms: u64,
     pub aggregate_id: String,
     pub sequence: u64,
     pub event_id: String,

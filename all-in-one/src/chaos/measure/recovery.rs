@@ -1,20 +1,23 @@
 //! How long events stood still after a fault.
 //!
-//! - A relay was killed or told to stop: until another relay's event is
-//!   accepted by a queue. Only the one that held the shard counts, which is
-//!   the one that published last; while another is gone, events flow on.
-//! - A service was away: until a queue accepts an event again.
+//! - A relay that held the lease of a shard was killed or told to stop: until
+//!   another one has published the event of that shard that had waited longest
+//!   when that happened, committed and not yet sent. While a relay without a
+//!   shard is gone, events flow on.
+//! - A service was away: the same, for all shards.
 //! - The API was killed: until an order is confirmed again. A worker: until an
 //!   order is settled again.
 //!
-//! Waiting for something to publish is not counted.
+//! When no event waited, it is the next one that was committed, and waiting for
+//! that is not counted. Of several shards the slowest counts. Events that only
+//! the sweeper can bring are judged by the drain time, not here.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::super::history::{FaultKind, History, Life, Program, Publish};
-use super::committed_at;
+use super::super::history::{FaultKind, History, Life, Program};
+use super::passage::{Passage, passages};
 use super::spans::{Disturbance, Span, disturbances, processes};
 
 /// A killed relay is noticed when its lease has not moved for its duration.
@@ -48,6 +51,16 @@ impl Trigger {
         Self::ApiKilled,
         Self::WorkerKilled,
     ];
+
+    /// What this fault is the trigger of when it comes by itself.
+    pub(in crate::chaos) const fn after(fault: FaultKind) -> Option<Self> {
+        match fault {
+            FaultKind::Kill => Some(Self::RelayKilled),
+            FaultKind::Term => Some(Self::RelayStopped),
+            FaultKind::Outage => Some(Self::Outage),
+            _ => None,
+        }
+    }
 
     pub(in crate::chaos) const fn name(self) -> &'static str {
         match self {
@@ -87,6 +100,11 @@ pub(in crate::chaos) struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
+    /// Whether it is held to the limit: nothing else was wrong.
+    pub(in crate::chaos) const fn is_judged(&self, lease_duration_ms: u64) -> bool {
+        self.trigger.limit(lease_duration_ms).is_some() && self.disturbed_by.is_none()
+    }
+
     /// The time that it had, and the time that it took of that, when that is
     /// more: all of it, when it was not disturbed; else what was left of it
     /// after the last disturbance, which may have cost a lease.
@@ -106,11 +124,10 @@ impl Recovery<'_> {
 }
 
 pub(in crate::chaos) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
-    let committed = committed_at(history);
     let all = Measure {
         history,
-        all_published: all_published(history, &committed),
-        committed,
+        passages: passages(history),
+        shards: shards(history),
         disturbances: disturbances(history),
         relays: processes(history, Program::OutboxRelay),
     };
@@ -125,36 +142,32 @@ pub(in crate::chaos) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
     recoveries
 }
 
-fn all_published(history: &History, committed: &HashMap<(&str, u64), u64>) -> u64 {
-    let mut first: HashMap<(&str, u64), u64> = HashMap::new();
-    for publish in &history.publishes {
-        first
-            .entry((&publish.aggregate_id, publish.sequence))
-            .or_insert(publish.at);
-    }
-    committed
-        .keys()
-        .map(|event| first.get(event).copied().unwrap_or(u64::MAX))
-        .max()
-        .unwrap_or_default()
+fn shards(history: &History) -> BTreeSet<&str> {
+    let readers = history.readers.iter();
+    readers.map(|reader| reader.shard.as_str()).collect()
 }
 
 struct Measure<'a> {
     history: &'a History,
-    committed: HashMap<(&'a str, u64), u64>,
-    /// When the last event was published for the first time; the end of time
-    /// when one never was.
-    all_published: u64,
+    passages: Vec<Passage<'a>>,
+    shards: BTreeSet<&'a str>,
     disturbances: Vec<Disturbance<'a>>,
     relays: Vec<&'a str>,
 }
 
-/// That something flows again.
+/// What has to flow again, and when it did.
 #[derive(Clone, Copy)]
-struct Flowing {
-    at: u64,
+struct Awaited {
     /// It could not have before.
     due: u64,
+    /// `None`: not before the run's end.
+    flowed: Option<u64>,
+}
+
+impl Awaited {
+    fn took_ms(self) -> Option<u64> {
+        Some(self.flowed?.saturating_sub(self.due))
+    }
 }
 
 fn of(victim: Option<&Life>, one: &Disturbance<'_>) -> bool {
@@ -165,21 +178,22 @@ impl<'a> Measure<'a> {
     fn of_life(&self, life: &'a Life) -> Option<Recovery<'a>> {
         let at = life.told_to_end.filter(|&at| self.under_load(at))?;
         let killed = life.was_killed();
-        let soon = |at: Option<u64>| at.map(|at| Flowing { at, due: 0 });
-        let (trigger, flowing) = match (life.program, killed) {
+        let soon = |flowed: Option<u64>| Awaited { due: at, flowed };
+        let (trigger, awaited) = match (life.program, killed) {
             (Program::OutboxRelay, _) => {
-                if !self.held_the_lease(life, at) {
-                    return None;
-                }
                 let trigger = if killed {
                     Trigger::RelayKilled
                 } else {
                     Trigger::RelayStopped
                 };
-                let successor = self.published_after(at, |publish| {
-                    publish.relay != life.process || publish.incarnation != life.incarnation
-                });
-                (trigger, successor)
+                // What it still published itself needed no successor.
+                let by_another = |event: &Passage<'_>| {
+                    event.first.is_none_or(|first| {
+                        first.relay != life.process || first.incarnation != life.incarnation
+                    })
+                };
+                let shards = self.held_by(life, at);
+                (trigger, self.awaited(at, shards, by_another)?)
             }
             (Program::OrderApi, true) => {
                 let confirmed = self
@@ -203,15 +217,15 @@ impl<'a> Measure<'a> {
             }
             (Program::OrderApi | Program::InventoryWorker, false) => return None,
         };
-        Some(self.recovery(trigger, at, Some(life), flowing))
+        Some(self.recovery(trigger, at, Some(life), awaited))
     }
 
     fn of_outage(&self, ended: u64) -> Option<Recovery<'a>> {
         if !self.under_load(ended) {
             return None;
         }
-        let flowing = self.published_after(ended, |_| true);
-        Some(self.recovery(Trigger::Outage, ended, None, flowing))
+        let awaited = self.awaited(ended, self.shards.iter().copied(), |_| true)?;
+        Some(self.recovery(Trigger::Outage, ended, None, awaited))
     }
 
     fn recovery(
@@ -219,12 +233,12 @@ impl<'a> Measure<'a> {
         trigger: Trigger,
         at: u64,
         victim: Option<&'a Life>,
-        flowing: Option<Flowing>,
+        awaited: Awaited,
     ) -> Recovery<'a> {
-        let took_ms = flowing.map(|flowing| flowing.at.saturating_sub(flowing.due.max(at)));
-        let quiet_ms = flowing.map(|flowing| {
-            let quiet_from = self.quiet_from(at, victim, flowing.at);
-            flowing.at.saturating_sub(flowing.due.max(quiet_from))
+        let took_ms = awaited.took_ms();
+        let quiet_ms = awaited.flowed.map(|flowed| {
+            let quiet_from = self.quiet_from(at, victim, flowed);
+            flowed.saturating_sub(awaited.due.max(quiet_from))
         });
         Recovery {
             trigger,
@@ -236,31 +250,50 @@ impl<'a> Measure<'a> {
         }
     }
 
-    /// Whether something was to be published after `at`.
     fn under_load(&self, at: u64) -> bool {
-        at < self.history.settings.duration_ms && at <= self.all_published
+        at < self.history.settings.duration_ms
     }
 
-    fn held_the_lease(&self, life: &Life, at: u64) -> bool {
-        // In the order of time.
-        let until = self.history.publishes.partition_point(|one| one.at < at);
-        until.checked_sub(1).is_some_and(|last| {
-            let last = &self.history.publishes[last];
-            last.relay == life.process && last.incarnation == life.incarnation
+    /// The shards that `life` was reading at `at`.
+    fn held_by(&self, life: &Life, at: u64) -> impl Iterator<Item = &'a str> {
+        let readers = &self.history.readers;
+        self.shards.iter().copied().filter(move |&shard| {
+            let mut earlier = readers.iter().rev().filter(|one| one.at <= at);
+            earlier
+                .find(|one| one.shard == shard)
+                .is_some_and(|one| one.relay == life.process && one.incarnation == life.incarnation)
         })
     }
 
-    /// The first publish after `at` that is `wanted`.
-    fn published_after(&self, at: u64, wanted: impl Fn(&Publish) -> bool) -> Option<Flowing> {
-        let from = self.history.publishes.partition_point(|one| one.at < at);
-        let publish = self.history.publishes[from..]
+    /// Of each of `shards` the event of those `wanted` that has to flow after
+    /// `at`, and of these the slowest; `None` when there is none.
+    fn awaited(
+        &self,
+        at: u64,
+        shards: impl Iterator<Item = &'a str>,
+        wanted: impl Fn(&Passage<'_>) -> bool,
+    ) -> Option<Awaited> {
+        let of_shard = |shard: &str| {
+            let events = || {
+                self.of_shard(shard)
+                    .filter(|&event| event.is_unpublished(at) && wanted(event))
+            };
+            let oldest = events().min_by_key(|event| event.committed)?;
+            Some(Awaited {
+                due: oldest.committed.max(at),
+                flowed: oldest.first.map(|first| first.answered_at),
+            })
+        };
+        let slowest = |awaited: &Awaited| awaited.took_ms().unwrap_or(u64::MAX);
+        shards.filter_map(of_shard).max_by_key(slowest)
+    }
+
+    /// Events that the stream brings. Of one that was never read nobody knows
+    /// the shard.
+    fn of_shard(&self, shard: &str) -> impl Iterator<Item = &Passage<'a>> {
+        self.passages
             .iter()
-            .find(|one| wanted(one))?;
-        let key = (publish.aggregate_id.as_str(), publish.sequence);
-        Some(Flowing {
-            at: publish.answered_at,
-            due: self.committed.get(&key).copied().unwrap_or(at),
-        })
+            .filter(move |event| !event.is_swept && event.shard.is_none_or(|one| one == shard))
     }
 
     /// What else happened to the relays, or to everyone, between a little
@@ -295,11 +328,11 @@ impl<'a> Measure<'a> {
     /// A relay that was behind leaves a backlog, and its successor looks that
     /// up in the table before it publishes anything.
     fn behind(&self, victim: &Life, at: u64) -> Option<String> {
-        let until = self.history.publishes.partition_point(|one| one.at < at);
-        let mut earlier = self.history.publishes[..until].iter().rev();
-        let last = earlier.find(|one| one.relay == victim.process)?;
-        let key = (last.aggregate_id.as_str(), last.sequence);
-        let lag = last.answered_at.saturating_sub(*self.committed.get(&key)?);
+        let waiting = self
+            .held_by(victim, at)
+            .flat_map(|shard| self.of_shard(shard))
+            .filter(|event| event.is_unpublished(at));
+        let lag = at.saturating_sub(waiting.map(|event| event.committed).min()?);
         (lag > BEHIND_MS).then(|| format!("a backlog of {lag} ms"))
     }
 
@@ -336,6 +369,7 @@ impl<'a> Measure<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::super::check::fixture;
+    use super::super::super::history::{ShardReader, StreamRecord};
     use super::*;
 
     fn of_relays(history: &History) -> Vec<(u64, Option<u64>, Option<String>)> {
@@ -347,15 +381,69 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_lasts_from_the_kill_to_the_next_accepted_event() {
+    fn a_takeover_lasts_until_the_event_that_waited_longest_is_accepted() {
         assert_eq!(of_relays(&fixture::valid()), [(10_000, Some(3_405), None)]);
+        let mut history = fixture::valid();
+        history.steps[2].at = 12_000;
+        assert_eq!(of_relays(&history), [(10_000, Some(1_405), None)]);
+        // That it flows is no sign that what had waited longer does.
+        let mut waiting = history.steps[2].clone();
+        waiting.at = 9_990;
+        waiting.aggregate_id = "steps-2".to_owned();
+        waiting.sequence = 1;
+        history.steps.push(waiting);
+        history
+            .publishes
+            .push(fixture::publish("relay-2", 15_000, "steps-2", 1));
+        assert_eq!(of_relays(&history), [(10_000, Some(5_005), None)]);
     }
 
     #[test]
-    fn only_the_relay_that_published_last_has_a_successor() {
+    fn only_a_relay_with_a_shard_has_a_successor() {
         let mut history = fixture::valid();
-        for publish in &mut history.publishes {
-            publish.relay = "relay-2".to_owned();
+        history.readers = vec![fixture::reader(300, "relay-2")];
+        assert_eq!(of_relays(&history), []);
+    }
+
+    #[test]
+    fn what_flows_in_another_shard_ends_no_takeover() {
+        let mut history = fixture::valid();
+        history.readers.insert(
+            0,
+            ShardReader {
+                shard: "shard-2".to_owned(),
+                ..fixture::reader(200, "relay-2")
+            },
+        );
+        // It waited longest, and was sent at once, from the shard that lives.
+        let mut elsewhere = history.steps[2].clone();
+        elsewhere.at = 9_980;
+        elsewhere.aggregate_id = "steps-2".to_owned();
+        elsewhere.sequence = 1;
+        history.steps.push(elsewhere);
+        let publish = fixture::publish("relay-2", 10_001, "steps-2", 1);
+        let at = history.publishes.partition_point(|one| one.at < publish.at);
+        history.publishes.insert(at, publish);
+        history.records.push(StreamRecord {
+            at: 10_000,
+            shard: "shard-2".to_owned(),
+            aggregate_id: "steps-2".to_owned(),
+            sequence: 1,
+            trimmed: false,
+        });
+        assert_eq!(of_relays(&history), [(10_000, Some(3_405), None)]);
+        // Killed with both, the slower one counts.
+        history.readers[0].relay = "relay-1".to_owned();
+        assert_eq!(of_relays(&history), [(10_000, Some(3_405), None)]);
+    }
+
+    #[test]
+    fn what_only_the_sweeper_can_bring_is_not_waited_for() {
+        let mut history = fixture::valid();
+        let trimmed = |one: &mut StreamRecord| one.trimmed = one.sequence == 3;
+        history.records.iter_mut().for_each(trimmed);
+        for record in &mut history.records {
+            record.at = record.at.min(5_000);
         }
         assert_eq!(of_relays(&history), []);
     }
@@ -374,12 +462,7 @@ mod tests {
     #[test]
     fn a_backlog_is_a_disturbance() {
         let mut history = fixture::valid();
-        let last = history
-            .end
-            .orders
-            .iter_mut()
-            .find(|one| one.order_id == "o-2");
-        last.expect("it is in the valid history").created_at = 8_900;
+        history.steps[2].at = 8_945;
         let disturbed = Some("a backlog of 1055 ms".to_owned());
         assert_eq!(of_relays(&history), [(10_000, Some(3_405), disturbed)]);
     }

@@ -9,8 +9,12 @@ use serde_json::Value;
 
 use super::partial::{self, Failed};
 use super::protocol::{self, Answer, Call, Refusal, Reply};
+use super::streams::Page;
 use super::{Cut, Door, marks, refusals, sqs};
-use crate::chaos::history::{Delivery, Fault, FaultKind, Publish, PublishedMark, Redelivery};
+use crate::chaos::history::{
+    Delivery, Fault, FaultKind, Publish, PublishedMark, Redelivery, ShardReader, StreamRecord,
+    TrimmedRead,
+};
 
 pub(super) struct Exchange {
     door: Arc<Door>,
@@ -104,7 +108,10 @@ impl Exchange {
         if self.call.operation == "GetShardIterator" {
             self.call = match weather.trims.locate(self.call.clone()) {
                 Ok(call) => call,
-                Err(refusal) => return Ok(self.refuse(FaultKind::TrimmedIterator, &refusal)),
+                Err(refusal) => {
+                    self.trimmed_read();
+                    return Ok(self.refuse(FaultKind::TrimmedIterator, &refusal));
+                }
             };
         }
         let forwarded_at = weather.recorder.now();
@@ -114,10 +121,15 @@ impl Exchange {
             "BatchExecuteStatement" => self.marked(&reply),
             "GetShardIterator" => weather.trims.located(&self.call, &reply),
             "GetRecords" => {
-                if let Some(refusal) = self.trimmed(&reply) {
-                    return Ok(self.refuse(FaultKind::TrimmedIterator, &refusal));
+                if let Some(lost) = self.trimmed(&reply) {
+                    self.note_records(lost, true);
+                    self.trimmed_read();
+                    return Ok(self.refuse(FaultKind::TrimmedIterator, &refusals::trimmed()));
                 }
-                weather.trims.read(&self.call, &reply);
+                if let Some(page) = weather.trims.read(&self.call, &reply) {
+                    self.note_reader(&page);
+                    self.note_records(page, false);
+                }
             }
             _ => {}
         }
@@ -224,14 +236,68 @@ impl Exchange {
         killed
     }
 
-    fn trimmed(&mut self, reply: &Reply) -> Option<Refusal> {
+    /// The records that are taken away before the process reads them.
+    fn trimmed(&mut self, reply: &Reply) -> Option<Page> {
         let weather = &self.door.weather;
         if !self.is_told() || !weather.wants_trim() {
             return None;
         }
-        let refusal = weather.trims.trim(&self.call, reply, &mut self.random)?;
+        let lost = weather.trims.trim(&self.call, reply, &mut self.random)?;
         weather.trim_is_done();
-        Some(refusal)
+        Some(lost)
+    }
+
+    /// The process is being told that its position is trimmed. What it has
+    /// given up meanwhile, it is not told.
+    fn trimmed_read(&self) {
+        if self.waiting.strong_count() > 0 {
+            let recorder = &self.door.weather.recorder;
+            let read = TrimmedRead {
+                at: recorder.now(),
+                relay: self.door.process.name.clone(),
+                incarnation: self.incarnation,
+            };
+            recorder.write(|history| history.trimmed_reads.push(read));
+        }
+    }
+
+    fn note_records(&self, page: Page, trimmed: bool) {
+        let recorder = &self.door.weather.recorder;
+        let at = recorder.now();
+        let Page { shard, events } = page;
+        recorder.write(|history| {
+            let records = events
+                .into_iter()
+                .map(|(aggregate_id, sequence)| StreamRecord {
+                    at,
+                    shard: shard.clone(),
+                    aggregate_id,
+                    sequence,
+                    trimmed,
+                });
+            history.records.extend(records);
+        });
+    }
+
+    /// Notes who reads a shard, when that is another one than before.
+    fn note_reader(&self, page: &Page) {
+        let recorder = &self.door.weather.recorder;
+        let reader = ShardReader {
+            at: recorder.now(),
+            shard: page.shard.clone(),
+            relay: self.door.process.name.clone(),
+            incarnation: self.incarnation,
+        };
+        recorder.write(|history| {
+            let mut earlier = history.readers.iter().rev();
+            let before = earlier.find(|before| before.shard == reader.shard);
+            let is_known = before.is_some_and(|before| {
+                before.relay == reader.relay && before.incarnation == reader.incarnation
+            });
+            if !is_known {
+                history.readers.push(reader);
+            }
+        });
     }
 
     /// The answer to a ReceiveMessage, perhaps with a message too many or in

@@ -14,6 +14,16 @@ use super::refusals;
 /// A stream's ARN and a shard's id.
 type Shard = (String, String);
 
+/// An event's aggregate and sequence.
+pub(super) type EventKey = (String, u64);
+
+/// Events of one shard, in the order of their records.
+#[derive(Debug, PartialEq)]
+pub(super) struct Page {
+    pub(super) shard: String,
+    pub(super) events: Vec<EventKey>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Trims {
     state: Mutex<State>,
@@ -60,43 +70,53 @@ impl Trims {
         }
     }
 
-    /// Follows a reader from page to page.
-    pub(super) fn read(&self, call: &Call, reply: &Reply) {
-        let Some(used) = text(&call.json()["ShardIterator"]) else {
-            return;
-        };
-        let Some(body) = reply.json() else { return };
+    /// Follows a reader from page to page; what it reads, unless that is an
+    /// error.
+    pub(super) fn read(&self, call: &Call, reply: &Reply) -> Option<Page> {
+        let used = text(&call.json()["ShardIterator"])?;
+        let body = reply.json()?;
         let mut state = self.state();
-        if let Some(shard) = state.iterators.remove(&used)
-            && let Some(next) = text(&body["NextShardIterator"])
-        {
+        let shard = state.iterators.remove(&used)?;
+        let page = Page {
+            shard: shard.1.clone(),
+            events: events(records(&body)),
+        };
+        if let Some(next) = text(&body["NextShardIterator"]) {
             state.iterators.insert(next, shard);
         }
+        Some(page)
     }
 
-    /// Takes the first records of a page away, before anybody has read them;
-    /// `None` when the page has none.
+    /// Takes the first records of a page away, before anybody has read them,
+    /// and returns their events; `None` when the page has no record.
     pub(super) fn trim(
         &self,
         call: &Call,
         reply: &Reply,
         random: &mut fastrand::Rng,
-    ) -> Option<Refusal> {
+    ) -> Option<Page> {
         let body = reply.json()?;
-        let records = body["Records"].as_array().filter(|list| !list.is_empty())?;
-        let last = &records[random.usize(..records.len())];
-        let number = text(&last["dynamodb"]["SequenceNumber"])?;
+        let records = records(&body);
+        if records.is_empty() {
+            return None;
+        }
+        let last = random.usize(..records.len());
+        let number = text(&records[last]["dynamodb"]["SequenceNumber"])?;
         let mut state = self.state();
         let shard = state
             .iterators
             .get(call.json()["ShardIterator"].as_str()?)?;
         let shard = shard.clone();
+        let page = Page {
+            shard: shard.1.clone(),
+            events: events(&records[..=last]),
+        };
         match state.horizons.get(&shard) {
             // A reader that lags behind the horizon has nothing to lose.
             Some(horizon) if compare(&number, horizon).is_le() => return None,
             _ => state.horizons.insert(shard, number),
         };
-        Some(refusals::trimmed())
+        Some(page)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,6 +127,22 @@ impl Trims {
 fn shard(body: &Value) -> Shard {
     let of = |name: &str| text(&body[name]).unwrap_or_default();
     (of("StreamArn"), of("ShardId"))
+}
+
+fn records(page: &Value) -> &[Value] {
+    page["Records"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Only an inserted item is an event.
+fn events(records: &[Value]) -> Vec<EventKey> {
+    let inserted = records.iter().filter(|one| one["eventName"] == "INSERT");
+    inserted
+        .filter_map(|record| {
+            let keys = &record["dynamodb"]["Keys"];
+            let sequence = keys["sequence"]["N"].as_str()?.parse().ok()?;
+            Some((text(&keys["aggregate_id"]["S"])?, sequence))
+        })
+        .collect()
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -145,6 +181,11 @@ mod tests {
         }))
     }
 
+    fn record(name: &str, number: &str) -> Value {
+        let keys = json!({"aggregate_id": {"S": format!("a-{number}")}, "sequence": {"N": "1"}});
+        json!({"eventName": name, "dynamodb": {"SequenceNumber": number, "Keys": keys}})
+    }
+
     /// A shard whose records 7 to 9 or fewer were trimmed when a reader was
     /// about to read them.
     fn trimmed() -> (Trims, String) {
@@ -156,15 +197,16 @@ mod tests {
         let page = json!({
             "NextShardIterator": "j",
             "Records": [
-                {"dynamodb": {"SequenceNumber": "007"}},
-                {"dynamodb": {"SequenceNumber": "008"}},
-                {"dynamodb": {"SequenceNumber": "009"}},
+                record("INSERT", "007"),
+                record("MODIFY", "008"),
+                record("INSERT", "009"),
             ],
         });
         let read = call(&json!({"ShardIterator": "i"}));
         let random = &mut fastrand::Rng::with_seed(1);
-        let refusal = trims.trim(&read, &reply(&page), random).unwrap();
-        assert_eq!(refusal.code, "TrimmedDataAccessException");
+        let lost = trims.trim(&read, &reply(&page), random).unwrap();
+        assert_eq!(lost.shard, "s");
+        assert_eq!(lost.events[0], ("a-007".to_owned(), 1));
         let first = trims.locate(at("TRIM_HORIZON", None)).unwrap().json();
         let horizon = first["SequenceNumber"].as_str().unwrap().to_owned();
         (trims, horizon)
@@ -210,7 +252,13 @@ mod tests {
         );
         for (used, next) in [("i", "j"), ("j", "k")] {
             let read = call(&json!({"ShardIterator": used}));
-            trims.read(&read, &reply(&json!({"NextShardIterator": next})));
+            let records = [record("INSERT", used), record("MODIFY", next)];
+            let page = json!({"NextShardIterator": next, "Records": records});
+            let expected = Page {
+                shard: "s".to_owned(),
+                events: vec![(format!("a-{used}"), 1)],
+            };
+            assert_eq!(trims.read(&read, &reply(&page)), Some(expected));
         }
         assert_eq!(trims.state().iterators.keys().collect::<Vec<_>>(), ["k"]);
     }

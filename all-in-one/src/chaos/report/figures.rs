@@ -103,13 +103,17 @@ pub(super) fn recovery(history: &History) -> Vec<RecoveryFigures> {
         let limit_ms = trigger.limit(lease);
         let all = || recoveries.iter().filter(move |one| one.trigger == trigger);
         let figures = |strict: bool| {
-            let wanted =
-                all().filter(|one| strict == (limit_ms.is_some() && one.disturbed_by.is_none()));
+            let wanted = all().filter(|one| strict == one.is_judged(lease));
             Percentiles::of(wanted.filter_map(|one| one.took_ms))
         };
+        let isolated = history.settings.isolated.iter().copied();
         RecoveryFigures {
             trigger,
             limit_ms,
+            isolated: isolated
+                .filter(|&kind| Trigger::after(kind) == Some(trigger))
+                .count(),
+            judged: all().filter(|one| one.is_judged(lease)).count(),
             undisturbed: figures(true),
             others: figures(false),
             never: all().filter(|one| one.took_ms.is_none()).count(),

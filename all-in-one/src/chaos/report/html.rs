@@ -63,7 +63,7 @@ fn heading(report: &Report) -> Markup {
         }
         p { code { (command(settings)) } }
         @if broken == 0 {
-            p.verdict.good { "✓ Every invariant holds." }
+            p.verdict.good { "✓ Every invariant holds. " (report.recoveries_judged()) }
         } @else {
             p.verdict.bad {
                 "✗ " (broken) " of " (report.invariants.len()) " invariants are violated."

@@ -104,6 +104,10 @@ pub(super) struct RecoveryFigures {
     pub trigger: Trigger,
     /// What is allowed when nothing else is wrong.
     pub limit_ms: Option<u64>,
+    /// How many faults of the kind were injected by themselves, to be judged.
+    pub isolated: usize,
+    /// How many recoveries were held to the limit: nothing else was wrong.
+    pub judged: usize,
     pub undisturbed: Percentiles,
     /// While something else was wrong, too, or where there is no limit.
     pub others: Percentiles,
@@ -178,6 +182,16 @@ impl Report {
         }
     }
 
+    /// How many recoveries were held to their limits, by what they were from:
+    /// where that is none, nothing was shown.
+    fn recoveries_judged(&self) -> String {
+        let limited = self.recovery.iter().filter(|of| of.limit_ms.is_some());
+        let each: Vec<String> = limited
+            .map(|of| format!("{} after {}", words::count(of.judged), of.trigger.name()))
+            .collect();
+        format!("Recoveries judged: {}.", each.join(", "))
+    }
+
     /// The whole report, for programs.
     pub(super) fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string_pretty(self)
@@ -231,6 +245,9 @@ mod tests {
             ("/repeats/lost_answers", 1),
             ("/repeats/unexplained", 0),
             ("/repeats/after/0/total", 1),
+            ("/recovery/0/isolated", 0),
+            ("/recovery/0/judged", 1),
+            ("/recovery/1/judged", 0),
             ("/recovery/0/undisturbed/count", 1),
             ("/recovery/0/undisturbed/max", 3_405),
             ("/recovery/0/limit_ms", 4_000),
@@ -263,6 +280,8 @@ mod tests {
         assert!(text.contains("and 18 more"), "{text}");
         assert!(text.contains("Replay with --seed"), "{text}");
         let well = Report::of(&fixture::valid(), &[]).to_text();
-        assert!(well.ends_with("Every invariant holds.\n"), "{well}");
+        let judged = "Every invariant holds. Recoveries judged: 1 after SIGKILL of the relay with \
+                      the lease, 0 after SIGTERM of the relay with the lease, 0 after end of an outage.\n";
+        assert!(well.ends_with(judged), "{well}");
     }
 }

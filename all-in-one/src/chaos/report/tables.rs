@@ -55,7 +55,6 @@ pub(super) fn latency(report: &Report) -> Markup {
 }
 
 pub(super) fn recovery(report: &Report) -> Markup {
-    let happened = || report.recovery.iter().filter(|of| !of.each.is_empty());
     html! {
         section {
             h2 { "Time until events flowed again" }
@@ -72,7 +71,7 @@ pub(super) fn recovery(report: &Report) -> Markup {
                         }
                     }
                     tbody {
-                        @for of in happened() { (recovery_rows(of)) }
+                        @for of in &report.recovery { (recovery_rows(of)) }
                     }
                 }
             }
@@ -89,7 +88,11 @@ fn recovery_rows(of: &RecoveryFigures) -> Markup {
         @if let Some(limit) = of.limit_ms {
             tr {
                 th scope="row" { (of.trigger.name()) }
-                td { "nothing else" }
+                td {
+                    "nothing else"
+                    @if of.judged == 0 { ": " b { "none could be judged" } }
+                    @if of.isolated > 0 { " (" (count(of.isolated)) " came by themselves)" }
+                }
                 td.n { (duration(limit)) }
                 (percentiles(of.undisturbed))
             }

@@ -151,14 +151,21 @@ fn latency(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
 
 fn recovery(f: &mut fmt::Formatter<'_>, recovery: &[RecoveryFigures]) -> fmt::Result {
     heading(f, "Time until events flowed again after")?;
-    for of in recovery.iter().filter(|of| !of.each.is_empty()) {
+    for of in recovery {
         let name = of.trigger.name();
         if let Some(limit) = of.limit_ms {
-            let undisturbed = figures(of.undisturbed);
+            let judged = match of.judged {
+                0 => "NONE COULD BE JUDGED".to_owned(),
+                _ => figures(of.undisturbed),
+            };
             line(
                 f,
                 name,
-                format_args!("{undisturbed}, {} allowed", duration(limit)),
+                format_args!(
+                    "{judged}, {} allowed; {} came by themselves",
+                    duration(limit),
+                    count(of.isolated)
+                ),
             )?;
         }
         if of.others.count > 0 {
@@ -243,7 +250,7 @@ fn verdict(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
         .filter(|one| one.violations > 0)
         .count();
     match broken {
-        0 => writeln!(f, "\nEvery invariant holds."),
+        0 => writeln!(f, "\nEvery invariant holds. {}", report.recoveries_judged()),
         _ => writeln!(
             f,
             "\n{broken} of {} invariants are violated. Replay with --seed {}.",

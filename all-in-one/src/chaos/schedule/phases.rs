@@ -4,16 +4,19 @@
 
 use std::time::Duration;
 
-/// Faults of every kind, one after the other.
+/// Faults of every kind, one after the other, in a run that has time for it. A
+/// shorter one has shorter storms, so that one kill and one stop can be
+/// measured; when these do not fit with the shortest, it measures less.
 const STORM: Duration = Duration::from_secs(30);
+const SHORTEST_STORM: Duration = Duration::from_secs(4);
 
 /// How much longer than two leases a lull is quiet, before its fault. The
 /// processes that the storm has left dead or stopped are started; one lease has
 /// to run out before a relay publishes again, and what has piled up follows.
-const QUIET: Duration = Duration::from_secs(6);
+const QUIET: Duration = Duration::from_secs(4);
 
 /// How much longer than a lease there is to recover from the fault.
-const RECOVERY: Duration = Duration::from_secs(4);
+const RECOVERY: Duration = Duration::from_secs(3);
 
 /// A run at least this long has one outage of everything, of this length.
 const LONG_RUN: Duration = Duration::from_secs(180);
@@ -49,10 +52,14 @@ pub(super) struct Phases {
 }
 
 impl Phases {
-    /// A run begins and ends with a storm; a short one has nothing else.
+    /// A run begins and ends with a storm; the shortest ones have nothing else.
     pub(super) fn of(duration: Duration, lease_duration: Duration) -> Self {
+        let quiet = lease_duration * 2 + QUIET;
+        let lull = |measured: Measured| quiet + measured.lasting() + lease_duration + RECOVERY;
+        let two = lull(Measured::Kill) + lull(Measured::Term);
+        let storm = (duration.saturating_sub(two) / 3).clamp(SHORTEST_STORM, STORM);
         let mut lulls: Vec<Lull> = Vec::new();
-        let mut at = STORM;
+        let mut at = storm;
         loop {
             let measured = match lulls.len() {
                 1 if duration >= LONG_RUN => Measured::OutageOfAll(LONG_OUTAGE),
@@ -60,9 +67,8 @@ impl Phases {
                 n if n % 3 == 1 => Measured::Term,
                 _ => Measured::Outage(SHORT_OUTAGE),
             };
-            let quiet = lease_duration * 2 + QUIET;
-            let lasting = quiet + measured.lasting() + lease_duration + RECOVERY;
-            if at + lasting + STORM / 3 > duration {
+            let lasting = lull(measured);
+            if at + lasting + storm / 3 > duration {
                 break;
             }
             lulls.push(Lull {
@@ -71,7 +77,7 @@ impl Phases {
                 fault_at: at + quiet,
                 measured,
             });
-            at += lasting + STORM;
+            at += lasting + storm;
         }
         let calm: Duration = lulls.iter().map(|lull| lull.lasting).sum();
         Self {
@@ -109,9 +115,20 @@ mod tests {
 
     #[test]
     fn short_runs_are_one_storm() {
-        let phases = Phases::of(Duration::from_secs(25), LEASE);
+        let phases = Phases::of(Duration::from_secs(20), LEASE);
         assert!(phases.lulls.is_empty());
-        assert_eq!(phases.storm, Duration::from_secs(25));
+        assert_eq!(phases.storm, Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_minute_measures_a_kill_and_a_stop_and_so_does_less_with_a_shorter_lease() {
+        for (seconds, lease) in [(60, LEASE), (36, Duration::from_secs(2))] {
+            let phases = Phases::of(Duration::from_secs(seconds), lease);
+            let measured: Vec<_> = phases.lulls.iter().map(|lull| lull.measured).collect();
+            assert_eq!(measured, [Measured::Kill, Measured::Term], "{seconds} s");
+            let last = phases.lulls[1];
+            assert!(last.at + last.lasting < Duration::from_secs(seconds));
+        }
     }
 
     #[test]

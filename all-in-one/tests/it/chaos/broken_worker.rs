@@ -35,7 +35,7 @@ async fn a_worker_that_applies_every_delivery_is_found_out() {
 
     let ended = run(&[
         "--duration",
-        "8s",
+        "6s",
         "--seed",
         "3",
         "--faults",

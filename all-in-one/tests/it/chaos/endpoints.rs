@@ -10,7 +10,7 @@ async fn it_runs_against_another_cloud_and_leaves_nothing_there() {
     let cloud = LocalCloud::start(Config::default()).await.unwrap();
     let ended = run(&[
         "--duration",
-        "8s",
+        "6s",
         "--seed",
         "2",
         "--rate",

@@ -13,6 +13,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use crate::support::BINARY;
 
@@ -43,7 +44,12 @@ fn chaos(arguments: &[&str], folder: &TempDir) -> Command {
     command
 }
 
+/// One run at a time: how fast the system recovers is judged, and two of them
+/// on a small machine would slow each other down.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 async fn run(arguments: &[&str]) -> Ended {
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let output = chaos(arguments, &folder).output().await.unwrap();
     Ended { output, folder }

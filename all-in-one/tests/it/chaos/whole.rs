@@ -73,10 +73,27 @@ fn held_by_two(history: &Value) -> usize {
 
 #[tokio::test]
 async fn everything_holds_while_everything_goes_wrong() {
-    let ended = run(&["--duration", "25s", "--seed", "1", "--rate", "50"]).await;
+    let ended = run(&[
+        "--duration",
+        "36s",
+        "--seed",
+        "1",
+        "--rate",
+        "50",
+        "--lease-duration",
+        "2s",
+    ])
+    .await;
     assert_eq!(ended.code(), Some(0), "{}", ended.text());
 
     let report = ended.report();
+    // It has a lull for each of these, and their recoveries were in time.
+    for trigger in ["relay-killed", "relay-stopped"] {
+        let recovery = report["recovery"].as_array().unwrap();
+        let of = recovery.iter().find(|of| of["trigger"] == trigger).unwrap();
+        assert_eq!(of["isolated"], 1, "{of}");
+        assert!(of["judged"].as_u64().unwrap() >= 1, "{of}");
+    }
     assert_eq!(report["passed"], true);
     assert_eq!(report["settings"]["seed"], 1);
     let injected = &report["faults"]["by_kind"];

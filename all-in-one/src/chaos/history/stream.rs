@@ -1,0 +1,32 @@
+//! What passed between relays and the stream.
+
+use serde::{Deserialize, Serialize};
+
+/// An event's record in a page that the stream answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::chaos) struct StreamRecord {
+    pub at: u64,
+    pub shard: String,
+    pub aggregate_id: String,
+    pub sequence: u64,
+    /// It was taken away before a relay could read it.
+    pub trimmed: bool,
+}
+
+/// From then on this relay reads a shard: it has the lease.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::chaos) struct ShardReader {
+    pub at: u64,
+    pub shard: String,
+    /// The process, as in [`super::Life::process`].
+    pub relay: String,
+    pub incarnation: u32,
+}
+
+/// A relay was told that its position in the stream is trimmed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::chaos) struct TrimmedRead {
+    pub at: u64,
+    pub relay: String,
+    pub incarnation: u32,
+}
