@@ -22,6 +22,9 @@ use crate::signals::Stopping;
 /// long outage more than that come back at once, and some are refused.
 pub(super) const API_CONCURRENCY: usize = 512;
 
+/// A process that is well answers at once.
+const METRICS_WITHIN: Duration = Duration::from_secs(1);
+
 /// What a process has for finishing its work after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -57,6 +60,10 @@ impl Crew {
         let relays = (1..=options.relays).map(|n| (Program::OutboxRelay, format!("relay-{n}")));
         let workers =
             (1..=options.workers).map(|n| (Program::InventoryWorker, format!("worker-{n}")));
+        let http = reqwest::Client::builder()
+            .timeout(METRICS_WITHIN)
+            .no_proxy()
+            .build()?;
         let mut crew = Self {
             api,
             members: Vec::new(),
@@ -85,6 +92,7 @@ impl Crew {
                     },
                     proxy,
                     recorder: Arc::clone(recorder),
+                    http: http.clone(),
                     grace: GRACE,
                     log_file: log_file(options.output.logs.as_deref(), &remote.name)?,
                     heal: crew.heal.clone(),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use end::{DeadLetter, End, IdempotencyRow, Level, OrderRow, OutboxRow, Stock};
 pub(super) use fault::{CloudService, Fault, FaultKind};
 pub(super) use process::{EndSignal, Ending, Life, LogKind, LogLine, MemorySample, Program};
-pub(super) use stream::{ShardReader, StreamRecord, TrimmedRead};
+pub(super) use stream::{GapCount, ShardReader, StreamRecord, TrimmedRead};
 pub(super) use traffic::{Delivery, OrderLine, Post, Publish, PublishedMark, Redelivery, Step};
 
 /// One run.
@@ -31,7 +31,10 @@ pub(super) struct History {
     pub records: Vec<StreamRecord>,
     /// In the order of time.
     pub readers: Vec<ShardReader>,
+    /// In the order of time.
     pub trimmed_reads: Vec<TrimmedRead>,
+    /// One of each incarnation that answered.
+    pub gap_counts: Vec<GapCount>,
     /// What the queues accepted from relays, in the order of [`Publish::at`].
     pub publishes: Vec<Publish>,
     pub marks: Vec<PublishedMark>,

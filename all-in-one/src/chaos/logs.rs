@@ -18,12 +18,20 @@ const PANIC_LINES: usize = 40;
 /// Longer texts say nothing more.
 const MAX_TEXT: usize = 2_000;
 
+/// A process listens.
+#[derive(Clone, Debug)]
+pub(super) struct Ready {
+    pub(super) at: u64,
+    /// As it logs it.
+    pub(super) address: Option<String>,
+}
+
 /// One incarnation's log.
 pub(super) struct Log<'a> {
     pub(super) recorder: &'a Recorder,
     pub(super) process: &'a str,
     /// Told when the process first says that it listens.
-    pub(super) ready: &'a watch::Sender<Option<u64>>,
+    pub(super) ready: &'a watch::Sender<Option<Ready>>,
     /// Where all of it goes as well.
     pub(super) file: Option<&'a Path>,
 }
@@ -74,7 +82,10 @@ impl Log<'_> {
         if message == "listening" {
             self.ready.send_if_modified(|ready| {
                 let is_first = ready.is_none();
-                ready.get_or_insert_with(|| self.recorder.now());
+                ready.get_or_insert_with(|| Ready {
+                    at: self.recorder.now(),
+                    address: entry["address"].as_str().map(str::to_owned),
+                });
                 is_first
             });
         }
@@ -147,7 +158,7 @@ mod tests {
     use super::*;
     use crate::chaos::history::Settings;
 
-    async fn follow(text: &str) -> (Vec<LogLine>, Option<u64>) {
+    async fn follow(text: &str) -> (Vec<LogLine>, Option<Ready>) {
         let recorder = Recorder::new(Settings::default());
         let ready = watch::Sender::new(None);
         let log = Log {
@@ -157,7 +168,7 @@ mod tests {
             file: None,
         };
         log.follow(text.as_bytes()).await.unwrap();
-        let ready = *ready.borrow();
+        let ready = ready.borrow().clone();
         (recorder.take().logs, ready)
     }
 
@@ -176,7 +187,7 @@ mod tests {
         let kinds: Vec<_> = lines.iter().map(|line| line.kind).collect();
         assert_eq!(kinds, [LogKind::Error, LogKind::LeaseLost, LogKind::Panic]);
         assert!(lines[2].text.ends_with("index out of bounds"));
-        assert!(ready.is_some());
+        assert_eq!(ready.unwrap().address.as_deref(), Some("127.0.0.1:1"));
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The processes under test: each kept running by a task of its own, which also
 //! does to it what the schedule says, and notes its lives.
 
+mod gaps;
 mod keeping;
 
 use std::path::PathBuf;
@@ -105,6 +106,8 @@ pub(super) struct Keeper {
     pub(super) spec: Spec,
     pub(super) proxy: Proxy,
     pub(super) recorder: Arc<Recorder>,
+    /// Asks the process for its metrics.
+    pub(super) http: reqwest::Client,
     /// What the process has for finishing its work.
     pub(super) grace: Duration,
     /// Its log goes here too.

@@ -14,9 +14,12 @@ struct Known {
     cause: fn(&Fault) -> bool,
 }
 
+/// How a relay says that it met a gap.
+pub(super) const STREAM_GAP: &str = "stream gap: records were trimmed before they were read; pending events among them are still in the table";
+
 const KNOWN: [Known; 3] = [
     Known {
-        message: "stream gap: records were trimmed before they were read; pending events among them are still in the table",
+        message: STREAM_GAP,
         cause: |fault| fault.kind == FaultKind::TrimmedIterator,
     },
     Known {

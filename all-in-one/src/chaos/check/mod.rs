@@ -5,13 +5,15 @@
 //! - [`effects`]: stock and settled orders.
 //! - [`events`]: nothing lost, nothing left.
 //! - [`sequence`]: order per aggregate; [`repeats`]: what was sent again.
-//! - [`logs`]: what processes had to say.
+//! - [`logs`]: what processes had to say; [`gaps`]: that they say what the stream
+//!   lost.
 //! - [`processes`]: starts, endings, memory; [`recovery`]: how fast events flow
 //!   again.
 
 mod answers;
 mod effects;
 mod events;
+mod gaps;
 mod logs;
 mod orders;
 mod processes;
@@ -51,6 +53,7 @@ pub(super) enum Invariant {
     Repeats,
     DeadLetters,
     Logs,
+    Gaps,
     Endings,
     Memory,
     Recovery,
@@ -58,7 +61,7 @@ pub(super) enum Invariant {
 }
 
 impl Invariant {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Answers,
         Self::Confirmed,
         Self::Atomic,
@@ -71,6 +74,7 @@ impl Invariant {
         Self::Repeats,
         Self::DeadLetters,
         Self::Logs,
+        Self::Gaps,
         Self::Endings,
         Self::Memory,
         Self::Recovery,
@@ -104,6 +108,7 @@ impl Invariant {
             }
             Self::DeadLetters => "No message went to a dead-letter queue",
             Self::Logs => "No panic, and no ERROR or lost lease but for the fault that makes it",
+            Self::Gaps => "A relay that meets a gap in the stream logs and counts it",
             Self::Endings => {
                 "Each process is soon ready, none ends on its own, and SIGTERM ends it in time with exit code 0"
             }
@@ -133,6 +138,7 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
     repeats::repeats(history, &mut found);
     events::dead_letters(history, &mut found);
     logs::logs(history, &mut found);
+    gaps::gaps(history, &mut found);
     processes::starts(history, &mut found);
     processes::endings(history, &mut found);
     processes::memory(history, &mut found);

@@ -23,6 +23,16 @@ pub(in crate::chaos) struct ShardReader {
     pub incarnation: u32,
 }
 
+/// What a relay had counted in `outbox_stream_gaps_total` when it was asked last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::chaos) struct GapCount {
+    /// When it was asked.
+    pub at: u64,
+    pub relay: String,
+    pub incarnation: u32,
+    pub counted: u64,
+}
+
 /// A relay was told that its position in the stream is trimmed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::chaos) struct TrimmedRead {

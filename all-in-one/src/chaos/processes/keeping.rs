@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::gaps::Counting;
 use super::{Command, Keeper, Order};
 use crate::chaos::history::{EndSignal, Ending, Fault, FaultKind, Life, MemorySample, Program};
-use crate::chaos::logs::Log;
+use crate::chaos::logs::{Log, Ready};
 use crate::chaos::run::ChaosError;
 use crate::child::Process;
 
@@ -84,7 +85,7 @@ impl Keeping {
         let mut process = spec.spawn()?;
         let pid = process.pid();
         let log = process.take_log();
-        let ready = watch::Sender::new(None);
+        let ready: watch::Sender<Option<Ready>> = watch::Sender::new(None);
         let mut alive = Alive {
             process,
             incarnation,
@@ -111,14 +112,26 @@ impl Keeping {
         let first_ready = self.first_ready.clone();
         let pass_on = async {
             let mut ready = ready.subscribe();
-            if let Ok(at) = ready.wait_for(Option::is_some).await.map(|at| *at) {
+            if let Ok(at) = ready.wait_for(Option::is_some).await.map(|it| at_of(&it)) {
                 first_ready.send_replace(at);
             }
             std::future::pending().await
         };
+        let http = self.keeper.http.clone();
+        let counts_gaps = self.keeper.program == Program::OutboxRelay;
+        let counting = async {
+            let gaps = Counting {
+                http: &http,
+                recorder: &recorder,
+                relay: &name,
+                incarnation,
+            };
+            gaps.follow(ready.subscribe()).await;
+        };
         let (status, followed) = tokio::select! {
             both = async { tokio::join!(self.until_ended(&mut alive), following) } => both,
             never = pass_on => never,
+            () = counting, if counts_gaps => unreachable!("it never returns"),
         };
         if let Err(source) = followed {
             let process = name.clone();
@@ -137,7 +150,7 @@ impl Keeping {
                 incarnation,
                 pid,
                 started,
-                ready: *ready.borrow(),
+                ready: at_of(&ready.borrow()),
                 ended: Some(ended),
                 how: Some(how),
                 told_to_end: alive.told.map(|(at, _)| at),
@@ -294,6 +307,10 @@ impl Keeping {
             }
         }
     }
+}
+
+fn at_of(ready: &Option<Ready>) -> Option<u64> {
+    ready.as_ref().map(|ready| ready.at)
 }
 
 /// Never, when there is no such instant.
