@@ -4,7 +4,8 @@
 //! it. Either its relay never learned that the queue had taken the event
 //! before, or it learned it and could not mark it any more: it died, was
 //! frozen, lost its lease, or the table was away. In the second case no more
-//! events may be repeated than a relay may have sent and not marked.
+//! events may be repeated than the relay had sent and not marked: after a death
+//! as many as the proxies had seen, else as many as a relay may have.
 
 use std::collections::HashMap;
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use super::super::history::{
     CloudService, Ending, Fault, FaultKind, History, Life, LogKind, Program, Publish,
 };
+use super::first_marked_at;
 use super::leases::{is_long_pause, lost_for_a_reason};
 use super::spans::{Span, processes};
 
@@ -35,6 +37,9 @@ pub(in crate::chaos) struct Interruption<'a> {
     pub relay: Option<&'a str>,
     /// Of a death.
     incarnation: Option<u32>,
+    /// At a death, the sends of the relay that had passed the proxy without a
+    /// mark of theirs: only these may be repeated.
+    pub in_flight: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -154,7 +159,10 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
         .lives
         .iter()
         .filter(|life| life.program == Program::OutboxRelay);
-    let mut all: Vec<_> = relays.filter_map(|life| death(history, life)).collect();
+    let marked = first_marked_at(history);
+    let mut all: Vec<_> = relays
+        .filter_map(|life| death(history, life, &marked))
+        .collect();
     let relays = processes(history, Program::OutboxRelay);
     for fault in &history.faults {
         let of_relay = || {
@@ -180,6 +188,7 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
             span,
             relay: fault.process.as_deref(),
             incarnation: None,
+            in_flight: None,
         });
     }
     for line in &history.logs {
@@ -191,6 +200,7 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
                 span: Span::new(line.at.saturating_sub(2 * lease), line.at),
                 relay: Some(&line.process),
                 incarnation: None,
+                in_flight: None,
             });
         }
     }
@@ -198,7 +208,11 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
     all
 }
 
-fn death<'a>(history: &History, life: &'a Life) -> Option<Interruption<'a>> {
+fn death<'a>(
+    history: &History,
+    life: &'a Life,
+    marked: &HashMap<(&str, u64), u64>,
+) -> Option<Interruption<'a>> {
     let (ended, told) = (life.ended?, life.told_to_end.or(life.ended)?);
     let kind = match life.how? {
         _ if life.was_killed() => InterruptionKind::Killed,
@@ -210,11 +224,18 @@ fn death<'a>(history: &History, life: &'a Life) -> Option<Interruption<'a>> {
         }
         Ending::Exited(_) => return None,
     };
+    let from = told.min(ended);
+    let unmarked = history.publishes.iter().filter(|publish| {
+        let key = (publish.aggregate_id.as_str(), publish.sequence);
+        (&publish.relay, publish.incarnation) == (&life.process, life.incarnation)
+            && marked.get(&key).is_none_or(|&at| at >= from)
+    });
     Some(Interruption {
         kind,
-        span: Span::new(told.min(ended), ended).and_after(AFTER_DEATH_MS),
+        span: Span::new(from, ended).and_after(AFTER_DEATH_MS),
         relay: Some(&life.process),
         incarnation: Some(life.incarnation),
+        in_flight: Some(unmarked.count()),
     })
 }
 

@@ -143,7 +143,14 @@ pub(super) fn repeats(history: &History) -> RepeatFigures {
             .filter(|(one, _)| one.kind == interruption)
             .map(|(_, count)| count.all as u64)
             .collect();
+        let in_flight: Vec<u64> = repeats
+            .interruptions
+            .iter()
+            .filter(|one| one.kind == interruption)
+            .filter_map(|one| Some(one.in_flight? as u64))
+            .collect();
         RepeatsAfter {
+            in_flight: (!in_flight.is_empty()).then(|| Percentiles::of(in_flight)),
             interruption,
             total: counts
                 .iter()

@@ -141,6 +141,8 @@ pub(super) struct RepeatsAfter {
     /// How many repeats each one was followed by.
     pub repeats: Percentiles,
     pub total: usize,
+    /// Of deaths: how many sends were in flight at each.
+    pub in_flight: Option<Percentiles>,
 }
 
 #[derive(Debug, Serialize)]
@@ -245,6 +247,7 @@ mod tests {
             ("/repeats/lost_answers", 1),
             ("/repeats/unexplained", 0),
             ("/repeats/after/0/total", 1),
+            ("/repeats/after/0/in_flight/max", 1),
             ("/recovery/0/isolated", 0),
             ("/recovery/0/judged", 1),
             ("/recovery/1/judged", 0),

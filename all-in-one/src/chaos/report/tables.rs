@@ -204,13 +204,18 @@ pub(super) fn repeats(report: &Report) -> Markup {
     html! {
         section {
             h2 { "Events sent more than once" }
-            p.soft { "At most " (count(repeats.in_flight_bound)) " can be in flight in a relay." }
+            p.soft {
+                "In flight: sent and not yet marked. Of a relay that died it is what the proxies saw; "
+                "otherwise what a relay can have at most."
+            }
             div.wide tabindex="0" {
                 table {
                     thead {
                         tr {
                             th scope="col" { "after" }
-                            @for name in ["p50", "max", "cases", "in all"] { th.n scope="col" { (name) } }
+                            @for name in ["p50", "max", "cases", "in all", "in flight, max"] {
+                                th.n scope="col" { (name) }
+                            }
                         }
                     }
                     tbody {
@@ -221,11 +226,15 @@ pub(super) fn repeats(report: &Report) -> Markup {
                                 td.n { (count(after.repeats.max)) }
                                 td.n { (count(after.repeats.count)) }
                                 td.n { (count(after.total)) }
+                                td.n {
+                                    @if let Some(seen) = after.in_flight { (count(seen.max)) }
+                                    @else { "≤ " (count(repeats.in_flight_bound)) }
+                                }
                             }
                         }
-                        tr { th scope="row" colspan="4" { "lost answers" } td.n { (count(repeats.lost_answers)) } }
-                        tr { th scope="row" colspan="4" { "without a cause" } td.n { (count(repeats.unexplained)) } }
-                        tr { th scope="row" colspan="4" { "in all" } td.n { (count(repeats.total)) } }
+                        tr { th scope="row" colspan="4" { "lost answers" } td.n { (count(repeats.lost_answers)) } td {} }
+                        tr { th scope="row" colspan="4" { "without a cause" } td.n { (count(repeats.unexplained)) } td {} }
+                        tr { th scope="row" colspan="4" { "in all" } td.n { (count(repeats.total)) } td {} }
                     }
                 }
             }

@@ -201,13 +201,16 @@ fn repeats(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
             f,
             &format!("after: {}", after.interruption.name()),
             format_args!(
-                "{} in {}; each: p50 {}, p99 {}, max {} (at most {} can be in flight)",
+                "{} in {}; each: p50 {}, p99 {}, max {} (in flight: {})",
                 count(after.total),
                 plural(each.count, "case"),
                 each.p50,
                 each.p99,
                 each.max,
-                repeats.in_flight_bound
+                match after.in_flight {
+                    Some(seen) => format!("p50 {}, p99 {}, max {}", seen.p50, seen.p99, seen.max),
+                    None => format!("at most {}", repeats.in_flight_bound),
+                }
             ),
         )?;
     }
