@@ -1,8 +1,8 @@
 //! What was trimmed from the stream before a relay had read it is said: in the
 //! log, and by the counter that alerts are made from.
 
-use super::super::history::{FaultKind, GapCount, History, Life, LogKind, TrimmedRead};
-use super::logs::STREAM_GAP;
+use super::super::history::{FaultKind, GapCount, History, Life, LogKind, LogLine, TrimmedRead};
+use super::logs::{STREAM_GAP, says};
 use super::{Findings, Invariant};
 
 /// A relay says so before it does anything else.
@@ -36,6 +36,14 @@ pub(super) fn gaps(history: &History, found: &mut Findings) {
             );
         }
     }
+}
+
+/// Whether the relay had been told of the gap that `line` is about.
+pub(super) fn was_met(history: &History, line: &LogLine) -> bool {
+    let mut reads = history.trimmed_reads.iter();
+    reads.any(|read| {
+        read.relay == line.process && (read.at..=said_until(history, read)).contains(&line.at)
+    })
 }
 
 /// The first of the refusals that belong to one gap: while a relay looks for
@@ -73,7 +81,7 @@ fn ended_before(history: &History, gap: &TrimmedRead, deadline: u64) -> bool {
 
 fn lines(history: &History, relay: &str) -> impl Iterator<Item = u64> {
     let lines = history.logs.iter().filter(move |line| {
-        line.process == relay && line.kind == LogKind::Error && line.text.contains(STREAM_GAP)
+        line.process == relay && line.kind == LogKind::Error && says(line, STREAM_GAP)
     });
     lines.map(|line| line.at)
 }
@@ -92,20 +100,22 @@ fn life<'a>(history: &'a History, relay: &str, incarnation: u32) -> Option<&'a L
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{allowed, caught, error, fault};
+    use super::super::fixture::{allowed, caught, error, fault, valid};
+    use super::super::{Violation, check};
     use super::*;
     use crate::chaos::history::CloudService;
 
-    /// A relay meets a gap at 60 s and says so after `said_after`.
-    fn meet(history: &mut History, said_after: Option<u64>) {
-        let streams = CloudService::Streams;
-        let trimmed = fault(60_000, FaultKind::TrimmedIterator, "relay-2", streams);
-        history.faults.push(trimmed);
-        history.trimmed_reads.push(TrimmedRead {
-            at: 60_000,
-            relay: "relay-2".to_owned(),
+    fn read(at: u64, relay: &str) -> TrimmedRead {
+        TrimmedRead {
+            at,
+            relay: relay.to_owned(),
             incarnation: 1,
-        });
+        }
+    }
+
+    /// A relay meets a gap at 60 s and says so after this time.
+    fn meet(history: &mut History, said_after: Option<u64>) {
+        history.trimmed_reads.push(read(60_000, "relay-2"));
         let line = said_after.map(|after| error(60_000 + after, "relay-2", STREAM_GAP));
         history.logs.extend(line);
     }
@@ -123,16 +133,32 @@ mod tests {
     fn a_relay_that_is_silent_about_a_gap_is_caught() {
         allowed(|history| meet(history, Some(3_000)));
         caught(Invariant::Gaps, 1, |history| meet(history, None));
+        // Neither an earlier gap's line nor another relay's is this one's.
         caught(Invariant::Gaps, 1, |history| {
+            history.trimmed_reads.push(read(56_900, "relay-2"));
+            history.logs.push(error(56_910, "relay-2", STREAM_GAP));
+            history.trimmed_reads.push(read(60_000, "relay-1"));
+            history.logs.push(error(60_010, "relay-1", STREAM_GAP));
             meet(history, None);
-            // Said before it can have known, and by another one.
-            history.logs.push(error(59_999, "relay-2", STREAM_GAP));
-            history.logs.push(error(60_001, "relay-1", STREAM_GAP));
-            for (at, relay) in [(59_999, "relay-2"), (60_000, "relay-1")] {
-                let streams = CloudService::Streams;
-                let cause = fault(at, FaultKind::TrimmedIterator, relay, streams);
-                history.faults.push(cause);
-            }
+        });
+    }
+
+    #[test]
+    fn a_gap_that_nothing_made_is_caught() {
+        for (at, relay) in [
+            (60_001, "relay-2"),
+            (56_999, "relay-2"),
+            (59_000, "relay-1"),
+        ] {
+            let mut history = valid();
+            history.trimmed_reads.push(read(at, relay));
+            history.logs.push(error(60_000, "relay-2", STREAM_GAP));
+            let found = check(&history);
+            let is_of_logs = |one: &&Violation| one.invariant == Invariant::Logs;
+            assert_eq!(found.iter().filter(is_of_logs).count(), 1, "{found:?}");
+        }
+        caught(Invariant::Logs, 1, |history| {
+            history.logs.push(error(60_000, "relay-2", STREAM_GAP));
         });
     }
 
@@ -141,9 +167,7 @@ mod tests {
         let refused_again = |after: u64| {
             move |history: &mut History| {
                 meet(history, Some(10));
-                let mut again = history.trimmed_reads[0].clone();
-                again.at += after;
-                history.trimmed_reads.push(again);
+                history.trimmed_reads.push(read(60_000 + after, "relay-2"));
             }
         };
         allowed(refused_again(3_000));
@@ -151,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_that_is_told_to_end_or_frozen_may_be_silent_or_late() {
+    fn only_one_that_is_told_to_end_may_be_silent() {
         let told = |at: u64| {
             move |history: &mut History| {
                 meet(history, None);
@@ -163,24 +187,21 @@ mod tests {
         };
         allowed(told(63_000));
         caught(Invariant::Gaps, 1, told(63_001));
+    }
+
+    #[test]
+    fn one_that_is_frozen_has_its_time_when_it_goes_on() {
         let frozen = |said_after| {
             move |history: &mut History| {
-                meet(history, Some(said_after));
+                meet(history, said_after);
                 let mut pause = fault(61_000, FaultKind::Stop, "relay-2", CloudService::Sqs);
                 pause.service = None;
                 pause.until = Some(62_000);
                 history.faults.push(pause);
-                let later = fault(
-                    60_000 + said_after,
-                    FaultKind::TrimmedIterator,
-                    "relay-2",
-                    CloudService::Streams,
-                );
-                history.faults.push(later);
             }
         };
-        allowed(frozen(5_000));
-        caught(Invariant::Gaps, 1, frozen(5_001));
+        allowed(frozen(Some(5_000)));
+        caught(Invariant::Gaps, 1, frozen(None));
     }
 
     #[test]

@@ -6,30 +6,15 @@ use std::collections::HashMap;
 use super::super::history::{CloudService, Fault, FaultKind, History, LogKind, LogLine};
 use super::super::measure::leases::lost_for_a_reason;
 use super::super::measure::spans::{Span, Spans};
-use super::{Findings, Invariant};
-
-/// A line that is allowed after its cause.
-struct Known {
-    message: &'static str,
-    cause: fn(&Fault) -> bool,
-}
+use super::{Findings, Invariant, gaps};
 
 /// How a relay says that it met a gap.
 pub(super) const STREAM_GAP: &str = "stream gap: records were trimmed before they were read; pending events among them are still in the table";
 
-const KNOWN: [Known; 3] = [
-    Known {
-        message: STREAM_GAP,
-        cause: |fault| fault.kind == FaultKind::TrimmedIterator,
-    },
-    Known {
-        message: "an order was not confirmed",
-        cause: fails_a_write,
-    },
-    Known {
-        message: "an order was not confirmed in time",
-        cause: fails_a_write,
-    },
+/// How the API says that a write of its failed.
+const NOT_CONFIRMED: [&str; 2] = [
+    "an order was not confirmed",
+    "an order was not confirmed in time",
 ];
 
 /// A line is written when the last attempt has failed, and attempts follow
@@ -45,18 +30,21 @@ fn fails_a_write(fault: &Fault) -> bool {
 }
 
 pub(super) fn logs(history: &History, found: &mut Findings) {
-    let mut causes: HashMap<(&str, &str), Spans> = HashMap::new();
+    // Of each process that logs one.
+    let mut failed_writes: HashMap<&str, Spans> = HashMap::new();
     for line in &history.logs {
         let process = line.process.as_str();
         let explained = match line.kind {
             LogKind::Panic => false,
             LogKind::LeaseLost => lost_for_a_reason(history, line),
-            LogKind::Error => known(line).is_some_and(|known| {
-                causes
-                    .entry((known.message, process))
-                    .or_insert_with(|| causes_of(known, process, history))
+            LogKind::Error if says(line, STREAM_GAP) => gaps::was_met(history, line),
+            LogKind::Error if NOT_CONFIRMED.iter().any(|message| says(line, message)) => {
+                failed_writes
+                    .entry(process)
+                    .or_insert_with(|| faults_of_writes(process, history))
                     .touch(Span::new(line.at, line.at))
-            }),
+            }
+            LogKind::Error => false,
         };
         if !explained {
             found.add(
@@ -68,20 +56,15 @@ pub(super) fn logs(history: &History, found: &mut Findings) {
     }
 }
 
-fn known(line: &LogLine) -> Option<&'static Known> {
-    // The text is a JSON object, cut off when it is very long.
-    let says = |known: &&Known| {
-        line.text
-            .contains(&format!("\"message\":\"{}\"", known.message))
-    };
-    KNOWN.iter().find(says)
+/// The text is a JSON object, cut off when it is very long.
+pub(super) fn says(line: &LogLine, message: &str) -> bool {
+    line.text.contains(&format!("\"message\":\"{message}\""))
 }
 
-fn causes_of(known: &Known, process: &str, history: &History) -> Spans {
-    history
-        .faults
-        .iter()
-        .filter(|fault| fault.hits(process) && (known.cause)(fault))
+fn faults_of_writes(process: &str, history: &History) -> Spans {
+    let faults = history.faults.iter();
+    faults
+        .filter(|fault| fault.hits(process) && fails_a_write(fault))
         .map(|fault| Span::of(fault).and_after(REPORTED_WITHIN_MS))
         .collect()
 }
@@ -90,8 +73,6 @@ fn causes_of(known: &Known, process: &str, history: &History) -> Spans {
 mod tests {
     use super::super::fixture::{allowed, caught, error, fault};
     use super::*;
-
-    const NOT_CONFIRMED: &str = "an order was not confirmed";
 
     #[test]
     fn a_panic_is_caught_whatever_was_done_to_the_process() {
@@ -111,7 +92,7 @@ mod tests {
             (1_020, "worker-1"),
         ] {
             caught(Invariant::Logs, 1, |history| {
-                history.logs.push(error(at, process, NOT_CONFIRMED));
+                history.logs.push(error(at, process, NOT_CONFIRMED[0]));
             });
         }
     }
@@ -138,7 +119,7 @@ mod tests {
                 hit.until = Some(60_000 + lasted);
                 history.faults.push(hit);
                 let at = 60_000 + lasted + REPORTED_WITHIN_MS;
-                history.logs.push(error(at, "order-api", NOT_CONFIRMED));
+                history.logs.push(error(at, "order-api", NOT_CONFIRMED[0]));
             }
         };
         let dynamodb = CloudService::Dynamodb;
@@ -149,28 +130,6 @@ mod tests {
         let sqs = CloudService::Sqs;
         caught(Invariant::Logs, 1, with(FaultKind::Outage, 10_000, sqs));
         caught(Invariant::Logs, 1, with(FaultKind::Kill, 0, dynamodb));
-    }
-
-    #[test]
-    fn a_gap_in_the_stream_is_explained_by_a_trimmed_iterator_only() {
-        let gap = || error(12_000, "relay-1", KNOWN[0].message);
-        let trimmed = |at| {
-            fault(
-                at,
-                FaultKind::TrimmedIterator,
-                "relay-1",
-                CloudService::Streams,
-            )
-        };
-        caught(Invariant::Logs, 1, |history| history.logs.push(gap()));
-        caught(Invariant::Logs, 1, |history| {
-            history.faults.push(trimmed(8_000));
-            history.logs.push(gap());
-        });
-        allowed(|history| {
-            history.faults.push(trimmed(11_000));
-            history.logs.push(gap());
-        });
     }
 
     #[test]

@@ -12,13 +12,17 @@
 //! that is not counted. Of several shards the slowest counts. Events that only
 //! the sweeper can bring are judged by the drain time, not here.
 
+mod awaited;
+mod disturbed;
+
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use super::super::history::{FaultKind, History, Life, Program};
 use super::passage::{Passage, passages};
-use super::spans::{Disturbance, Span, disturbances, processes};
+use super::spans::{Disturbance, disturbances, processes};
+use awaited::{Awaited, shards};
 
 /// A killed relay is noticed when its lease has not moved for its duration.
 const AFTER_KILL_MS: u64 = 1_000;
@@ -26,12 +30,6 @@ const AFTER_TERM_MS: u64 = 1_000;
 /// A successor that was only just started has to find the shards first.
 const AFTER_DISTURBANCE_MS: u64 = 2_000;
 const AFTER_OUTAGE_MS: u64 = 2_000;
-
-/// Events are usually published within a fraction of this.
-const BEHIND_MS: u64 = 1_000;
-
-/// A fault just before leaves something to recover from as well.
-const BEFORE_MS: u64 = 2_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -142,36 +140,12 @@ pub(in crate::chaos) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
     recoveries
 }
 
-fn shards(history: &History) -> BTreeSet<&str> {
-    let readers = history.readers.iter();
-    readers.map(|reader| reader.shard.as_str()).collect()
-}
-
 struct Measure<'a> {
     history: &'a History,
     passages: Vec<Passage<'a>>,
     shards: BTreeSet<&'a str>,
     disturbances: Vec<Disturbance<'a>>,
     relays: Vec<&'a str>,
-}
-
-/// What has to flow again, and when it did.
-#[derive(Clone, Copy)]
-struct Awaited {
-    /// It could not have before.
-    due: u64,
-    /// `None`: not before the run's end.
-    flowed: Option<u64>,
-}
-
-impl Awaited {
-    fn took_ms(self) -> Option<u64> {
-        Some(self.flowed?.saturating_sub(self.due))
-    }
-}
-
-fn of(victim: Option<&Life>, one: &Disturbance<'_>) -> bool {
-    victim.is_some_and(|life| one.process == Some(life.process.as_str()))
 }
 
 impl<'a> Measure<'a> {
@@ -252,117 +226,6 @@ impl<'a> Measure<'a> {
 
     fn under_load(&self, at: u64) -> bool {
         at < self.history.settings.duration_ms
-    }
-
-    /// The shards that `life` was reading at `at`.
-    fn held_by(&self, life: &Life, at: u64) -> impl Iterator<Item = &'a str> {
-        let readers = &self.history.readers;
-        self.shards.iter().copied().filter(move |&shard| {
-            let mut earlier = readers.iter().rev().filter(|one| one.at <= at);
-            earlier
-                .find(|one| one.shard == shard)
-                .is_some_and(|one| one.relay == life.process && one.incarnation == life.incarnation)
-        })
-    }
-
-    /// Of each of `shards` the event of those `wanted` that has to flow after
-    /// `at`, and of these the slowest; `None` when there is none.
-    fn awaited(
-        &self,
-        at: u64,
-        shards: impl Iterator<Item = &'a str>,
-        wanted: impl Fn(&Passage<'_>) -> bool,
-    ) -> Option<Awaited> {
-        let of_shard = |shard: &str| {
-            let events = || {
-                self.of_shard(shard)
-                    .filter(|&event| event.is_unpublished(at) && wanted(event))
-            };
-            let oldest = events().min_by_key(|event| event.committed)?;
-            Some(Awaited {
-                due: oldest.committed.max(at),
-                flowed: oldest.first.map(|first| first.answered_at),
-            })
-        };
-        let slowest = |awaited: &Awaited| awaited.took_ms().unwrap_or(u64::MAX);
-        shards.filter_map(of_shard).max_by_key(slowest)
-    }
-
-    /// Events that the stream brings. Of one that was never read nobody knows
-    /// the shard.
-    fn of_shard(&self, shard: &str) -> impl Iterator<Item = &Passage<'a>> {
-        self.passages
-            .iter()
-            .filter(move |event| !event.is_swept && event.shard.is_none_or(|one| one == shard))
-    }
-
-    /// What else happened to the relays, or to everyone, between a little
-    /// before `at` and the recovery, or the end of the time allowed for it.
-    fn disturbed(
-        &self,
-        trigger: Trigger,
-        at: u64,
-        took_ms: Option<u64>,
-        victim: Option<&Life>,
-    ) -> Option<String> {
-        let limit = trigger.limit(self.history.settings.lease_duration_ms)?;
-        let allowed = took_ms.map_or(limit, |took| took.min(limit));
-        let window = Span::new(at.saturating_sub(BEFORE_MS), at + allowed);
-        let other = self.of_relays().find(|one| {
-            // A relay that stops still has requests to make; what befell one
-            // that is dead changes nothing.
-            let matters = !of(victim, one)
-                || trigger == Trigger::RelayStopped && one.kind.is_of_one_request();
-            // The outage itself ends at `at`.
-            let itself = victim.is_none() && one.process.is_none() && one.span.to == at;
-            matters && !itself && one.span.touches(window)
-        });
-        let other = other.map(|one| match one.process {
-            Some(process) => format!("{} of {process}", one.kind.name()),
-            None => one.kind.name(),
-        });
-        let other = other.or_else(|| self.behind(victim?, at));
-        other.or_else(|| (!self.another_was_ready(victim, at)).then(|| "no other relay".to_owned()))
-    }
-
-    /// A relay that was behind leaves a backlog, and its successor looks that
-    /// up in the table before it publishes anything.
-    fn behind(&self, victim: &Life, at: u64) -> Option<String> {
-        let waiting = self
-            .held_by(victim, at)
-            .flat_map(|shard| self.of_shard(shard))
-            .filter(|event| event.is_unpublished(at));
-        let lag = at.saturating_sub(waiting.map(|event| event.committed).min()?);
-        (lag > BEHIND_MS).then(|| format!("a backlog of {lag} ms"))
-    }
-
-    /// When the last thing went wrong, at `at` or after it, that can have
-    /// delayed what flowed at `flowing`.
-    fn quiet_from(&self, at: u64, victim: Option<&Life>, flowing: u64) -> u64 {
-        let alone = !self.another_was_ready(victim, at);
-        self.of_relays()
-            // Nobody has to wait for the victim, as long as there is another.
-            .filter(|one| alone || !of(victim, one) || one.span.from > at)
-            .filter(|one| one.span.from <= flowing && !one.is_short_latency)
-            .map(|one| one.span.to.min(flowing))
-            .fold(at, u64::max)
-    }
-
-    /// What was done to relays, or to everyone.
-    fn of_relays(&self) -> impl Iterator<Item = &Disturbance<'a>> {
-        self.disturbances.iter().filter(|one| {
-            one.process
-                .is_none_or(|process| self.relays.contains(&process))
-        })
-    }
-
-    fn another_was_ready(&self, victim: Option<&Life>, at: u64) -> bool {
-        self.history.lives.iter().any(|life| {
-            life.program == Program::OutboxRelay
-                && victim.is_none_or(|victim| victim.process != life.process)
-                && life.ready.is_some_and(|ready| ready < at)
-                && life.ended.is_none_or(|ended| ended > at)
-        })
     }
 }
 

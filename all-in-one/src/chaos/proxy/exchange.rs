@@ -108,9 +108,10 @@ impl Exchange {
         if self.call.operation == "GetShardIterator" {
             self.call = match weather.trims.locate(self.call.clone()) {
                 Ok(call) => call,
+                // What was trimmed before: no fault of its own.
                 Err(refusal) => {
                     self.trimmed_read();
-                    return Ok(self.refuse(FaultKind::TrimmedIterator, &refusal));
+                    return Ok(refusal.answer(self.call.service));
                 }
             };
         }
