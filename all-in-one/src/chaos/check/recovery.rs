@@ -21,7 +21,7 @@ pub(super) fn recovery(history: &History, found: &mut Findings) {
         };
         let took = match took {
             Some(took) => format!("events flowed again {took} ms{since}"),
-            None => "no event was published any more".to_owned(),
+            None => "what had waited was not published any more".to_owned(),
         };
         found.add(
             Invariant::Recovery,

@@ -286,5 +286,13 @@ mod tests {
         let judged = "Every invariant holds. Recoveries judged: 1 after SIGKILL of the relay with \
                       the lease, 0 after SIGTERM of the relay with the lease, 0 after end of an outage.\n";
         assert!(well.ends_with(judged), "{well}");
+        let of = |name: &str| {
+            let mut lines = well.lines().map(str::trim_start);
+            lines
+                .find(|line| line.starts_with(name))
+                .unwrap_or_default()
+        };
+        assert!(of("SIGKILL of the relay").contains("max    3.4 s   of 1, 4.0 s allowed"));
+        assert!(of("SIGTERM of the relay").contains("NONE COULD BE JUDGED"));
     }
 }

@@ -91,7 +91,7 @@ fn recovery_rows(of: &RecoveryFigures) -> Markup {
                 td {
                     "nothing else"
                     @if of.judged == 0 { ": " b { "none could be judged" } }
-                    @if of.isolated > 0 { " (" (count(of.isolated)) " came by themselves)" }
+                    @if of.isolated > 0 { ", isolated faults: " (count(of.isolated)) }
                 }
                 td.n { (duration(limit)) }
                 (percentiles(of.undisturbed))

@@ -162,7 +162,7 @@ fn recovery(f: &mut fmt::Formatter<'_>, recovery: &[RecoveryFigures]) -> fmt::Re
                 f,
                 name,
                 format_args!(
-                    "{judged}, {} allowed; {} came by themselves",
+                    "{judged}, {} allowed, isolated faults: {}",
                     duration(limit),
                     count(of.isolated)
                 ),

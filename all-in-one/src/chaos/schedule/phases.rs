@@ -62,7 +62,7 @@ impl Phases {
         let mut at = storm;
         loop {
             let measured = match lulls.len() {
-                1 if duration >= LONG_RUN => Measured::OutageOfAll(LONG_OUTAGE),
+                2 if duration >= LONG_RUN => Measured::OutageOfAll(LONG_OUTAGE),
                 n if n % 3 == 0 => Measured::Kill,
                 n if n % 3 == 1 => Measured::Term,
                 _ => Measured::Outage(SHORT_OUTAGE),
@@ -129,6 +129,18 @@ mod tests {
             let last = phases.lulls[1];
             assert!(last.at + last.lasting < Duration::from_secs(seconds));
         }
+    }
+
+    #[test]
+    fn three_minutes_measure_a_kill_a_stop_and_a_long_outage() {
+        let phases = Phases::of(LONG_RUN, LEASE);
+        let measured: Vec<_> = phases.lulls.iter().map(|lull| lull.measured).collect();
+        let expected = [
+            Measured::Kill,
+            Measured::Term,
+            Measured::OutageOfAll(LONG_OUTAGE),
+        ];
+        assert_eq!(measured, expected);
     }
 
     #[test]

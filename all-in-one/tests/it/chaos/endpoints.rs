@@ -3,7 +3,7 @@
 use local_cloud::testing::{PATIENCE, eventually};
 use local_cloud::{Config, LocalCloud};
 
-use super::{chaos, run};
+use super::{alone, chaos, run};
 
 #[tokio::test]
 async fn it_runs_against_another_cloud_and_leaves_nothing_there() {
@@ -53,6 +53,7 @@ async fn an_endpoint_where_nobody_is_ends_it_with_a_reason() {
 
 #[tokio::test]
 async fn a_service_that_goes_away_for_good_ends_it_long_before_its_time() {
+    let _alone = alone().await;
     let cloud = LocalCloud::start(Config::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let arguments = [

@@ -6,7 +6,7 @@ use local_cloud::testing::{PATIENCE, eventually};
 use nix::sys::signal::Signal;
 use tokio::net::TcpListener;
 
-use super::chaos;
+use super::{alone, chaos};
 use crate::support::{runs, signal};
 
 /// Far less than requests wait for their answers.
@@ -17,6 +17,7 @@ const PROCESSES: usize = 5;
 
 #[tokio::test]
 async fn ctrl_c_ends_it_and_every_process() {
+    let _alone = alone().await;
     let folder = tempfile::tempdir().unwrap();
     // Nothing is killed, so that each process there is at one moment is the one
     // that has to be gone.

@@ -13,7 +13,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::BINARY;
 
@@ -48,8 +48,12 @@ fn chaos(arguments: &[&str], folder: &TempDir) -> Command {
 /// on a small machine would slow each other down.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
+async fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().await
+}
+
 async fn run(arguments: &[&str]) -> Ended {
-    let _alone = ALONE.lock().await;
+    let _alone = alone().await;
     let folder = tempfile::tempdir().unwrap();
     let output = chaos(arguments, &folder).output().await.unwrap();
     Ended { output, folder }

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::alone;
 use crate::support::BINARY;
 
 #[tokio::test]
 async fn an_output_that_fails_leaves_the_others() {
+    let _alone = alone().await;
     let folder = tempfile::tempdir().unwrap();
     let html = folder.path().join("report.html");
     let logs = folder.path().join("logs");
