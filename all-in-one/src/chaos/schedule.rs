@@ -101,7 +101,7 @@ const fn interval(kind: FaultKind) -> Option<Duration> {
         FaultKind::KillAfterSend => 15_000,
         FaultKind::Stop => 8_000,
         FaultKind::Term => 8_000,
-        FaultKind::TrimmedIterator => 20_000,
+        FaultKind::TrimmedIterator => 10_000,
         FaultKind::Outage => 45_000,
         _ => return None,
     };
@@ -122,9 +122,15 @@ impl Schedule {
             {
                 // Of its own, so that leaving a kind out does not move the others.
                 let mut random = random(seed, kind as u64);
-                let times = times(phases.storm, interval, waits(kind), &mut random);
+                // What is trimmed is left to the sweeper, which takes longer than a
+                // lull lasts: then no recovery would be from one fault alone.
+                let from = match kind {
+                    FaultKind::TrimmedIterator => phases.before_last_storm,
+                    _ => Duration::ZERO,
+                };
+                let times = times(phases.storm - from, interval, waits(kind), &mut random);
                 actions.extend(times.map(|(in_storm, mut random)| Action {
-                    at: phases.instant(in_storm),
+                    at: phases.instant(from + in_storm),
                     what: what(kind, plan, &mut random),
                 }));
             }
@@ -275,6 +281,20 @@ mod tests {
         }
         assert!(lulls > 6, "{lulls}");
         assert_eq!(schedule.isolated.len(), lulls);
+    }
+
+    #[test]
+    fn nothing_is_trimmed_before_a_lull() {
+        for seconds in [5, 60, 600] {
+            let schedule = Schedule::new(1, &plan(seconds, FaultKind::value_variants()));
+            let mut actions = schedule.actions.iter();
+            let lull = |action: &&Action| action.what == Incident::LullEnds;
+            let last = actions.rfind(lull).map_or(Duration::ZERO, |end| end.at);
+            let trims = schedule.actions.iter();
+            let trims: Vec<_> = trims.filter(|one| one.what == Incident::Trim).collect();
+            assert!(!trims.is_empty(), "{seconds} s");
+            assert!(trims.iter().all(|trim| trim.at > last), "{seconds} s");
+        }
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Phases {
     pub(super) lulls: Vec<Lull>,
     /// How long all storms are together.
     pub(super) storm: Duration,
+    /// How long those before the last one are.
+    pub(super) before_last_storm: Duration,
 }
 
 impl Phases {
@@ -80,9 +82,11 @@ impl Phases {
             at += lasting + storm;
         }
         let calm: Duration = lulls.iter().map(|lull| lull.lasting).sum();
+        let storms = u32::try_from(lulls.len()).unwrap_or(u32::MAX);
         Self {
             lulls,
             storm: duration - calm,
+            before_last_storm: storm * storms,
         }
     }
 

@@ -58,7 +58,7 @@ async fn in_time() -> Ended {
     for seed in ["1", "2", "3"] {
         let ended = run(&[
             "--duration",
-            "36s",
+            "38s",
             "--lease-duration",
             "2s",
             "--seed",
