@@ -64,7 +64,7 @@ fn share(kind: FaultKind, operation: &str) -> f64 {
         (FaultKind::TransactionConflict, "TransactWriteItems") => 0.05,
         (FaultKind::TransactionInProgress, "TransactWriteItems") => 0.03,
         (FaultKind::ExpiredIterator, "GetRecords") => 0.03,
-        (FaultKind::DuplicateDelivery, "ReceiveMessage") => 0.06,
+        (FaultKind::DuplicateDelivery, "ReceiveMessage") => 0.15,
         (FaultKind::ReorderDelivery, "ReceiveMessage") => 0.2,
         _ => 0.0,
     }

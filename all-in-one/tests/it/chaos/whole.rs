@@ -121,6 +121,10 @@ async fn everything_holds_while_everything_goes_wrong() {
 
     // Every process there has been is gone, and so is what they wrote to.
     let history = ended.history();
+    // There was a gap to log and to count, and the counter was asked for.
+    for seen in ["trimmed_reads", "gap_counts"] {
+        assert!(!history[seen].as_array().unwrap().is_empty(), "no {seen}");
+    }
     let orders = history["end"]["orders"].as_array().unwrap();
     let is_short = |order: &Value| {
         order["rejection_reason"]
