@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use local_cloud::LocalCloud;
 use local_cloud::testing::{Fault, Proxy, Service, eventually};
 use reqwest::StatusCode;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use shared::timestamp::Timestamp;
 use support::{Item, RELAY, event, text};
 
@@ -90,6 +90,7 @@ async fn front(cloud: &LocalCloud) -> Result<Proxy> {
         .post(cloud.dynamodb_url())
         .header("x-amz-target", "DynamoDB_20120810.DescribeTable")
         .header(CONTENT_TYPE, "application/x-amz-json-1.0")
+        .header(AUTHORIZATION, "AWS4-HMAC-SHA256 Credential=local")
         .body(r#"{"TableName":"outbox"}"#)
         .send()
         .await?

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use http::Uri;
-use shared::process::parse_duration;
+use shared::process::parse_duration_within;
 use shared::telemetry::LogFormat;
 
 use super::history::FaultKind;
@@ -139,28 +139,15 @@ fn try_to_write(path: &Path) -> io::Result<()> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    within(text, Duration::from_secs(5), Duration::from_secs(24 * 3600))
+    parse_duration_within(text, Duration::from_secs(5), Duration::from_secs(24 * 3600))
 }
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
-    within(text, Duration::from_secs(1), Duration::from_secs(60))
+    parse_duration_within(text, Duration::from_secs(1), Duration::from_secs(60))
 }
 
 fn drain_limit(text: &str) -> Result<Duration, String> {
-    within(text, Duration::from_secs(1), Duration::from_secs(3600))
-}
-
-fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let duration = parse_duration(text)?;
-    if (least..=most).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!(
-            "must be from {} to {}",
-            humantime::format_duration(least),
-            humantime::format_duration(most)
-        ))
-    }
+    parse_duration_within(text, Duration::from_secs(1), Duration::from_secs(3600))
 }
 
 fn endpoint(text: &str) -> Result<Uri, String> {

@@ -138,29 +138,23 @@ impl Target {
 
     /// The variables of a process whose services are behind `proxy`.
     pub(super) fn environment(&self, proxy: &str) -> Vec<(&'static str, String)> {
-        let names = &self.names;
         let [region, key] = [REGION, KEY].map(str::to_owned);
-        vec![
+        let routes = format!(
+            "order.*={},chaos.*={}",
+            self.names.worker_queue, self.chaos_queue
+        );
+        [
             ("AWS_ENDPOINT_URL_DYNAMODB", proxy.to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", proxy.to_owned()),
             ("AWS_ENDPOINT_URL_SQS", proxy.to_owned()),
             ("AWS_REGION", region),
             ("AWS_ACCESS_KEY_ID", key.clone()),
             ("AWS_SECRET_ACCESS_KEY", key),
-            ("ORDERS_TABLE", names.orders_table.clone()),
-            ("OUTBOX_TABLE", names.outbox_table.clone()),
-            ("INVENTORY_TABLE", names.inventory_table.clone()),
-            ("IDEMPOTENCY_TABLE", names.idempotency_table.clone()),
-            ("LEASES_TABLE", names.leases_table.clone()),
-            ("WORKER_QUEUE", names.worker_queue.clone()),
-            (
-                "RELAY_ROUTES",
-                format!(
-                    "order.*={},chaos.*={}",
-                    names.worker_queue, self.chaos_queue
-                ),
-            ),
+            ("RELAY_ROUTES", routes),
         ]
+        .into_iter()
+        .chain(self.names.environment())
+        .collect()
     }
 
     /// Every queue, dead letters apart.
