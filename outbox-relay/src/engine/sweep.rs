@@ -48,7 +48,7 @@ const MAX_SEEN: usize = 100_000;
 /// its time, and what is from the future behind them. Past so many of them it
 /// waits until it is old itself: walking past all of a backlog at each turn
 /// would cost capacity that is needed to work it off.
-const MAX_YOUNG_PAGES: usize = 20;
+const MAX_YOUNG_PAGES: usize = 5;
 
 /// What a walk over the pending events does.
 enum Walk<'a> {
