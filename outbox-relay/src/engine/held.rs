@@ -1,5 +1,6 @@
 //! A shard this instance holds, as reader, publisher and keeper share it.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::decide::progress::{Progress, RecordNumber};
 use crate::decide::schedule::Permission;
-use crate::ports::{SequenceNumber, ShardId};
+use crate::ports::{EventKey, SequenceNumber, ShardId};
 
 use super::spans::Source;
 
@@ -25,6 +26,9 @@ pub(crate) struct HeldShard {
     fence: Mutex<Fence>,
     /// Events that are with the publisher.
     outstanding: AtomicUsize,
+    /// Those of them that were found in the table, where they are met again
+    /// until they are done.
+    found: Mutex<HashSet<EventKey>>,
 }
 
 /// Whether events of the shard may still be sent (rule 4).
@@ -42,6 +46,7 @@ impl HeldShard {
             progress: Mutex::new(progress),
             fence: Mutex::new(Fence::HeldUntil(held_until)),
             outstanding: AtomicUsize::new(0),
+            found: Mutex::default(),
         }
     }
 
@@ -74,6 +79,24 @@ impl HeldShard {
         self.outstanding.load(Ordering::Relaxed) == 0
     }
 
+    fn found(&self) -> MutexGuard<'_, HashSet<EventKey>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the event was found in the table and is with the publisher. Who
+    /// asks before the table is asked about it, and hands over only what was
+    /// not, hands nothing over twice.
+    pub(crate) fn has_found(&self, key: &EventKey) -> bool {
+        self.found().contains(key)
+    }
+
+    /// The same for all events of an aggregate.
+    pub(crate) fn found_of(&self, aggregate_id: &str) -> HashSet<EventKey> {
+        let found = self.found();
+        let same = |key: &&EventKey| key.aggregate_id == aggregate_id;
+        found.iter().filter(same).cloned().collect()
+    }
+
     /// Whether its events may be sent at `now`. An instance that was paused
     /// past its lease finds out here, before it sends.
     pub(crate) fn permission(&self, now: Instant) -> Permission {
@@ -101,13 +124,21 @@ impl Path {
     }
 }
 
+/// Where an event came from.
+#[derive(Debug)]
+enum Origin {
+    /// Where in the shard it was read.
+    Record(RecordNumber, SequenceNumber),
+    /// The table.
+    Found(EventKey),
+}
+
 /// Stands for one event that was handed over: it takes up room until it is
 /// done.
 #[derive(Debug)]
 pub(crate) struct Ack {
     shard: Arc<HeldShard>,
-    /// Where in the shard it was read; `None` when it was found in the table.
-    record: Option<(RecordNumber, SequenceNumber)>,
+    origin: Origin,
     /// Given back when dropped.
     _room: OwnedSemaphorePermit,
 }
@@ -115,21 +146,29 @@ pub(crate) struct Ack {
 impl Ack {
     pub(crate) fn new(
         shard: &Arc<HeldShard>,
+        key: &EventKey,
         record: Option<(RecordNumber, SequenceNumber)>,
         room: OwnedSemaphorePermit,
     ) -> Self {
         shard.outstanding.fetch_add(1, Ordering::Relaxed);
+        let origin = match record {
+            Some((number, position)) => Origin::Record(number, position),
+            None => {
+                shard.found().insert(key.clone());
+                Origin::Found(key.clone())
+            }
+        };
         Self {
             shard: Arc::clone(shard),
-            record,
+            origin,
             _room: room,
         }
     }
 
     pub(crate) fn path(&self) -> Path {
-        match self.record {
-            Some(_) => Path::Stream,
-            None => Path::Sweep,
+        match self.origin {
+            Origin::Record(..) => Path::Stream,
+            Origin::Found(_) => Path::Sweep,
         }
     }
 
@@ -137,23 +176,28 @@ impl Ack {
     pub(crate) fn source(&self) -> Source {
         Source {
             path: self.path(),
-            record: self
-                .record
-                .as_ref()
-                .map(|(_, position)| (self.shard.id.to_string(), position.to_string())),
+            record: match &self.origin {
+                Origin::Record(_, position) => {
+                    Some((self.shard.id.to_string(), position.to_string()))
+                }
+                Origin::Found(_) => None,
+            },
         }
     }
 
     /// Published and marked, or quarantined.
     pub(crate) fn done(self) {
-        if let Some((number, _)) = &self.record {
-            self.shard.progress().done(*number);
+        if let Origin::Record(number, _) = self.origin {
+            self.shard.progress().done(number);
         }
     }
 }
 
 impl Drop for Ack {
     fn drop(&mut self) {
+        if let Origin::Found(key) = &self.origin {
+            self.shard.found().remove(key);
+        }
         self.shard.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }

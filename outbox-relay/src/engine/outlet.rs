@@ -103,13 +103,13 @@ impl Outlet {
     /// Waits for room and hands the event over. Room is taken for one event at
     /// a time: nobody waits for room while keeping some.
     pub(crate) async fn publish(&self, event: Arc<Event>, at: ReadAt) {
-        let ack = self.ack(event.message.size(), at).await;
+        let ack = self.ack(&event.key, event.message.size(), at).await;
         self.hand_over(Work::Publish { event, ack });
     }
 
     /// The same for an event that can never be sent.
     pub(crate) async fn reject(&self, rejected: Rejected, at: ReadAt) {
-        let ack = self.ack(0, at).await;
+        let ack = self.ack(&rejected.key, 0, at).await;
         self.hand_over(Work::Quarantine { rejected, ack });
     }
 
@@ -127,6 +127,7 @@ impl Outlet {
         let mut count = 0;
         // There may be more of them than one answer holds.
         while first <= last {
+            let with_publisher = self.shard.found_of(id);
             let items = self
                 .patiently(TableUse::FindPending, random, || {
                     self.outbox.pending_between(id, first, last)
@@ -139,12 +140,16 @@ impl Outlet {
             for item in items {
                 match classify(Change::Insert(item), &self.config.routes) {
                     Classified::Skip(_) => {}
+                    Classified::Reject(rejected) if with_publisher.contains(&rejected.key) => {}
                     Classified::Reject(rejected) => {
                         self.reject(rejected, None).await;
                         count += 1;
                     }
                     // Those handed over a moment ago are pending, too.
                     Classified::Event(earlier) if succession.is_repeat(id, earlier.sequence) => {}
+                    Classified::Event(earlier) if with_publisher.contains(&earlier.key) => {
+                        succession.handed_over(id, earlier.sequence);
+                    }
                     Classified::Event(earlier) => {
                         succession.handed_over(id, earlier.sequence);
                         self.publish(earlier, None).await;
@@ -156,14 +161,14 @@ impl Outlet {
         count
     }
 
-    async fn ack(&self, bytes: usize, at: ReadAt) -> Ack {
+    async fn ack(&self, key: &EventKey, bytes: usize, at: ReadAt) -> Ack {
         let kib = (bytes + EVENT_OVERHEAD)
             .div_ceil(1024)
             .min(self.config.buffer_kib);
         let room = self
             .take(&self.room, u32::try_from(kib).unwrap_or(u32::MAX))
             .await;
-        Ack::new(&self.shard, at, room)
+        Ack::new(&self.shard, key, at, room)
     }
 
     /// Waits until one more page may be read; it counts until this is dropped.
@@ -176,13 +181,8 @@ impl Outlet {
         if let Ok(taken) = Arc::clone(room).try_acquire_many_owned(count) {
             return taken;
         }
-        let waits = |waits| {
-            self.status
-                .waits_for_room(&self.shard.id, waits, Instant::now());
-        };
-        waits(true);
+        let _waiting = self.status.waits_for_room(&self.shard.id);
         let taken = Arc::clone(room).acquire_many_owned(count).await;
-        waits(false);
         taken.expect("the semaphore is never closed")
     }
 

@@ -26,6 +26,7 @@ use crate::decide::failure::{self, Verdict};
 use crate::decide::schedule::{Batch, EventRef, Mark, Outgoing, Schedule};
 use crate::metrics::{RelayMetrics, seconds_between};
 use crate::ports::{EntryFailure, MarkOutcome, Ports, SendEntry, SendError, TableError};
+use crate::routes::QueueRef;
 
 /// Send requests in flight. Enough to hide the round trip of a busy queue.
 const MAX_SENDS: usize = 16;
@@ -223,9 +224,6 @@ impl Publisher {
         answers: Vec<Result<String, EntryFailure>>,
         now: Instant,
     ) {
-        self.schedule.batch_went_through(&batch.queue);
-        self.status.queue_well(&batch.queue);
-        let wall = (self.config.clock)();
         let missing = || {
             Err(EntryFailure {
                 code: "NoAnswer".to_owned(),
@@ -234,6 +232,19 @@ impl Publisher {
             })
         };
         let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
+        let answers: Vec<_> = answers.take(batch.events.len()).collect();
+        match away(&answers) {
+            Some(failure) => {
+                let reason = format!("{}: {}", failure.code, failure.message);
+                self.status.queue_failed(&batch.queue, reason);
+                self.hold_back(&batch.queue, now);
+            }
+            None => {
+                self.schedule.batch_went_through(&batch.queue);
+                self.status.queue_well(&batch.queue);
+            }
+        }
+        let wall = (self.config.clock)();
         for (outgoing, answer) in batch.events.iter().zip(answers) {
             let event = &outgoing.event;
             let reference = EventRef::of(event);
@@ -275,6 +286,14 @@ impl Publisher {
         }
     }
 
+    /// Nothing goes to the queue for a while, then one batch to find out.
+    fn hold_back(&mut self, queue: &QueueRef, now: Instant) {
+        let random = &mut self.random;
+        self.schedule.batch_failed(queue, now, |failures| {
+            backoff::delay(failures, random.f64())
+        });
+    }
+
     fn batch_failed(
         &mut self,
         in_flight: &mut InFlight,
@@ -298,10 +317,7 @@ impl Publisher {
                     self.schedule
                         .retry(&EventRef::of(&outgoing.event), None, false);
                 }
-                let random = &mut self.random;
-                self.schedule.batch_failed(&batch.queue, now, |failures| {
-                    backoff::delay(failures, random.f64())
-                });
+                self.hold_back(&batch.queue, now);
             }
             Verdict::Split => {
                 self.schedule.batch_went_through(&batch.queue);
@@ -318,6 +334,21 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Why the queue is as good as away, when it answers and takes nothing.
+fn away(answers: &[Result<String, EntryFailure>]) -> Option<&EntryFailure> {
+    let is_outage = |answer: &Result<String, EntryFailure>| {
+        let failure = answer.as_ref().err().map(failure::of_entry);
+        matches!(failure, Some(Verdict::Outage { .. }))
+    };
+    let first = answers.first()?;
+    answers
+        .iter()
+        .all(is_outage)
+        .then_some(first)?
+        .as_ref()
+        .err()
 }
 
 fn entry(outgoing: &Outgoing) -> SendEntry<'_> {

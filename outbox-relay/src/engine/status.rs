@@ -46,9 +46,9 @@ struct Inner {
 #[derive(Debug)]
 struct ShardStatus {
     last_read: Instant,
-    /// Reading waits for room, because events are not published as fast as
+    /// How many wait for room, because events are not published as fast as
     /// they are read: that is not the shard's fault.
-    waits_for_room: bool,
+    waiting_for_room: usize,
     /// There is nothing more to read in it.
     read_to_end: bool,
     /// Why checkpoints cannot be written, and since when.
@@ -87,7 +87,7 @@ impl Status {
     pub(crate) fn holds(&self, shard: &ShardId, now: Instant) {
         let status = ShardStatus {
             last_read: now,
-            waits_for_room: false,
+            waiting_for_room: 0,
             read_to_end: false,
             checkpoint_failing: None,
         };
@@ -104,10 +104,15 @@ impl Status {
         }
     }
 
-    pub(crate) fn waits_for_room(&self, shard: &ShardId, waits: bool, now: Instant) {
+    /// Somebody waits for room for the shard, until what is returned is
+    /// dropped.
+    pub(crate) fn waits_for_room(&self, shard: &ShardId) -> WaitsForRoom {
         if let Some(shard) = self.lock().shards.get_mut(shard) {
-            shard.waits_for_room = waits;
-            shard.last_read = now;
+            shard.waiting_for_room += 1;
+        }
+        WaitsForRoom {
+            status: self.clone(),
+            shard: shard.clone(),
         }
     }
 
@@ -240,6 +245,22 @@ impl Status {
     /// When the oldest of the pending ones occurred.
     pub fn oldest_pending(&self) -> Option<Timestamp> {
         self.lock().oldest_pending
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct WaitsForRoom {
+    status: Status,
+    shard: ShardId,
+}
+
+impl Drop for WaitsForRoom {
+    fn drop(&mut self) {
+        if let Some(shard) = self.status.lock().shards.get_mut(&self.shard) {
+            // None are left of a shard that was let go and taken again.
+            shard.waiting_for_room = shard.waiting_for_room.saturating_sub(1);
+            shard.last_read = Instant::now();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Counts what waits in the table, for the gauges.
 
 use shared::outbox::item::{PENDING_BUCKETS, attribute};
+use shared::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
 
 use super::shard::Surroundings;
@@ -29,18 +30,21 @@ pub(super) async fn run(around: Surroundings) {
 
 async fn count(around: &Surroundings) -> Result<(), TableError> {
     let outbox = &around.ports.outbox;
-    let mut oldest = None;
+    let mut oldest: Option<Timestamp> = None;
+    let mut is_any_pending = false;
     for bucket in 0..PENDING_BUCKETS {
         let page = outbox.pending(bucket, None).await?;
-        let first = page
+        is_any_pending |= !page.items.is_empty();
+        // A time that cannot be read is published as it is: it may come first.
+        let times = page
             .items
-            .first()
-            .and_then(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
-        oldest = [oldest, first].into_iter().flatten().min();
+            .iter()
+            .filter_map(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
+        oldest = times.chain(oldest).min();
     }
-    let count = match oldest {
-        None => 0,
-        Some(_) => outbox.count_pending().await?,
+    let count = match is_any_pending {
+        false => 0,
+        true => outbox.count_pending().await?,
     };
     around.status.pending(count, oldest);
     around.status.failed(outbox.count_failed().await?);

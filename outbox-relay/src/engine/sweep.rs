@@ -12,7 +12,6 @@
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -27,9 +26,6 @@ use crate::decide::sweep::{is_old, is_past, low_water};
 use crate::ports::{Change, EventKey, Item, PendingCursor};
 use shared::outbox::item::{PENDING_BUCKETS, attribute};
 use shared::timestamp::Timestamp;
-
-/// How often to look whether what a sweep found is done with.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Attributes that the operator's commands leave on an event that is to be
 /// published again.
@@ -92,11 +88,6 @@ impl Sweeper {
 
     /// Returns whether there may be more to do.
     async fn sweep(&self, asked: &Notify, random: &mut fastrand::Rng) -> bool {
-        // What the last sweep found is still on its way: another would find it
-        // again.
-        while !self.outlet.shard.is_quiet() {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
         let began = (self.around.config.clock)();
         let mut seen = Seen::default();
         self.walk(Walk::Note(&mut seen), random).await;
@@ -160,6 +151,7 @@ impl Sweeper {
                 let mut old = page.items;
                 old.retain(|item| self.is_old(item));
                 young_pages += usize::from(old.len() < found);
+                old.retain(|item| !self.is_on_its_way(item));
                 let due = Self::due(old, &mut walk);
                 count += self.publish(due, &mut succession, random).await;
                 after = page.next.map(|PendingCursor(key)| key);
@@ -188,6 +180,11 @@ impl Sweeper {
             }
         });
         items
+    }
+
+    /// Whether an earlier sweep found it: its queue may be away.
+    fn is_on_its_way(&self, item: &Item) -> bool {
+        key_of(item).is_some_and(|key| self.outlet.shard.has_found(&key))
     }
 
     /// Whether a look at the stream's readers is worth it: who was written a

@@ -2,9 +2,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
-use local_cloud::testing::{Fault, eventually};
+use local_cloud::testing::{Fault, Proxy, eventually};
+use shared::timestamp::Timestamp;
 
-use crate::support::{DEADLINE, Stage, event, ids, string, until_answer};
+use crate::support::{DEADLINE, Stage, event, ids, string, text, until_answer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_queue_is_an_outage_that_heals() {
@@ -51,7 +52,7 @@ async fn one_queue_that_is_away_does_not_hold_up_another() {
         .relay(&[("RELAY_ROUTES", "order.lost=away,order.*=order-events")])
         .await;
     let mut lost = event("lost", 1);
-    lost.insert("event_type".to_owned(), crate::support::text("order.lost"));
+    lost.insert("event_type".to_owned(), text("order.lost"));
     stage.put(lost).await;
     stage.put(event("a", 1)).await;
     stage.until_status("a", 1, "PUBLISHED").await;
@@ -196,4 +197,87 @@ async fn a_gap_is_counted_once_and_reading_pauses_while_it_lasts() {
     // Pauses of 50, 100, 200, 400 and 800 ms, with full jitter.
     let took = reads[5] - reads[0];
     assert!(took > Duration::from_millis(100), "{took:?}");
+}
+
+/// Marked in the table as an operator's retry does.
+async fn retried(stage: &Stage, id: &str, event_type: &str) {
+    let mut item = event(id, 1);
+    item.insert("event_type".to_owned(), text(event_type));
+    item.insert("retried_at".to_owned(), text(Timestamp::now().to_string()));
+    // The stream brings what is inserted as pending, and no later change.
+    let mut failed = item.clone();
+    for name in ["status", "state_bucket"] {
+        failed.insert(name.to_owned(), text("FAILED"));
+    }
+    stage.put(failed).await;
+    stage.put(item).await;
+    stage.ask_for_sweep().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swept_event_whose_queue_is_away_does_not_hold_up_other_sweeps() {
+    let stage = Stage::new().await;
+    let options = [
+        ("RELAY_ROUTES", "order.lost=away,order.*=order-events"),
+        ("RELAY_SWEEP_INTERVAL", "1h"),
+    ];
+    let relay = stage.relay(&options).await;
+    stage.put(event("a", 1)).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    retried(&stage, "lost", "order.lost").await;
+    until_answer(&relay, "/readyz", 503, "away").await;
+    for id in ["b", "c"] {
+        retried(&stage, id, "order.placed").await;
+        stage.until_status(id, 1, "PUBLISHED").await;
+    }
+    let lost = stage.event("lost", 1).await;
+    assert_eq!(string(&lost, "status"), Some("PENDING"));
+    let away = stage.create_queue("away").await;
+    stage.until_status("lost", 1, "PUBLISHED").await;
+    assert_eq!(ids(&stage.receive("away", 1).await), ["lost:1"], "{away}");
+    assert_eq!(
+        ids(&stage.receive("order-events", 3).await),
+        ["a:1", "b:1", "c:1"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_takes_no_message_of_a_batch_is_away() {
+    const SEND: &str = "SendMessageBatch";
+    let stage = Stage::new().await;
+    let sqs = Proxy::start(stage.cloud.sqs_url()).await.unwrap();
+    let failed = (0..10).map(|n| {
+        format!(r#"{{"Id":"{n}","Code":"InternalError","Message":"away","SenderFault":false}}"#)
+    });
+    let failed = failed.collect::<Vec<_>>().join(",");
+    let answer = Fault::Answer(200, format!(r#"{{"Successful":[],"Failed":[{failed}]}}"#));
+    sqs.rule(move |call| match call.operation {
+        SEND => answer.clone(),
+        _ => Fault::Pass,
+    });
+    let events = (0..500).map(|n| event(&format!("a-{n}"), 1));
+    stage.put_all(events.collect()).await;
+    let relay = stage.relay(&[("AWS_ENDPOINT_URL_SQS", sqs.url())]).await;
+    until_answer(&relay, "/readyz", 503, "InternalError: away").await;
+    // The first batches were on their way together; then one at a time asks,
+    // with pauses that grow.
+    sqs.saw(SEND, 20).await.unwrap();
+    let started = Instant::now();
+    sqs.saw(SEND, 26).await.unwrap();
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(200), "{took:?}");
+    until_answer(&relay, "/healthz", 200, "").await;
+    sqs.heal();
+    stage.until_count("PUBLISHED", 500).await;
+    until_answer(&relay, "/readyz", 200, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_whose_time_cannot_be_read_are_counted_as_pending() {
+    let stage = Stage::without_queue().await;
+    let relay = stage.relay(&[("RELAY_SWEEP_INTERVAL", "200ms")]).await;
+    let mut timeless = event("a", 1);
+    timeless.insert("occurred_at".to_owned(), text("1700000000"));
+    stage.put(timeless).await;
+    until_answer(&relay, "/metrics", 200, "outbox_pending_events 1").await;
 }

@@ -41,14 +41,15 @@ impl Counting<'_> {
             due.tick().await;
             let at = self.recorder.now();
             // One that is frozen does not answer.
-            let Ok(answer) = self.http.get(url).send().await else {
-                continue;
-            };
-            let text = answer.text().await.unwrap_or_default();
-            if let Some(counted) = counted(&text) {
-                self.note(at, counted);
+            if let Ok(text) = self.metrics(url).await {
+                self.note(at, counted(&text));
             }
         }
+    }
+
+    async fn metrics(&self, url: &str) -> reqwest::Result<String> {
+        let answer = self.http.get(url).send().await?;
+        answer.error_for_status()?.text().await
     }
 
     fn note(&self, at: u64, counted: u64) {
@@ -66,14 +67,15 @@ impl Counting<'_> {
     }
 }
 
-/// The counter's value in the Prometheus text format, with or without labels.
-fn counted(text: &str) -> Option<u64> {
+/// The counter's value in the Prometheus text format, with or without labels. A
+/// relay that does not have it has counted nothing.
+fn counted(text: &str) -> u64 {
     let value = text.lines().find_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
         let name = series.split('{').next()?;
         (name == COUNTER).then_some(value)
     });
-    value?.parse().ok()
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -85,8 +87,8 @@ mod tests {
         let text = "# TYPE outbox_stream_gaps_total counter\n\
                     outbox_stream_gaps_total_other 9\n\
                     outbox_stream_gaps_total{otel_scope_name=\"outbox relay\"} 2\n";
-        assert_eq!(counted(text), Some(2));
-        assert_eq!(counted("outbox_stream_gaps_total 3\n"), Some(3));
-        assert_eq!(counted("# HELP outbox_stream_gaps_total 3\n"), None);
+        assert_eq!(counted(text), 2);
+        assert_eq!(counted("outbox_stream_gaps_total 3\n"), 3);
+        assert_eq!(counted("# HELP outbox_stream_gaps_total 3\n"), 0);
     }
 }

@@ -15,10 +15,12 @@ impl Status {
             let name = format!("shard {id}");
             let unread = now.saturating_duration_since(shard.last_read);
             match &shard.checkpoint_failing {
-                _ if unread > limit && !shard.waits_for_room && !shard.read_to_end => Check::fail(
-                    name,
-                    format!("no successful read for {} s", unread.as_secs()),
-                ),
+                _ if unread > limit && shard.waiting_for_room == 0 && !shard.read_to_end => {
+                    Check::fail(
+                        name,
+                        format!("no successful read for {} s", unread.as_secs()),
+                    )
+                }
                 Some((since, reason)) if now.saturating_duration_since(*since) > limit => {
                     Check::fail(name, format!("no checkpoint could be written: {reason}"))
                 }
@@ -92,9 +94,12 @@ mod tests {
         let later = start + Duration::from_secs(31);
         assert!(status.live(start + Duration::from_secs(30)).healthy());
         assert!(!status.live(later).healthy());
-        status.waits_for_room(&shard, true, start);
-        assert!(status.live(later).healthy());
-        status.waits_for_room(&shard, false, later);
+        let (reader, feeder) = (status.waits_for_room(&shard), status.waits_for_room(&shard));
+        drop(reader);
+        assert!(status.live(later).healthy(), "another one waits still");
+        drop(feeder);
+        assert!(!status.live(later).healthy());
+        status.read(&shard, later);
         assert!(status.live(later + Duration::from_secs(30)).healthy());
         assert!(!status.live(later + Duration::from_secs(31)).healthy());
         status.read_to_end(&shard);
