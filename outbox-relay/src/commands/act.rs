@@ -5,12 +5,13 @@ use std::io::{self, IsTerminal, Write as _};
 use clap::Args;
 use serde::Serialize;
 use shared::outbox::Status;
+use tokio_util::sync::CancellationToken;
 
 use super::events::{WhichOptions, parse_text};
 use super::output::{
     Mood, OutputOptions, cell, line, print, print_json, progress, remark, table_with_text, text_of,
 };
-use super::{CommandError, Outcome};
+use super::{CommandError, Outcome, unless_stopped};
 use crate::operate::bulk::{Bulk, Tally};
 use crate::operate::show::MAX_HISTORY;
 use crate::operate::{Acted, Filter, Listing, OperateError, Operator, State};
@@ -27,7 +28,7 @@ use crate::ports::EventKey;
 #[command(group(clap::ArgGroup::new("which").required(true).args(["names", "all_failed"])))]
 pub struct RetryCommand {
     /// Event ids, or `<aggregate id>:<sequence>`.
-    #[arg(value_name = "EVENT_ID")]
+    #[arg(value_name = "EVENT_ID", value_parser = parse_text)]
     names: Vec<String>,
 
     /// All failed events; with --since, --type and --reason, those of them.
@@ -46,7 +47,7 @@ pub struct RetryCommand {
 #[derive(Clone, Debug, Args)]
 pub struct DiscardCommand {
     /// Event ids, or `<aggregate id>:<sequence>`.
-    #[arg(value_name = "EVENT_ID", required = true)]
+    #[arg(value_name = "EVENT_ID", required = true, value_parser = parse_text)]
     names: Vec<String>,
 
     /// Why, for those who ask later (at most 1024 bytes; not kept of an event
@@ -87,7 +88,7 @@ struct Named {
     event: String,
     #[serde(flatten)]
     acted: Option<Acted>,
-    /// Why nothing became of it.
+    /// Why nothing is known to have become of it.
     problem: Option<String>,
 }
 
@@ -105,40 +106,38 @@ struct BulkResult {
 }
 
 impl RetryCommand {
-    pub(super) async fn run(self, operator: &Operator) -> Outcome {
+    pub(super) async fn run(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
         if self.all_failed {
-            return self.run_all(operator).await;
+            return self.run_all(operator, stop).await;
         }
         if !self.filter.is_empty() {
             return Err(CommandError::Usage(
                 "--since, --type and --reason are for --all-failed".to_owned(),
             ));
         }
-        let mut events = Vec::new();
-        let mut is_done = true;
-        for name in self.names {
-            let acted = named(operator, name, async |key| operator.retry(&key).await).await?;
-            is_done &= acted.is([Status::Pending, Status::Published]);
-            events.push(acted);
-        }
+        let retry = async |key| operator.retry(&key).await;
+        let (events, ended) = act_on(operator, self.names, stop, retry).await;
         if events.iter().any(Named::changed) {
             ask_for_sweep(operator).await;
         }
+        let is_done = |event: &Named| event.is([Status::Pending, Status::Published]);
+        let are_done = events.iter().all(is_done);
         report(self.output, events, "retried")?;
-        Ok(is_done)
+        ended.map(|()| are_done)
     }
 
-    async fn run_all(self, operator: &Operator) -> Outcome {
+    async fn run_all(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
         let is_filtered = !self.filter.is_empty();
         let total = if is_filtered {
             None
         } else {
-            Some(operator.count_failed().await?.count)
+            let count = async { Ok(operator.count_failed().await?.count) };
+            Some(unless_stopped(stop, count).await?)
         };
         let bar = progress(total, "retrying");
         let bulk = operator
-            .retry_failed(&self.filter.filter(), |tally| {
-                bar.set_position(tally.seen())
+            .retry_failed(&self.filter.filter(), stop, |tally| {
+                bar.set_position(tally.seen());
             })
             .await;
         bar.finish_and_clear();
@@ -154,36 +153,23 @@ impl RetryCommand {
 }
 
 impl DiscardCommand {
-    pub(super) async fn run(self, operator: &Operator) -> Outcome {
-        let mut events = Vec::new();
-        let mut is_done = true;
-        for name in self.names {
-            let reason = &self.reason;
-            let discard = async |key| operator.discard(&key, reason).await;
-            let acted = named(operator, name, discard).await?;
-            is_done &= acted.is([Status::Discarded]);
-            events.push(acted);
-        }
+    pub(super) async fn run(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
+        let discard = async |key| operator.discard(&key, &self.reason).await;
+        let (events, ended) = act_on(operator, self.names, stop, discard).await;
+        let are_done = events.iter().all(|event| event.is([Status::Discarded]));
         report(self.output, events, "discarded")?;
-        Ok(is_done)
+        ended.map(|()| are_done)
     }
 }
 
 impl ReplayCommand {
-    pub(super) async fn run(self, operator: &Operator) -> Outcome {
-        if operator.aggregate(&self.aggregate).await?.is_none() {
-            let reason = format!("there are no events of an aggregate `{}`", self.aggregate);
-            return Err(OperateError::NotFound(reason).into());
-        }
-        if !self.yes {
-            let question = self.question(operator).await?;
-            if !confirmed(question).await? {
-                return Ok(false);
-            }
+    pub(super) async fn run(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
+        if !unless_stopped(stop, self.is_wanted(operator)).await? {
+            return Ok(false);
         }
         let bar = progress(None, "replaying");
         let bulk = operator
-            .replay_aggregate(&self.aggregate, self.from_sequence, |tally| {
+            .replay_aggregate(&self.aggregate, self.from_sequence, stop, |tally| {
                 bar.set_position(tally.seen());
             })
             .await;
@@ -193,6 +179,18 @@ impl ReplayCommand {
 }
 
 impl ReplayCommand {
+    /// Whether there is something to replay, and the operator means it.
+    async fn is_wanted(&self, operator: &Operator) -> Outcome {
+        if operator.aggregate(&self.aggregate).await?.is_none() {
+            let reason = format!("there are no events of an aggregate `{}`", self.aggregate);
+            return Err(OperateError::NotFound(reason).into());
+        }
+        if self.yes {
+            return Ok(true);
+        }
+        confirmed(self.question(operator).await?).await
+    }
+
     async fn question(&self, operator: &Operator) -> Result<String, CommandError> {
         let published = Filter {
             state: Some(State::Published),
@@ -225,30 +223,34 @@ impl Named {
     }
 }
 
-/// Finds an event and acts on it. That there is none is no reason to leave the
-/// others alone; that DynamoDB is away is.
-async fn named(
+/// Finds each event and acts on it. That there is none, or that it has no room
+/// for the change, is no reason to leave the others alone; that DynamoDB is away
+/// is, and so is `stop`: those that come later are not told of.
+async fn act_on(
     operator: &Operator,
-    name: String,
-    act: impl AsyncFnOnce(EventKey) -> Result<Acted, OperateError>,
-) -> Result<Named, CommandError> {
-    let found = match operator.find(&name).await {
-        Ok(key) => act(key).await,
-        Err(error) => Err(error),
-    };
-    match found {
-        Ok(acted) => Ok(Named {
+    names: Vec<String>,
+    stop: &CancellationToken,
+    act: impl AsyncFn(EventKey) -> Result<Acted, OperateError>,
+) -> (Vec<Named>, Result<(), CommandError>) {
+    let mut events = Vec::new();
+    for name in names {
+        let find = async { Ok(operator.find(&name).await) };
+        let acted = match unless_stopped(stop, find).await {
+            Ok(Ok(key)) => act(key).await,
+            Ok(Err(error)) => Err(error),
+            Err(interrupted) => return (events, Err(interrupted)),
+        };
+        events.push(Named {
             event: name,
-            acted: Some(acted),
-            problem: None,
-        }),
-        Err(OperateError::NotFound(problem)) => Ok(Named {
-            event: name,
-            acted: None,
-            problem: Some(problem),
-        }),
-        Err(error) => Err(error.into()),
+            acted: acted.as_ref().ok().cloned(),
+            problem: acted.as_ref().err().map(ToString::to_string),
+        });
+        match acted {
+            Ok(_) | Err(OperateError::NotFound(_) | OperateError::TooLarge(_)) => {}
+            Err(error) => return (events, Err(error.into())),
+        }
     }
+    (events, Ok(()))
 }
 
 fn report(output: OutputOptions, events: Vec<Named>, done: &str) -> Result<(), CommandError> {
@@ -298,11 +300,14 @@ async fn finish(
         if tally.unchanged > 0 {
             text.push_str(&format!(", {} {others}", tally.unchanged));
         }
+        if tally.too_large > 0 {
+            text.push_str(&format!(", {} too large to be changed", tally.too_large));
+        }
         print(&text)?;
     }
     match stopped_by {
-        None => Ok(true),
-        Some(error) => Err(error.into()),
+        None => Ok(tally.too_large == 0),
+        Some(stopped) => Err(stopped.into()),
     }
 }
 

@@ -14,8 +14,10 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use clap_complete::Shell;
 use shared::process::{self, Context, EXIT_USAGE, RunError};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::operate::bulk::Stopped;
 use crate::operate::{OperateError, Operator};
 
 /// Exit code when it could not be found out or done: DynamoDB is away, or a
@@ -71,6 +73,15 @@ pub(crate) enum CommandError {
     Interrupted,
 }
 
+impl From<Stopped> for CommandError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Interrupted => Self::Interrupted,
+            Stopped::Failed(error) => Self::Operate(error),
+        }
+    }
+}
+
 /// Whether all is well, or done.
 type Outcome = Result<bool, CommandError>;
 
@@ -83,9 +94,9 @@ impl CommandError {
             Self::Operate(OperateError::Unavailable(_) | OperateError::Refused(_)) => {
                 ExitCode::from(EXIT_UNAVAILABLE)
             }
-            Self::Operate(OperateError::NotFound(_)) | Self::Output(_) | Self::Interrupted => {
-                ExitCode::FAILURE
-            }
+            Self::Operate(OperateError::NotFound(_) | OperateError::TooLarge(_))
+            | Self::Output(_)
+            | Self::Interrupted => ExitCode::FAILURE,
         }
     }
 }
@@ -130,26 +141,28 @@ fn completions(shell: Shell) -> Outcome {
 }
 
 async fn execute(command: Command, operator: &Operator, context: &Context) -> Outcome {
-    // Stopping in the middle is harmless: every change is one write.
     let stop = &context.stop;
-    let work = async {
-        match command {
-            Command::Status(command) => command.run(operator).await,
-            Command::List(command) => command.run(operator).await,
-            Command::Show(command) => command.run(operator).await,
-            Command::Retry(command) => command.run(operator).await,
-            Command::Discard(command) => command.run(operator).await,
-            Command::Replay(command) => command.run(operator).await,
-            Command::Shards(command) => command.run(operator).await,
-            Command::Watch(command) => command.run(operator, stop).await,
-            Command::Completions { .. } => Ok(true),
-        }
-    };
-    tokio::select! {
-        biased;
-        outcome = work => outcome,
-        () = stop.cancelled() => Err(CommandError::Interrupted),
+    match command {
+        Command::Status(command) => unless_stopped(stop, command.run(operator)).await,
+        Command::List(command) => unless_stopped(stop, command.run(operator)).await,
+        Command::Show(command) => unless_stopped(stop, command.run(operator)).await,
+        Command::Shards(command) => unless_stopped(stop, command.run(operator)).await,
+        // These end by themselves, and say how far they came.
+        Command::Retry(command) => command.run(operator, stop).await,
+        Command::Discard(command) => command.run(operator, stop).await,
+        Command::Replay(command) => command.run(operator, stop).await,
+        Command::Watch(command) => command.run(operator, stop).await,
+        Command::Completions { .. } => Ok(true),
     }
+}
+
+/// Leaves `work` where it is at `stop`: for what changes nothing.
+async fn unless_stopped<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    let outcome = stop.run_until_cancelled(work).await;
+    outcome.unwrap_or(Err(CommandError::Interrupted))
 }
 
 #[cfg(test)]

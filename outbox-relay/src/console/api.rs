@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::live::Live;
 use super::page::{PAGE, page};
 use super::problem::Problem;
+use crate::operate::show::is_number;
 use crate::operate::{
     Acted, Cursor, EventDetail, Filter, Listing, OperateError, State, TypePattern,
 };
@@ -26,10 +27,8 @@ const MAX_BODY: usize = 16 * 1024;
 /// Events in one answer at most.
 const MAX_PAGE: usize = 500;
 
-/// DynamoDB: bytes of a partition key, and characters of a number as it can be
-/// written.
+/// Bytes of a partition key in DynamoDB.
 const MAX_ID: usize = 2_048;
-const MAX_NUMBER: usize = 64;
 
 /// Looking through all that is pending or failed, for an event with an id of its
 /// own, takes as long as there is much of it.
@@ -217,11 +216,10 @@ async fn discard(
 }
 
 fn key(id: &str, sequence: &str) -> Result<EventKey, Problem> {
-    // A malformed item's sequence is any number.
-    let is_number = (1..=MAX_NUMBER).contains(&sequence.len())
-        && sequence.parse::<f64>().is_ok_and(f64::is_finite);
-    if !is_number {
-        return Err(Problem::bad_request("`sequence` must be a number"));
+    if !is_number(sequence) {
+        return Err(Problem::bad_request(
+            "`sequence` must be a number that DynamoDB can keep",
+        ));
     }
     Ok(EventKey {
         aggregate_id: aggregate_id(id)?.to_owned(),
@@ -259,6 +257,7 @@ impl From<OperateError> for Problem {
         let status = match &error {
             OperateError::Invalid(_) => StatusCode::BAD_REQUEST,
             OperateError::NotFound(_) => StatusCode::NOT_FOUND,
+            OperateError::TooLarge(_) => StatusCode::CONFLICT,
             OperateError::Refused(_) => StatusCode::BAD_GATEWAY,
             OperateError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -1,12 +1,14 @@
 //! Retry and replay of many events: in the order of sequence within an
 //! aggregate, aggregates side by side. Ending it at any point is harmless, and
-//! so is doing it again.
+//! so is doing it again. Told to stop, it ends between two changes, so that what
+//! it has counted is what it has done.
 
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
 use serde::Serialize;
 use shared::outbox::Status;
+use tokio_util::sync::CancellationToken;
 
 use super::change::Acted;
 use super::cursor::Cursor;
@@ -33,6 +35,8 @@ pub struct Tally {
     pub changed: u64,
     /// Already in another state, by somebody else.
     pub unchanged: u64,
+    /// Left as they are: the change has no room within DynamoDB's 400 KB.
+    pub too_large: u64,
 }
 
 impl Tally {
@@ -45,7 +49,7 @@ impl Tally {
     }
 
     pub fn seen(&self) -> u64 {
-        self.changed + self.unchanged
+        self.changed + self.unchanged + self.too_large
     }
 }
 
@@ -54,13 +58,28 @@ impl Tally {
 pub struct Bulk {
     pub tally: Tally,
     /// Why it ended early. What is done is done; the rest is as it was.
-    pub stopped_by: Option<OperateError>,
+    pub stopped_by: Option<Stopped>,
+}
+
+/// Why many changes ended early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// It was told to.
+    #[error("interrupted")]
+    Interrupted,
+    #[error(transparent)]
+    Failed(#[from] OperateError),
 }
 
 impl Operator {
-    /// Retries every failed event that matches `filter`, the oldest first.
-    /// `progress` hears of every few.
-    pub async fn retry_failed(&self, filter: &Filter, mut progress: impl FnMut(Tally)) -> Bulk {
+    /// Retries every failed event that matches `filter`, the oldest first, until
+    /// `stop`. `progress` hears of every few.
+    pub async fn retry_failed(
+        &self,
+        filter: &Filter,
+        stop: &CancellationToken,
+        mut progress: impl FnMut(Tally),
+    ) -> Bulk {
         let filter = Filter {
             state: Some(State::Failed),
             newest_first: false,
@@ -69,9 +88,9 @@ impl Operator {
         let mut tally = Tally::default();
         let mut after = None;
         loop {
-            let (events, next) = match self.page(&filter, after.as_ref()).await {
+            let (events, next) = match self.page(&filter, after.as_ref(), stop).await {
                 Ok(page) => page,
-                Err(error) => return Bulk::stopped(tally, error),
+                Err(stopped) => return Bulk::stopped(tally, stopped),
             };
             let mut by_aggregate: BTreeMap<String, Vec<EventView>> = BTreeMap::new();
             for event in events {
@@ -80,15 +99,22 @@ impl Operator {
                     .or_default()
                     .push(event);
             }
+            // One that fails ends the others, too, each after its change.
+            let ending = stop.child_token();
+            let mut stopped_by = None;
             let mut changes = futures::stream::iter(by_aggregate.into_values())
-                .map(|events| self.retry_in_order(events))
+                .map(|events| self.retry_in_order(events, &ending))
                 .buffer_unordered(MAX_CHANGES);
-            while let Some(acted) = changes.next().await {
-                match acted {
-                    Ok(acted) => acted.iter().for_each(|acted| tally.add(acted)),
-                    Err(error) => return Bulk::stopped(tally, error),
+            while let Some((acted, ended)) = changes.next().await {
+                acted.iter().for_each(|acted| tally.add(acted));
+                if let Err(stopped) = ended {
+                    stopped_by.get_or_insert(stopped);
+                    ending.cancel();
                 }
                 progress(tally);
+            }
+            if let Some(stopped) = stopped_by {
+                return Bulk::stopped(tally, stopped);
             }
             match next {
                 None => return Bulk::complete(tally),
@@ -98,11 +124,13 @@ impl Operator {
     }
 
     /// Sends an aggregate's published events again, from `from_sequence` on;
-    /// those in other states are left as they are.
+    /// those in other states are left as they are, and so are those that are too
+    /// large to be changed. Ends early at `stop`.
     pub async fn replay_aggregate(
         &self,
         aggregate_id: &str,
         from_sequence: u64,
+        stop: &CancellationToken,
         mut progress: impl FnMut(Tally),
     ) -> Bulk {
         let filter = Filter {
@@ -113,17 +141,18 @@ impl Operator {
         let mut tally = Tally::default();
         let mut after = None;
         loop {
-            let (events, next) = match self.page(&filter, after.as_ref()).await {
+            let (events, next) = match self.page(&filter, after.as_ref(), stop).await {
                 Ok(page) => page,
-                Err(error) => return Bulk::stopped(tally, error),
+                Err(stopped) => return Bulk::stopped(tally, stopped),
             };
             for event in events {
                 // Failed and discarded ones cost no request.
                 if event.status.as_deref() == Some(Status::Published.as_str()) {
                     let key = event.key();
-                    match patiently(|| self.replay(&key)).await {
+                    match patiently(stop, || self.replay(&key)).await {
                         Ok(acted) => tally.add(&acted),
-                        Err(error) => return Bulk::stopped(tally, error),
+                        Err(Stopped::Failed(OperateError::TooLarge(_))) => tally.too_large += 1,
+                        Err(stopped) => return Bulk::stopped(tally, stopped),
                     }
                 } else {
                     tally.unchanged += 1;
@@ -141,20 +170,29 @@ impl Operator {
         &self,
         filter: &Filter,
         after: Option<&Cursor>,
-    ) -> Result<(Vec<EventView>, Option<Cursor>), OperateError> {
-        let listing = patiently(|| self.list(filter, PAGE, after)).await?;
+        stop: &CancellationToken,
+    ) -> Result<(Vec<EventView>, Option<Cursor>), Stopped> {
+        let listing = patiently(stop, || self.list(filter, PAGE, after)).await?;
         Ok((listing.events, listing.next))
     }
 
     /// One aggregate's events: an earlier one is pending before a later one.
-    async fn retry_in_order(&self, mut events: Vec<EventView>) -> Result<Vec<Acted>, OperateError> {
+    /// Whatever ends it, what was done before is told.
+    async fn retry_in_order(
+        &self,
+        mut events: Vec<EventView>,
+        stop: &CancellationToken,
+    ) -> (Vec<Acted>, Result<(), Stopped>) {
         events.sort_by_key(|event| event.sequence.parse::<u64>().unwrap_or(u64::MAX));
         let keys: Vec<EventKey> = events.iter().map(EventView::key).collect();
         let mut acted = Vec::with_capacity(keys.len());
         for key in &keys {
-            acted.push(patiently(|| self.retry(key)).await?);
+            match patiently(stop, || self.retry(key)).await {
+                Ok(one) => acted.push(one),
+                Err(stopped) => return (acted, Err(stopped)),
+            }
         }
-        Ok(acted)
+        (acted, Ok(()))
     }
 }
 
@@ -166,27 +204,30 @@ impl Bulk {
         }
     }
 
-    fn stopped(tally: Tally, error: OperateError) -> Self {
+    fn stopped(tally: Tally, by: Stopped) -> Self {
         Self {
             tally,
-            stopped_by: Some(error),
+            stopped_by: Some(by),
         }
     }
 }
 
-/// Tries again, for a while, what DynamoDB had no answer to.
-async fn patiently<T, F>(mut act: impl FnMut() -> F) -> Result<T, OperateError>
+/// Tries again, for a while, what DynamoDB had no answer to. Begins nothing
+/// after `stop`, and finishes what is under way.
+async fn patiently<T, F>(stop: &CancellationToken, mut act: impl FnMut() -> F) -> Result<T, Stopped>
 where
     F: Future<Output = Result<T, OperateError>>,
 {
     let mut failures = 0;
-    loop {
+    while !stop.is_cancelled() {
         match act().await {
             Err(OperateError::Unavailable(_)) if failures + 1 < MAX_ATTEMPTS => {
                 failures += 1;
-                tokio::time::sleep(backoff::delay(failures, fastrand::f64())).await;
+                let pause = tokio::time::sleep(backoff::delay(failures, fastrand::f64()));
+                stop.run_until_cancelled(pause).await;
             }
-            outcome => return outcome,
+            outcome => return Ok(outcome?),
         }
     }
+    Err(Stopped::Interrupted)
 }

@@ -113,19 +113,33 @@ impl Operator {
     }
 
     /// Makes a published event pending again, to be sent once more on purpose.
-    /// Its message says so: see [`shared::outbox::message::REPLAY`].
+    /// Its message says so: see [`shared::outbox::message::REPLAY`]. An item as
+    /// large as items can be loses what is kept of its publication, which the
+    /// next one writes anew, and if that makes too little room, goes without the
+    /// time of the replay.
     pub async fn replay(&self, key: &EventKey) -> Result<Acted, OperateError> {
-        let request = self
-            .update(key, Status::Published, Status::Pending)
-            .update_expression(
+        let bare = pending(self.update(key, Status::Published, Status::Pending), key)
+            .expression_attribute_names("#replays", attribute::REPLAYS)
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()));
+        let whole = bare
+            .clone()
+            .expression_attribute_names("#at", attribute::REPLAYED_AT)
+            .expression_attribute_values(":at", AttributeValue::S(Timestamp::now().to_string()));
+        let answer = first_that_fits([
+            whole.clone().update_expression(
                 "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires \
                  ADD #replays :one",
-            )
-            .expression_attribute_names("#at", attribute::REPLAYED_AT)
-            .expression_attribute_names("#replays", attribute::REPLAYS)
-            .expression_attribute_values(":at", AttributeValue::S(Timestamp::now().to_string()))
-            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()));
-        let answer = pending(request, key).send().await;
+            ),
+            without_publication(whole).update_expression(
+                "SET #status = :status, #bucket = :bucket, #at = :at \
+                 REMOVE #expires, #published_at, #message_id ADD #replays :one",
+            ),
+            without_publication(bare).update_expression(
+                "SET #status = :status, #bucket = :bucket \
+                 REMOVE #expires, #published_at, #message_id ADD #replays :one",
+            ),
+        ])
+        .await;
         self.acted(key, Status::Pending, answer)
     }
 
@@ -172,6 +186,10 @@ impl Operator {
                 });
                 Ok(Acted::of(key, false, status))
             }
+            Err(error) if is_too_large(&error) => Err(OperateError::TooLarge(format!(
+                "event {} of `{}` has no room for the change within DynamoDB's 400 KB",
+                key.sequence, key.aggregate_id
+            ))),
             Err(error) => Err(failed(&self.outbox_table, &error)),
         }
     }
@@ -185,19 +203,34 @@ fn without_history(request: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder 
         .expression_attribute_names("#attempts", attribute::ATTEMPTS)
 }
 
+/// Names what is kept of a publication, to be removed.
+fn without_publication(request: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
+    request
+        .expression_attribute_names("#published_at", attribute::PUBLISHED_AT)
+        .expression_attribute_names("#message_id", attribute::MESSAGE_ID)
+}
+
 /// Sends the requests, each asking for less room than the one before, until
-/// one is not refused for the size of the item. DynamoDB names no code of its
-/// own for that.
+/// one is not refused for the size of the item.
 async fn first_that_fits(
     [whole, smaller, smallest]: [UpdateItemFluentBuilder; 3],
 ) -> Result<UpdateItemOutput, SdkError<UpdateItemError>> {
     for request in [whole, smaller] {
         match request.send().await {
-            Err(error) if error.code() == Some("ValidationException") => {}
+            Err(error) if is_too_large(&error) => {}
             answer => return answer,
         }
     }
     smallest.send().await
+}
+
+/// DynamoDB has no code of its own for this; its text is "Item size to update
+/// has exceeded the maximum allowed size".
+fn is_too_large(error: &SdkError<UpdateItemError>) -> bool {
+    error.code() == Some("ValidationException")
+        && error
+            .message()
+            .is_some_and(|text| text.contains("maximum allowed size"))
 }
 
 /// Whatever makes an event pending puts it into the index, and takes its time

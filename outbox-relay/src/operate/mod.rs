@@ -69,6 +69,9 @@ pub enum OperateError {
     NotFound(String),
     #[error("{0}")]
     Refused(String),
+    /// One event has no room for the change, and is as it was.
+    #[error("{0}")]
+    TooLarge(String),
     /// No answer, or one that says to try later. A change may have happened;
     /// repeating it is harmless.
     #[error("{0}")]

@@ -21,8 +21,10 @@ pub const MAX_HISTORY: usize = 200;
 /// Bytes of a partition key in DynamoDB.
 const MAX_KEY: usize = 2_048;
 
-/// Characters of a number that may be a sequence: DynamoDB keeps 38 digits.
+/// Characters and digits of a number that may be a sequence: DynamoDB keeps 38
+/// digits.
 const MAX_NUMBER: usize = 40;
+const MAX_DIGITS: usize = 38;
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -182,16 +184,25 @@ impl Operator {
 /// The key that a default event id names.
 fn default_key(name: &str) -> Option<EventKey> {
     let (aggregate_id, sequence) = name.rsplit_once(':')?;
-    // Not only whole numbers: an event may be malformed by its sequence.
-    let plain = |c: u8| c.is_ascii_digit() || matches!(c, b'-' | b'+' | b'.' | b'e' | b'E');
-    let is_number = sequence.len() <= MAX_NUMBER
-        && sequence.bytes().all(plain)
-        // DynamoDB's largest number.
-        && sequence.parse::<f64>().is_ok_and(|number| number.abs() < 1e125);
-    (is_number && !aggregate_id.is_empty()).then(|| EventKey {
+    (is_number(sequence) && !aggregate_id.is_empty()).then(|| EventKey {
         aggregate_id: aggregate_id.to_owned(),
         sequence: sequence.to_owned(),
     })
+}
+
+/// Whether `text` is a number as DynamoDB takes it for a key. Not only a whole
+/// one: an event may be malformed by its sequence.
+pub fn is_number(text: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_digit() || matches!(c, b'-' | b'+' | b'.' | b'e' | b'E');
+    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+    let mut digits = mantissa.bytes().filter(u8::is_ascii_digit);
+    text.len() <= MAX_NUMBER
+        && text.bytes().all(plain)
+        && digits.clone().count() <= MAX_DIGITS
+        && text.parse::<f64>().is_ok_and(|number| {
+            // The magnitudes that DynamoDB keeps.
+            (1e-130..1e125).contains(&number.abs()) || digits.all(|digit| digit == b'0')
+        })
 }
 
 fn not_found(name: &str) -> OperateError {
@@ -214,6 +225,18 @@ mod tests {
         assert_eq!(default_key("a:1.5").unwrap().sequence, "1.5");
         for other in ["a", "a:", ":7", "a:7x", "a:inf", "a:1E200"] {
             assert_eq!(default_key(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_one_that_dynamodb_keeps() {
+        let digits = "9".repeat(MAX_DIGITS);
+        for number in ["0", "-1.5", "0.00", "1e124", "1e-130", &digits] {
+            assert!(is_number(number), "{number}");
+        }
+        let more = "9".repeat(MAX_DIGITS + 1);
+        for other in ["", "NaN", "1e200", "1e-131", "1e-400", "0e", &more] {
+            assert!(!is_number(other), "{other}");
         }
     }
 }

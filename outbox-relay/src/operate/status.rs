@@ -18,6 +18,10 @@ use crate::ports::SWEEPER;
 /// that would take more is given as a lower bound.
 const MAX_COUNTED_PAGES: usize = 50;
 
+/// Events of one index partition among which the oldest time is looked for: the
+/// first have none where their writers wrote what is no time.
+const MAX_FIRST: i32 = 25;
+
 /// Leases that are named in one problem; of more, the number is said.
 const MAX_NAMED: usize = 3;
 
@@ -188,7 +192,8 @@ impl Operator {
         .collect()
     }
 
-    /// When the oldest pending event occurred.
+    /// When the oldest pending event occurred; what is no time only where no
+    /// event has one.
     async fn oldest_pending(&self) -> Result<Option<String>, OperateError> {
         let firsts = try_join_all(pending_buckets().map(|bucket| async move {
             let answer = self
@@ -201,14 +206,19 @@ impl Operator {
                 .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
                 .expression_attribute_names("#at", attribute::OCCURRED_AT)
                 .expression_attribute_values(":bucket", AttributeValue::S(bucket))
-                .limit(1)
+                .limit(MAX_FIRST)
                 .send()
                 .await
                 .map_err(|error| failed(&self.outbox_table, &error))?;
-            let first = answer.items.unwrap_or_default().into_iter().next();
-            Ok::<_, OperateError>(first.and_then(|item| text(&item, attribute::OCCURRED_AT)))
+            let items = answer.items.unwrap_or_default();
+            let times = items.iter().map(|item| text(item, attribute::OCCURRED_AT));
+            Ok::<_, OperateError>(times.collect::<Vec<_>>())
         }));
-        Ok(firsts.await?.into_iter().flatten().min())
+        let times = firsts.await?.into_iter().flatten().flatten();
+        Ok(times.min_by_key(|text| {
+            let at = text.parse::<Timestamp>().ok();
+            (at.is_none(), at)
+        }))
     }
 
     async fn count(&self, partitions: Vec<String>) -> Result<Count, OperateError> {

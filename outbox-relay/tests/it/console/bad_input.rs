@@ -61,6 +61,12 @@ async fn a_malformed_filter_is_named() {
         ("/api/event?aggregate_id=&sequence=1", "1 to 2048 bytes"),
         ("/api/event?aggregate_id=a&sequence=first", "sequence"),
         ("/api/event?aggregate_id=a&sequence=NaN", "sequence"),
+        ("/api/event?aggregate_id=a&sequence=1e200", "sequence"),
+        ("/api/event?aggregate_id=a&sequence=1e-200", "sequence"),
+        (
+            "/api/event?aggregate_id=a&sequence=123456789012345678901234567890123456789",
+            "sequence",
+        ),
     ] {
         let answer = console.get(path).await;
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");

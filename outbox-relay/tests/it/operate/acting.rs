@@ -299,6 +299,41 @@ async fn a_replay_sends_published_events_again_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replay_makes_room_in_full_items_and_passes_over_one_that_has_none() {
+    let stage = Stage::without_queue().await;
+    let bare = |sequence, names: &[&str]| {
+        let mut item = published("o-1", sequence);
+        for name in names {
+            item.remove(*name);
+        }
+        item
+    };
+    // The words and `replays` are 15 bytes more than `expires_at`;
+    // `replayed_at` and its time are 35.
+    stage.put(filled(published("o-1", 1), 10)).await;
+    stage.put(filled(bare(2, &["published_at"]), 10)).await;
+    let stuck = filled(bare(3, &["published_at", "message_id"]), 10);
+    stage.put(stuck.clone()).await;
+    stage.put(published("o-1", 4)).await;
+    let arguments = ["replay", "--aggregate", "o-1", "--yes"];
+    let ran = stage.operate(&arguments).await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(1), "3 replayed, 1 too large to be changed\n"),
+        "{ran:?}"
+    );
+    assert_eq!(stage.event("o-1", 3).await, stuck);
+    for (sequence, has_time, is_whole) in [(1, true, false), (2, false, false), (4, true, true)] {
+        let item = stage.event("o-1", sequence).await;
+        assert_eq!(string(&item, "status"), Some("PENDING"));
+        assert_eq!(item["replays"], AttributeValue::N("1".to_owned()));
+        assert_eq!(item.contains_key("replayed_at"), has_time, "{sequence}");
+        assert_eq!(item.contains_key("message_id"), is_whole, "{sequence}");
+        assert_eq!(item.contains_key("published_at"), is_whole, "{sequence}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replay_passes_the_deduplication_of_a_fifo_queue() {
     let stage = Stage::without_queue().await;
     stage.create_queue("events.fifo").await;

@@ -87,6 +87,13 @@ async fn failed_and_old_pending_events_are_not_well() {
             .contains("the oldest pending event"),
         "{report}"
     );
+    // What is no time, and sorts before all times, hides none.
+    let odd = with(event("o-2", 2), "occurred_at", "0 o'clock");
+    stage.put(odd).await;
+    let (_, report) = status(&stage, &[]).await;
+    assert_eq!(report["pending"]["count"], 2);
+    assert_eq!(report["oldest_pending"], "2026-01-01T00:00:00.000Z");
+    assert!(report["oldest_pending_seconds"].is_number(), "{report}");
     let text = stage.operate(&["status"]).await;
     assert_eq!(text.code, Some(1));
     assert!(text.stdout.starts_with("UNHEALTHY\n"), "{text:?}");

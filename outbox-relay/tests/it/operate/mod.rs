@@ -1,6 +1,7 @@
 //! The operator's commands, as a person or a script runs them.
 
 mod acting;
+mod ending;
 mod health;
 mod listing;
 mod many;
