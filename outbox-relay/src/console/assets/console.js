@@ -244,8 +244,8 @@ const on = {
     byId("content").hidden = true;
     health(null, "Not signed in");
     byId("sign-in").hidden = code !== 401;
-    if (code === 403) troubles([reason]);
-    else if (token.get() !== null) setText(byId("sign-in-error"), reason);
+    troubles(code === 403 ? [reason] : []);
+    if (code === 401 && token.get() !== null) setText(byId("sign-in-error"), reason);
     token.forget();
     byId("sign-out").hidden = true;
     byId("token").focus();
@@ -377,9 +377,17 @@ function toast(text) {
 
 byId("sign-in").addEventListener("submit", (submit) => {
   submit.preventDefault();
-  token.set(byId("token").value);
+  const secret = byId("token").value;
+  // What a header carries, and RELAY_ADMIN_TOKEN may be.
+  if (!/^[\x21-\x7e]+$/.test(secret)) {
+    setText(byId("sign-in-error"), "A token has visible ASCII characters only, and no spaces.");
+    return;
+  }
+  token.set(secret);
   byId("token").value = "";
   setText(byId("sign-in-error"), "");
+  // Until the relay wants another token, this one is being tried.
+  byId("sign-in").hidden = true;
   follow(on);
 });
 
