@@ -109,6 +109,8 @@ async fn a_replayed_event_has_two_sendings_in_its_trace_and_one_effect() {
         .map(|send| &send.attributes["outbox.path"])
         .collect();
     assert_eq!(paths, ["stream", "sweep"]);
+    assert!(!sendings[0].attributes.contains_key("outbox.replay"));
+    assert_eq!(sendings[1].attributes["outbox.replay"], "1");
     assert_ne!(
         sendings[0].attributes["messaging.message.id"],
         sendings[1].attributes["messaging.message.id"]
