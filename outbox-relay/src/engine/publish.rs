@@ -338,17 +338,13 @@ impl Publisher {
 
 /// Why the queue is as good as away, when it answers and takes nothing.
 fn away(answers: &[Result<String, EntryFailure>]) -> Option<&EntryFailure> {
-    let is_outage = |answer: &Result<String, EntryFailure>| {
-        let failure = answer.as_ref().err().map(failure::of_entry);
-        matches!(failure, Some(Verdict::Outage { .. }))
-    };
-    let first = answers.first()?;
-    answers
+    let is_outage =
+        |failure: &&EntryFailure| matches!(failure::of_entry(failure), Verdict::Outage { .. });
+    let failures: Option<Vec<_>> = answers
         .iter()
-        .all(is_outage)
-        .then_some(first)?
-        .as_ref()
-        .err()
+        .map(|answer| answer.as_ref().err().filter(is_outage))
+        .collect();
+    failures?.first().copied()
 }
 
 fn entry(outgoing: &Outgoing) -> SendEntry<'_> {

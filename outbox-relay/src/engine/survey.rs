@@ -42,9 +42,10 @@ async fn count(around: &Surroundings) -> Result<(), TableError> {
             .filter_map(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
         oldest = times.chain(oldest).min();
     }
-    let count = match is_any_pending {
-        false => 0,
-        true => outbox.count_pending().await?,
+    let count = if is_any_pending {
+        outbox.count_pending().await?
+    } else {
+        0
     };
     around.status.pending(count, oldest);
     around.status.failed(outbox.count_failed().await?);
