@@ -34,6 +34,8 @@ const DEADLINE: Duration = Duration::from_secs(900);
 
 const DYNAMODB: &str = "AWS_ENDPOINT_URL_DYNAMODB";
 
+const SIGNATURE: &str = "AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
+
 const PAYLOAD: &str = r#"{"currency":"EUR","total_minor":3998}"#;
 
 #[tokio::main]
@@ -90,7 +92,9 @@ async fn front(cloud: &LocalCloud) -> Result<Proxy> {
         .post(cloud.dynamodb_url())
         .header("x-amz-target", "DynamoDB_20120810.DescribeTable")
         .header(CONTENT_TYPE, "application/x-amz-json-1.0")
-        .header(AUTHORIZATION, "AWS4-HMAC-SHA256 Credential=local")
+        // Looked for, and not checked.
+        .header("x-amz-date", "20260101T000000Z")
+        .header(AUTHORIZATION, SIGNATURE)
         .body(r#"{"TableName":"outbox"}"#)
         .send()
         .await?
