@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use opentelemetry::trace::Status as SpanStatus;
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

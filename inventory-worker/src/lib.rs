@@ -14,14 +14,11 @@
 //!
 //! - [`service`]: puts the parts together, and takes them apart on stopping.
 //! - [`config`]: the options.
-//! - `queue`, `receive`, `slots`: long polling, never for more than there is
-//!   room for.
+//! - `queue`, `receive`, `slots`: long polling, never for more than there is room for.
 //! - `handle`: one delivery from its arrival to its end; the poison rule.
 //! - `message`: a delivery, and the event in it.
-//! - `retry`: what is tried again, for how long, and when receiving pauses
-//!   (`gate`).
-//! - `reserve`, `outcome`, `trouble`: the transaction, and the pure reading of
-//!   its answer.
+//! - `retry`: what is tried again, for how long, and when receiving pauses (`gate`).
+//! - `reserve`, `outcome`, `trouble`: the transaction, and the pure reading of its answer.
 //! - `visibility`, `delete`: the two ways a delivery ends.
 //! - `health`, `metrics`, `depth`, `describe`: what is reported.
 //!

@@ -8,10 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
+use outbox::trace_context::TraceContext;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::order::{MAX_LINES, OrderPlaced};
-use shared::telemetry::propagation::TraceContext;
 
 /// One message, received once. The receipt is good for this receipt only.
 #[derive(Debug)]

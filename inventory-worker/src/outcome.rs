@@ -4,15 +4,15 @@
 //! several actions can have failed for different reasons at once. They are read
 //! from the most to the least certain:
 //!
-//! 1. **The order itself.** PROCESSED and REJECTED are final, so an order in
-//!    either is settled whatever the other reasons say.
+//! 1. **The order itself.** PROCESSED and REJECTED are final, so an order in either is settled
+//!    whatever the other reasons say.
 //! 2. **What can never work**: a stored item of the wrong shape.
-//! 3. **What was not decided**: throttled actions and conflicts. A conflict
-//!    means that another transaction holds an item right now, perhaps this very
-//!    order in another worker, so nothing that was read beside it is the last
-//!    word. Trying again costs milliseconds; a wrong rejection costs an order.
-//! 4. **The stock.** Only a transaction that stood against nothing else can
-//!    say that there is too little of it.
+//! 3. **What was not decided**: throttled actions and conflicts. A conflict means that another
+//!    transaction holds an item right now, perhaps this very order in another worker, so nothing
+//!    that was read beside it is the last word. Trying again costs milliseconds; a wrong rejection
+//!    costs an order.
+//! 4. **The stock.** Only a transaction that stood against nothing else can say that there is too
+//!    little of it.
 
 use std::collections::HashMap;
 

@@ -1,15 +1,13 @@
 //! How long an order is tried, by what stands in its way.
 //!
-//! - **DynamoDB is away, throttles, or its answer was lost**: the message stays
-//!   in hand, its visibility extended, and is tried with backoff until it is
-//!   settled. Giving it back would only make it come again, one receipt nearer
-//!   to the dead-letter queue, through no fault of its own. When DynamoDB is
-//!   away altogether, receiving pauses too (`gate`), and since every message in
+//! - **DynamoDB is away, throttles, or its answer was lost**: the message stays in hand, its
+//!   visibility extended, and is tried with backoff until it is settled. Giving it back would only
+//!   make it come again, one receipt nearer to the dead-letter queue, through no fault of its own.
+//!   When DynamoDB is away altogether, receiving pauses too (`gate`), and since every message in
 //!   hand keeps its slot, a worker holds at most `WORKER_CONCURRENCY` of them.
-//! - **A conflict** with another transaction is over in milliseconds. It is tried
-//!   a bounded number of times with growing, jittered pauses; an item so
-//!   contended that this does not help gets relief by the message coming back
-//!   later.
+//! - **A conflict** with another transaction is over in milliseconds. It is tried a bounded number
+//!   of times with growing, jittered pauses; an item so contended that this does not help gets
+//!   relief by the message coming back later.
 //! - **What can never work** is not tried again.
 
 use std::time::Duration;

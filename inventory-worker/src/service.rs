@@ -40,8 +40,8 @@ const CLEAN_UP: Duration = Duration::from_secs(3);
 /// Runs the worker until `context.stop`, or until it cannot go on.
 ///
 /// # Errors
-/// When the options contradict each other, when its address is taken, or when a part of it ended by itself: then the
-/// process had better start anew.
+/// When the options contradict each other, when its address is taken, or when a part of it ended by
+/// itself: then the process had better start anew.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
     let listener = shared::http::bind(config.admin_listen).await?;

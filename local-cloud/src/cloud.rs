@@ -1,8 +1,7 @@
 //! Starts and stops both services and their folder together.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::panic;
+use std::{io, panic};
 
 use tokio::task;
 

@@ -13,13 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dynoxide::Database;
+use front::Front;
+use tokens::Tokens;
 use tokio::net::TcpListener;
 
 use crate::connections;
 use crate::error::{Service, StartError};
 use crate::host::Host;
-use front::Front;
-use tokens::Tokens;
 
 /// One thread can be in SQLite at a time (dynoxide has one lock); the other
 /// reads requests and writes answers meanwhile.

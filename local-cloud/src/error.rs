@@ -1,8 +1,7 @@
 //! What can keep the local cloud from starting.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
+use std::{fmt, io};
 
 /// One of the services that listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

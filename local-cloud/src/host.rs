@@ -37,8 +37,8 @@ pub(crate) struct Host {
 
 impl Host {
     /// Binds `addr` and runs the future that `serve` makes of the listener and
-    /// the address it got. Linux cuts thread names at 15 bytes. Blocks for a moment, and must not be called on an
-    /// async thread: a runtime that fails to start may not be dropped there.
+    /// the address it got. Linux cuts thread names at 15 bytes. Blocks for a moment, and must not
+    /// be called on an async thread: a runtime that fails to start may not be dropped there.
     pub(crate) fn start<F>(
         service: Service,
         thread_name: &str,

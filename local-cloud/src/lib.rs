@@ -14,29 +14,26 @@
 //! - `cloud`: [`LocalCloud`] and [`Config`]; starting and stopping all of it.
 //! - `folder`: the temporary folder, and what killed processes left of theirs.
 //! - `clients`: URLs, environment variables and SDK clients that reach it.
-//! - `host`: one service's listener, threads and end. `connections`: its accept
-//!   loop.
-//! - `dynamodb`, `sqs`: the embedded services. What they do otherwise than AWS,
-//!   and would mislead or slow down whoever develops against them, is mended in
-//!   front of them: `dynamodb::tokens` and `dynamodb::shards`, `sqs::settings`
-//!   and `sqs::contents`.
+//! - `host`: one service's listener, threads and end. `connections`: its accept loop.
+//! - `dynamodb`, `sqs`: the embedded services. What they do otherwise than AWS, and would mislead
+//!   or slow down whoever develops against them, is mended in front of them: `dynamodb::tokens` and
+//!   `dynamodb::shards`, `sqs::settings` and `sqs::contents`.
 //! - `upstream`: the connection of such a front to what is behind it.
 //! - `error`: [`StartError`].
-//! - [`testing`]: a service under test as a process of its own, and a proxy in
-//!   front of it that goes wrong on demand.
+//! - [`testing`]: a service under test as a process of its own, and a proxy in front of it that
+//!   goes wrong on demand.
 //!
 //! # What still differs from AWS
 //!
-//! - A stream has one shard that never closes. Its records are never trimmed, its
-//!   iterators never expire, and `GetShardIterator` takes any shard id.
-//! - Nothing is throttled, signatures are not checked, and items are not removed
-//!   when their time to live is over.
+//! - A stream has one shard that never closes. Its records are never trimmed, its iterators never
+//!   expire, and `GetShardIterator` takes any shard id.
+//! - Nothing is throttled, signatures are not checked, and items are not removed when their time to
+//!   live is over.
 //! - A message has at most 256 KiB (SQS: 1 MiB), and any number may be in flight.
-//! - Long polls notice a visibility timeout that ran out within a second, a sent
-//!   message at once.
+//! - Long polls notice a visibility timeout that ran out within a second, a sent message at once.
 //! - A standard queue takes no `MessageGroupId` (SQS: fair queues).
-//! - ARNs name the region `dynoxide` in DynamoDB, `us-east-1` in SQS, and the
-//!   account `000000000000` in both.
+//! - ARNs name the region `dynoxide` in DynamoDB, `us-east-1` in SQS, and the account
+//!   `000000000000` in both.
 
 mod clients;
 mod cloud;

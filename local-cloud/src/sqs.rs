@@ -7,6 +7,7 @@ mod settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use handler::CheckedSqs;
 use rustack_sqs_core::config::SqsConfig;
 use rustack_sqs_core::handler::RustackSqsHandler;
 use rustack_sqs_core::provider::RustackSqs;
@@ -16,7 +17,6 @@ use crate::clients::{REGION, reachable};
 use crate::connections;
 use crate::error::{Service, StartError};
 use crate::host::Host;
-use handler::CheckedSqs;
 
 /// With a second thread, two simultaneous `CreateQueue` of one name could make
 /// two queues, and the messages of one be lost: rustack looks a name up and

@@ -19,12 +19,11 @@
 //!
 //! - `config`: [`Config`], the options.
 //! - `router`: routes and what surrounds them, [`run`]'s main part.
-//! - `create_order`: `POST /orders`; its `commit` is the transaction with its
-//!   retries, `transaction` decides what an outcome means, `idempotency` is the
-//!   key, its record and the hash of a request.
+//! - `create_order`: `POST /orders`; its `commit` is the transaction with its retries,
+//!   `transaction` decides what an outcome means, `idempotency` is the key, its record and the hash
+//!   of a request.
 //! - `get_order`: `GET /orders/{id}`.
-//! - `body`, `json`, `validate`: from bytes to a valid order, with every problem
-//!   found at once.
+//! - `body`, `json`, `validate`: from bytes to a valid order, with every problem found at once.
 //! - `store`: the tables and what DynamoDB's errors are to this API.
 //! - `view`: the order as clients see it.
 //! - `error`, `problem`: what can go wrong, and how it is said.
@@ -47,9 +46,8 @@ mod view;
 
 use std::sync::Arc;
 
-use shared::process::{Context, RunError};
-
 pub use config::Config;
+use shared::process::{Context, RunError};
 
 use crate::readiness::Readiness;
 use crate::router::Api;

@@ -8,9 +8,9 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::AttributeValue;
+use outbox::Outbox;
 use shared::aws::ATTEMPT_TIMEOUT;
 use shared::order::{Order, OrderId};
-use shared::outbox::Outbox;
 
 use crate::config::Config;
 use crate::error::ApiError;

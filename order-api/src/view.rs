@@ -1,8 +1,8 @@
 //! The order as clients see it.
 
+use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use shared::order::{Currency, CustomerId, Line, Order, OrderId, OrderStatus};
-use shared::timestamp::Timestamp;
 
 /// The body of an answer with an order. `openapi::Order` documents it.
 #[derive(Debug, Serialize)]

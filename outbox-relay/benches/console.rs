@@ -14,9 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
 use local_cloud::LocalCloud;
 use local_cloud::testing::{Fault, Proxy, Service, eventually};
+use outbox::timestamp::Timestamp;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
-use shared::timestamp::Timestamp;
 use support::{Item, RELAY, event, text};
 
 /// What every single answer stays below.

@@ -16,8 +16,8 @@ use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use local_cloud::LocalCloud;
 use local_cloud::testing::eventually;
-use shared::outbox::{Message, OutboxItem};
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
+use outbox::{Message, OutboxItem};
 use support::event;
 
 /// The relay's own limits.
@@ -199,7 +199,7 @@ async fn relay(cloud: &LocalCloud) -> Result<(Duration, u64)> {
     let service = support::relay(cloud, &[]).await?;
     let dynamodb = cloud.dynamodb_client();
     eventually(DEADLINE, || async {
-        for bucket in shared::outbox::item::pending_buckets() {
+        for bucket in outbox::item::pending_buckets() {
             let found = dynamodb
                 .query()
                 .table_name("outbox")

@@ -26,11 +26,10 @@ pub mod operate;
 pub mod ports;
 pub mod routes;
 
-use shared::process::{Context, RunError};
-use shared::timestamp::Timestamp;
-
 pub use config::Config;
 use engine::{Engine, EngineConfig};
+use outbox::timestamp::Timestamp;
+use shared::process::{Context, RunError};
 
 /// Room for events between reading and marking, in KiB: some thousand small
 /// ones. Memory does not grow past it, however long the backlog.

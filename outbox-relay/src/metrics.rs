@@ -2,8 +2,8 @@
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
+use outbox::timestamp::Timestamp;
 use shared::telemetry::metrics::DURATION_BUCKETS;
-use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use crate::engine::Status;

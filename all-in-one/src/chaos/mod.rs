@@ -14,17 +14,14 @@
 //! ```
 //!
 //! - [`options`]: the command line. `run`: a run from its start to its end.
-//! - [`target`]: the cloud, embedded or somebody else's; `observe`: what is in
-//!   it.
-//! - [`crew`]: all processes, and what each is told. [`processes`]: keeps one
-//!   running, and does to it what it is told; `logs`: reads what it logs.
-//! - [`schedule`]: what happens when, from the seed; [`injector`] makes it
-//!   happen.
+//! - [`target`]: the cloud, embedded or somebody else's; `observe`: what is in it.
+//! - [`crew`]: all processes, and what each is told. [`processes`]: keeps one running, and does to
+//!   it what it is told; `logs`: reads what it logs.
+//! - [`schedule`]: what happens when, from the seed; [`injector`] makes it happen.
 //! - [`proxy`]: faults of requests; sees what is sent and delivered.
-//! - [`load`]: clients of the API; [`steps`]: writers of events in sequence, and
-//!   their consumer.
-//! - [`recorder`]: gathers the [`history`], which [`check`] judges, [`measure`]
-//!   counts and [`report`] describes. [`progress`]: the line shown meanwhile.
+//! - [`load`]: clients of the API; [`steps`]: writers of events in sequence, and their consumer.
+//! - [`recorder`]: gathers the [`history`], which [`check`] judges, [`measure`] counts and
+//!   [`report`] describes. [`progress`]: the line shown meanwhile.
 
 mod check;
 mod crew;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
 use aws_sdk_sqs::types::QueueAttributeName;
+use outbox::OutboxItem;
+use outbox::item::{BY_STATE_INDEX, attribute, pending_buckets};
 use serde_json::Value;
 use shared::order::{Order, OrderStatus};
-use shared::outbox::OutboxItem;
-use shared::outbox::item::{BY_STATE_INDEX, attribute, pending_buckets};
 use shared::provision::dead_letter_queue_name;
 use tokio::time::Instant;
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keeping::Keeping;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,6 @@ use super::history::{FaultKind, Program};
 use super::proxy::Proxy;
 use super::recorder::Recorder;
 use crate::child::Spec;
-use keeping::Keeping;
 
 /// Reaches a process through its keeper.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 
 use super::history::{Fault, History, Settings};
 use super::run::ChaosError;

@@ -12,9 +12,10 @@ mod phases;
 
 use std::time::Duration;
 
-use super::history::{CloudService, FaultKind};
 use draw::{outage, service, what};
 use phases::{Lull, Measured, Phases};
+
+use super::history::{CloudService, FaultKind};
 
 /// What happens to the system, in the order of time.
 #[derive(Clone, Debug, PartialEq)]

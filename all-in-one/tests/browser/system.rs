@@ -85,7 +85,7 @@ impl System {
             ("payload", payload),
             (
                 "occurred_at",
-                &shared::timestamp::Timestamp::now().to_string(),
+                &outbox::timestamp::Timestamp::now().to_string(),
             ),
             (
                 "traceparent",

@@ -1,7 +1,6 @@
 //! What is not sampled leaves no span, anywhere; its ids go on all the same.
 
-use local_cloud::testing::PATIENCE;
-use local_cloud::testing::eventually;
+use local_cloud::testing::{PATIENCE, eventually};
 
 use crate::collector::Span;
 use crate::support::{Placed, Traced, item};

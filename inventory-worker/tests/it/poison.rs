@@ -1,8 +1,8 @@
 //! Messages that can never be settled end among the dead letters, and hold
 //! nothing back.
 
+use outbox::Message;
 use shared::order::OrderStatus;
-use shared::outbox::Message;
 
 use crate::rig::{Rig, get, message, metric, order};
 

@@ -11,8 +11,8 @@ use aws_sdk_sqs::types::{
 };
 use local_cloud::LocalCloud;
 use local_cloud::testing::{Service, eventually};
+use outbox::{Message, Outbox, OutboxItem};
 use shared::order::{Currency, CustomerId, Line, Order, OrderStatus, Quantity, Sku, UnitPrice};
-use shared::outbox::{Message, Outbox, OutboxItem};
 use shared::provision::{self, Table};
 
 /// Far beyond what anything here takes: reaching it means "never".

@@ -1,9 +1,9 @@
 //! Passes requests on to dynoxide, each connection over one of its own, and
 //! steps in where dynoxide differs from DynamoDB in a way that matters here:
 //!
-//! - `ClientRequestToken`s (which the SDKs send with every transaction) are kept
-//!   by [`Tokens`] instead. dynoxide looks at all of the last 10 minutes' tokens
-//!   at every transaction: 4,400 transactions/s fall to 1,000/s by 20,000 tokens.
+//! - `ClientRequestToken`s (which the SDKs send with every transaction) are kept by [`Tokens`]
+//!   instead. dynoxide looks at all of the last 10 minutes' tokens at every transaction: 4,400
+//!   transactions/s fall to 1,000/s by 20,000 tokens.
 //! - `DescribeStream` is corrected by [`shards`].
 
 use std::future::Future;

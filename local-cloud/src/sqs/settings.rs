@@ -1,10 +1,8 @@
 //! Requests that set something, as SQS takes them:
 //!
-//! - A visibility timeout outside SQS's bounds would end a queue's task for good
-//!   if it is negative.
-//! - `maxReceiveCount` is read as a number only, though SQS takes a string too;
-//!   and a policy written differently but meaning the same would make the second
-//!   `CreateQueue` fail.
+//! - A visibility timeout outside SQS's bounds would end a queue's task for good if it is negative.
+//! - `maxReceiveCount` is read as a number only, though SQS takes a string too; and a policy
+//!   written differently but meaning the same would make the second `CreateQueue` fail.
 //! - A `NextToken` near the largest integer would cut the connection.
 
 use std::collections::HashMap;

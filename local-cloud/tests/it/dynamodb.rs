@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::{
-    BatchStatementErrorCodeEnum, BatchStatementRequest, TransactWriteItem,
+    AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, TransactWriteItem,
 };
 use futures::{StreamExt, stream};
 use tokio::io::AsyncWriteExt;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use axum::http::{HeaderMap, HeaderName};
+use outbox::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shared::order::OrderId;
-use shared::timestamp::Timestamp;
 
 use crate::body::only;
 use crate::error::ApiError;

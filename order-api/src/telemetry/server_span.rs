@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::trace::{Status, TraceContextExt};
-use shared::telemetry::propagation::TraceContext;
+use outbox::trace_context::TraceContext;
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use local_cloud::testing::Fault;
+use outbox::item::pending_bucket;
 use serde_json::Value;
 use shared::order::Order;
-use shared::outbox::item::pending_bucket;
 
 use crate::support::{Item, TRANSACT, World, an_order};
 
@@ -79,7 +79,7 @@ async fn an_order_is_stored_with_exactly_its_event_and_its_key() {
     assert_eq!(text(&key, "idempotency_key"), "k-1");
     assert_eq!(text(&key, "order_id"), id);
     assert_eq!(text(&key, "request_hash").len(), 64);
-    let created_at: shared::timestamp::Timestamp =
+    let created_at: outbox::timestamp::Timestamp =
         body["created_at"].as_str().unwrap().parse().unwrap();
     let expires_at: i64 = key["expires_at"].as_n().unwrap().parse().unwrap();
     assert_eq!(expires_at, created_at.as_seconds() + 24 * 60 * 60);

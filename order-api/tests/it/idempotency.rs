@@ -3,8 +3,8 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::join_all;
 use local_cloud::testing::Fault;
+use outbox::timestamp::Timestamp;
 use serde_json::json;
-use shared::timestamp::Timestamp;
 
 use crate::support::{TRANSACT, World, an_order, raw};
 

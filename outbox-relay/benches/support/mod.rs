@@ -7,9 +7,9 @@ use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use local_cloud::testing::Service;
 use local_cloud::{Config, LocalCloud};
-use shared::outbox::item::pending_bucket;
+use outbox::item::pending_bucket;
+use outbox::timestamp::Timestamp;
 use shared::provision::{self, Table};
-use shared::timestamp::Timestamp;
 
 pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 

@@ -7,11 +7,11 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use shared::aws::Causes;
 
 use crate::ports::{
     Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId,
 };
-use shared::aws::Causes;
 
 /// Attribute names.
 mod attribute {
@@ -205,7 +205,7 @@ impl LeaseTable for Leases {
     }
 
     async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError> {
-        let now = shared::timestamp::Timestamp::now().to_string();
+        let now = outbox::timestamp::Timestamp::now().to_string();
         let asked = self
             .client
             .update_item()
@@ -359,7 +359,7 @@ mod tests {
             lease.epoch += 1;
             lease.checkpoint = Some(SequenceNumber("17".into()));
             lease.state = LeaseState::Ended;
-            lease.passed = Some(shared::timestamp::Timestamp::from_millis(5));
+            lease.passed = Some(outbox::timestamp::Timestamp::from_millis(5));
             lease.asked.wanted_by = Some("other".to_owned());
             let item = to_item("group|arn".to_owned(), &lease);
             assert_eq!(from_item(&item), Some(lease.clone()));

@@ -11,16 +11,14 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes,
     ReturnValuesOnConditionCheckFailure, Select,
 };
-use shared::outbox::Status;
-use shared::outbox::item::{
-    BY_STATE_INDEX, FAILED_BUCKET, PENDING_BUCKETS, attribute, bucket_name,
-};
+use outbox::Status;
+use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, PENDING_BUCKETS, attribute, bucket_name};
+use shared::aws::Causes;
 
 use crate::ports::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
     TableError,
 };
-use shared::aws::Causes;
 
 /// Items a look at the pending events returns at once.
 const PENDING_PAGE: i32 = 100;

@@ -9,11 +9,10 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
-use shared::aws::QueueUrlError;
+use shared::aws::{Causes, QueueUrlError};
 
 use crate::ports::{EntryFailure, Queue, SendEntry, SendError};
 use crate::routes::QueueRef;
-use shared::aws::Causes;
 
 #[derive(Debug)]
 pub(super) struct Sqs {

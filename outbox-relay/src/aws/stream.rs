@@ -10,13 +10,12 @@ use aws_sdk_dynamodbstreams::types::{
     AttributeValue as StreamValue, OperationType, Record as StreamRecord, Shard as StreamShard,
     ShardFilter, ShardFilterType, ShardIteratorType,
 };
-use shared::aws::Clients;
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
+use shared::aws::{Causes, Clients};
 
 use crate::ports::{
     Change, Cursor, Page, Position, Record, SequenceNumber, Shard, ShardId, Stream, StreamError,
 };
-use shared::aws::Causes;
 
 #[derive(Debug)]
 pub(super) struct OutboxStream {

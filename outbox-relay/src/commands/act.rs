@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal, Write as _};
 
 use clap::Args;
+use outbox::Status;
 use serde::Serialize;
-use shared::outbox::Status;
 use tokio_util::sync::CancellationToken;
 
 use super::events::{WhichOptions, parse_text};

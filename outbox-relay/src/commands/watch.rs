@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ::console::Term;
 use clap::Args;
+use outbox::timestamp::Timestamp;
 use shared::process::parse_duration;
-use shared::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 

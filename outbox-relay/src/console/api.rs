@@ -8,8 +8,8 @@ use axum::extract::{DefaultBodyLimit, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use outbox::timestamp::Timestamp;
 use serde::Deserialize;
-use shared::timestamp::Timestamp;
 use tokio::time::timeout;
 
 use super::live::Live;

@@ -16,10 +16,10 @@ use axum::response::Sse;
 use axum::response::sse::Event;
 use axum::routing::get;
 use futures::stream::{self, Stream};
+use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 use shared::health::Report;
-use shared::timestamp::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 

@@ -22,18 +22,17 @@ mod token;
 
 use std::sync::Arc;
 
+use access::Access;
 use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
+use live::{About, Live};
+use problem::Problem;
+pub use token::AdminToken;
 
 use crate::config::Config;
 use crate::engine::Status;
 use crate::operate::Operator;
-use access::Access;
-use live::{About, Live};
-use problem::Problem;
-
-pub use token::AdminToken;
 
 /// One relay's console.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 
 /// What an instance knows of a shard it has taken over: an earlier owner may
 /// have published events past the checkpoint. Those are looked up, so that

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use shared::outbox::item::{attribute, excerpt};
-use shared::outbox::message::deduplication_id;
-use shared::outbox::{Message, OutboxItem, Status, Unpublishable};
-use shared::telemetry::propagation::TraceContext;
-use shared::timestamp::Timestamp;
+use outbox::item::{attribute, excerpt};
+use outbox::message::deduplication_id;
+use outbox::timestamp::Timestamp;
+use outbox::trace_context::TraceContext;
+use outbox::{Message, OutboxItem, Status, Unpublishable};
 
 use crate::ports::{Change, EventKey};
 use crate::routes::{QueueRef, Routes};

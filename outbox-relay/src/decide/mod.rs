@@ -1,13 +1,12 @@
 //! What the relay decides, as pure functions and plain data. Nothing here
 //! waits, logs or asks the time.
 //!
-//! - [`classify`]: which stream records are events (rule 6), and the message
-//!   each becomes.
+//! - [`classify`]: which stream records are events (rule 6), and the message each becomes.
 //! - [`failure`]: what a failed send means (rule 9).
 //! - [`catch_up`]: which events to look up before sending (rule 11).
 //! - [`progress`]: how far a shard is done: its checkpoint (rule 10).
-//! - [`observations`]: which leases have expired and which shards are gone,
-//!   without comparing clocks (rules 1 and 2).
+//! - [`observations`]: which leases have expired and which shards are gone, without comparing
+//!   clocks (rules 1 and 2).
 //! - [`ownership`]: which lease to take or to ask for (rules 1 to 3).
 //! - [`schedule`]: what to send and mark next (rules 8 and 10).
 //! - [`succession`]: whether an event may follow the one before it (rule 8).

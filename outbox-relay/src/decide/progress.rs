@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 
 use crate::ports::SequenceNumber;
 

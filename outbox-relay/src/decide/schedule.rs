@@ -26,8 +26,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::outbox::message::MAX_MESSAGE_BYTES;
-use shared::timestamp::Timestamp;
+use outbox::message::MAX_MESSAGE_BYTES;
+use outbox::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use self::aggregate::{Aggregate, State, Turn};

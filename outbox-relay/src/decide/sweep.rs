@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 
 use crate::ports::{Lease, LeaseState, Shard};
 

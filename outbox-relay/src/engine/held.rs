@@ -8,11 +8,10 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::spans::Source;
 use crate::decide::progress::{Progress, RecordNumber};
 use crate::decide::schedule::Permission;
 use crate::ports::{EventKey, SequenceNumber, ShardId};
-
-use super::spans::Source;
 
 /// How long to hold events back while it is unclear whether the lease is still
 /// held.

@@ -31,13 +31,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
+pub use recent::{SLOT_SECONDS, Sent, Slot};
+pub use status::Status;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-
-pub use recent::{SLOT_SECONDS, Sent, Slot};
-pub use status::Status;
 
 use crate::decide::schedule::Schedule;
 use crate::metrics::RelayMetrics;

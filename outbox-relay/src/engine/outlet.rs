@@ -4,8 +4,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use shared::outbox::Status as EventStatus;
-use shared::outbox::item::attribute;
+use outbox::Status as EventStatus;
+use outbox::item::attribute;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 

@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use outbox::item::attribute;
+use outbox::timestamp::Timestamp;
 use serde::Serialize;
-use shared::outbox::item::attribute;
-use shared::timestamp::Timestamp;
 
 use super::held::Path;
 use crate::decide::classify::Event;

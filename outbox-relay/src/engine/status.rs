@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::recent::{Recent, Sent, Slot};

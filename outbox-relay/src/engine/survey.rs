@@ -1,7 +1,7 @@
 //! Counts what waits in the table, for the gauges.
 
-use shared::outbox::item::{PENDING_BUCKETS, attribute};
-use shared::timestamp::Timestamp;
+use outbox::item::{PENDING_BUCKETS, attribute};
+use outbox::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
 
 use super::shard::Surroundings;

@@ -13,6 +13,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use outbox::item::{PENDING_BUCKETS, attribute};
+use outbox::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
@@ -24,8 +26,6 @@ use crate::decide::ownership::with_registered;
 use crate::decide::succession::Succession;
 use crate::decide::sweep::{is_old, is_past, low_water};
 use crate::ports::{Change, EventKey, Item, PendingCursor};
-use shared::outbox::item::{PENDING_BUCKETS, attribute};
-use shared::timestamp::Timestamp;
 
 /// Attributes that the operator's commands leave on an event that is to be
 /// published again.

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
+use outbox::Status;
 use serde::Serialize;
-use shared::outbox::Status;
 use tokio_util::sync::CancellationToken;
 
 use super::change::Acted;

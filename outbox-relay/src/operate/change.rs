@@ -7,10 +7,10 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use outbox::Status;
+use outbox::item::{attribute, pending_bucket};
+use outbox::timestamp::Timestamp;
 use serde::Serialize;
-use shared::outbox::Status;
-use shared::outbox::item::{attribute, pending_bucket};
-use shared::timestamp::Timestamp;
 
 use super::event::text;
 use super::{OperateError, Operator, failed};
@@ -113,7 +113,7 @@ impl Operator {
     }
 
     /// Makes a published event pending again, to be sent once more on purpose.
-    /// Its message says so: see [`shared::outbox::message::REPLAY`]. An item as
+    /// Its message says so: see [`outbox::message::REPLAY`]. An item as
     /// large as items can be loses what is kept of its publication, which the
     /// next one writes anew, and if that makes too little room, goes without the
     /// time of the replay.

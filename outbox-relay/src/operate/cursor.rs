@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use outbox::item::attribute;
 use serde::{Deserialize, Serialize};
-use shared::outbox::item::attribute;
 
 use super::OperateError;
 use super::event::{EventView, text};

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use outbox::OutboxItem;
+use outbox::item::attribute;
+use outbox::trace_context::TraceContext;
 use serde::Serialize;
-use shared::outbox::OutboxItem;
-use shared::outbox::item::attribute;
-use shared::telemetry::propagation::TraceContext;
 
 use super::aggregate::AggregateState;
 use crate::ports::EventKey;

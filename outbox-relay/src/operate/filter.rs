@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
+use outbox::Status;
+use outbox::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
-use shared::outbox::Status;
-use shared::timestamp::Timestamp;
 
 /// What an operator may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

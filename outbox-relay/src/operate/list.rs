@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
+use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
 use serde::Serialize;
-use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
 
 use super::cursor::{Cursor, Part, Position, merge, not_a_cursor};
 use super::event::EventView;

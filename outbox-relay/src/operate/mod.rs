@@ -3,8 +3,8 @@
 //! pages show the same values.
 //!
 //! - [`event`]: one stored event as an operator sees it, malformed ones too.
-//! - [`list`]: events by state, aggregate or type, a page at a time; `filter`
-//!   says which, `cursor` where a page goes on.
+//! - [`list`]: events by state, aggregate or type, a page at a time; `filter` says which, `cursor`
+//!   where a page goes on.
 //! - [`show`]: one event or aggregate, by the name a person has at hand.
 //! - [`change`]: retry, discard and replay, one event at a time.
 //! - [`bulk`]: the same for many, in order per aggregate.
@@ -29,17 +29,16 @@ pub mod status;
 
 use std::time::Duration;
 
+pub use aggregate::{AggregateState, AggregateTables};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use shared::aws::{Causes, Clients};
-
-pub use aggregate::{AggregateState, AggregateTables};
 pub use change::Acted;
 pub use cursor::Cursor;
 pub use event::{EventDetail, EventView};
 pub use filter::{Filter, State, TypePattern};
 pub use list::Listing;
 pub use shards::{LeaseView, Life, Observer};
+use shared::aws::{Causes, Clients};
 pub use show::{AggregateView, Shown};
 pub use status::{Count, Limits, StatusReport};
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox::timestamp::Timestamp;
 use serde::Serialize;
-use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::{OperateError, Operator, failed};

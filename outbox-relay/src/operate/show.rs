@@ -4,8 +4,8 @@
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
+use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
 use serde::Serialize;
-use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
 
 use super::aggregate::AggregateState;
 use super::change::item_key;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
 use futures::future::try_join_all;
+use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
+use outbox::timestamp::Timestamp;
 use serde::Serialize;
-use shared::outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
-use shared::timestamp::Timestamp;
 
 use super::event::text;
 use super::shards::{LeaseView, Life, Observer};

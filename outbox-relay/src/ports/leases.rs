@@ -1,7 +1,7 @@
 //! The lease table: who reads which shard, and how far.
 
 use async_trait::async_trait;
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 
 use super::{SequenceNumber, ShardId};
 

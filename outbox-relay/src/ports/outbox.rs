@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
-use shared::outbox::Status;
-use shared::timestamp::Timestamp;
+use outbox::Status;
+use outbox::timestamp::Timestamp;
 
 /// The primary key of an outbox item.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

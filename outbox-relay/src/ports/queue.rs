@@ -1,7 +1,7 @@
 //! The queues events are sent to.
 
 use async_trait::async_trait;
-use shared::outbox::Message;
+use outbox::Message;
 
 use crate::routes::QueueRef;
 

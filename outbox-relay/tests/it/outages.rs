@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
 use local_cloud::testing::{Fault, Proxy, eventually};
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 
 use crate::support::{DEADLINE, Stage, event, ids, string, text, until_answer};
 

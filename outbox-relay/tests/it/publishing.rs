@@ -41,7 +41,7 @@ async fn an_event_becomes_a_message_and_is_marked() {
     let item = stage.until_status("o-1", 1, "PUBLISHED").await;
     assert_eq!(string(&item, "message_id"), messages[0].message_id());
     assert!(!item.contains_key("state_bucket"));
-    let published_at: shared::timestamp::Timestamp =
+    let published_at: outbox::timestamp::Timestamp =
         string(&item, "published_at").unwrap().parse().unwrap();
     let expires_at: i64 = item["expires_at"].as_n().unwrap().parse().unwrap();
     let kept = expires_at - published_at.as_seconds();

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use aws_sdk_sqs::types::Message;
 use local_cloud::testing::{Proxy, Service, eventually};
 use local_cloud::{Config, LocalCloud};
-use shared::outbox::item::pending_bucket;
+use outbox::item::pending_bucket;
 use shared::provision::{self, Table};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -316,7 +316,7 @@ pub(crate) fn event(aggregate_id: &str, sequence: u64) -> Item {
         ("payload".to_owned(), text(format!(r#"{{"n":{sequence}}}"#))),
         (
             "occurred_at".to_owned(),
-            text(shared::timestamp::Timestamp::now()),
+            text(outbox::timestamp::Timestamp::now()),
         ),
         ("status".to_owned(), text("PENDING")),
         (

@@ -1,5 +1,4 @@
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
-
 use local_cloud::testing::eventually;
 
 use crate::support::{DEADLINE, Stage, event, ids, string, text};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::outbox::Status;
+use outbox::Status;
 
 use crate::world::{Delivery, Disturbance, World};
 

@@ -9,14 +9,13 @@
 //! and come back. Some checks watch a run as it goes on (`world/watch.rs`),
 //! [`check`] looks at what came of it:
 //!
-//! - G2: every committed event is delivered and marked, or quarantined when it
-//!   can never be sent.
-//! - G3: an event comes again only as often as an answer was lost or a sender
-//!   disturbed between sending and marking it.
+//! - G2: every committed event is delivered and marked, or quarantined when it can never be sent.
+//! - G3: an event comes again only as often as an answer was lost or a sender disturbed between
+//!   sending and marking it.
 //! - G5: first deliveries of an aggregate are in the order of `sequence`.
 //! - G6: no checkpoint is past an event that is not marked.
-//! - G7: what an instance has read and not finished is bounded, by its buffer
-//!   and by the shards it holds.
+//! - G7: what an instance has read and not finished is bounded, by its buffer and by the shards it
+//!   holds.
 //! - G9: in peace health becomes well, and who is told of a gap counts it.
 //! - Rules 1 and 4: parents first, and nothing is sent of a lost shard.
 //!

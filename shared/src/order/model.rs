@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use outbox::timestamp::Timestamp;
+use outbox::{EventError, NewEvent};
 use serde::{Deserialize, Serialize};
 
 use super::values::{Currency, CustomerId, OrderId, Quantity, Sku, UnitPrice};
-use crate::outbox::{EventError, NewEvent};
-use crate::timestamp::Timestamp;
 
 /// Where an order stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,10 @@
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
+use outbox::message::MAX_MESSAGE_BYTES;
 
 use super::ProvisionError;
 use crate::aws::Causes;
-use crate::outbox::message::MAX_MESSAGE_BYTES;
 
 /// A message that was received this often without being deleted moves to the
 /// dead-letter queue.

@@ -9,10 +9,10 @@ use aws_sdk_dynamodb::types::{
     KeyType, Projection, ProjectionType, ScalarAttributeType, StreamSpecification, StreamViewType,
     TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
 };
+use outbox::item::{BY_STATE_INDEX, attribute};
 
 use super::ProvisionError;
 use crate::aws::Causes;
-use crate::outbox::item::{BY_STATE_INDEX, attribute};
 
 /// Creating a table takes seconds on AWS.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(120);

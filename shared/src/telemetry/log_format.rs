@@ -4,14 +4,13 @@ use std::fmt;
 
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
+use outbox::timestamp::Timestamp;
 use serde::ser::{SerializeMap, Serializer as _};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
-
-use crate::timestamp::Timestamp;
 
 /// The two ways a line is written.
 pub(super) enum WithTraceId {

@@ -11,7 +11,6 @@
 
 mod log_format;
 pub mod metrics;
-pub mod propagation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +26,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::environment;
-
 use self::log_format::WithTraceId;
 use self::metrics::Metrics;
+use crate::environment;
 
 /// How log lines are written to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -43,7 +41,13 @@ pub enum LogFormat {
 
 /// The crates whose `tracing` spans become OpenTelemetry spans. The SDKs' own
 /// spans are left out: they would double every trace.
-const TRACED_CRATES: [&str; 4] = ["shared", "order_api", "outbox_relay", "inventory_worker"];
+const TRACED_CRATES: [&str; 5] = [
+    "outbox",
+    "shared",
+    "order_api",
+    "outbox_relay",
+    "inventory_worker",
+];
 
 /// What is logged unless `RUST_LOG` says otherwise. The embedded DynamoDB warns
 /// of every failed condition, and conditions fail all the time.

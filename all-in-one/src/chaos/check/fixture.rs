@@ -41,10 +41,10 @@ pub(super) fn allowed(how: impl FnOnce(&mut History)) {
 ///
 /// - `c-1`: a request cut off and repeated with its key; processed.
 /// - `c-2`: no key; processed; its event is the one in flight at the kill.
-/// - `c-3`: rejected, there is too little. `c-4`: rejected, there is no such
-///   SKU. `c-5`: answered with 503, and not stored.
-/// - `steps`: three events of one aggregate. The answer to the first send of
-///   the first is lost, so it is sent twice; the third waits for the takeover.
+/// - `c-3`: rejected, there is too little. `c-4`: rejected, there is no such SKU. `c-5`: answered
+///   with 503, and not stored.
+/// - `steps`: three events of one aggregate. The answer to the first send of the first is lost, so
+///   it is sent twice; the third waits for the takeover.
 pub(in crate::chaos) fn valid() -> History {
     let mut history = History {
         settings: Settings {

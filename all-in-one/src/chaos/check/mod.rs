@@ -5,10 +5,8 @@
 //! - [`effects`]: stock and settled orders.
 //! - [`events`]: nothing lost, nothing left.
 //! - [`sequence`]: order per aggregate; [`repeats`]: what was sent again.
-//! - [`logs`]: what processes had to say; [`gaps`]: that they say what the stream
-//!   lost.
-//! - [`processes`]: starts, endings, memory; [`recovery`]: how fast events flow
-//!   again.
+//! - [`logs`]: what processes had to say; [`gaps`]: that they say what the stream lost.
+//! - [`processes`]: starts, endings, memory; [`recovery`]: how fast events flow again.
 
 mod answers;
 mod effects;

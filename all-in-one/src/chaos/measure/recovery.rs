@@ -1,12 +1,11 @@
 //! How long events stood still after a fault.
 //!
-//! - A relay that held the lease of a shard was killed or told to stop: until
-//!   another one has published the event of that shard that had waited longest
-//!   when that happened, committed and not yet sent. While a relay without a
-//!   shard is gone, events flow on.
+//! - A relay that held the lease of a shard was killed or told to stop: until another one has
+//!   published the event of that shard that had waited longest when that happened, committed and
+//!   not yet sent. While a relay without a shard is gone, events flow on.
 //! - A service was away: the same, for all shards.
-//! - The API was killed: until an order is confirmed again. A worker: until an
-//!   order is settled again.
+//! - The API was killed: until an order is confirmed again. A worker: until an order is settled
+//!   again.
 //!
 //! When no event waited, it is the next one that was committed, and waiting for
 //! that is not counted. Of several shards the slowest counts. Events that only
@@ -17,12 +16,12 @@ mod disturbed;
 
 use std::collections::BTreeSet;
 
+use awaited::{Awaited, shards};
 use serde::Serialize;
 
 use super::super::history::{FaultKind, History, Life, Program};
 use super::passage::{Passage, passages};
 use super::spans::{Disturbance, disturbances, processes};
-use awaited::{Awaited, shards};
 
 /// A killed relay is noticed when its lease has not moved for its duration.
 const AFTER_KILL_MS: u64 = 1_000;

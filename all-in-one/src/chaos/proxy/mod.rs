@@ -33,19 +33,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use draw::Dice;
 use http::Request;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-
-use super::processes::Remote;
-use draw::Dice;
 use protocol::{Answer, Call};
+use tokio::net::TcpListener;
 pub(super) use upstream::Upstream;
 pub(super) use weather::Weather;
+
+use super::processes::Remote;
 
 /// DynamoDB's own limit, the largest of the three.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;

@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 
-use crate::support::runs;
-
 use super::{Ended, run};
+use crate::support::runs;
 
 /// As `--faults` calls them.
 const FAULTS: [&str; 16] = [

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 
 use crate::decide::classify::Event;
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use shared::outbox::Message;
-use shared::telemetry::propagation::TraceContext;
+use outbox::Message;
+use outbox::trace_context::TraceContext;
 
 use super::*;
 

@@ -137,7 +137,7 @@ fn name(aggregate_id: &str, sequence: u64) -> Value {
 /// An event that was quarantined.
 fn failed(aggregate_id: &str, sequence: u64, reason: &str) -> Item {
     let mut item = event(aggregate_id, sequence);
-    let at = shared::timestamp::Timestamp::now();
+    let at = outbox::timestamp::Timestamp::now();
     for (attribute, value) in [
         ("status", "FAILED".to_owned()),
         ("state_bucket", "FAILED".to_owned()),

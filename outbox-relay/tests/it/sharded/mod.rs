@@ -14,11 +14,11 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::Select;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, QueueAttributeName};
 use local_cloud::testing::{Service, eventually};
-use shared::outbox::item::pending_buckets;
-
-use crate::support::{Item, Stage, event, ids, string, text};
+use outbox::item::pending_buckets;
 use server::StreamsServer;
 use shards::Shards;
+
+use crate::support::{Item, Stage, event, ids, string, text};
 
 /// Several relays and the cloud in one place, unoptimised.
 const PATIENCE: Duration = Duration::from_secs(45);

@@ -1,8 +1,8 @@
 //! The lease table.
 
 use async_trait::async_trait;
+use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{Asked, Lease, LeaseError, LeaseTable, SWEEPER, ShardId};
-use shared::timestamp::Timestamp;
 
 use super::{Mutation, View};
 

@@ -1,11 +1,11 @@
 //! The outbox table.
 
 use async_trait::async_trait;
+use outbox::Status;
 use outbox_relay::ports::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
     TableError,
 };
-use shared::outbox::Status;
 
 use super::{Mutation, View};
 

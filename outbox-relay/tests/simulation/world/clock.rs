@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::timestamp::Timestamp;
+use outbox::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use crate::run::MAX_INSTANCES;

@@ -9,17 +9,17 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use outbox_relay::ports::{EventKey, Lease, ShardId};
-use shared::outbox::Status;
-use shared::timestamp::Timestamp;
-use tokio::time::Instant;
-
-use crate::faults::Faults;
 pub(crate) use clock::{CLOCKS, clock, start_clock};
 pub(crate) use deliveries::{Delivery, Disturbance};
+use outbox::Status;
+use outbox::timestamp::Timestamp;
+use outbox_relay::ports::{EventKey, Lease, ShardId};
 use stream::ShardModel;
 pub(crate) use table::EventModel;
 use table::Flaw;
+use tokio::time::Instant;
+
+use crate::faults::Faults;
 
 /// Records a read returns at most: small, so that pages are many.
 pub(crate) const PAGE: usize = 12;

@@ -1,7 +1,7 @@
 //! The stream: shards that split, close and are trimmed.
 
+use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{Change, EventKey, Record, SequenceNumber, Shard, ShardId};
-use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::{World, clock};

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use outbox::Status;
+use outbox::item::{bucket_name, pending_bucket};
+use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{EventKey, Item, PendingCursor, PendingPage};
-use shared::outbox::Status;
-use shared::outbox::item::{bucket_name, pending_bucket};
-use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::World;

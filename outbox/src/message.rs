@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::item::{OutboxItem, excerpt};
+use crate::item::{OutboxItem, excerpt};
 
 /// SQS: one message with its attributes, and one batch in total, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
@@ -180,7 +180,7 @@ fn is_sqs_character(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::item::Status;
+    use crate::item::Status;
 
     fn item() -> OutboxItem {
         OutboxItem {

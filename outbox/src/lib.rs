@@ -5,7 +5,7 @@
 //! ```no_run
 //! # async fn example(dynamodb: aws_sdk_dynamodb::Client, order_put: aws_sdk_dynamodb::types::TransactWriteItem)
 //! # -> Result<(), Box<dyn std::error::Error>> {
-//! use shared::outbox::{NewEvent, Outbox};
+//! use outbox::{NewEvent, Outbox};
 //! use tracing::Instrument;
 //!
 //! let outbox = Outbox::new("outbox");
@@ -29,10 +29,14 @@
 //! - [`event`]: what a writer hands over, and the `Put` made of it.
 //! - [`item`]: the stored item, the one place where attribute names stand.
 //! - [`message`]: the SQS message made from an item, and why one cannot be.
+//! - [`trace_context`]: W3C trace context as it is stored and sent.
+//! - [`timestamp`]: instants as RFC 3339 text.
 
 pub mod event;
 pub mod item;
 pub mod message;
+pub mod timestamp;
+pub mod trace_context;
 
 pub use event::{EventError, NewEvent, Outbox, Staged};
 pub use item::{MalformedItem, OutboxItem, Status};

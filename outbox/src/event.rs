@@ -6,10 +6,10 @@ use serde::Serialize;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::item::{OutboxItem, Status, attribute, pending_bucket};
-use super::message::{Message, Unpublishable};
-use crate::telemetry::propagation::TraceContext;
+use crate::item::{OutboxItem, Status, attribute, pending_bucket};
+use crate::message::{Message, Unpublishable};
 use crate::timestamp::Timestamp;
+use crate::trace_context::TraceContext;
 
 /// An event before it is stored.
 #[derive(Clone, Debug)]

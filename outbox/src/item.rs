@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 
-use crate::telemetry::propagation::TraceContext;
 use crate::timestamp::Timestamp;
+use crate::trace_context::TraceContext;
 
 /// Attribute names.
 pub mod attribute {
