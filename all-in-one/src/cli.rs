@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use shared::names::{parse_queue_name, parse_table};
-use shared::process::ProcessOptions;
+use shared::aws::resource_names::{parse_queue_name, parse_table};
+use shared::runtime::service::ProcessOptions;
 
 use crate::chaos::options::ChaosOptions;
 
@@ -26,7 +26,7 @@ impl Cli {
     pub fn from_arguments() -> Result<Self, ExitCode> {
         let mut arguments: Vec<_> = std::env::args_os().collect();
         insert_up(&mut arguments);
-        shared::process::parse_from(arguments)
+        shared::runtime::service::parse_from(arguments)
     }
 }
 

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use shared::process::{self, Context, EXIT_USAGE, RunError};
-use shared::telemetry::LogFormat;
+use shared::runtime;
+use shared::runtime::service::{Context, EXIT_USAGE, RunError};
+use shared::runtime::telemetry::LogFormat;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Cli, Command, ProvisionCommand, UpOptions};
@@ -25,7 +26,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }),
         Command::Provision(command) => {
             let options = command.process.clone();
-            process::run("provision", &options, |context| {
+            runtime::service::run("provision", &options, |context| {
                 run_provision(command, context)
             })
         }
@@ -59,7 +60,7 @@ fn run_up(options: UpOptions) -> ExitCode {
     // The services read their options from the environment that they share
     // with this process: what is wrong there is said before anything starts.
     for name in up::SERVICES {
-        match process::parse_from::<Cli, _>(["all-in-one", name]) {
+        match runtime::service::parse_from::<Cli, _>(["all-in-one", name]) {
             Err(code) => return code,
             Ok(Cli {
                 command: Command::OutboxRelay(mut relay),
@@ -112,7 +113,7 @@ where
     };
     let outcome = runtime.block_on(async {
         let telemetry =
-            shared::telemetry::init("all-in-one", log_format).map_err(UpError::Usage)?;
+            shared::runtime::telemetry::init("all-in-one", log_format).map_err(UpError::Usage)?;
         let stopping = Stopping::default();
         let signals = Signals::new().map_err(UpError::Signals)?;
         let outcome = signals.during(stopping.clone(), work(stopping)).await;

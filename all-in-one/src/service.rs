@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use shared::process::{Context, ProcessOptions, RunError};
+use shared::runtime::service::{Context, ProcessOptions, RunError};
 use tokio::net::unix::pipe;
 
 use crate::child::LIFELINE;
@@ -24,7 +24,7 @@ pub(crate) fn run<F>(
 where
     F: Future<Output = Result<(), RunError>>,
 {
-    shared::process::run(name, options, |context| async {
+    shared::runtime::service::run(name, options, |context| async {
         if std::env::var_os(LIFELINE).is_none() {
             return service(context).await;
         }

@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::names::{parse_queue, parse_table};
-use shared::process::{ProcessOptions, RunError, parse_duration};
+use shared::aws::resource_names::{parse_queue, parse_table};
+use shared::runtime::service::{ProcessOptions, RunError, parse_duration};
 
 /// SQS: a message is invisible for at most this long at a time, and in total.
 pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);

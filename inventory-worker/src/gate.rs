@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use shared::health::Check;
+use shared::runtime::health::Check;
 use tokio::sync::watch;
 
 use crate::health::Progress;

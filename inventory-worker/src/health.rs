@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shared::health::{Check, Health, Report};
+use shared::runtime::health::{Check, Health, Report};
 use tokio::time::Instant;
 
 use crate::queue::Queue;

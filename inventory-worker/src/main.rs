@@ -13,12 +13,12 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let Cli { config } = match shared::process::parse() {
+    let Cli { config } = match shared::runtime::service::parse() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
     let options = config.process.clone();
-    shared::process::run("inventory-worker", &options, |context| {
+    shared::runtime::service::run("inventory-worker", &options, |context| {
         inventory_worker::run(config, context)
     })
 }

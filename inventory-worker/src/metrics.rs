@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
-use shared::telemetry::metrics::DURATION_BUCKETS;
+use shared::runtime::telemetry::metrics::DURATION_BUCKETS;
 
 /// How a delivery ended: the label `outcome`, and the span's `outbox.outcome`.
 #[derive(Clone, Copy, Debug)]

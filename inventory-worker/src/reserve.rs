@@ -10,8 +10,8 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use outbox::timestamp::Timestamp;
-use shared::health::Check;
 use shared::order::{OrderId, OrderPlaced, OrderStatus, PlacedLine};
+use shared::runtime::health::Check;
 
 use crate::describe::describe;
 use crate::outcome::{Cancelled, Outcome, interpret, of_order_condition};

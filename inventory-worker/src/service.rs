@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::process::{Context, RunError};
+use shared::runtime::service::{Context, RunError};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
@@ -44,7 +44,7 @@ const CLEAN_UP: Duration = Duration::from_secs(3);
 /// itself: then the process had better start anew.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
-    let listener = shared::http::bind(config.admin_listen).await?;
+    let listener = shared::runtime::server::bind(config.admin_listen).await?;
     let sqs = context.clients.sqs.clone();
     let queue = Arc::new(Queue::new(sqs.clone(), config.queue));
     let slots = Slots::new(config.concurrency);
@@ -65,9 +65,9 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         seen: tokio::sync::Mutex::default(),
     };
     let server_stop = CancellationToken::new();
-    let mut server = tokio::spawn(shared::http::serve(
+    let mut server = tokio::spawn(shared::runtime::server::serve(
         listener,
-        shared::health::router(Arc::new(health), context.telemetry.metrics.clone()),
+        shared::runtime::health::router(Arc::new(health), context.telemetry.metrics.clone()),
         server_stop.clone(),
     ));
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::names::parse_table;
-use shared::process::{ProcessOptions, RunError, parse_duration};
+use shared::aws::resource_names::parse_table;
+use shared::runtime::service::{ProcessOptions, RunError, parse_duration};
 
 /// Everything `order-api` can be told.
 #[derive(Clone, Debug, clap::Args)]

@@ -47,7 +47,7 @@ mod view;
 use std::sync::Arc;
 
 pub use config::Config;
-use shared::process::{Context, RunError};
+use shared::runtime::service::{Context, RunError};
 
 use crate::readiness::Readiness;
 use crate::router::Api;
@@ -68,11 +68,11 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         request_timeout: config.request_timeout,
     };
     let readiness = Readiness::new(&config, context.clients.dynamodb);
-    let health = shared::health::router(Arc::new(readiness), context.telemetry.metrics);
+    let health = shared::runtime::health::router(Arc::new(readiness), context.telemetry.metrics);
     let router = router::router(Arc::new(api), config.max_concurrency as usize, health);
 
-    let listener = shared::http::bind(config.listen).await?;
-    let serving = shared::http::serve(listener, router, context.stop.clone());
+    let listener = shared::runtime::server::bind(config.listen).await?;
+    let serving = shared::runtime::server::serve(listener, router, context.stop.clone());
     let overdue = async {
         context.stop.cancelled().await;
         tokio::time::sleep(context.grace).await;

@@ -14,10 +14,10 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match shared::process::parse::<Cli>() {
+    match shared::runtime::service::parse::<Cli>() {
         Ok(Cli { config }) => {
             let process = config.process.clone();
-            shared::process::run("order-api", &process, |context| {
+            shared::runtime::service::run("order-api", &process, |context| {
                 order_api::run(config, context)
             })
         }

@@ -250,7 +250,7 @@ pub(crate) enum CommonErrors {
 
 /// The outcome of all checks.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes `shared::health::Report`")]
+#[expect(dead_code, reason = "describes `shared::runtime::health::Report`")]
 struct HealthReport {
     /// `ok` or `unhealthy`.
     #[schema(example = "ok")]
@@ -260,7 +260,7 @@ struct HealthReport {
 
 /// One thing that was looked at.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes `shared::health::Check`")]
+#[expect(dead_code, reason = "describes `shared::runtime::health::Check`")]
 struct HealthCheck {
     #[schema(example = "table orders")]
     name: String,
@@ -277,7 +277,7 @@ struct HealthCheck {
     tag = "operation",
     responses((status = 200, description = "It works.", body = HealthReport)),
 )]
-#[expect(dead_code, reason = "served by `shared::health`")]
+#[expect(dead_code, reason = "served by `shared::runtime::health`")]
 fn healthz() {}
 
 /// Readiness: whether the tables can be reached.
@@ -290,7 +290,7 @@ fn healthz() {}
         (status = 503, description = "Some cannot; `reason` says why.", body = HealthReport),
     ),
 )]
-#[expect(dead_code, reason = "served by `shared::health`")]
+#[expect(dead_code, reason = "served by `shared::runtime::health`")]
 fn readyz() {}
 
 /// Metrics, in the Prometheus text format.
@@ -300,7 +300,7 @@ fn readyz() {}
     tag = "operation",
     responses((status = 200, description = "All metrics.", body = String, content_type = "text/plain")),
 )]
-#[expect(dead_code, reason = "served by `shared::health`")]
+#[expect(dead_code, reason = "served by `shared::runtime::health`")]
 fn metrics() {}
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use futures::future::join_all;
-use shared::health::{Check, Health, Report};
+use shared::runtime::health::{Check, Health, Report};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 

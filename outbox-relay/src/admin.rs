@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use shared::health::{Check, Health, Report};
-use shared::process::{Context, RunError};
+use shared::runtime::health::{Check, Health, Report};
+use shared::runtime::service::{Context, RunError};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -70,11 +70,12 @@ pub(crate) async fn serve(
             .map(|queue| queue.as_str().to_owned())
             .collect(),
     };
-    let router = shared::health::router(Arc::new(health), context.telemetry.metrics.clone())
-        .merge(console.router());
-    let listener = shared::http::bind(config.admin_listen).await?;
+    let router =
+        shared::runtime::health::router(Arc::new(health), context.telemetry.metrics.clone())
+            .merge(console.router());
+    let listener = shared::runtime::server::bind(config.admin_listen).await?;
     Ok(tokio::spawn(async move {
-        let serving = shared::http::serve(listener, router, CancellationToken::new());
+        let serving = shared::runtime::server::serve(listener, router, CancellationToken::new());
         tokio::select! {
             served = serving => if let Err(error) = served {
                 tracing::error!(%error, "the admin port failed");

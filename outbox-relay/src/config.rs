@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use shared::names::parse_table;
-use shared::process::{ProcessOptions, RunError, parse_duration, parse_duration_within};
+use shared::aws::resource_names::parse_table;
+use shared::runtime::service::{ProcessOptions, RunError, parse_duration, parse_duration_within};
 
 use crate::console::AdminToken;
 use crate::operate::AggregateTables;

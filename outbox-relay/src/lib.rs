@@ -29,7 +29,7 @@ pub mod routes;
 pub use config::Config;
 use engine::{Engine, EngineConfig};
 use outbox::timestamp::Timestamp;
-use shared::process::{Context, RunError};
+use shared::runtime::service::{Context, RunError};
 
 /// Room for events between reading and marking, in KiB: some thousand small
 /// ones. Memory does not grow past it, however long the backlog.

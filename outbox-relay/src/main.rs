@@ -19,14 +19,14 @@ struct Program {
 }
 
 fn main() -> ExitCode {
-    match shared::process::parse::<Program>() {
+    match shared::runtime::service::parse::<Program>() {
         Ok(Program {
             cli: Cli { config, command },
         }) => match command {
             Some(command) => commands::run(command, &config),
             None => {
                 let options = config.process.clone();
-                shared::process::run("outbox-relay", &options, |context| {
+                shared::runtime::service::run("outbox-relay", &options, |context| {
                     outbox_relay::run(config, context)
                 })
             }

@@ -3,7 +3,7 @@
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use outbox::timestamp::Timestamp;
-use shared::telemetry::metrics::DURATION_BUCKETS;
+use shared::runtime::telemetry::metrics::DURATION_BUCKETS;
 use tokio::time::Instant;
 
 use crate::engine::Status;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use shared::names::parse_queue;
+use shared::aws::resource_names::parse_queue;
 
 /// A queue's name or URL. FIFO when it ends in `.fifo`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

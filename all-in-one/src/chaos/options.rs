@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use http::Uri;
-use shared::process::parse_duration_within;
-use shared::telemetry::LogFormat;
+use shared::runtime::service::parse_duration_within;
+use shared::runtime::telemetry::LogFormat;
 
 use super::history::FaultKind;
 

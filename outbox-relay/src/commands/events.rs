@@ -3,7 +3,7 @@
 use clap::Args;
 use comfy_table::Row;
 use outbox::timestamp::Timestamp;
-use shared::process::parse_duration;
+use shared::runtime::service::parse_duration;
 
 use super::output::{
     Mood, OutputOptions, cell, line, painted, pretty, print, print_json, remark, table_with_text,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use comfy_table::Table;
-use shared::process::parse_duration;
+use shared::runtime::service::parse_duration;
 
 use super::Outcome;
 use super::output::{

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use clap_complete::Shell;
-use shared::process::{self, Context, EXIT_USAGE, RunError};
+use shared::runtime::service::{self, Context, EXIT_USAGE, RunError};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -107,7 +107,7 @@ pub fn run(command: Command, config: &Config) -> ExitCode {
         return exit_code(completions(shell));
     }
     let mut outcome = None;
-    let code = process::run("outbox-relay", &config.process, |context| {
+    let code = service::run("outbox-relay", &config.process, |context| {
         let outcome = &mut outcome;
         async move {
             let operator = Operator::new(&context.clients, config);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ::console::Term;
 use clap::Args;
 use outbox::timestamp::Timestamp;
-use shared::process::parse_duration;
+use shared::runtime::service::parse_duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 

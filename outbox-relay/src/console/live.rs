@@ -19,7 +19,7 @@ use futures::stream::{self, Stream};
 use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use serde_json::json;
-use shared::health::Report;
+use shared::runtime::health::Report;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeyType};
 use serde::Serialize;
-use shared::names::parse_table;
+use shared::aws::resource_names::parse_table;
 
 use super::event::text;
 use super::{OperateError, Operator, failed};

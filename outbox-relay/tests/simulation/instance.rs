@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox_relay::engine::{Engine, EngineConfig, Status};
-use shared::health::Report;
+use shared::runtime::health::Report;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -60,7 +60,7 @@ async fn a_worker_that_applies_every_delivery_is_found_out() {
 async fn work() {
     let clients = Clients::from_env().await.unwrap();
     let stop = CancellationToken::new();
-    shared::process::cancel_on_signal(&stop).unwrap();
+    shared::runtime::service::cancel_on_signal(&stop).unwrap();
     let queue = std::env::var("WORKER_QUEUE").unwrap();
     eprintln!(
         "{}",

@@ -1,6 +1,6 @@
 //! What `/healthz` and `/readyz` say of the engine.
 
-use shared::health::{Check, Report};
+use shared::runtime::health::{Check, Report};
 use tokio::time::Instant;
 
 use super::Status;

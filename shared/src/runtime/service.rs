@@ -11,9 +11,9 @@ use clap::error::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::env_check;
+use super::telemetry::{self, LogFormat, Telemetry};
 use crate::aws::Clients;
-use crate::environment;
-use crate::telemetry::{self, LogFormat, Telemetry};
 
 /// Exit code for wrong options or environment (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -53,8 +53,8 @@ pub enum RunError {
     Failed(String),
 }
 
-impl From<crate::http::BindError> for RunError {
-    fn from(error: crate::http::BindError) -> Self {
+impl From<super::server::BindError> for RunError {
+    fn from(error: super::server::BindError) -> Self {
         Self::Failed(error.to_string())
     }
 }
@@ -124,7 +124,7 @@ where
     let outcome = runtime.block_on(async {
         let telemetry =
             telemetry::init(service_name, options.log_format).map_err(RunError::Usage)?;
-        environment::check_aws(environment::variable).map_err(RunError::Usage)?;
+        env_check::check_aws(env_check::variable).map_err(RunError::Usage)?;
         let clients = Clients::from_env()
             .await
             .map_err(|error| RunError::Usage(error.to_string()))?;

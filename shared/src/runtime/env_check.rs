@@ -1,7 +1,7 @@
 //! Variables that belong to the AWS SDK and to OpenTelemetry. Both pass over a
 //! value they cannot read, and then talk to somewhere else than was meant.
 
-use crate::names::is_http_url;
+use crate::aws::resource_names::is_http_url;
 
 const AWS_ENDPOINTS: [&str; 4] = [
     "AWS_ENDPOINT_URL",

@@ -14,8 +14,8 @@ use axum::routing::get;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::telemetry::metrics::Metrics;
 use crate::aws::Causes;
-use crate::telemetry::metrics::Metrics;
 
 /// Who asks for health does not wait for long, and has an answer all the same.
 const CHECK_WITHIN: Duration = Duration::from_secs(1);

@@ -28,7 +28,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use self::log_format::WithTraceId;
 use self::metrics::Metrics;
-use crate::environment;
+use crate::runtime::env_check;
 
 /// How log lines are written to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,7 +67,7 @@ pub struct Telemetry {
 /// # Errors
 /// A sentence about the variable that cannot work.
 pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, String> {
-    environment::check_telemetry(environment::variable)?;
+    env_check::check_telemetry(env_check::variable)?;
     global::set_text_map_propagator(opentelemetry_sdk::propagation::TraceContextPropagator::new());
     let resource = resource(service_name);
 
@@ -157,9 +157,9 @@ impl Telemetry {
 }
 
 fn exporting() -> bool {
-    environment::OTLP_ENDPOINTS
+    env_check::OTLP_ENDPOINTS
         .into_iter()
-        .any(|name| environment::variable(name).is_some())
+        .any(|name| env_check::variable(name).is_some())
 }
 
 fn resource(service_name: &'static str) -> Resource {

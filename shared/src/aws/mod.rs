@@ -1,5 +1,7 @@
 //! The AWS clients, built from the SDK's own variables and nothing else.
 
+pub mod resource_names;
+
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
