@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use shared::runtime::health::{Check, Health, Report};
 use tokio::time::Instant;
 
+use crate::order_processor::OrderProcessor;
 use crate::queue::Queue;
-use crate::retry::Settler;
 
 /// Without a sign of life for this long the process is to be restarted: a long
 /// poll takes 20 seconds, and every request has a timeout of a few.
@@ -85,7 +85,7 @@ fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct WorkerHealth {
     pub sqs: aws_sdk_sqs::Client,
     pub queue: Arc<Queue>,
-    pub settler: Arc<Settler>,
+    pub settler: Arc<OrderProcessor>,
     /// Held while looking, so that many probes at once cost one look.
     pub seen: tokio::sync::Mutex<Option<(Instant, Report)>>,
 }

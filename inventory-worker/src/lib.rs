@@ -31,23 +31,22 @@
 //! message. That holds for answers that were lost, visibility that ran out and
 //! workers that were killed alike.
 
+mod attempt_error;
+mod batch_deleter;
+mod circuit_breaker;
+mod concurrency;
 pub mod config;
-mod delete;
-mod depth;
-mod describe;
-mod gate;
-mod handle;
+mod handler;
 mod health;
+mod inventory_store;
 mod message;
 mod metrics;
-mod outcome;
+mod order_processor;
+mod poller;
 mod queue;
-mod receive;
-mod reserve;
-mod retry;
+mod queue_depth;
 pub mod service;
-mod slots;
-mod trouble;
+mod transaction_outcome;
 mod visibility;
 
 pub use config::Config;

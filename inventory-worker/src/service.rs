@@ -14,18 +14,18 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::batch_deleter;
+use crate::circuit_breaker::CircuitBreaker;
+use crate::concurrency::ConcurrencyLimit;
 use crate::config::Config;
-use crate::delete;
-use crate::depth::{Depths, Survey};
-use crate::gate::Gate;
-use crate::handle::Worker;
+use crate::handler::Handler;
 use crate::health::{Progress, WorkerHealth};
+use crate::inventory_store::InventoryStore;
 use crate::metrics::Metrics;
+use crate::order_processor::OrderProcessor;
+use crate::poller::Poller;
 use crate::queue::Queue;
-use crate::receive::Receiver;
-use crate::reserve::Tables;
-use crate::retry::Settler;
-use crate::slots::Slots;
+use crate::queue_depth::{QueueDepthMonitor, QueueDepths};
 
 /// One polling loop gets ten messages per round trip, enough to keep this many
 /// slots busy.
@@ -47,14 +47,14 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let listener = shared::runtime::server::bind(config.admin_listen).await?;
     let sqs = context.clients.sqs.clone();
     let queue = Arc::new(Queue::new(sqs.clone(), config.queue));
-    let slots = Slots::new(config.concurrency);
-    let settler = Arc::new(Settler {
-        tables: Tables {
+    let slots = ConcurrencyLimit::new(config.concurrency);
+    let settler = Arc::new(OrderProcessor {
+        tables: InventoryStore {
             dynamodb: context.clients.dynamodb.clone(),
             orders: config.orders_table,
             inventory: config.inventory_table,
         },
-        gate: Gate::new(),
+        gate: CircuitBreaker::new(),
         progress: Progress::new(),
         stop: context.stop.clone(),
     });
@@ -72,21 +72,21 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     ));
 
     let meter = opentelemetry::global::meter("inventory-worker");
-    let depths = Depths::default();
+    let depths = QueueDepths::default();
     depths.observe(&meter, queue.name());
-    let survey = Survey::new(sqs.clone(), Arc::clone(&queue), depths);
+    let survey = QueueDepthMonitor::new(sqs.clone(), Arc::clone(&queue), depths);
     let _survey = AbortOnDropHandle::new(tokio::spawn(survey.run()));
 
     let (done, finished) = mpsc::channel(usize::from(config.concurrency));
-    let mut deleter = tokio::spawn(delete::run(sqs.clone(), finished, slots.clone()));
+    let mut deleter = tokio::spawn(batch_deleter::run(sqs.clone(), finished, slots.clone()));
     let abandon = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let receiver = Receiver {
+    let receiver = Poller {
         sqs: sqs.clone(),
         queue: Arc::clone(&queue),
         slots,
         visibility_timeout: config.visibility_timeout,
-        worker: Arc::new(Worker {
+        worker: Arc::new(Handler {
             sqs,
             settler,
             metrics: Metrics::new(&meter),

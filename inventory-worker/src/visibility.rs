@@ -7,9 +7,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
+use shared::aws::error::describe;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::describe::describe;
 use crate::message::Delivery;
 
 /// An extension is due after this part of the timeout, so that two may fail

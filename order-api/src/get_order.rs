@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Json, Response};
 
 use crate::error::ApiError;
 use crate::openapi;
+use crate::response::OrderView;
 use crate::router::Api;
-use crate::view::OrderView;
 
 /// One order, as it is now.
 ///

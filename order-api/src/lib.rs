@@ -34,15 +34,15 @@ mod config;
 mod create_order;
 mod error;
 mod get_order;
-mod json;
 mod openapi;
 mod problem;
 mod readiness;
+mod response;
 mod router;
 mod store;
+mod strict_json;
 mod telemetry;
 mod validate;
-mod view;
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use shared::order::{Currency, CustomerId, Line, MAX_LINES, Quantity, Sku, UnitPrice};
 use utoipa::ToSchema;
 
-use crate::json::Json;
+use crate::strict_json::Json;
 
 /// Problems listed in one answer. An order within its bounds has 153 fields;
 /// what is beyond is no mistake any more, and the answer should not outgrow the

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::rig::program;
+use crate::support::program;
 
 /// Exit code and standard error.
 async fn run(variable: &str, value: &str) -> (Option<i32>, String) {

@@ -5,7 +5,7 @@ use local_cloud::testing::{Fault, Proxy, Service, eventually};
 use shared::order::OrderStatus;
 use shared::provision::{self, Table};
 
-use crate::rig::{DEADLINE, Rig, get, start_worker};
+use crate::support::{DEADLINE, TestCloud, get, start_worker};
 
 #[tokio::test]
 async fn missing_tables_and_queue_are_named_and_heal_by_themselves() {
@@ -36,7 +36,7 @@ async fn missing_tables_and_queue_are_named_and_heal_by_themselves() {
 
 #[tokio::test]
 async fn a_queue_that_is_deleted_and_created_again_is_found_again() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let worker = rig.worker(&[]).await;
     let first = rig.place_and_send(&[&[("A", 1)]]).await;
     rig.all(&first, OrderStatus::Processed).await;
@@ -53,7 +53,7 @@ async fn a_queue_that_is_deleted_and_created_again_is_found_again() {
 
 #[tokio::test]
 async fn a_queue_may_be_given_by_its_url() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let worker = rig.worker(&[("WORKER_QUEUE", &rig.queue_url)]).await;
     ready(&worker, 200, "ok").await;
     let placed = rig.place_and_send(&[&[("A", 1)]]).await;
@@ -62,7 +62,7 @@ async fn a_queue_may_be_given_by_its_url() {
 
 #[tokio::test]
 async fn every_outcome_is_counted_from_zero() {
-    let rig = Rig::start(&[]).await;
+    let rig = TestCloud::start(&[]).await;
     let worker = rig.worker(&[]).await;
     let metrics = eventually(DEADLINE, || async {
         let (_, text) = get(&worker, "/metrics").await;
@@ -81,7 +81,7 @@ async fn every_outcome_is_counted_from_zero() {
 
 #[tokio::test]
 async fn writes_that_fail_on_a_readable_table_turn_readiness_red() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let worker = rig
         .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url())])
@@ -102,7 +102,7 @@ async fn writes_that_fail_on_a_readable_table_turn_readiness_red() {
 
 #[tokio::test]
 async fn polls_that_fail_on_an_existing_queue_turn_readiness_red() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let sqs = Proxy::start(rig.cloud.sqs_url()).await.unwrap();
     let denied = r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"no right to receive"}"#;
     sqs.rule(move |call| match call.operation {

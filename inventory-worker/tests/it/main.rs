@@ -5,13 +5,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
-mod depth;
-mod effect;
+mod effect_once;
 mod health;
 mod outage;
 mod poison;
+mod queue_depth;
 mod rejection;
-mod rig;
-mod stopping;
+mod shutdown;
+mod support;
 mod telemetry;
 mod visibility;

@@ -3,11 +3,11 @@
 use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
 
-use crate::rig::{Rig, get, logged};
+use crate::support::{TestCloud, get, logged};
 
 #[tokio::test]
 async fn an_outage_longer_than_five_visibility_timeouts_costs_no_message() {
-    let rig = Rig::start(&[("A", 100)]).await;
+    let rig = TestCloud::start(&[("A", 100)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let sqs = Proxy::start(rig.cloud.sqs_url()).await.unwrap();
     let worker = rig
@@ -48,7 +48,7 @@ async fn an_outage_longer_than_five_visibility_timeouts_costs_no_message() {
 
 #[tokio::test]
 async fn a_worker_that_starts_during_an_outage_takes_no_message() {
-    let rig = Rig::start(&[("A", 100)]).await;
+    let rig = TestCloud::start(&[("A", 100)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     dynamodb.rule(|_| Fault::Cut);
     let placed = rig.place_and_send(&[&[("A", 1)]]).await;
@@ -65,7 +65,7 @@ async fn a_worker_that_starts_during_an_outage_takes_no_message() {
 
 #[tokio::test]
 async fn throttled_messages_are_tried_again() {
-    let rig = Rig::start(&[("A", 100)]).await;
+    let rig = TestCloud::start(&[("A", 100)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     dynamodb.rule(|call| match call.operation {
         "TransactWriteItems" if call.count <= 8 => Fault::Answer(

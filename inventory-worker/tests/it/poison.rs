@@ -4,11 +4,11 @@
 use outbox::Message;
 use shared::order::OrderStatus;
 
-use crate::rig::{Rig, get, message, metric, order};
+use crate::support::{TestCloud, get, message, metric, order};
 
 #[tokio::test]
 async fn poison_goes_to_the_dead_letters_after_five_receipts_while_good_messages_flow() {
-    let rig = Rig::start(&[("A", 1_000)]).await;
+    let rig = TestCloud::start(&[("A", 1_000)]).await;
     // Fewer slots than poison: one that kept its slot would stop the worker.
     let worker = rig
         .worker(&[

@@ -2,11 +2,11 @@
 
 use shared::order::OrderStatus;
 
-use crate::rig::{Rig, metric};
+use crate::support::{TestCloud, metric};
 
 #[tokio::test]
 async fn too_little_stock_rejects_the_order_and_moves_none() {
-    let rig = Rig::start(&[("A", 100), ("B", 4)]).await;
+    let rig = TestCloud::start(&[("A", 100), ("B", 4)]).await;
     let worker = rig.worker(&[]).await;
 
     let placed = rig.place_and_send(&[&[("A", 1), ("B", 5)]]).await;
@@ -26,7 +26,7 @@ async fn too_little_stock_rejects_the_order_and_moves_none() {
 
 #[tokio::test]
 async fn an_unknown_sku_rejects_the_order_and_does_not_appear_in_the_inventory() {
-    let rig = Rig::start(&[("A", 100)]).await;
+    let rig = TestCloud::start(&[("A", 100)]).await;
     let _worker = rig.worker(&[]).await;
 
     let placed = rig.place_and_send(&[&[("A", 1), ("NO-SUCH", 2)]]).await;
@@ -47,7 +47,7 @@ async fn an_unknown_sku_rejects_the_order_and_does_not_appear_in_the_inventory()
 async fn an_order_of_fifty_lines_is_settled_in_one_transaction() {
     let names: Vec<_> = (0..50).map(|n| format!("S-{n}")).collect();
     let stock: Vec<_> = names.iter().map(|sku| (sku.as_str(), 2)).collect();
-    let rig = Rig::start(&stock).await;
+    let rig = TestCloud::start(&stock).await;
     let _worker = rig.worker(&[]).await;
 
     let lines: Vec<_> = names.iter().map(|sku| (sku.as_str(), 2)).collect();

@@ -4,7 +4,7 @@ use local_cloud::testing::{Service, eventually};
 use outbox::Message;
 use shared::order::{Order, OrderStatus};
 
-use crate::rig::{DEADLINE, Rig, outbox_item};
+use crate::support::{DEADLINE, TestCloud, outbox_item};
 
 /// The trace id of the line that reports the order's end.
 async fn trace_of(worker: &Service, order: &Order) -> String {
@@ -20,7 +20,7 @@ async fn trace_of(worker: &Service, order: &Order) -> String {
     line["trace_id"].as_str().unwrap().to_owned()
 }
 
-async fn send_with(rig: &Rig, traceparent: &str) -> Order {
+async fn send_with(rig: &TestCloud, traceparent: &str) -> Order {
     let order = rig.place(&[("A", 1)]).await;
     let mut item = outbox_item(&order);
     item.traceparent = Some(traceparent.to_owned());
@@ -31,7 +31,7 @@ async fn send_with(rig: &Rig, traceparent: &str) -> Order {
 
 #[tokio::test]
 async fn the_message_s_trace_is_continued() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let worker = rig.worker(&[]).await;
     let order = send_with(
         &rig,
@@ -46,7 +46,7 @@ async fn the_message_s_trace_is_continued() {
 
 #[tokio::test]
 async fn a_malformed_trace_costs_nothing_but_itself() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let worker = rig.worker(&[]).await;
     let mut orders = Vec::new();
     for wrong in [

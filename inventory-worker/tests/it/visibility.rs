@@ -3,11 +3,11 @@
 use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
 
-use crate::rig::{Rig, metric};
+use crate::support::{TestCloud, metric};
 
 #[tokio::test]
 async fn a_slow_message_keeps_its_visibility_and_is_delivered_once() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let sqs = Proxy::start(rig.cloud.sqs_url()).await.unwrap();
     dynamodb.rule(|call| match call.operation {

@@ -15,8 +15,8 @@ use aws_sdk_dynamodb::types::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use shared::order::Order;
 
+use super::commit_outcome::{self, Verdict};
 use super::idempotency::Claim;
-use super::transaction::{self, Verdict};
 use crate::error::ApiError;
 use crate::store::{Failure, Store, causes};
 
@@ -63,7 +63,7 @@ pub(super) async fn commit(
             Ok(_) => return Ok(Committed::New(order)),
             Err(error) => error,
         };
-        let (again, last) = match transaction::interpret(Failure::of_transaction(&error), id) {
+        let (again, last) = match commit_outcome::interpret(Failure::of_transaction(&error), id) {
             Verdict::Committed => return Ok(Committed::New(order)),
             Verdict::KeyUsed(record) => {
                 if !claim.as_ref().is_some_and(|claim| claim.is_of(&record)) {
@@ -131,7 +131,7 @@ fn request(
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
             .expect("table and item are set");
-        debug_assert_eq!(actions.len(), transaction::KEY);
+        debug_assert_eq!(actions.len(), commit_outcome::KEY);
         actions.push(TransactWriteItem::builder().put(put_key).build());
     }
     Ok(store

@@ -118,7 +118,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::json::Json;
+    use crate::strict_json::Json;
     use crate::validate;
 
     fn hash(body: &str) -> String {

@@ -5,8 +5,8 @@
 //! - `idempotency`: the key, its record and the hash of a request.
 
 mod commit;
+mod commit_outcome;
 mod idempotency;
-mod transaction;
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use self::commit::Committed;
 use self::idempotency::{Claim, IdempotencyKey};
 use crate::error::ApiError;
-use crate::json::Json as Document;
+use crate::response::OrderView;
 use crate::router::Api;
-use crate::view::OrderView;
+use crate::strict_json::Json as Document;
 use crate::{body, openapi, validate};
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");

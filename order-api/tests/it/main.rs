@@ -6,13 +6,13 @@
 mod atomicity;
 mod bad_input;
 mod bounds;
-mod configuration;
-mod document;
+mod config;
 mod idempotency;
 mod load;
+mod openapi;
+mod otlp_collector;
 mod readiness;
 mod shutdown;
 mod support;
 mod telemetry;
-mod trace_receiver;
 mod unknown_outcome;

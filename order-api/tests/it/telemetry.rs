@@ -8,14 +8,14 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use reqwest::Method;
 
+use crate::otlp_collector::{OtlpCollector, attribute, hex};
 use crate::support::{TRANSACT, World, an_order};
-use crate::trace_receiver::{TraceReceiver, attribute, hex};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-async fn traced() -> (World, TraceReceiver) {
-    let receiver = TraceReceiver::start().await;
+async fn traced() -> (World, OtlpCollector) {
+    let receiver = OtlpCollector::start().await;
     let world = World::with(&[
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &receiver.url),
         // Milliseconds; otherwise spans come every 5 seconds.
@@ -26,7 +26,7 @@ async fn traced() -> (World, TraceReceiver) {
 }
 
 /// Waits for the span that `which` describes.
-async fn span(receiver: &TraceReceiver, which: impl Fn(&Span) -> bool) -> Span {
+async fn span(receiver: &OtlpCollector, which: impl Fn(&Span) -> bool) -> Span {
     let find = async || {
         let spans = receiver.spans();
         let names: Vec<_> = spans.iter().map(|span| span.name.clone()).collect();

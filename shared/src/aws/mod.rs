@@ -1,5 +1,6 @@
 //! The AWS clients, built from the SDK's own variables and nothing else.
 
+pub mod error;
 pub mod resource_names;
 
 use std::error::Error;

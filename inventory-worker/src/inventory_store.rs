@@ -10,30 +10,30 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use outbox::timestamp::Timestamp;
+use shared::aws::error::describe;
 use shared::order::{OrderId, OrderPlaced, OrderStatus, PlacedLine};
 use shared::runtime::health::Check;
 
-use crate::describe::describe;
-use crate::outcome::{Cancelled, Outcome, interpret, of_order_condition};
-use crate::trouble::{Trouble, of_error_code};
+use crate::attempt_error::{AttemptError, of_error_code};
+use crate::transaction_outcome::{Cancelled, Outcome, interpret, of_order_condition};
 
 /// The orders and the stock.
 #[derive(Clone, Debug)]
-pub(crate) struct Tables {
+pub(crate) struct InventoryStore {
     pub dynamodb: Client,
     pub orders: String,
     pub inventory: String,
 }
 
-impl Tables {
+impl InventoryStore {
     /// One attempt to settle `order`: reserve its stock, or reject it when
     /// there is not enough.
-    pub(crate) async fn settle(&self, order: &OrderPlaced) -> Result<Outcome, Trouble> {
+    pub(crate) async fn settle(&self, order: &OrderPlaced) -> Result<Outcome, AttemptError> {
         match self.reserve(order).await {
             Ok(()) => Ok(Outcome::Processed),
             Err(Cancelled::Duplicate) => Ok(Outcome::Duplicate),
             Err(Cancelled::Short(reason)) => self.reject(order.order_id, reason).await,
-            Err(Cancelled::Trouble(trouble)) => Err(trouble),
+            Err(Cancelled::Failed(trouble)) => Err(trouble),
         }
     }
 
@@ -62,14 +62,14 @@ impl Tables {
                 Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
                     interpret(order, cancelled.cancellation_reasons())
                 }
-                _ => Cancelled::Trouble(trouble(&error)),
+                _ => Cancelled::Failed(trouble(&error)),
             }),
         }
     }
 
     /// The order may have been settled since the stock was found short, by a
     /// worker that found more: then this finds it so, and changes nothing.
-    async fn reject(&self, order_id: OrderId, reason: String) -> Result<Outcome, Trouble> {
+    async fn reject(&self, order_id: OrderId, reason: String) -> Result<Outcome, AttemptError> {
         let sent = self
             .dynamodb
             .update_item()
@@ -101,8 +101,8 @@ impl Tables {
         let stored = failed.item().filter(|item| !item.is_empty());
         match of_order_condition(stored) {
             Some(Cancelled::Duplicate) => Ok(Outcome::Duplicate),
-            Some(Cancelled::Trouble(trouble)) => Err(trouble),
-            Some(Cancelled::Short(_)) | None => Err(Trouble::Conflict),
+            Some(Cancelled::Failed(trouble)) => Err(trouble),
+            Some(Cancelled::Short(_)) | None => Err(AttemptError::Conflict),
         }
     }
 
@@ -154,7 +154,7 @@ fn now() -> AttributeValue {
     AttributeValue::S(Timestamp::now().to_string())
 }
 
-fn trouble<E, R>(error: &SdkError<E, R>) -> Trouble
+fn trouble<E, R>(error: &SdkError<E, R>) -> AttemptError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,

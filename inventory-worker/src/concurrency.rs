@@ -7,28 +7,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// `WORKER_CONCURRENCY` slots, shared by everything that receives.
 #[derive(Clone, Debug)]
-pub(crate) struct Slots {
+pub(crate) struct ConcurrencyLimit {
     free: Arc<Semaphore>,
-    /// Slots with a message in them. The semaphore cannot tell, because a
+    /// Permits of messages in flight. The semaphore cannot tell, because a
     /// running long poll holds the slots of the messages it asked for.
     working: Arc<AtomicUsize>,
 }
 
 /// Room for the messages of one request.
 #[derive(Debug)]
-pub(crate) struct Reserved {
+pub(crate) struct Reservation {
     permits: OwnedSemaphorePermit,
     working: Arc<AtomicUsize>,
 }
 
 /// One message's slot; dropping it makes room.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Permit {
     _permit: OwnedSemaphorePermit,
     working: Arc<AtomicUsize>,
 }
 
-impl Slots {
+impl ConcurrencyLimit {
     pub(crate) fn new(count: u16) -> Self {
         Self {
             free: Arc::new(Semaphore::new(usize::from(count))),
@@ -37,7 +37,7 @@ impl Slots {
     }
 
     /// Waits for a free slot and takes up to `most` of those free then.
-    pub(crate) async fn reserve(&self, most: u32) -> Reserved {
+    pub(crate) async fn reserve(&self, most: u32) -> Reservation {
         let mut permits = Arc::clone(&self.free)
             .acquire_owned()
             .await
@@ -48,7 +48,7 @@ impl Slots {
                 Err(_) => break,
             }
         }
-        Reserved {
+        Reservation {
             permits,
             working: Arc::clone(&self.working),
         }
@@ -60,23 +60,23 @@ impl Slots {
     }
 }
 
-impl Reserved {
+impl Reservation {
     pub(crate) fn count(&self) -> usize {
         self.permits.num_permits()
     }
 
     /// A slot for one message; `None` when none is left.
-    pub(crate) fn take(&mut self) -> Option<Slot> {
+    pub(crate) fn take(&mut self) -> Option<Permit> {
         let permit = self.permits.split(1)?;
         self.working.fetch_add(1, Ordering::AcqRel);
-        Some(Slot {
+        Some(Permit {
             _permit: permit,
             working: Arc::clone(&self.working),
         })
     }
 }
 
-impl Drop for Slot {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.working.fetch_sub(1, Ordering::AcqRel);
     }
@@ -88,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_free_slots_are_handed_out_and_a_dropped_one_is_free_again() {
-        let slots = Slots::new(3);
+        let slots = ConcurrencyLimit::new(3);
         let mut first = slots.reserve(2).await;
         assert_eq!(first.count(), 2);
         let slot = first.take().unwrap();

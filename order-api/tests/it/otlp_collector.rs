@@ -16,13 +16,13 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-pub(crate) struct TraceReceiver {
+pub(crate) struct OtlpCollector {
     pub(crate) url: String,
     spans: Arc<Mutex<Vec<Span>>>,
     _stop: DropGuard,
 }
 
-impl TraceReceiver {
+impl OtlpCollector {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

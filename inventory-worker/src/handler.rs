@@ -16,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::delete::Done;
+use crate::batch_deleter::DeleteRequest;
+use crate::concurrency::Permit;
 use crate::message::{self, Delivery, Event, Unreadable};
 use crate::metrics::{Ended, Metrics};
-use crate::outcome::Outcome;
-use crate::retry::{Settler, Unsettled};
-use crate::slots::Slot;
+use crate::order_processor::{OrderProcessor, Unsettled};
+use crate::transaction_outcome::Outcome;
 use crate::visibility;
 
 /// A message that lost against other transactions comes back after this, sooner
@@ -30,21 +30,21 @@ const CONTENDED_RETRY: Duration = Duration::from_secs(5);
 
 /// Works on messages; shared by their tasks.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(crate) struct Handler {
     pub sqs: aws_sdk_sqs::Client,
-    pub settler: std::sync::Arc<Settler>,
+    pub settler: std::sync::Arc<OrderProcessor>,
     pub metrics: Metrics,
     /// For telemetry.
     pub queue_name: String,
     pub visibility_timeout: Duration,
     /// Bounded: a full one holds slots, and so receiving, back.
-    pub done: mpsc::Sender<Done>,
+    pub done: mpsc::Sender<DeleteRequest>,
     /// The time to finish is over: give back what is not finished.
     pub abandon: CancellationToken,
 }
 
-impl Worker {
-    pub(crate) async fn handle(&self, mut delivery: Delivery, slot: Slot) {
+impl Handler {
+    pub(crate) async fn handle(&self, mut delivery: Delivery, slot: Permit) {
         let arrived = Instant::now();
         let event = message::parse(&delivery.body);
         // It may be held for hours, and has up to a mebibyte.
@@ -63,7 +63,7 @@ impl Worker {
         self.metrics.ended(ended, arrived.elapsed());
     }
 
-    async fn settle(&self, event: &Event, delivery: Delivery, slot: Slot) -> Ended {
+    async fn settle(&self, event: &Event, delivery: Delivery, slot: Permit) -> Ended {
         let settled = tokio::select! {
             biased;
             settled = self.settler.settle(&event.order) => settled,
@@ -87,7 +87,7 @@ impl Worker {
 
     /// Hands the message over for deletion, and its slot to the next one. The
     /// slot is held until there is room, so that undeleted messages are bounded.
-    async fn delete(&self, delivery: Delivery, slot: Slot) {
+    async fn delete(&self, delivery: Delivery, slot: Permit) {
         // Closed only when the deleter is gone: then the message comes back and
         // is a duplicate.
         if let Ok(room) = self.done.reserve().await {

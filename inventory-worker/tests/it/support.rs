@@ -20,7 +20,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(25);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_inventory-worker");
 
-pub(crate) struct Rig {
+pub(crate) struct TestCloud {
     pub cloud: LocalCloud,
     pub dynamodb: aws_sdk_dynamodb::Client,
     pub sqs: aws_sdk_sqs::Client,
@@ -28,7 +28,7 @@ pub(crate) struct Rig {
     pub dead_letters_url: String,
 }
 
-impl Rig {
+impl TestCloud {
     /// Tables and queues exist, and `stock` is in the inventory.
     pub(crate) async fn start(stock: &[(&str, u64)]) -> Self {
         let cloud = LocalCloud::start(local_cloud::Config::default())

@@ -18,14 +18,14 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use backon::{BackoffBuilder, ExponentialBuilder};
+use shared::aws::error::describe;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::describe::describe;
-use crate::handle::Worker;
+use crate::concurrency::ConcurrencyLimit;
+use crate::handler::Handler;
 use crate::message::Delivery;
 use crate::queue::Queue;
-use crate::slots::Slots;
 use crate::visibility;
 
 /// The longest SQS takes: an idle worker asks three times a minute.
@@ -50,19 +50,19 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
 
 /// One polling loop.
 #[derive(Clone, Debug)]
-pub(crate) struct Receiver {
+pub(crate) struct Poller {
     pub sqs: aws_sdk_sqs::Client,
     pub queue: Arc<Queue>,
-    pub slots: Slots,
+    pub slots: ConcurrencyLimit,
     pub visibility_timeout: Duration,
-    pub worker: Arc<Worker>,
+    pub worker: Arc<Handler>,
     /// Owns the messages' tasks. One that panics frees its slot, and its
     /// message comes back.
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
 
-impl Receiver {
+impl Poller {
     /// Polls until stopped; no error ends it.
     pub(crate) async fn run(self) {
         let mut backoff = RETRY.build();

@@ -11,9 +11,9 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 use serde::Deserialize;
+use shared::aws::error::describe;
 use tokio::time::MissedTickBehavior;
 
-use crate::describe::describe;
 use crate::queue::Queue;
 
 /// Two requests each time. Alerts on what is counted here wait for minutes.
@@ -21,16 +21,16 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What was found at the last look; `None` is not known.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Depths(Arc<Mutex<Seen>>);
+pub(crate) struct QueueDepths(Arc<Mutex<Depths>>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Depths {
     waiting: Option<u64>,
     /// With the queue's name.
     dead: Option<(String, u64)>,
 }
 
-impl Depths {
+impl QueueDepths {
     /// Makes the gauges. What is not known is not there: 0 would say that all
     /// is well.
     pub(crate) fn observe(&self, meter: &Meter, queue_name: &str) {
@@ -56,7 +56,7 @@ impl Depths {
             .build();
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Depths> {
         // A panic elsewhere leaves numbers or none, both fine.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,16 +64,16 @@ impl Depths {
 
 /// Looks at both queues from time to time.
 #[derive(Debug)]
-pub(crate) struct Survey {
+pub(crate) struct QueueDepthMonitor {
     sqs: Client,
     queue: Arc<Queue>,
     /// The last one that the queue named.
     dead_letters: Option<Queue>,
-    depths: Depths,
+    depths: QueueDepths,
 }
 
-impl Survey {
-    pub(crate) fn new(sqs: Client, queue: Arc<Queue>, depths: Depths) -> Self {
+impl QueueDepthMonitor {
+    pub(crate) fn new(sqs: Client, queue: Arc<Queue>, depths: QueueDepths) -> Self {
         Self {
             sqs,
             queue,
@@ -89,7 +89,7 @@ impl Survey {
         let mut failing = false;
         loop {
             turns.tick().await;
-            let mut seen = Seen::default();
+            let mut seen = Depths::default();
             let looked = self.look(&mut seen).await;
             *self.depths.seen() = seen;
             // Once, not every time: a permission may be missing for good.
@@ -103,7 +103,7 @@ impl Survey {
     }
 
     /// Fills in what can be found out.
-    async fn look(&mut self, seen: &mut Seen) -> Result<(), String> {
+    async fn look(&mut self, seen: &mut Depths) -> Result<(), String> {
         let sqs = &self.sqs;
         let (waiting, policy) = ask(sqs, &self.queue).await?;
         seen.waiting = Some(waiting);

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::{AttributeValue, CancellationReason};
 use shared::order::{OrderPlaced, OrderStatus, PlacedLine};
 
-use crate::trouble::Trouble;
+use crate::attempt_error::AttemptError;
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -41,7 +41,7 @@ pub(crate) enum Cancelled {
     Duplicate,
     /// Reject the order, for this reason.
     Short(String),
-    Trouble(Trouble),
+    Failed(AttemptError),
 }
 
 /// Reads the reasons of a cancelled transaction for `order`: the order's action
@@ -59,7 +59,7 @@ pub(crate) fn interpret(order: &OrderPlaced, reasons: &[CancellationReason]) -> 
         return settled;
     }
     if let Some(trouble) = undecided(reasons) {
-        return Cancelled::Trouble(trouble);
+        return Cancelled::Failed(trouble);
     }
     let mut shortages = Vec::new();
     for (line, reason) in order.items.iter().zip(of_lines) {
@@ -68,12 +68,12 @@ pub(crate) fn interpret(order: &OrderPlaced, reasons: &[CancellationReason]) -> 
                 Ok(Some(shortage)) => shortages.push(shortage),
                 // There is enough by now: the item changed in between.
                 Ok(None) => {}
-                Err(trouble) => return Cancelled::Trouble(trouble),
+                Err(trouble) => return Cancelled::Failed(trouble),
             }
         }
     }
     if shortages.is_empty() {
-        return Cancelled::Trouble(Trouble::Conflict);
+        return Cancelled::Failed(AttemptError::Conflict);
     }
     Cancelled::Short(format!("Not enough stock: {}", shortages.join("; ")))
 }
@@ -81,7 +81,8 @@ pub(crate) fn interpret(order: &OrderPlaced, reasons: &[CancellationReason]) -> 
 /// What the stored order means, whose condition `status = CREATED` failed;
 /// `None` when it looks CREATED after all.
 pub(crate) fn of_order_condition(stored: Option<&Item>) -> Option<Cancelled> {
-    let impossible = |reason: &str| Some(Cancelled::Trouble(Trouble::Impossible(reason.into())));
+    let impossible =
+        |reason: &str| Some(Cancelled::Failed(AttemptError::Impossible(reason.into())));
     let Some(order) = stored else {
         return impossible("the order does not exist");
     };
@@ -99,7 +100,7 @@ pub(crate) fn of_order_condition(stored: Option<&Item>) -> Option<Cancelled> {
 }
 
 /// The gravest reason that says nothing about order or stock.
-fn undecided(reasons: &[CancellationReason]) -> Option<Trouble> {
+fn undecided(reasons: &[CancellationReason]) -> Option<AttemptError> {
     let mut conflict = None;
     let mut throttled = None;
     let mut unavailable = None;
@@ -107,24 +108,24 @@ fn undecided(reasons: &[CancellationReason]) -> Option<Trouble> {
         let text = || reason.message().unwrap_or("no reason given");
         match reason.code().unwrap_or("None") {
             "None" | "ConditionalCheckFailed" => {}
-            "TransactionConflict" => conflict = Some(Trouble::Conflict),
+            "TransactionConflict" => conflict = Some(AttemptError::Conflict),
             "ThrottlingError" | "ProvisionedThroughputExceeded" => {
-                throttled = Some(Trouble::Throttled);
+                throttled = Some(AttemptError::Throttled);
             }
             "ValidationError" | "ItemCollectionSizeLimitExceeded" => {
-                return Some(Trouble::Impossible(format!(
+                return Some(AttemptError::Impossible(format!(
                     "DynamoDB refuses the change: {}",
                     text()
                 )));
             }
-            code => unavailable = Some(Trouble::Unavailable(format!("{code}: {}", text()))),
+            code => unavailable = Some(AttemptError::Unavailable(format!("{code}: {}", text()))),
         }
     }
     unavailable.or(throttled).or(conflict)
 }
 
 /// What is missing for a line, in plain words; `None` when nothing is.
-fn shortage(line: &PlacedLine, stored: Option<&Item>) -> Result<Option<String>, Trouble> {
+fn shortage(line: &PlacedLine, stored: Option<&Item>) -> Result<Option<String>, AttemptError> {
     let sku = &line.sku;
     let wanted = line.quantity.get();
     let Some(item) = stored else {
@@ -135,7 +136,7 @@ fn shortage(line: &PlacedLine, stored: Option<&Item>) -> Result<Option<String>, 
     // 64 bits of floating point, so the comparison is as well.
     let number = available.and_then(|text| Some((text, text.parse::<f64>().ok()?)));
     match number {
-        None => Err(Trouble::Impossible(format!(
+        None => Err(AttemptError::Impossible(format!(
             "the stock of SKU {sku} has no number `available`"
         ))),
         Some((_, number)) if number >= f64::from(wanted) => Ok(None),
@@ -155,7 +156,7 @@ fn stored(reason: &CancellationReason) -> Option<&Item> {
 }
 
 fn unclear(text: &str) -> Cancelled {
-    Cancelled::Trouble(Trouble::Unavailable(text.to_owned()))
+    Cancelled::Failed(AttemptError::Unavailable(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -209,7 +210,7 @@ mod tests {
     }
 
     fn impossible(cancelled: &Cancelled) -> bool {
-        matches!(cancelled, Cancelled::Trouble(Trouble::Impossible(_)))
+        matches!(cancelled, Cancelled::Failed(AttemptError::Impossible(_)))
     }
 
     #[test]
@@ -276,7 +277,7 @@ mod tests {
         ] {
             assert_eq!(
                 interpret(&order(&[1, 1]), &reasons),
-                Cancelled::Trouble(Trouble::Conflict)
+                Cancelled::Failed(AttemptError::Conflict)
             );
         }
     }
@@ -287,7 +288,7 @@ mod tests {
             let reasons = [code("TransactionConflict"), available("0"), code(throttled)];
             assert_eq!(
                 interpret(&order(&[1, 1]), &reasons),
-                Cancelled::Trouble(Trouble::Throttled)
+                Cancelled::Failed(AttemptError::Throttled)
             );
         }
     }
@@ -330,7 +331,7 @@ mod tests {
         ] {
             assert_eq!(
                 interpret(&order(&[1]), &reasons),
-                Cancelled::Trouble(Trouble::Conflict)
+                Cancelled::Failed(AttemptError::Conflict)
             );
         }
     }
@@ -340,12 +341,12 @@ mod tests {
         for reasons in [vec![], vec![none()], vec![none(), missing(), none()]] {
             assert!(matches!(
                 interpret(&order(&[1]), &reasons),
-                Cancelled::Trouble(Trouble::Unavailable(_))
+                Cancelled::Failed(AttemptError::Unavailable(_))
             ));
         }
         assert!(matches!(
             interpret(&order(&[1]), &[none(), code("AccessDenied")]),
-            Cancelled::Trouble(Trouble::Unavailable(_))
+            Cancelled::Failed(AttemptError::Unavailable(_))
         ));
     }
 }

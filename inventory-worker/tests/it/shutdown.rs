@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::order::OrderStatus;
 
-use crate::rig::{Rig, get, logged};
+use crate::support::{TestCloud, get, logged};
 
 const TEN: [&[(&str, u64)]; 10] = [&[("A", 1)]; 10];
 
@@ -23,7 +23,7 @@ fn signal(worker: &Service, signal: Signal) {
 
 #[tokio::test]
 async fn messages_in_flight_are_finished_and_the_rest_left_for_others() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     dynamodb.rule(hold_transactions);
     let mut worker = rig
@@ -47,7 +47,7 @@ async fn messages_in_flight_are_finished_and_the_rest_left_for_others() {
 
 #[tokio::test]
 async fn what_does_not_finish_in_time_is_visible_again_at_once() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     dynamodb.rule(hold_transactions);
     let mut worker = rig
@@ -69,7 +69,7 @@ async fn what_does_not_finish_in_time_is_visible_again_at_once() {
 
 #[tokio::test]
 async fn an_outage_does_not_hold_up_the_end() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let mut worker = rig
         .worker(&[
@@ -91,7 +91,7 @@ async fn an_outage_does_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn an_idle_worker_ends_at_once() {
-    let rig = Rig::start(&[]).await;
+    let rig = TestCloud::start(&[]).await;
     let mut worker = rig.worker(&[]).await;
     logged(&worker, "DynamoDB answers").await;
     assert_eq!(get(&worker, "/readyz").await.0, 200);
@@ -105,7 +105,7 @@ async fn an_idle_worker_ends_at_once() {
 
 #[tokio::test]
 async fn a_killed_worker_s_messages_take_effect_once() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     // Every other transaction takes effect without the worker learning of it.
     dynamodb.rule(|call| match call.operation {

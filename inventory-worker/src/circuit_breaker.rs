@@ -12,9 +12,9 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use shared::runtime::health::Check;
 use tokio::sync::watch;
 
+use crate::concurrency::ConcurrencyLimit;
 use crate::health::Progress;
-use crate::reserve::Tables;
-use crate::slots::Slots;
+use crate::inventory_store::InventoryStore;
 
 /// Between questions to DynamoDB while no message is in hand to ask with.
 /// Short, because nothing at all is done meanwhile.
@@ -26,12 +26,12 @@ const PROBE: ExponentialBuilder = ExponentialBuilder::new()
 
 /// Shared by everything that asks DynamoDB.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct CircuitBreaker {
     /// Why it is closed; `None` when it is open.
     closed: watch::Sender<Option<String>>,
 }
 
-impl Gate {
+impl CircuitBreaker {
     /// Closed until DynamoDB has answered once, so that a worker that is
     /// restarted during an outage takes no messages either.
     pub(crate) fn new() -> Self {
@@ -66,7 +66,12 @@ impl Gate {
     }
 
     /// Returns once messages may be received.
-    pub(crate) async fn pass(&self, slots: &Slots, tables: &Tables, progress: &Progress) {
+    pub(crate) async fn pass(
+        &self,
+        slots: &ConcurrencyLimit,
+        tables: &InventoryStore,
+        progress: &Progress,
+    ) {
         let mut closed = self.closed.subscribe();
         let mut backoff = PROBE.build();
         // Said once, not at every probe.

@@ -2,7 +2,7 @@
 
 use local_cloud::testing::{Service, eventually};
 
-use crate::rig::{DEADLINE, Rig, get, logged, message, metric, order};
+use crate::support::{DEADLINE, TestCloud, get, logged, message, metric, order};
 
 const DEAD: &str = r#"worker_dead_letters{queue="order-events-dlq"}"#;
 
@@ -23,7 +23,7 @@ async fn reaches(worker: &Service, sample: &str, value: &str) {
 
 #[tokio::test]
 async fn dead_letters_are_counted_until_they_are_gone() {
-    let rig = Rig::start(&[("A", 1)]).await;
+    let rig = TestCloud::start(&[("A", 1)]).await;
     for _ in 0..2 {
         let body = message(&order(&[("A", 1)])).body;
         let send = rig.sqs.send_message().queue_url(&rig.dead_letters_url);
@@ -42,7 +42,7 @@ async fn dead_letters_are_counted_until_they_are_gone() {
 
 #[tokio::test]
 async fn a_queue_without_dead_letters_is_said_and_not_counted_as_empty() {
-    let rig = Rig::start(&[("A", 1)]).await;
+    let rig = TestCloud::start(&[("A", 1)]).await;
     let create = rig.sqs.create_queue().queue_name("plain");
     create.send().await.unwrap();
     let worker = rig.worker(&[("WORKER_QUEUE", "plain")]).await;

@@ -3,14 +3,14 @@
 use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
 
-use crate::rig::{Rig, message, metric};
+use crate::support::{TestCloud, message, metric};
 
 const PROCESSED: &str = r#"orders_processed_total{outcome="processed"}"#;
 const DUPLICATE: &str = r#"orders_processed_total{outcome="duplicate"}"#;
 
 #[tokio::test]
 async fn an_order_is_processed_and_its_stock_moved_exactly() {
-    let rig = Rig::start(&[("A", 10), ("B", 5), ("C", 7)]).await;
+    let rig = TestCloud::start(&[("A", 10), ("B", 5), ("C", 7)]).await;
     let worker = rig.worker(&[]).await;
 
     let placed = rig.place_and_send(&[&[("A", 3), ("B", 5)]]).await;
@@ -30,7 +30,7 @@ async fn an_order_is_processed_and_its_stock_moved_exactly() {
 
 #[tokio::test]
 async fn a_message_repeated_to_three_workers_at_once_moves_stock_once() {
-    let rig = Rig::start(&[("A", 1_000)]).await;
+    let rig = TestCloud::start(&[("A", 1_000)]).await;
     let order = rig.place(&[("A", 3)]).await;
     rig.send(&vec![message(&order); 50]).await;
 
@@ -53,7 +53,7 @@ async fn a_message_repeated_to_three_workers_at_once_moves_stock_once() {
 
 #[tokio::test]
 async fn orders_for_one_sku_get_what_there_is_and_no_more() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let lines: &[(&str, u64)] = &[("A", 1)];
     let placed = rig.place_and_send(&[lines; 25]).await;
 
@@ -72,7 +72,7 @@ async fn orders_for_one_sku_get_what_there_is_and_no_more() {
 
 #[tokio::test]
 async fn an_answer_lost_after_the_effect_does_not_repeat_it() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     // More than the SDK tries by itself.
     proxy.rule(|call| match call.operation {
@@ -92,7 +92,7 @@ async fn an_answer_lost_after_the_effect_does_not_repeat_it() {
 
 #[tokio::test]
 async fn a_lost_answer_to_a_rejection_does_not_repeat_it() {
-    let rig = Rig::start(&[("A", 1)]).await;
+    let rig = TestCloud::start(&[("A", 1)]).await;
     let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     proxy.rule(|call| match call.operation {
         "UpdateItem" if call.count <= 3 => Fault::LoseAnswer,
@@ -110,7 +110,7 @@ async fn a_lost_answer_to_a_rejection_does_not_repeat_it() {
 
 #[tokio::test]
 async fn a_conflict_beside_a_shortage_is_tried_again_rather_than_rejected() {
-    let rig = Rig::start(&[("A", 10)]).await;
+    let rig = TestCloud::start(&[("A", 10)]).await;
     let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
     let cancelled = r#"{
         "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",

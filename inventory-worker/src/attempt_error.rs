@@ -3,7 +3,7 @@
 
 /// Why an attempt did not settle the order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum AttemptError {
     /// Another writer holds an item; over in milliseconds.
     #[error("another transaction holds an item of this order")]
     Conflict,
@@ -17,7 +17,7 @@ pub(crate) enum Trouble {
     Impossible(String),
 }
 
-impl Trouble {
+impl AttemptError {
     /// The class, for OpenTelemetry's `error.type`.
     pub(crate) fn error_type(&self) -> &'static str {
         match self {
@@ -30,25 +30,25 @@ impl Trouble {
 }
 
 /// What a failed request says by its error code; `text` is for the log.
-pub(crate) fn of_error_code(code: Option<&str>, text: String) -> Trouble {
+pub(crate) fn of_error_code(code: Option<&str>, text: String) -> AttemptError {
     match code {
         Some(
             "ThrottlingException"
             | "ProvisionedThroughputExceededException"
             | "RequestLimitExceeded"
             | "LimitExceededException",
-        ) => Trouble::Throttled,
+        ) => AttemptError::Throttled,
         Some(
             "TransactionConflictException"
             | "TransactionInProgressException"
             | "ReplicatedWriteConflictException",
-        ) => Trouble::Conflict,
+        ) => AttemptError::Conflict,
         Some("ValidationException" | "ItemCollectionSizeLimitExceededException") => {
-            Trouble::Impossible(format!("DynamoDB refuses the change: {text}"))
+            AttemptError::Impossible(format!("DynamoDB refuses the change: {text}"))
         }
         // Also a missing table and missing rights: an operator's to heal, and
         // no fault of the message.
-        _ => Trouble::Unavailable(text),
+        _ => AttemptError::Unavailable(text),
     }
 }
 
@@ -61,12 +61,12 @@ mod tests {
         let of = |code| of_error_code(code, String::new());
         assert!(matches!(
             of(Some("ValidationException")),
-            Trouble::Impossible(_)
+            AttemptError::Impossible(_)
         ));
-        assert_eq!(of(Some("ThrottlingException")), Trouble::Throttled);
+        assert_eq!(of(Some("ThrottlingException")), AttemptError::Throttled);
         assert_eq!(
             of(Some("TransactionInProgressException")),
-            Trouble::Conflict
+            AttemptError::Conflict
         );
         for outage in [
             Some("InternalServerError"),
@@ -75,7 +75,10 @@ mod tests {
             Some("ExpiredTokenException"),
             None,
         ] {
-            assert!(matches!(of(outage), Trouble::Unavailable(_)), "{outage:?}");
+            assert!(
+                matches!(of(outage), AttemptError::Unavailable(_)),
+                "{outage:?}"
+            );
         }
     }
 }

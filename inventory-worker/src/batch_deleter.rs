@@ -9,12 +9,12 @@ use std::time::Duration;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use shared::aws::error::describe;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::describe::describe;
+use crate::concurrency::ConcurrencyLimit;
 use crate::message::Delivery;
-use crate::slots::Slots;
 
 /// SQS takes ten in a request.
 const BATCH: usize = 10;
@@ -36,13 +36,13 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
 
 /// A message that is done with. All of a worker's are of one queue.
 #[derive(Debug)]
-pub(crate) struct Done {
+pub(crate) struct DeleteRequest {
     queue_url: Arc<str>,
     receipt_handle: String,
     message_id: String,
 }
 
-impl From<Delivery> for Done {
+impl From<Delivery> for DeleteRequest {
     fn from(delivery: Delivery) -> Self {
         Self {
             queue_url: delivery.queue_url,
@@ -53,7 +53,11 @@ impl From<Delivery> for Done {
 }
 
 /// Deletes what comes out of `done` until it is closed and empty.
-pub(crate) async fn run(sqs: Client, mut done: mpsc::Receiver<Done>, slots: Slots) {
+pub(crate) async fn run(
+    sqs: Client,
+    mut done: mpsc::Receiver<DeleteRequest>,
+    slots: ConcurrencyLimit,
+) {
     let mut requests = JoinSet::new();
     while let Some(first) = done.recv().await {
         let batch = collect(first, &mut done, &slots).await;
@@ -68,7 +72,11 @@ pub(crate) async fn run(sqs: Client, mut done: mpsc::Receiver<Done>, slots: Slot
 
 /// `first` and what else is there, or comes soon. Does not wait for company
 /// that cannot come: when idle, a delete leaves at once.
-async fn collect(first: Done, done: &mut mpsc::Receiver<Done>, slots: &Slots) -> Vec<Done> {
+async fn collect(
+    first: DeleteRequest,
+    done: &mut mpsc::Receiver<DeleteRequest>,
+    slots: &ConcurrencyLimit,
+) -> Vec<DeleteRequest> {
     let mut batch = Vec::with_capacity(BATCH);
     batch.push(first);
     let mut linger = std::pin::pin!(tokio::time::sleep(LINGER));
@@ -91,7 +99,7 @@ async fn collect(first: Done, done: &mut mpsc::Receiver<Done>, slots: &Slots) ->
     batch
 }
 
-async fn delete(sqs: Client, batch: Vec<Done>) {
+async fn delete(sqs: Client, batch: Vec<DeleteRequest>) {
     let mut left = batch;
     let mut pauses = RETRY.build();
     loop {
@@ -113,7 +121,7 @@ async fn delete(sqs: Client, batch: Vec<Done>) {
 }
 
 /// One request; returns what is worth another.
-async fn attempt(sqs: &Client, mut batch: Vec<Done>) -> Vec<Done> {
+async fn attempt(sqs: &Client, mut batch: Vec<DeleteRequest>) -> Vec<DeleteRequest> {
     let Some(queue_url) = batch.first().map(|done| Arc::clone(&done.queue_url)) else {
         return batch;
     };

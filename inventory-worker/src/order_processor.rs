@@ -17,12 +17,12 @@ use shared::order::OrderPlaced;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::attempt_error::AttemptError;
+use crate::circuit_breaker::CircuitBreaker;
 use crate::config::MAX_VISIBILITY;
-use crate::gate::Gate;
 use crate::health::Progress;
-use crate::outcome::Outcome;
-use crate::reserve::Tables;
-use crate::trouble::Trouble;
+use crate::inventory_store::InventoryStore;
+use crate::transaction_outcome::Outcome;
 
 /// Up to some 20 seconds in all; the jitter doubles a pause at most.
 const CONFLICT: ExponentialBuilder = ExponentialBuilder::new()
@@ -73,16 +73,16 @@ impl Unsettled {
 
 /// Settles orders, patiently.
 #[derive(Debug)]
-pub(crate) struct Settler {
-    pub tables: Tables,
-    pub gate: Gate,
+pub(crate) struct OrderProcessor {
+    pub tables: InventoryStore,
+    pub gate: CircuitBreaker,
     pub progress: Progress,
     /// Ends the waiting for a DynamoDB that is away: it may well be away for
     /// longer than the process may take to stop.
     pub stop: CancellationToken,
 }
 
-impl Settler {
+impl OrderProcessor {
     /// Tries `order` until it is settled or one of [`Unsettled`] holds.
     pub(crate) async fn settle(&self, order: &OrderPlaced) -> Result<Outcome, Unsettled> {
         let give_up_at = Instant::now() + MAX_HOLD;
@@ -92,12 +92,12 @@ impl Settler {
             let attempt = self.tables.settle(order).await;
             self.progress.made();
             match &attempt {
-                Err(Trouble::Unavailable(reason)) => self.gate.unanswered(reason),
+                Err(AttemptError::Unavailable(reason)) => self.gate.unanswered(reason),
                 _ => self.gate.answered(),
             }
             let trouble = match attempt {
                 Ok(outcome) => return Ok(outcome),
-                Err(Trouble::Impossible(reason)) => return Err(Unsettled::Impossible(reason)),
+                Err(AttemptError::Impossible(reason)) => return Err(Unsettled::Impossible(reason)),
                 Err(trouble) => trouble,
             };
             tracing::debug!(
@@ -107,13 +107,13 @@ impl Settler {
                 "order is tried again"
             );
             let pause = match trouble {
-                Trouble::Conflict => conflicts.next().ok_or(Unsettled::Contended)?,
+                AttemptError::Conflict => conflicts.next().ok_or(Unsettled::Contended)?,
                 _ => away.next().ok_or(Unsettled::HeldTooLong)?,
             };
             if Instant::now() + pause >= give_up_at {
                 return Err(Unsettled::HeldTooLong);
             }
-            let unavailable = matches!(trouble, Trouble::Unavailable(_));
+            let unavailable = matches!(trouble, AttemptError::Unavailable(_));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.cancelled(), if unavailable => return Err(Unsettled::Stopping),
