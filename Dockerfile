@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1.7
-# One image with every program; docker-compose.yml picks one by its name.
+# One image with every program; docker-compose.yml selects one by its name.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-# The caches outlive a build, but are no part of the image: hence the copy.
+# The caches outlive a build, but are not part of the image: hence the copy.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bins \
@@ -19,11 +19,11 @@ RUN apt-get update \
     && useradd --system --uid 10001 --no-create-home outbox
 COPY --from=build /out/ /usr/local/bin/
 USER outbox
-# One heap for all threads: with one for each, glibc keeps some 10 MB more, and
-# how much depends on the load.
+# One heap for all threads: with one for each thread, glibc keeps some 10 MB more, depending on the
+# load.
 ENV MALLOC_ARENA_MAX=1
-# Containers are reached over their network; outside of one the programs
-# listen on the loopback address only.
+# Containers are reached over their network; outside a container the programs listen on the loopback
+# address only.
 ENV ORDER_API_LISTEN=0.0.0.0:8080 \
     RELAY_ADMIN_LISTEN=0.0.0.0:8081 \
     WORKER_ADMIN_LISTEN=0.0.0.0:8082
