@@ -60,7 +60,7 @@ pub enum Command {
     /// Run the HTTP API.
     OrderApi(Box<order_api::Config>),
     /// Run the relay, or one of its commands for operators.
-    OutboxRelay(Box<outbox_relay::commands::Cli>),
+    OutboxRelay(Box<outbox_relay::cli::Cli>),
     /// Run the worker.
     InventoryWorker(Box<inventory_worker::Config>),
     /// Exit with 0 if a URL answers with success, for container health checks.

@@ -37,9 +37,9 @@ pub fn run(cli: Cli) -> ExitCode {
             })
         }
         Command::OutboxRelay(relay) => {
-            let outbox_relay::commands::Cli { config, command } = *relay;
+            let outbox_relay::cli::Cli { config, command } = *relay;
             if let Some(command) = command {
-                return outbox_relay::commands::run(command, &config);
+                return outbox_relay::cli::run(command, &config);
             }
             let options = config.process.clone();
             service::run("outbox-relay", &options, |context| {

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
+use outbox_admin::{AdminToken, AggregateTables, Settings};
 use shared::aws::resource_names::parse_table;
 use shared::runtime::service::{ProcessOptions, RunError, parse_duration, parse_duration_within};
 
-use crate::console::AdminToken;
-use crate::operate::AggregateTables;
 use crate::routes::Routes;
 
 /// Options and environment of `outbox-relay`.
@@ -148,6 +147,18 @@ impl Config {
             )));
         }
         Ok(())
+    }
+
+    /// Returns the part of the options that operators' commands and the console need.
+    pub fn admin_settings(&self) -> Settings {
+        Settings {
+            outbox_table: self.outbox_table.clone(),
+            leases_table: self.leases_table.clone(),
+            consumer_group: self.consumer_group.clone(),
+            lease_duration: self.lease_duration,
+            aggregate_tables: self.aggregate_tables.clone(),
+            jaeger_ui_url: self.jaeger_ui_url.clone(),
+        }
     }
 
     /// The configured instance id, or one that no other process has.

@@ -4,25 +4,22 @@
 //! - [`ports`]: the four remote systems, as traits; [`aws`] implements them.
 //! - [`decide`]: its decisions, as pure functions.
 //! - [`engine`]: takes shards, reads, publishes, marks, checkpoints.
-//! - [`operate`]: what an operator sees and does, from outside a relay.
-//! - [`commands`]: the same on a terminal: the program's sub-commands.
-//! - `admin`: `/healthz`, `/readyz`, `/metrics`; `metrics`: the instruments.
-//! - `console`: the operator's page on the same port.
+//! - [`cli`]: the program's command line, with the operator's sub-commands of `outbox-admin`.
+//! - `admin_server`: `/healthz`, `/readyz`, `/metrics` and the console of `outbox-admin`;
+//!   `metrics`: the instruments.
 //!
 //! A record flows `ports::Stream` → `engine::read` → `decide::classify` →
 //! `decide::schedule` → `ports::Queue`, then back as a mark to
 //! `ports::OutboxTable`, and at last into the checkpoint in
 //! `ports::LeaseTable`.
 
-mod admin;
+mod admin_server;
 pub mod aws;
-pub mod commands;
+pub mod cli;
 pub mod config;
-pub mod console;
 pub mod decide;
 pub mod engine;
 mod metrics;
-pub mod operate;
 pub mod ports;
 pub mod routes;
 
@@ -60,7 +57,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         },
         &opentelemetry::global::meter("outbox-relay"),
     );
-    let admin = admin::serve(&config, &context, instance, engine.status()).await?;
+    let admin = admin_server::serve(&config, &context, instance, engine.status()).await?;
     let finished = async {
         context.stop.cancelled().await;
         tokio::time::sleep(context.grace).await;

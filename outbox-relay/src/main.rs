@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use outbox_relay::commands::{self, Cli};
+use outbox_relay::cli::{self, Cli};
 
 /// Publishes the events of a DynamoDB outbox table to SQS, and shows and
 /// changes what is in the table.
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(Program {
             cli: Cli { config, command },
         }) => match command {
-            Some(command) => commands::run(command, &config),
+            Some(command) => cli::run(command, &config),
             None => {
                 let options = config.process.clone();
                 shared::runtime::service::run("outbox-relay", &options, |context| {

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::types::{AttributeValue, StreamViewType};
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{
-    AttributeValue as StreamValue, OperationType, Record as StreamRecord, Shard as StreamShard,
-    ShardFilter, ShardFilterType, ShardIteratorType,
+    AttributeValue as StreamValue, OperationType, Record as StreamRecord, ShardIteratorType,
 };
 use outbox::timestamp::Timestamp;
+use outbox_store::dynamodb::{DescribeStreamError, StreamDescriber};
 use shared::aws::{Causes, Clients};
 
 use crate::ports::{
@@ -19,56 +19,32 @@ use crate::ports::{
 
 #[derive(Debug)]
 pub(super) struct OutboxStream {
-    clients: Clients,
-    table: String,
+    client: aws_sdk_dynamodbstreams::Client,
+    describer: StreamDescriber,
 }
 
 impl OutboxStream {
     pub(super) fn new(clients: Clients, table: String) -> Self {
-        Self { clients, table }
+        Self {
+            client: clients.streams.clone(),
+            describer: StreamDescriber::new(clients, table),
+        }
+    }
+}
+
+impl From<DescribeStreamError> for StreamError {
+    fn from(error: DescribeStreamError) -> Self {
+        match error {
+            DescribeStreamError::NotFound(reason) => Self::NotFound(reason),
+            DescribeStreamError::Unavailable(reason) => Self::Unavailable(reason),
+        }
     }
 }
 
 #[async_trait]
 impl Stream for OutboxStream {
     async fn locate(&self) -> Result<Arc<str>, StreamError> {
-        let table = self
-            .clients
-            .dynamodb
-            .describe_table()
-            .table_name(&self.table)
-            .send()
-            .await
-            .map_err(|error| match error.as_service_error() {
-                Some(e) if e.is_resource_not_found_exception() => StreamError::NotFound(format!(
-                    "table `{}` does not exist in this account and region",
-                    self.table
-                )),
-                _ => StreamError::Unavailable(Causes(&error).to_string()),
-            })?
-            .table;
-        let not_usable = |what: &str| {
-            StreamError::NotFound(format!(
-                "table `{}` {what}; enable one with the view type NEW_IMAGE",
-                self.table
-            ))
-        };
-        let (Some(specification), Some(stream)) = table
-            .map(|table| (table.stream_specification, table.latest_stream_arn))
-            .unwrap_or_default()
-        else {
-            return Err(not_usable("has no stream"));
-        };
-        if !specification.stream_enabled {
-            return Err(not_usable("has no stream"));
-        }
-        match specification.stream_view_type {
-            Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages) => Ok(stream.into()),
-            view => Err(not_usable(&format!(
-                "has a stream of the view type {}, which does not show new items",
-                view.as_ref().map_or("(none)", StreamViewType::as_str)
-            ))),
-        }
+        Ok(self.describer.locate().await?)
     }
 
     async fn shards(
@@ -76,21 +52,7 @@ impl Stream for OutboxStream {
         stream: &str,
         after: Option<&ShardId>,
     ) -> Result<(Vec<Shard>, Option<ShardId>), StreamError> {
-        let description = self
-            .clients
-            .streams
-            .describe_stream()
-            .stream_arn(stream)
-            .set_exclusive_start_shard_id(after.map(ToString::to_string))
-            .send()
-            .await
-            .map_err(stream_error)?
-            .stream_description
-            .ok_or_else(|| StreamError::Unavailable("an empty answer".to_owned()))?;
-        let next = description
-            .last_evaluated_shard_id
-            .map(|id| ShardId(id.into()));
-        Ok((shards(description.shards), next))
+        Ok(self.describer.shards(stream, after).await?)
     }
 
     async fn children(
@@ -98,35 +60,7 @@ impl Stream for OutboxStream {
         stream: &str,
         parent: &ShardId,
     ) -> Result<Option<Vec<Shard>>, StreamError> {
-        let filter = ShardFilter::builder()
-            .r#type(ShardFilterType::ChildShards)
-            .shard_id(&*parent.0)
-            .build();
-        let answer = self
-            .clients
-            .streams
-            .describe_stream()
-            .stream_arn(stream)
-            .shard_filter(filter)
-            .send()
-            .await;
-        match answer {
-            Ok(answer) => {
-                let listed = shards(
-                    answer
-                        .stream_description
-                        .and_then(|description| description.shards),
-                );
-                // Services that do not know the filter ignore it and list all.
-                let filtered = listed
-                    .iter()
-                    .all(|shard| shard.parent.as_ref() == Some(parent));
-                Ok(filtered.then_some(listed))
-            }
-            // Or refuse it.
-            Err(error) if error.code() == Some("ValidationException") => Ok(None),
-            Err(error) => Err(stream_error(error)),
-        }
+        Ok(self.describer.children(stream, parent).await?)
     }
 
     async fn cursor(
@@ -136,8 +70,7 @@ impl Stream for OutboxStream {
         position: &Position,
     ) -> Result<Cursor, StreamError> {
         let request = self
-            .clients
-            .streams
+            .client
             .get_shard_iterator()
             .stream_arn(stream)
             .shard_id(&*shard.0);
@@ -158,8 +91,7 @@ impl Stream for OutboxStream {
 
     async fn read(&self, cursor: &Cursor) -> Result<Page, StreamError> {
         let answer = self
-            .clients
-            .streams
+            .client
             .get_records()
             .shard_iterator(&cursor.0)
             .send()
@@ -196,19 +128,6 @@ where
         }
         _ => StreamError::Unavailable(Causes(&error).to_string()),
     }
-}
-
-fn shards(listed: Option<Vec<StreamShard>>) -> Vec<Shard> {
-    listed
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|shard| {
-            Some(Shard {
-                id: ShardId(shard.shard_id?.into()),
-                parent: shard.parent_shard_id.map(|id| ShardId(id.into())),
-            })
-        })
-        .collect()
 }
 
 fn record(record: StreamRecord) -> Option<Record> {

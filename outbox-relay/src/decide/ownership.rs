@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use outbox_store::with_registered;
 use tokio::time::Instant;
 
 use super::observations::Observations;
@@ -26,33 +27,6 @@ pub fn unregistered<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard>
         .iter()
         .filter(|shard| !known.contains(&shard.id))
         .collect()
-}
-
-/// `shards`, and those that another instance has found since they were listed.
-/// Without them this one would ask for shards that it then does not take, and
-/// sweep past events that are still in them. A row whose parent is known is of
-/// a shard that exists, as no shard is trimmed before its parent; other rows
-/// may be of shards that are gone.
-pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
-    let mut known: BTreeSet<_> = shards.iter().map(|shard| shard.id.clone()).collect();
-    loop {
-        let before = shards.len();
-        for lease in leases {
-            if let Some(parent) = &lease.parent
-                && known.contains(parent)
-                && known.insert(lease.shard.clone())
-            {
-                shards.push(Shard {
-                    id: lease.shard.clone(),
-                    parent: lease.parent.clone(),
-                });
-            }
-        }
-        // Rows come in the order of their ids, mostly that of generations.
-        if shards.len() == before {
-            return shards;
-        }
-    }
 }
 
 /// Rule 1: a shard may start when its parent is read to its end, or was trimmed

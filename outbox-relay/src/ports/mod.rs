@@ -4,22 +4,18 @@
 //! concerned; implementations bound each call by a timeout. Implemented over
 //! AWS in [`crate::aws`].
 
-mod leases;
-mod outbox;
 mod queue;
 mod stream;
 
 use std::sync::Arc;
 
-pub use leases::{Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER};
-pub use outbox::{
-    EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
+pub use outbox_store::{
+    Asked, EventKey, Item, Lease, LeaseError, LeaseState, LeaseTable, MarkOutcome, OutboxTable,
+    PendingCursor, PendingPage, Published, Quarantine, SWEEPER, SequenceNumber, Shard, ShardId,
     TableError,
 };
 pub use queue::{EntryFailure, Queue, SendEntry, SendError};
-pub use stream::{
-    Change, Cursor, Page, Position, Record, SequenceNumber, Shard, ShardId, Stream, StreamError,
-};
+pub use stream::{Change, Cursor, Page, Position, Record, Stream, StreamError};
 
 /// All four.
 #[derive(Clone)]

@@ -1,40 +1,12 @@
 //! The outbox table's stream.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::timestamp::Timestamp;
-
-/// Names a shard of one stream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ShardId(pub Arc<str>);
-
-impl fmt::Display for ShardId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A record's position within its shard. Opaque: only the service orders them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SequenceNumber(pub Arc<str>);
-
-impl fmt::Display for SequenceNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A shard as it is listed. Whether it is closed is not told here: the end of
-/// its records is (`Page::next`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shard {
-    pub id: ShardId,
-    pub parent: Option<ShardId>,
-}
+use outbox_store::{SequenceNumber, Shard, ShardId};
 
 /// Where to start reading a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]

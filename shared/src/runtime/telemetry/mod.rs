@@ -41,8 +41,10 @@ pub enum LogFormat {
 
 /// The crates whose `tracing` spans become OpenTelemetry spans. The SDKs' own
 /// spans are left out: they would double every trace.
-const TRACED_CRATES: [&str; 5] = [
+const TRACED_CRATES: [&str; 7] = [
     "outbox",
+    "outbox_store",
+    "outbox_admin",
     "shared",
     "order_api",
     "outbox_relay",

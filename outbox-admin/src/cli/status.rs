@@ -11,7 +11,7 @@ use super::output::{
     Mood, OutputOptions, cell, line, painted, print, print_json, remark, seconds, spinner, table,
     text_of, without_controls,
 };
-use crate::operate::{Count, LeaseView, Life, Limits, Observer, Operator, StatusReport};
+use crate::service::{Count, LeaseView, Life, Limits, Observer, Operator, StatusReport};
 
 /// Say whether the outbox and its relays are well; exit code 1 when not.
 ///
@@ -104,7 +104,7 @@ impl ShardsCommand {
 async fn watched(
     operator: &Operator,
     observer: &mut Observer,
-) -> Result<Vec<LeaseView>, crate::operate::OperateError> {
+) -> Result<Vec<LeaseView>, crate::service::OperateError> {
     let waiting = spinner(format!(
         "watching the leases beat, {} at most",
         humantime::format_duration(operator.silence())

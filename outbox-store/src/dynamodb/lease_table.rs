@@ -1,17 +1,17 @@
 //! The lease table.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
-use shared::aws::Causes;
+use shared::aws::{ATTEMPT_TIMEOUT, Causes};
 
-use crate::ports::{
-    Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId,
-};
+use crate::{Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId};
 
 /// Attribute names.
 mod attribute {
@@ -37,16 +37,17 @@ const OPEN: &str = "OPEN";
 const ENDED: &str = "ENDED";
 
 #[derive(Debug)]
-pub(super) struct Leases {
+pub struct DynamoDbLeaseTable {
     client: Client,
     table: String,
     group: String,
 }
 
-impl Leases {
-    pub(super) fn new(client: Client, table: String, group: String) -> Self {
+impl DynamoDbLeaseTable {
+    /// Uses `table` for the leases of the consumer group `group`.
+    pub fn new(client: &Client, table: String, group: String, lease_duration: Duration) -> Self {
         Self {
-            client,
+            client: with_short_timeouts(client, lease_duration),
             table,
             group,
         }
@@ -115,7 +116,7 @@ enum Condition<'a> {
 }
 
 #[async_trait]
-impl LeaseTable for Leases {
+impl LeaseTable for DynamoDbLeaseTable {
     async fn enter(&self, stream: &str) -> Result<Option<String>, LeaseError> {
         let noted = self
             .client
@@ -240,6 +241,20 @@ impl LeaseTable for Leases {
             .await;
         fenced(removed).map(drop)
     }
+}
+
+/// Returns a client whose attempts time out early enough for leases: a heartbeat is due after a
+/// third of the lease duration, and if a request gets no answer, the SDK's second attempt must
+/// still be in time.
+fn with_short_timeouts(client: &Client, lease_duration: Duration) -> Client {
+    let config = client.config();
+    let timeouts = config
+        .timeout_config()
+        .map_or_else(TimeoutConfig::builder, TimeoutConfig::to_builder)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT.min(lease_duration / 4))
+        .build();
+    let config = config.to_builder().timeout_config(timeouts).build();
+    Client::from_conf(config)
 }
 
 fn fenced<T, E>(written: Result<T, SdkError<E>>) -> Result<T, LeaseError>

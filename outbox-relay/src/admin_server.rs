@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use outbox_admin::service::Operator;
+use outbox_admin::web::{
+    ActivitySlot, Console, PublishedEvent, RelayView, RelayViewSource, ViewedUpTo,
+};
 use shared::runtime::health::{Check, Health, Report};
 use shared::runtime::service::{Context, RunError};
 use tokio::task::JoinHandle;
@@ -10,9 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::console::Console;
-use crate::engine::Status;
-use crate::operate::Operator;
+use crate::engine::{SLOT_SECONDS, Sent, Slot, Status};
 
 struct RelayHealth {
     status: Status,
@@ -57,8 +59,14 @@ pub(crate) async fn serve(
     instance: String,
     status: Status,
 ) -> Result<JoinHandle<()>, RunError> {
-    let operator = Operator::new(&context.clients, config);
-    let console = Console::new(config, instance, operator, status.clone());
+    let settings = config.admin_settings();
+    let operator = Operator::new(&context.clients, &settings);
+    let view = {
+        let status = status.clone();
+        RelayViewSource::new(move |up_to| view(&status, up_to))
+    };
+    let token = config.admin_token.clone();
+    let console = Console::new(&settings, token, instance, operator, view);
     let health = RelayHealth {
         status,
         dynamodb: context.clients.dynamodb.clone(),
@@ -83,4 +91,46 @@ pub(crate) async fn serve(
             () = console.watch() => {}
         }
     }))
+}
+
+/// Copies what the console shows of the engine.
+fn view(status: &Status, up_to: ViewedUpTo) -> RelayView {
+    let (published, last_published) = status.published_after(up_to.published);
+    RelayView {
+        live: status.live(Instant::now()),
+        ready: status.ready(),
+        published: published.iter().map(|sent| published_event(sent)).collect(),
+        last_published,
+        slot_seconds: SLOT_SECONDS,
+        slots: status
+            .slots_from(up_to.slots_from)
+            .into_iter()
+            .map(activity_slot)
+            .collect(),
+    }
+}
+
+fn published_event(sent: &Sent) -> PublishedEvent {
+    PublishedEvent {
+        aggregate_id: sent.key.aggregate_id.clone(),
+        sequence: sent.key.sequence.clone(),
+        event_id: sent.event_id.clone(),
+        event_type: sent.event_type.clone(),
+        queue: sent.queue.clone(),
+        path: sent.path,
+        occurred_at: sent.occurred_at,
+        published_at: sent.published_at,
+    }
+}
+
+fn activity_slot(slot: Slot) -> ActivitySlot {
+    ActivitySlot {
+        start: slot.start,
+        published: slot.published,
+        quarantined: slot.quarantined,
+        lag_count: slot.lag_count,
+        lag_total_ms: slot.lag_total_ms,
+        lag_max_ms: slot.lag_max_ms,
+        pending: slot.pending,
+    }
 }

@@ -23,10 +23,10 @@ use shared::runtime::health::Report;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
-use super::page::{PAGE, page};
+use super::bounded_page::{PAGE, page};
 use super::problem::Problem;
-use crate::engine::{SLOT_SECONDS, Sent, Slot, Status};
-use crate::operate::{Filter, Limits, Listing, Observer, OperateError, Operator, State};
+use super::relay_view::{ActivitySlot, PublishedEvent, RelayView, RelayViewSource, ViewedUpTo};
+use crate::service::{Filter, Limits, Listing, Observer, OperateError, Operator, State};
 
 /// Each holds a connection and little more.
 const MAX_VIEWERS: usize = 64;
@@ -59,7 +59,7 @@ pub(super) struct About {
 pub(super) struct Live {
     about: About,
     pub(super) operator: Operator,
-    status: Status,
+    relay: RelayViewSource,
     viewers: watch::Sender<usize>,
     tables: watch::Sender<Tables>,
     /// Says that something was changed.
@@ -89,11 +89,11 @@ pub(super) fn router() -> Router<Arc<Live>> {
 }
 
 impl Live {
-    pub(super) fn new(about: About, operator: Operator, status: Status) -> Self {
+    pub(super) fn new(about: About, operator: Operator, relay: RelayViewSource) -> Self {
         Self {
             about,
             operator,
-            status,
+            relay,
             viewers: watch::Sender::default(),
             tables: watch::Sender::default(),
             changed: watch::Sender::default(),
@@ -304,64 +304,43 @@ impl Viewer {
     /// What this process knows without asking anyone.
     fn beat(&mut self) -> Option<Event> {
         #[derive(Serialize)]
-        struct Beat<'a> {
+        struct Beat {
             /// Epoch milliseconds.
             now: i64,
             slot_seconds: i64,
             live: Report,
             ready: Report,
             /// New ones, the oldest first.
-            published: Vec<Published<'a>>,
+            published: Vec<PublishedEvent>,
             /// Those that may have changed since the last beat.
-            slots: Vec<Slot>,
+            slots: Vec<ActivitySlot>,
         }
-        let status = &self.presence.0.status;
         let now = Timestamp::now();
-        let (sent, seen) = status.published_after(self.seen);
-        let slots = status.slots_from(self.slots_from);
-        self.seen = seen;
+        let RelayView {
+            live,
+            ready,
+            published,
+            last_published,
+            slot_seconds,
+            slots,
+        } = self.presence.0.relay.view(ViewedUpTo {
+            published: self.seen,
+            slots_from: self.slots_from,
+        });
+        self.seen = last_published;
         // An event is counted in the slot of its time, which may just be over.
-        self.slots_from = now.as_seconds() - SLOT_SECONDS;
+        self.slots_from = now.as_seconds() - slot_seconds;
         event(
             "beat",
             &Beat {
                 now: now.as_millis(),
-                slot_seconds: SLOT_SECONDS,
-                live: status.live(Instant::now()),
-                ready: status.ready(),
-                published: sent.iter().map(|sent| Published::of(sent)).collect(),
+                slot_seconds,
+                live,
+                ready,
+                published,
                 slots,
             },
         )
-    }
-}
-
-/// An event in the list of those published lately; named as in
-/// [`crate::operate::EventView`].
-#[derive(Serialize)]
-struct Published<'a> {
-    aggregate_id: &'a str,
-    sequence: &'a str,
-    event_id: &'a str,
-    event_type: &'a str,
-    queue: &'a str,
-    path: &'a str,
-    occurred_at: Option<Timestamp>,
-    published_at: Timestamp,
-}
-
-impl<'a> Published<'a> {
-    fn of(sent: &'a Sent) -> Self {
-        Self {
-            aggregate_id: &sent.key.aggregate_id,
-            sequence: &sent.key.sequence,
-            event_id: &sent.event_id,
-            event_type: &sent.event_type,
-            queue: &sent.queue,
-            path: sent.path,
-            occurred_at: sent.occurred_at,
-            published_at: sent.published_at,
-        }
     }
 }
 

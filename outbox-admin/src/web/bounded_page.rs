@@ -1,6 +1,6 @@
 //! Events a page at a time, and never more bytes of them than a page can use.
 
-use crate::operate::{Cursor, Filter, Listing, OperateError, Operator};
+use crate::service::{Cursor, Filter, Listing, OperateError, Operator};
 
 /// Events of a list that are sent; the page asks for the following ones.
 pub(super) const PAGE: usize = 50;

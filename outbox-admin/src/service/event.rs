@@ -7,10 +7,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::OutboxItem;
 use outbox::item::attribute;
 use outbox::trace_context::TraceContext;
+use outbox_store::EventKey;
 use serde::Serialize;
 
 use super::aggregate::AggregateState;
-use crate::ports::EventKey;
 
 /// A stored item.
 type Item = HashMap<String, AttributeValue>;

@@ -11,13 +11,13 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
 use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
+use outbox_store::EventKey;
 use serde::Serialize;
 
-use super::cursor::{Cursor, Part, Position, merge, not_a_cursor};
 use super::event::EventView;
 use super::filter::{Filter, State};
+use super::page_token::{Cursor, Part, Position, merge, not_a_cursor};
 use super::{OperateError, Operator, failed};
-use crate::ports::EventKey;
 
 /// Items a filtered request looks at. DynamoDB ends a page at 1 MB anyway.
 const FILTERED_PAGE: usize = 1_000;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use outbox::timestamp::Timestamp;
 
-use super::{SequenceNumber, ShardId};
+use crate::shard::{SequenceNumber, ShardId};
 
 /// One row: a shard of a stream, for one consumer group.
 #[derive(Clone, Debug, PartialEq, Eq)]

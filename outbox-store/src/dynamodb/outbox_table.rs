@@ -15,7 +15,7 @@ use outbox::Status;
 use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, PENDING_BUCKETS, attribute, bucket_name};
 use shared::aws::Causes;
 
-use crate::ports::{
+use crate::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
     TableError,
 };
@@ -30,14 +30,14 @@ const MAX_BETWEEN: usize = 100;
 const MAX_COUNT_PAGES: usize = 5;
 
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub struct DynamoDbOutboxTable {
     client: Client,
     table: String,
     mark: String,
 }
 
-impl Outbox {
-    pub(super) fn new(client: Client, table: String) -> Self {
+impl DynamoDbOutboxTable {
+    pub fn new(client: Client, table: String) -> Self {
         use attribute::{
             AGGREGATE_ID, EXPIRES_AT, MESSAGE_ID, PUBLISHED_AT, SEQUENCE, STATE_BUCKET, STATUS,
         };
@@ -56,7 +56,7 @@ impl Outbox {
     }
 }
 
-impl Outbox {
+impl DynamoDbOutboxTable {
     /// A Query of one pending partition of the index, the oldest first.
     fn by_state(&self, bucket: &str) -> QueryFluentBuilder {
         self.client
@@ -231,7 +231,7 @@ fn item_key(key: &EventKey) -> HashMap<String, AttributeValue> {
 }
 
 #[async_trait]
-impl OutboxTable for Outbox {
+impl OutboxTable for DynamoDbOutboxTable {
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
         let mut outcomes = self.mark_all(published).await?;
         for (event, outcome) in published.iter().zip(&mut outcomes) {

@@ -6,13 +6,12 @@ use aws_sdk_dynamodb::types::{AttributeValue, Select};
 use futures::future::try_join_all;
 use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
 use outbox::timestamp::Timestamp;
+use outbox_store::SWEEPER;
 use serde::Serialize;
 
 use super::event::text;
-use super::shards::{LeaseView, Life, Observer};
+use super::leases::{LeaseView, Life, Observer, seconds_between};
 use super::{OperateError, Operator, failed};
-use crate::metrics::seconds_between;
-use crate::ports::SWEEPER;
 
 /// Pages of one index partition that are counted, of up to 1 MB each. A count
 /// that would take more is given as a lower bound.

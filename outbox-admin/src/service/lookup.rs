@@ -5,6 +5,7 @@ use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
 use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
+use outbox_store::EventKey;
 use serde::Serialize;
 
 use super::aggregate::AggregateState;
@@ -13,7 +14,6 @@ use super::event::{EventDetail, EventView};
 use super::filter::Filter;
 use super::list::Listing;
 use super::{OperateError, Operator, failed};
-use crate::ports::EventKey;
 
 /// Events of an aggregate that are shown at once.
 pub const MAX_HISTORY: usize = 200;

@@ -4,19 +4,20 @@
 //! it has counted is what it has done.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
 use outbox::Status;
+use outbox_store::EventKey;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::change::Acted;
-use super::cursor::Cursor;
 use super::event::EventView;
 use super::filter::{Filter, State};
+use super::page_token::Cursor;
 use super::{OperateError, Operator};
-use crate::decide::backoff;
-use crate::ports::EventKey;
 
 /// Changes under way at once.
 const MAX_CHANGES: usize = 16;
@@ -24,9 +25,13 @@ const MAX_CHANGES: usize = 16;
 /// Events listed at once.
 const PAGE: usize = 500;
 
-/// Attempts at one change while DynamoDB does not answer or throttles; with
-/// their pauses, about ten seconds.
-const MAX_ATTEMPTS: u32 = 8;
+/// Pauses between attempts at one change while DynamoDB does not answer or
+/// throttles; with the attempts, about ten seconds.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_secs(1))
+    .with_max_times(7)
+    .with_jitter();
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -218,15 +223,13 @@ async fn patiently<T, F>(stop: &CancellationToken, mut act: impl FnMut() -> F) -
 where
     F: Future<Output = Result<T, OperateError>>,
 {
-    let mut failures = 0;
+    let mut pauses = BACKOFF.build();
     while !stop.is_cancelled() {
-        match act().await {
-            Err(OperateError::Unavailable(_)) if failures + 1 < MAX_ATTEMPTS => {
-                failures += 1;
-                let pause = tokio::time::sleep(backoff::delay(failures, fastrand::f64()));
-                stop.run_until_cancelled(pause).await;
+        match (act().await, pauses.next()) {
+            (Err(OperateError::Unavailable(_)), Some(pause)) => {
+                stop.run_until_cancelled(tokio::time::sleep(pause)).await;
             }
-            outcome => return Ok(outcome?),
+            (outcome, _) => return Ok(outcome?),
         }
     }
     Err(Stopped::Interrupted)

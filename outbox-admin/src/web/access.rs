@@ -22,8 +22,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::admin_token::AdminToken;
 use super::problem::Problem;
-use super::token::AdminToken;
 
 /// Own files and own requests, nothing else; no script or style within the
 /// page, and no way to make markup of text (`trusted-types 'none'`).

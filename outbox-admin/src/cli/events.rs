@@ -10,8 +10,8 @@ use super::output::{
     text_of, without_controls,
 };
 use super::{CommandError, Outcome};
-use crate::operate::event::Step;
-use crate::operate::{
+use crate::service::event::Step;
+use crate::service::{
     AggregateState, AggregateView, Cursor, EventDetail, EventView, Filter, Listing, Operator,
     Shown, State, TypePattern,
 };

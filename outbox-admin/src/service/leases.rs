@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
+use outbox_store::dynamodb::DescribeStreamError;
+use outbox_store::{
+    Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, Shard, ShardId, with_registered,
+};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{OperateError, Operator, failed};
-use crate::decide::ownership::with_registered;
-use crate::metrics::seconds_between;
-use crate::ports::{Lease, LeaseError, LeaseState, SWEEPER, Shard, ShardId, StreamError};
 
 /// The stream is located again after this long: it may be another one.
 const LOCATED_FOR: Duration = Duration::from_secs(10);
@@ -170,7 +171,7 @@ impl Operator {
                 Arc::clone(stream)
             }
             _ => {
-                let stream = self.stream().await?;
+                let stream = self.stream_arn().await?;
                 if observer
                     .stream
                     .as_ref()
@@ -182,7 +183,7 @@ impl Operator {
                 stream
             }
         };
-        let leases = match self.ports.leases.list(&stream).await {
+        let leases = match self.leases.list(&stream).await {
             Ok(leases) => leases,
             Err(error) => return Err(self.no_leases(&error).await),
         };
@@ -199,7 +200,7 @@ impl Operator {
         if is_suspect && !is_listed {
             // Rows of shards that are gone stay behind when no relay ran while
             // their shards ended; without a listing they look abandoned.
-            match self.list_shards(&stream).await {
+            match self.stream.all_shards(&stream).await {
                 Ok(shards) => {
                     observer.listed = Some((shards, now));
                     lives = observer.lives(&leases, now, self.silence());
@@ -242,31 +243,14 @@ impl Operator {
     }
 
     /// The stream's ARN.
-    pub(super) async fn stream(&self) -> Result<Arc<str>, OperateError> {
-        self.ports
-            .stream
-            .locate()
-            .await
-            .map_err(|error| match error {
-                StreamError::NotFound(reason) => OperateError::Refused(reason),
-                error => OperateError::Unavailable(format!(
-                    "the stream of table `{}` cannot be looked up: {error}",
-                    self.outbox_table
-                )),
-            })
-    }
-
-    async fn list_shards(&self, stream: &str) -> Result<Vec<Shard>, StreamError> {
-        let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let (shards, next) = self.ports.stream.shards(stream, after.as_ref()).await?;
-            all.extend(shards);
-            match next {
-                None => return Ok(all),
-                next => after = next,
-            }
-        }
+    pub(super) async fn stream_arn(&self) -> Result<Arc<str>, OperateError> {
+        self.stream.locate().await.map_err(|error| match error {
+            DescribeStreamError::NotFound(reason) => OperateError::Refused(reason),
+            error => OperateError::Unavailable(format!(
+                "the stream of table `{}` cannot be looked up: {error}",
+                self.outbox_table
+            )),
+        })
     }
 }
 
@@ -286,6 +270,12 @@ fn view(lease: &Lease, life: Life, now: Timestamp) -> LeaseView {
         wanted_by: lease.asked.wanted_by.clone(),
         life,
     }
+}
+
+/// Returns the seconds from `earlier` to `later`; 0 if clocks disagree.
+pub(super) fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
+    let millis = later.as_millis().saturating_sub(earlier.as_millis()).max(0);
+    Duration::from_millis(millis.unsigned_abs()).as_secs_f64()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write as _};
 
 use clap::Args;
 use outbox::Status;
+use outbox_store::EventKey;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -12,10 +13,9 @@ use super::output::{
     Mood, OutputOptions, cell, line, print, print_json, progress, remark, table_with_text, text_of,
 };
 use super::{CommandError, Outcome, unless_stopped};
-use crate::operate::bulk::{Bulk, Tally};
-use crate::operate::show::MAX_HISTORY;
-use crate::operate::{Acted, Filter, Listing, OperateError, Operator, State};
-use crate::ports::EventKey;
+use crate::service::bulk::{Bulk, Tally};
+use crate::service::lookup::MAX_HISTORY;
+use crate::service::{Acted, Filter, Listing, OperateError, Operator, State};
 
 /// Make failed events pending again, to be published by the normal path with
 /// their traces.

@@ -1,43 +1,32 @@
 //! The sub-commands of `outbox-relay`: an operator's view of the outbox on a
-//! terminal or in a script. What they see and do is [`crate::operate`]'s; here
+//! terminal or in a script. What they see and do is [`crate::service`]'s; here
 //! are arguments, words and exit codes.
 
-mod act;
+mod change;
 mod events;
-mod health;
 mod output;
+mod status;
 mod watch;
 
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use clap_complete::Shell;
-use shared::runtime::service::{self, Context, EXIT_USAGE, RunError};
+use shared::runtime::service::{self, Context, EXIT_USAGE, ProcessOptions, RunError};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
-use crate::operate::bulk::Stopped;
-use crate::operate::{OperateError, Operator};
+use crate::service::bulk::Stopped;
+use crate::service::{OperateError, Operator};
+use crate::settings::Settings;
 
 /// Exit code when it could not be found out or done: DynamoDB is away, or a
 /// table does not exist (`EX_UNAVAILABLE` of sysexits.h). 1 says that it was
 /// found out, and is not well.
 pub const EXIT_UNAVAILABLE: u8 = 69;
 
-/// The relay's options, and what else the program does.
-#[derive(Clone, Debug, Args)]
-#[command(subcommand_help_heading = "Operator commands", after_help = EXIT_CODES)]
-pub struct Cli {
-    #[command(flatten, next_help_heading = "Relay")]
-    pub config: Config,
-
-    /// None: run the relay.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-}
-
-const EXIT_CODES: &str = "\
+/// Explanation of the exit codes, for the end of `--help`.
+pub const EXIT_CODES: &str = "\
 Without a command the relay runs.
 
 Exit codes: 0 well or done; 1 not well, not found or not done; 64 wrong options; 69 DynamoDB or a table is away.";
@@ -45,13 +34,13 @@ Exit codes: 0 well or done; 1 not well, not found or not done; 64 wrong options;
 /// What an operator can do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    Status(health::StatusCommand),
+    Status(status::StatusCommand),
     List(events::ListCommand),
     Show(events::ShowCommand),
-    Retry(act::RetryCommand),
-    Discard(act::DiscardCommand),
-    Replay(act::ReplayCommand),
-    Shards(health::ShardsCommand),
+    Retry(change::RetryCommand),
+    Discard(change::DiscardCommand),
+    Replay(change::ReplayCommand),
+    Shards(status::ShardsCommand),
     Watch(watch::WatchCommand),
     /// Print the completions of a shell, to be sourced by it.
     Completions {
@@ -101,16 +90,22 @@ impl CommandError {
     }
 }
 
-/// Runs `command` against what `config` and the AWS SDK's variables name.
-pub fn run(command: Command, config: &Config) -> ExitCode {
+/// Runs `command` on what `settings` and the AWS SDK's variables name. `program` is the whole
+/// command line, for its completions.
+pub fn run(
+    command: Command,
+    settings: &Settings,
+    process: &ProcessOptions,
+    program: clap::Command,
+) -> ExitCode {
     if let Command::Completions { shell } = command {
-        return exit_code(completions(shell));
+        return exit_code(completions(shell, program));
     }
     let mut outcome = None;
-    let code = service::run("outbox-relay", &config.process, |context| {
+    let code = service::run("outbox-relay", process, |context| {
         let outcome = &mut outcome;
         async move {
-            let operator = Operator::new(&context.clients, config);
+            let operator = Operator::new(&context.clients, settings);
             *outcome = Some(execute(command, &operator, &context).await);
             Ok::<(), RunError>(())
         }
@@ -132,10 +127,10 @@ fn exit_code(outcome: Outcome) -> ExitCode {
     }
 }
 
-fn completions(shell: Shell) -> Outcome {
-    let mut program = Cli::augment_args(clap::Command::new("outbox-relay"));
+fn completions(shell: Shell, mut program: clap::Command) -> Outcome {
+    let name = program.get_name().to_owned();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut program, "outbox-relay", &mut script);
+    clap_complete::generate(shell, &mut program, name, &mut script);
     output::print(String::from_utf8_lossy(&script).trim_end())?;
     Ok(true)
 }
@@ -163,14 +158,4 @@ async fn unless_stopped<T>(
 ) -> Result<T, CommandError> {
     let outcome = stop.run_until_cancelled(work).await;
     outcome.unwrap_or(Err(CommandError::Interrupted))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::augment_args(clap::Command::new("outbox-relay")).debug_assert();
-    }
 }

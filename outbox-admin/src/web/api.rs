@@ -9,17 +9,17 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use outbox::timestamp::Timestamp;
+use outbox_store::EventKey;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::bounded_page::{PAGE, page};
 use super::live::Live;
-use super::page::{PAGE, page};
 use super::problem::Problem;
-use crate::operate::show::is_number;
-use crate::operate::{
+use crate::service::lookup::is_number;
+use crate::service::{
     Acted, Cursor, EventDetail, Filter, Listing, OperateError, State, TypePattern,
 };
-use crate::ports::EventKey;
 
 /// Bytes of an action's body: ids and a reason.
 const MAX_BODY: usize = 16 * 1024;
@@ -100,7 +100,7 @@ struct SearchQuery {
 
 /// The events of an aggregate, or one event by its id, as [`Operator::find`] does.
 ///
-/// [`Operator::find`]: crate::operate::Operator::find
+/// [`Operator::find`]: crate::service::Operator::find
 async fn search(
     Shared(live): Shared<Arc<Live>>,
     query: Result<Query<SearchQuery>, QueryRejection>,

@@ -10,11 +10,11 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailur
 use outbox::Status;
 use outbox::item::{attribute, pending_bucket};
 use outbox::timestamp::Timestamp;
+use outbox_store::{EventKey, LeaseTable};
 use serde::Serialize;
 
 use super::event::text;
 use super::{OperateError, Operator, failed};
-use crate::ports::EventKey;
 
 /// Bytes a reason may have: it is kept within the event's 400 KB.
 pub const MAX_REASON: usize = 1_024;
@@ -148,8 +148,8 @@ impl Operator {
     /// the group has come to this stream yet, the first one begins with a
     /// sweep.
     pub async fn request_sweep(&self) -> Result<(), OperateError> {
-        let stream = self.stream().await?;
-        let asked = self.ports.leases.ask_for_sweep(&stream).await;
+        let stream = self.stream_arn().await?;
+        let asked = self.leases.ask_for_sweep(&stream).await;
         asked.map_err(|error| OperateError::Unavailable(error.to_string()))
     }
 

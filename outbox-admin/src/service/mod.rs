@@ -19,37 +19,39 @@
 pub mod aggregate;
 pub mod bulk;
 pub mod change;
-mod cursor;
 pub mod event;
 mod filter;
+pub mod leases;
 pub mod list;
-pub mod shards;
-pub mod show;
+pub mod lookup;
+mod page_token;
 pub mod status;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use aggregate::{AggregateState, AggregateTables};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 pub use change::Acted;
-pub use cursor::Cursor;
 pub use event::{EventDetail, EventView};
 pub use filter::{Filter, State, TypePattern};
+pub use leases::{LeaseView, Life, Observer};
 pub use list::Listing;
-pub use shards::{LeaseView, Life, Observer};
+pub use lookup::{AggregateView, Shown};
+use outbox_store::dynamodb::{DynamoDbLeaseTable, StreamDescriber};
+pub use page_token::Cursor;
 use shared::aws::{Causes, Clients};
-pub use show::{AggregateView, Shown};
 pub use status::{Count, Limits, StatusReport};
 
-use crate::config::Config;
-use crate::ports::Ports;
+use crate::settings::Settings;
 
 /// Acts on one outbox table and the leases of one consumer group.
 #[derive(Clone, Debug)]
 pub struct Operator {
     dynamodb: Client,
-    ports: Ports,
+    leases: Arc<DynamoDbLeaseTable>,
+    stream: StreamDescriber,
     outbox_table: String,
     leases_table: String,
     consumer_group: String,
@@ -78,16 +80,23 @@ pub enum OperateError {
 }
 
 impl Operator {
-    pub fn new(clients: &Clients, config: &Config) -> Self {
+    /// Uses the tables and the consumer group of `settings`.
+    pub fn new(clients: &Clients, settings: &Settings) -> Self {
         Self {
             dynamodb: clients.dynamodb.clone(),
-            ports: crate::aws::ports(clients, config),
-            outbox_table: config.outbox_table.clone(),
-            leases_table: config.leases_table.clone(),
-            consumer_group: config.consumer_group.clone(),
-            lease_duration: config.lease_duration,
-            aggregate_tables: config.aggregate_tables.clone(),
-            jaeger_ui_url: config.jaeger_ui_url.clone(),
+            leases: Arc::new(DynamoDbLeaseTable::new(
+                &clients.dynamodb,
+                settings.leases_table.clone(),
+                settings.consumer_group.clone(),
+                settings.lease_duration,
+            )),
+            stream: StreamDescriber::new(clients.clone(), settings.outbox_table.clone()),
+            outbox_table: settings.outbox_table.clone(),
+            leases_table: settings.leases_table.clone(),
+            consumer_group: settings.consumer_group.clone(),
+            lease_duration: settings.lease_duration,
+            aggregate_tables: settings.aggregate_tables.clone(),
+            jaeger_ui_url: settings.jaeger_ui_url.clone(),
         }
     }
 }

@@ -9,10 +9,10 @@ use shared::runtime::service::parse_duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::health::{LimitOptions, count, text, verdict};
 use super::output::{OutputOptions, print, print_json_line, remark, seconds, without_controls};
+use super::status::{LimitOptions, count, text, verdict};
 use super::{CommandError, Outcome};
-use crate::operate::{Life, Observer, OperateError, Operator, StatusReport};
+use crate::service::{Life, Observer, OperateError, Operator, StatusReport};
 
 /// Show the status until Ctrl-C: redrawn on a terminal, else a line each time.
 ///

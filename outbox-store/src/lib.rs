@@ -1,0 +1,23 @@
+//! The outbox and lease tables as the relay and operators know them. Only this crate issues
+//! requests to the two tables, and only it knows the attributes that are added to an event after
+//! its writer stored it.
+//!
+//! - [`outbox_table`]: [`OutboxTable`], what the relay does with events, and its delivery contract.
+//! - [`lease_table`]: [`LeaseTable`], who reads which shard and how far, and its contract.
+//! - [`shard`]: shards of the outbox table's stream.
+//! - [`dynamodb`]: both tables in DynamoDB, and the description of the outbox table's stream.
+//!
+//! The relay works with the two traits, so that its simulation can replace the tables. The admin
+//! crate works with the DynamoDB types directly.
+
+pub mod dynamodb;
+pub mod lease_table;
+pub mod outbox_table;
+pub mod shard;
+
+pub use lease_table::{Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER};
+pub use outbox_table::{
+    EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
+    TableError,
+};
+pub use shard::{SequenceNumber, Shard, ShardId, with_registered};
