@@ -4,11 +4,10 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use chaos::ChaosOptions;
 use clap::{Args, Parser, Subcommand};
-use shared::aws::resource_names::{parse_queue_name, parse_table};
+use shared::provision::ResourceNames;
 use shared::runtime::service::ProcessOptions;
-
-use crate::chaos::options::ChaosOptions;
 
 /// The whole system on this machine: DynamoDB, SQS and the three services.
 ///
@@ -108,7 +107,7 @@ pub struct UpOptions {
     pub worker_admin_listen: SocketAddr,
 
     #[command(flatten)]
-    pub names: Names,
+    pub names: ResourceNames,
 
     #[command(flatten)]
     pub process: ProcessOptions,
@@ -154,97 +153,10 @@ pub struct ProvisionCommand {
     pub stock: bool,
 
     #[command(flatten)]
-    pub names: Names,
+    pub names: ResourceNames,
 
     #[command(flatten)]
     pub process: ProcessOptions,
-}
-
-/// What is created. The variables are those of the services.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Tables and queues")]
-pub struct Names {
-    #[arg(
-        long,
-        env = "ORDERS_TABLE",
-        value_name = "TABLE",
-        default_value = "orders",
-        value_parser = parse_table
-    )]
-    pub orders_table: String,
-
-    #[arg(
-        long,
-        env = "OUTBOX_TABLE",
-        value_name = "TABLE",
-        default_value = "outbox",
-        value_parser = parse_table
-    )]
-    pub outbox_table: String,
-
-    #[arg(
-        long,
-        env = "INVENTORY_TABLE",
-        value_name = "TABLE",
-        default_value = "inventory",
-        value_parser = parse_table
-    )]
-    pub inventory_table: String,
-
-    #[arg(
-        long,
-        env = "IDEMPOTENCY_TABLE",
-        value_name = "TABLE",
-        default_value = "idempotency_keys",
-        value_parser = parse_table
-    )]
-    pub idempotency_table: String,
-
-    #[arg(
-        long,
-        env = "LEASES_TABLE",
-        value_name = "TABLE",
-        default_value = "relay_leases",
-        value_parser = parse_table
-    )]
-    pub leases_table: String,
-
-    /// Created with its dead-letter queue; FIFO when the name ends in `.fifo`.
-    #[arg(long, env = "WORKER_QUEUE", value_name = "QUEUE", default_value = "order-events", value_parser = parse_queue_name)]
-    pub worker_queue: String,
-}
-
-impl Names {
-    /// What no single option shows to be wrong.
-    pub fn check(&self) -> Result<(), String> {
-        let tables = self.tables();
-        for (n, (one, table)) in tables.iter().enumerate() {
-            if let Some((other, _)) = tables[..n].iter().find(|(_, earlier)| earlier == table) {
-                return Err(format!(
-                    "{other} and {one} are both `{table}`; they must be two tables"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// The variables by which the services are told these names.
-    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.tables()
-            .into_iter()
-            .chain([("WORKER_QUEUE", self.worker_queue.as_str())])
-            .map(|(variable, name)| (variable, name.to_owned()))
-    }
-
-    fn tables(&self) -> [(&'static str, &str); 5] {
-        [
-            ("ORDERS_TABLE", &self.orders_table),
-            ("OUTBOX_TABLE", &self.outbox_table),
-            ("INVENTORY_TABLE", &self.inventory_table),
-            ("IDEMPOTENCY_TABLE", &self.idempotency_table),
-            ("LEASES_TABLE", &self.leases_table),
-        ]
-    }
 }
 
 #[cfg(test)]

@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use shared::runtime;
 use shared::runtime::service::{Context, EXIT_USAGE, RunError};
 use shared::runtime::telemetry::LogFormat;
+use shared::{provision, runtime};
+use test_support::signals::{Signals, Stopping};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Cli, Command, ProvisionCommand, UpOptions};
 use crate::readiness::Probe;
-use crate::signals::{Signals, Stopping};
 use crate::up::{self, UpError};
-use crate::{chaos, cloud, provision, service};
+use crate::{child_entry, cloud};
 
 /// Runs what the command line asks for.
 pub fn run(cli: Cli) -> ExitCode {
@@ -22,7 +22,8 @@ pub fn run(cli: Cli) -> ExitCode {
             cloud::run(command.cloud, stopping.stop)
         }),
         Command::Chaos(options) => until_signal(options.log_format, |stopping| async {
-            Ok(chaos::run(*options, stopping).await?)
+            let program = std::env::current_exe().map_err(UpError::Program)?;
+            Ok(chaos::run(program, *options, stopping).await?)
         }),
         Command::Provision(command) => {
             let options = command.process.clone();
@@ -32,7 +33,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::OrderApi(config) => {
             let options = config.process.clone();
-            service::run("order-api", &options, |context| {
+            child_entry::run("order-api", &options, |context| {
                 order_api::run(*config, context)
             })
         }
@@ -42,13 +43,13 @@ pub fn run(cli: Cli) -> ExitCode {
                 return outbox_relay::cli::run(command, &config);
             }
             let options = config.process.clone();
-            service::run("outbox-relay", &options, |context| {
+            child_entry::run("outbox-relay", &options, |context| {
                 outbox_relay::run(config, context)
             })
         }
         Command::InventoryWorker(config) => {
             let options = config.process.clone();
-            service::run("inventory-worker", &options, |context| {
+            child_entry::run("inventory-worker", &options, |context| {
                 inventory_worker::run(*config, context)
             })
         }
@@ -89,9 +90,9 @@ fn usage(reason: impl std::fmt::Display) -> ExitCode {
 async fn run_provision(command: ProvisionCommand, context: Context) -> Result<(), RunError> {
     command.names.check().map_err(RunError::Usage)?;
     let work = async {
-        provision::create(&context.clients, &command.names).await?;
+        provision::create_resources(&context.clients, &command.names).await?;
         if command.stock {
-            provision::stock(&context.clients, &command.names).await?;
+            provision::stock_widgets(&context.clients, &command.names).await?;
         }
         Ok(())
     };

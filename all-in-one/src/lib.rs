@@ -4,34 +4,27 @@
 //! # Map
 //!
 //! ```text
-//!                      ┌─ cloud: LocalCloud, in this process
-//! cli ─▶ commands ─▶ up ─┼─ provision: tables, queue, stock
-//!                      ├─ ports: reserved before anything starts
-//!                      ├─ supervisor ─▶ child ─▶ this executable again, as a service
-//!                      │                         (service, which ends when `up` is gone)
-//!                      └─ banner: where everything is
+//!                        ┌─ cloud: LocalCloud, in this process
+//! cli ─▶ commands ─▶ up ─┼─ shared::provision: tables, queue, stock
+//!           │            ├─ supervisor ─▶ this executable again, as a service
+//!           │            │                (child_entry, which ends when `up` is gone)
+//!           │            └─ banner: where everything is
+//!           └─▶ chaos::run, with this executable as the program to start
 //! ```
 //!
 //! - [`cli`]: sub-commands and options.
 //! - `commands`: what each sub-command does, on its own runtime.
 //! - `up`: starts everything, waits for a signal, stops everything in order.
-//! - `supervisor`: keeps the children running; `child` is one process.
-//! - `chaos`: the same with more of them, behind a proxy, under load and faults.
+//! - `supervisor`: keeps the children running.
 //! - `readiness`: asks `/readyz`; also the `healthcheck` sub-command.
-//! - `service`: the other side of `child`.
-//! - `signals`: the first Ctrl-C stops, the second kills.
+//! - `child_entry`: the other side of `test_support::child_process`.
 
 mod banner;
-mod chaos;
-mod child;
+mod child_entry;
 pub mod cli;
 mod cloud;
 mod commands;
-mod ports;
-mod provision;
 mod readiness;
-mod service;
-mod signals;
 mod supervisor;
 mod up;
 

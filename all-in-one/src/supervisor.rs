@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use test_support::child_process::{Process, Spec};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::child::{Process, Spec};
 use crate::readiness::Probe;
 
 /// How long a service may take to become ready at first.

@@ -4,20 +4,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use chaos::ChaosError;
 use clap::ValueEnum;
 use local_cloud::LocalCloud;
 use shared::aws::Clients;
-use shared::provision::ProvisionError;
+use shared::provision::{self, ProvisionError};
+use test_support::child_process::Spec;
+use test_support::reserved_port::Reservation;
+use test_support::signals::Stopping;
 
 use crate::banner::Banner;
-use crate::chaos::ChaosError;
-use crate::child::Spec;
 use crate::cli::UpOptions;
-use crate::ports::Reservation;
+use crate::cloud;
 use crate::readiness::Probe;
-use crate::signals::Stopping;
 use crate::supervisor::{NotReady, Supervisor};
-use crate::{cloud, provision};
 
 /// The services, as their sub-commands are called, in the order in which they
 /// stop: what is accepted last is published and worked off.
@@ -104,8 +104,8 @@ async fn serve(
         sqs: cloud.sqs_client(),
     };
     let prepared = async {
-        provision::create(&clients, &options.names).await?;
-        provision::stock(&clients, &options.names).await
+        provision::create_resources(&clients, &options.names).await?;
+        provision::stock_widgets(&clients, &options.names).await
     };
     tokio::select! {
         prepared = prepared => prepared?,

@@ -20,8 +20,6 @@
 //!   `dynamodb::shards`, `sqs::settings` and `sqs::contents`.
 //! - `upstream`: the connection of such a front to what is behind it.
 //! - `error`: [`StartError`].
-//! - [`testing`]: a service under test as a process of its own, and a proxy in front of it that
-//!   goes wrong on demand.
 //!
 //! # What still differs from AWS
 //!
@@ -43,7 +41,6 @@ mod error;
 mod folder;
 mod host;
 mod sqs;
-pub mod testing;
 mod upstream;
 
 pub use cloud::{Config, LocalCloud};

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
 use local_cloud::LocalCloud;
-use local_cloud::testing::{Fault, Proxy, Service, eventually};
 use outbox::timestamp::Timestamp;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use support::{Item, RELAY, event, text};
+use test_support::{Fault, Proxy, Service, eventually};
 
 /// What every single answer stays below.
 const MOST: Duration = Duration::from_millis(100);

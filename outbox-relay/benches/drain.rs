@@ -15,10 +15,10 @@ use aws_sdk_dynamodbstreams::types::ShardIteratorType;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use local_cloud::LocalCloud;
-use local_cloud::testing::eventually;
 use outbox::timestamp::Timestamp;
 use outbox::{Message, OutboxItem};
 use support::event;
+use test_support::eventually;
 
 /// The relay's own limits.
 const SENDS: usize = 16;

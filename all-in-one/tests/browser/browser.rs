@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use local_cloud::testing::{PATIENCE, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_support::{PATIENCE, eventually};
 use thirtyfour::{
     By, ChromiumLikeCapabilities, DesiredCapabilities, LoggingPrefsLogLevel, WebDriver,
 };

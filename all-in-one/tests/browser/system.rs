@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::Service;
 use local_cloud::{Config, LocalCloud};
 use serde_json::{Value, json};
+use test_support::Service;
 use tokio::process::Command;
 
 /// The program under test.

@@ -2,8 +2,8 @@
 
 use std::process::Stdio;
 
-use local_cloud::testing::PATIENCE;
 use nix::sys::signal::Signal;
+use test_support::PATIENCE;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 

@@ -1,6 +1,6 @@
 //! `healthcheck`: what the containers run.
 
-use local_cloud::testing::{PATIENCE, eventually};
+use test_support::{PATIENCE, eventually};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local_cloud::testing::{PATIENCE, Service, eventually};
+use test_support::{PATIENCE, Service, eventually};
 
 use crate::support::{Stack, get_order, post_order};
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::{PATIENCE, Service, eventually};
 use serde_json::json;
+use test_support::{PATIENCE, Service, eventually};
 
 use crate::collector::Collector;
 use crate::support::{Scrape, Stack, catalogue, post_order};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use local_cloud::testing::{Service, eventually};
+use test_support::{Service, eventually};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

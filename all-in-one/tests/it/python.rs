@@ -1,7 +1,7 @@
 //! The relay publishes what a program in another language writes.
 
-use local_cloud::testing::{PATIENCE, eventually};
 use serde_json::{Value, json};
+use test_support::{PATIENCE, eventually};
 use tokio::process::Command;
 
 use crate::support::{Stack, item};

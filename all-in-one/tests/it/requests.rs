@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::{Count, PATIENCE, Proxy, Service, eventually};
+use test_support::{Count, PATIENCE, Proxy, Service, eventually};
 use tokio::task::JoinSet;
 
 use crate::support::{Stack, order_body};

@@ -1,7 +1,7 @@
 //! An event that an operator has sent again goes on in its order's trace: each
 //! sending has a span of its own there.
 
-use local_cloud::testing::{PATIENCE, eventually};
+use test_support::{PATIENCE, eventually};
 
 use crate::collector::Span;
 use crate::support::{Placed, Traced, item};

@@ -1,6 +1,6 @@
 //! What is not sampled leaves no span, anywhere; its ids go on all the same.
 
-use local_cloud::testing::{PATIENCE, eventually};
+use test_support::{PATIENCE, eventually};
 
 use crate::collector::Span;
 use crate::support::{Placed, Traced, item};

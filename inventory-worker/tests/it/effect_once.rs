@@ -1,7 +1,7 @@
 //! An order's effect happens, and happens once (G4).
 
-use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
+use test_support::{Fault, Proxy};
 
 use crate::support::{TestCloud, message, metric};
 

@@ -1,9 +1,9 @@
 //! What the worker says about itself.
 
 use local_cloud::LocalCloud;
-use local_cloud::testing::{Fault, Proxy, Service, eventually};
 use shared::order::OrderStatus;
 use shared::provision::{self, Table};
+use test_support::{Fault, Proxy, Service, eventually};
 
 use crate::support::{DEADLINE, TestCloud, get, start_worker};
 

@@ -1,7 +1,7 @@
 //! DynamoDB goes away and comes back.
 
-use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
+use test_support::{Fault, Proxy};
 
 use crate::support::{TestCloud, get, logged};
 

@@ -1,6 +1,6 @@
 //! The gauges of what waits in the queue and among the dead letters.
 
-use local_cloud::testing::{Service, eventually};
+use test_support::{Service, eventually};
 
 use crate::support::{DEADLINE, TestCloud, get, logged, message, metric, order};
 

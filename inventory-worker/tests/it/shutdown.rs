@@ -1,9 +1,9 @@
 //! Ending by SIGTERM and by SIGKILL, with messages in flight.
 
-use local_cloud::testing::{Call, Fault, Proxy, Service};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::order::OrderStatus;
+use test_support::{Call, Fault, Proxy, Service};
 
 use crate::support::{TestCloud, get, logged};
 

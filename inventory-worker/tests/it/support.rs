@@ -10,10 +10,10 @@ use aws_sdk_sqs::types::{
     SendMessageBatchRequestEntry,
 };
 use local_cloud::LocalCloud;
-use local_cloud::testing::{Service, eventually};
 use outbox::{Message, Outbox, OutboxItem};
 use shared::order::{Currency, CustomerId, Line, Order, OrderStatus, Quantity, Sku, UnitPrice};
 use shared::provision::{self, Table};
+use test_support::{Service, eventually};
 
 /// Far beyond what anything here takes: reaching it means "never".
 pub(crate) const DEADLINE: Duration = Duration::from_secs(25);

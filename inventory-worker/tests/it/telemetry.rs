@@ -1,8 +1,8 @@
 //! The trace that travels with a message goes on here, or a new one starts.
 
-use local_cloud::testing::{Service, eventually};
 use outbox::Message;
 use shared::order::{Order, OrderStatus};
+use test_support::{Service, eventually};
 
 use crate::support::{DEADLINE, TestCloud, outbox_item};
 

@@ -1,7 +1,7 @@
 //! A message that takes long stays hidden.
 
-use local_cloud::testing::{Fault, Proxy};
 use shared::order::OrderStatus;
+use test_support::{Fault, Proxy};
 
 use crate::support::{TestCloud, metric};
 

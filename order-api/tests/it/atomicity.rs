@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use local_cloud::testing::Fault;
 use outbox::item::pending_bucket;
 use serde_json::Value;
 use shared::order::Order;
+use test_support::Fault;
 
 use crate::support::{Item, TRANSACT, World, an_order};
 

@@ -2,9 +2,9 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::join_all;
-use local_cloud::testing::Fault;
 use outbox::timestamp::Timestamp;
 use serde_json::json;
+use test_support::Fault;
 
 use crate::support::{TRANSACT, World, an_order, raw};
 

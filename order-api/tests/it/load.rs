@@ -1,6 +1,6 @@
 //! More requests than the API works on at once.
 
-use local_cloud::testing::Fault;
+use test_support::Fault;
 
 use crate::support::{TRANSACT, World, an_order};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use local_cloud::testing::eventually;
+use test_support::eventually;
 
 use crate::support::{World, an_order};
 

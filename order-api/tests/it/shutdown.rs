@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use local_cloud::testing::{Fault, eventually};
+use test_support::{Fault, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use local_cloud::testing::{Fault, eventually};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use reqwest::Method;
+use test_support::{Fault, eventually};
 
 use crate::otlp_collector::{OtlpCollector, attribute, hex};
 use crate::support::{TRANSACT, World, an_order};

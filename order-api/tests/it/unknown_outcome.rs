@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use local_cloud::testing::Fault;
+use test_support::Fault;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use anyhow::{Result, ensure};
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use local_cloud::testing::Service;
 use local_cloud::{Config, LocalCloud};
 use outbox::item::pending_bucket;
 use outbox::timestamp::Timestamp;
 use shared::provision::{self, Table};
+use test_support::Service;
 
 pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 

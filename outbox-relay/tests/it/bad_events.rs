@@ -1,5 +1,5 @@
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::{Call, Fault, eventually};
+use test_support::{Call, Fault, eventually};
 
 use crate::support::{DEADLINE, Item, Stage, event, ids, string, text, until_answer};
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use local_cloud::testing::{Fault, eventually};
+use test_support::{Fault, eventually};
 
 use crate::support::{DEADLINE, Stage, event, ids, string};
 

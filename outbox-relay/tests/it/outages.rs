@@ -2,8 +2,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
-use local_cloud::testing::{Fault, Proxy, eventually};
 use outbox::timestamp::Timestamp;
+use test_support::{Fault, Proxy, eventually};
 
 use crate::support::{DEADLINE, Stage, event, ids, string, text, until_answer};
 

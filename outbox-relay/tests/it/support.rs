@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use aws_sdk_sqs::types::Message;
-use local_cloud::testing::{Proxy, Service, eventually};
 use local_cloud::{Config, LocalCloud};
 use outbox::item::pending_bucket;
 use shared::provision::{self, Table};
+use test_support::{Proxy, Service, eventually};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_outbox-relay");

@@ -1,5 +1,5 @@
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
-use local_cloud::testing::eventually;
+use test_support::eventually;
 
 use crate::support::{DEADLINE, Stage, event, ids, string, text};
 

@@ -5,9 +5,11 @@
 //! that says so.
 
 mod queues;
+mod resources;
 mod tables;
 
 pub use queues::{MAX_RECEIVES, dead_letter_queue_name, queue};
+pub use resources::{ResourceNames, create_resources, stock_widgets};
 pub use tables::{Table, stock, tables};
 
 /// Something could not be created or is not as the contract wants it.

@@ -1,7 +1,7 @@
 //! Against a DynamoDB and an SQS that are not its own.
 
-use local_cloud::testing::{PATIENCE, eventually};
 use local_cloud::{Config, LocalCloud};
+use test_support::{PATIENCE, eventually};
 
 use super::{alone, chaos, run};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use local_cloud::testing::{PATIENCE, eventually};
 use nix::sys::signal::Signal;
+use test_support::{PATIENCE, eventually};
 use tokio::net::TcpListener;
 
 use super::{alone, chaos};

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::Service;
 use local_cloud::{Config, LocalCloud};
+use test_support::Service;
 use tokio::process::Command;
 
 use super::{ANY, BINARY};

@@ -1,7 +1,7 @@
 //! The three services with a collector for their spans.
 
-use local_cloud::testing::{PATIENCE, Service, eventually};
 use serde_json::Value;
+use test_support::{PATIENCE, Service, eventually};
 
 use super::{Stack, order_body};
 use crate::collector::{Collector, Span};

@@ -4,10 +4,10 @@
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
-use local_cloud::testing::{PATIENCE, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::{PATIENCE, eventually};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 

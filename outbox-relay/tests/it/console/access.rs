@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use local_cloud::testing::eventually;
 use reqwest::{Method, StatusCode, header};
+use test_support::eventually;
 
 use super::{Console, TOKEN, detail, failed, name};
 use crate::support::{DEADLINE, RELAY, string};

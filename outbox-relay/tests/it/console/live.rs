@@ -8,8 +8,8 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use local_cloud::testing::eventually;
 use serde_json::json;
+use test_support::eventually;
 use tokio::net::TcpListener;
 
 use super::{Console, Live, detail, failed};

@@ -7,9 +7,9 @@ mod bad_input;
 mod live;
 mod many;
 
-use local_cloud::testing::Service;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use test_support::Service;
 
 use crate::support::{DEADLINE, Item, Stage, event, text};
 

@@ -1,7 +1,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::eventually;
 use outbox::item::pending_bucket;
 use outbox::timestamp::Timestamp;
+use test_support::eventually;
 
 use super::{QUICK, failed, published, with};
 use crate::support::{DEADLINE, Item, Stage, event, ids, string, text};

@@ -3,9 +3,9 @@
 
 use std::process::Stdio;
 
-use local_cloud::testing::{Fault, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_support::{Fault, eventually};
 
 use super::failed;
 use crate::support::{DEADLINE, Item, RELAY, Stage, string};

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::eventually;
 use serde_json::Value;
+use test_support::eventually;
 
 use super::{Ran, failed, with};
 use crate::support::{DEADLINE, Stage, event};

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
-use local_cloud::testing::eventually;
+use test_support::eventually;
 
 use super::failed;
 use super::terminal::on_terminal;

@@ -10,8 +10,8 @@ mod terminal;
 use std::process::Stdio;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local_cloud::testing::Service;
 use serde_json::Value;
+use test_support::Service;
 
 use crate::support::{Item, RELAY, Stage, event, text};
 

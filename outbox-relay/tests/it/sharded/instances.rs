@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use local_cloud::testing::{Service, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_support::{Service, eventually};
 
 use super::shards::Shards;
 use super::{IN_FLIGHT, PATIENCE, ShardedStage, assert_in_order, metric};

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::Select;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, QueueAttributeName};
-use local_cloud::testing::{Service, eventually};
 use outbox::item::pending_buckets;
 use server::StreamsServer;
 use shards::Shards;
+use test_support::{Service, eventually};
 
 use crate::support::{Item, Stage, event, ids, string, text};
 

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use local_cloud::testing::eventually;
+use test_support::eventually;
 
 use super::shards::Shards;
 use super::{PATIENCE, ShardedStage, assert_in_order};

@@ -1,4 +1,4 @@
-use local_cloud::testing::eventually;
+use test_support::eventually;
 
 use super::shards::Shards;
 use super::{PATIENCE, ShardedStage, assert_in_order, metric};

@@ -1,0 +1,177 @@
+//! All processes of a run, and what each is told.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use test_support::child_process::Spec;
+use test_support::reserved_port::Reservation;
+use test_support::signals::Stopping;
+use tokio_util::sync::CancellationToken;
+
+use super::history::Program;
+use super::options::ChaosOptions;
+use super::processes::{Keeper, Member, Remote};
+use super::proxy::{Proxy, Weather};
+use super::recorder::Recorder;
+use super::run::ChaosError;
+use super::target::Target;
+
+/// How many requests the API works on at once, which is its default. After a
+/// long outage more than that come back at once, and some are refused.
+pub(super) const API_CONCURRENCY: usize = 512;
+
+/// A process that is well answers at once.
+const METRICS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a process has for finishing its work after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Messages of a killed worker come back after this.
+const VISIBILITY: &str = "5s";
+
+/// The sweeper looks for what the stream no longer has. Far below its defaults,
+/// so that it has work in a run of a minute. Each time it looks it reads what
+/// is pending, and after a storm that is much.
+const SWEEP_INTERVAL: &str = "5s";
+const SWEEP_AFTER: &str = "3s";
+
+/// All processes.
+#[derive(Debug)]
+pub(super) struct Crew {
+    /// Kept while the API is dead.
+    api: Reservation,
+    /// API, relays, workers.
+    members: Vec<Member>,
+    heal: CancellationToken,
+}
+
+impl Crew {
+    pub(super) async fn start(
+        program: &Path,
+        options: &ChaosOptions,
+        target: &Target,
+        recorder: &Arc<Recorder>,
+        weather: &Arc<Weather>,
+        stopping: &Stopping,
+    ) -> Result<Self, ChaosError> {
+        let api = Reservation::take(([127, 0, 0, 1], 0).into()).map_err(ChaosError::Port)?;
+        let relays = (1..=options.relays).map(|n| (Program::OutboxRelay, format!("relay-{n}")));
+        let workers =
+            (1..=options.workers).map(|n| (Program::InventoryWorker, format!("worker-{n}")));
+        let http = reqwest::Client::builder()
+            .timeout(METRICS_WITHIN)
+            .no_proxy()
+            .build()?;
+        let mut crew = Self {
+            api,
+            members: Vec::new(),
+            heal: CancellationToken::new(),
+        };
+        let all = std::iter::once((Program::OrderApi, "order-api".to_owned()));
+        let joined = async {
+            for (kind, name) in all.chain(relays).chain(workers) {
+                let (remote, orders) = Remote::new(name);
+                let proxy = Proxy::start(weather, remote.clone())
+                    .await
+                    .map_err(ChaosError::Port)?;
+                let mut environment = target.environment(proxy.url());
+                environment.extend(crew.environment(options, kind));
+                let worker = options.worker_program.as_ref();
+                let keeper = Keeper {
+                    program: kind,
+                    spec: Spec {
+                        name: kind.name(),
+                        program: worker
+                            .filter(|_| kind == Program::InventoryWorker)
+                            .map_or(program, PathBuf::as_path)
+                            .to_owned(),
+                        environment,
+                        log_is_read: true,
+                    },
+                    proxy,
+                    recorder: Arc::clone(recorder),
+                    http: http.clone(),
+                    grace: GRACE,
+                    log_file: log_file(options.output.logs.as_deref(), &remote.name)?,
+                    heal: crew.heal.clone(),
+                    force: stopping.force.clone(),
+                };
+                crew.members.push(Member::start(keeper, remote, orders));
+            }
+            Ok(())
+        };
+        match joined.await {
+            Ok(()) => Ok(crew),
+            Err(error) => {
+                crew.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What only processes of this kind are told.
+    fn environment(&self, options: &ChaosOptions, program: Program) -> Vec<(&'static str, String)> {
+        let any_port = || "127.0.0.1:0".to_owned();
+        let mut environment = match program {
+            Program::OrderApi => vec![
+                ("ORDER_API_LISTEN", self.api.address().to_string()),
+                ("ORDER_API_MAX_CONCURRENCY", API_CONCURRENCY.to_string()),
+            ],
+            Program::OutboxRelay => vec![
+                ("RELAY_ADMIN_LISTEN", any_port()),
+                (
+                    "RELAY_LEASE_DURATION",
+                    humantime::format_duration(options.lease_duration).to_string(),
+                ),
+                ("RELAY_SWEEP_INTERVAL", SWEEP_INTERVAL.to_owned()),
+                ("RELAY_SWEEP_AFTER", SWEEP_AFTER.to_owned()),
+            ],
+            Program::InventoryWorker => vec![
+                ("WORKER_ADMIN_LISTEN", any_port()),
+                ("WORKER_VISIBILITY_TIMEOUT", VISIBILITY.to_owned()),
+            ],
+        };
+        let grace = humantime::format_duration(GRACE).to_string();
+        environment.extend([("SHUTDOWN_GRACE", grace), ("LOG_FORMAT", "json".to_owned())]);
+        environment
+    }
+
+    pub(super) fn api_url(&self) -> String {
+        self.api.url()
+    }
+
+    pub(super) async fn ready(&self) {
+        join_all(self.members.iter().map(Member::ready)).await;
+    }
+
+    pub(super) fn remotes(&self) -> Vec<Remote> {
+        let members = self.members.iter();
+        members.map(|member| member.remote.clone()).collect()
+    }
+
+    /// From now on every process runs.
+    pub(super) fn heal(&self) {
+        self.heal.cancel();
+    }
+
+    /// Ends all processes at once, stopped ones, too; none is left when this
+    /// returns.
+    pub(super) async fn end(self) {
+        join_all(self.members.into_iter().map(Member::end)).await;
+    }
+}
+
+/// Where the log of `process` goes, emptied.
+fn log_file(folder: Option<&Path>, process: &str) -> Result<Option<PathBuf>, ChaosError> {
+    let Some(folder) = folder else {
+        return Ok(None);
+    };
+    let path = folder.join(format!("{process}.log"));
+    let created = std::fs::create_dir_all(folder).and_then(|()| std::fs::File::create(&path));
+    match created {
+        Ok(_) => Ok(Some(path)),
+        Err(source) => Err(ChaosError::Output { path, source }),
+    }
+}

@@ -1,0 +1,72 @@
+//! Tables and queues after the run.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::OrderLine;
+
+/// Tables and queues after everything was healed, drained and stopped.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// How long after the last fault nothing was pending any more, every order
+    /// was settled and the queues were empty; `None`: not within the limit.
+    pub drained_after_ms: Option<u64>,
+    pub orders: Vec<OrderRow>,
+    pub outbox: Vec<OutboxRow>,
+    pub idempotency: Vec<IdempotencyRow>,
+    pub inventory: BTreeMap<String, Stock>,
+    /// Messages that are still in a queue, by queue; dead letters apart.
+    pub left_in_queues: BTreeMap<String, u64>,
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OrderRow {
+    pub order_id: String,
+    pub customer_id: String,
+    pub lines: Vec<OrderLine>,
+    /// As stored: `CREATED`, `PROCESSED`, `REJECTED`.
+    pub status: String,
+    pub rejection_reason: Option<String>,
+    pub version: u64,
+    pub created_at: u64,
+    pub updated_at: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OutboxRow {
+    pub aggregate_id: String,
+    pub sequence: u64,
+    pub event_id: String,
+    pub event_type: String,
+    /// As stored: `PENDING`, `PUBLISHED`, `FAILED`.
+    pub status: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct IdempotencyRow {
+    pub key: String,
+    pub order_id: String,
+}
+
+/// One SKU before and after the run.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Stock {
+    pub before: Level,
+    pub after: Level,
+}
+
+/// Signed, so that stock below zero can be told and judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Level {
+    pub available: i64,
+    pub reserved: i64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DeadLetter {
+    pub queue: String,
+    /// When the message has one.
+    pub event_id: Option<String>,
+}

@@ -1,0 +1,343 @@
+//! How long events stood still after a fault.
+//!
+//! - A relay that held the lease of a shard was killed or told to stop: until another one has
+//!   published the event of that shard that had waited longest when that happened, committed and
+//!   not yet sent. While a relay without a shard is gone, events flow on.
+//! - A service was away: the same, for all shards.
+//! - The API was killed: until an order is confirmed again. A worker: until an order is settled
+//!   again.
+//!
+//! When no event waited, it is the next one that was committed, and waiting for
+//! that is not counted. Of several shards the slowest counts. Events that only
+//! the sweeper can bring are judged by the drain time, not here.
+
+mod awaited;
+mod disturbed;
+
+use std::collections::BTreeSet;
+
+use awaited::{Awaited, shards};
+use serde::Serialize;
+
+use super::super::history::{FaultKind, History, Life, Program};
+use super::passage::{Passage, passages};
+use super::spans::{Disturbance, disturbances, processes};
+
+/// A killed relay is noticed when its lease has not moved for its duration.
+const AFTER_KILL_MS: u64 = 1_000;
+const AFTER_TERM_MS: u64 = 1_000;
+/// A successor that was only just started has to find the shards first.
+const AFTER_DISTURBANCE_MS: u64 = 2_000;
+const AFTER_OUTAGE_MS: u64 = 2_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Trigger {
+    RelayKilled,
+    RelayStopped,
+    Outage,
+    ApiKilled,
+    WorkerKilled,
+}
+
+impl Trigger {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::RelayKilled,
+        Self::RelayStopped,
+        Self::Outage,
+        Self::ApiKilled,
+        Self::WorkerKilled,
+    ];
+
+    /// What this fault is the trigger of when it comes by itself.
+    pub(crate) const fn after(fault: FaultKind) -> Option<Self> {
+        match fault {
+            FaultKind::Kill => Some(Self::RelayKilled),
+            FaultKind::Term => Some(Self::RelayStopped),
+            FaultKind::Outage => Some(Self::Outage),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::RelayKilled => "SIGKILL of the relay with the lease",
+            Self::RelayStopped => "SIGTERM of the relay with the lease",
+            Self::Outage => "end of an outage",
+            Self::ApiKilled => "SIGKILL of the API",
+            Self::WorkerKilled => "SIGKILL of a worker",
+        }
+    }
+
+    /// How long it may take when nothing else is wrong.
+    pub(crate) const fn limit(self, lease_duration_ms: u64) -> Option<u64> {
+        match self {
+            Self::RelayKilled => Some(lease_duration_ms + AFTER_KILL_MS),
+            Self::RelayStopped => Some(AFTER_TERM_MS),
+            Self::Outage => Some(AFTER_OUTAGE_MS),
+            // One instance, which is away as long as the run wants it to be.
+            Self::ApiKilled => None,
+            Self::WorkerKilled => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Recovery<'a> {
+    pub trigger: Trigger,
+    /// When the process was killed or told, or the outage ended.
+    pub at: u64,
+    pub process: Option<&'a str>,
+    /// `None`: nothing flowed again before the run's end.
+    pub took_ms: Option<u64>,
+    /// What else was wrong at the time.
+    pub disturbed_by: Option<String>,
+    /// The last part of it, in which nothing else was wrong any more.
+    quiet_ms: Option<u64>,
+}
+
+impl Recovery<'_> {
+    /// Whether it is held to the limit: nothing else was wrong.
+    pub(crate) const fn is_judged(&self, lease_duration_ms: u64) -> bool {
+        self.trigger.limit(lease_duration_ms).is_some() && self.disturbed_by.is_none()
+    }
+
+    /// The time that it had, and the time that it took of that, when that is
+    /// more: all of it, when it was not disturbed; else what was left of it
+    /// after the last disturbance, which may have cost a lease.
+    pub(crate) fn late(&self, lease_duration_ms: u64) -> Option<(u64, Option<u64>)> {
+        let limit = self.trigger.limit(lease_duration_ms)?;
+        let (took, limit) = match self.disturbed_by {
+            None => (self.took_ms, limit),
+            // That events never flowed again shows in what is left pending.
+            Some(_) => (
+                Some(self.quiet_ms?),
+                limit.max(lease_duration_ms + AFTER_DISTURBANCE_MS),
+            ),
+        };
+        took.is_none_or(|took| took > limit)
+            .then_some((limit, took))
+    }
+}
+
+pub(crate) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
+    let all = Measure {
+        history,
+        passages: passages(history),
+        shards: shards(history),
+        disturbances: disturbances(history),
+        relays: processes(history, Program::OutboxRelay),
+    };
+    let deaths = history.lives.iter().filter_map(|life| all.of_life(life));
+    let outages = history
+        .faults
+        .iter()
+        .filter(|fault| fault.kind == FaultKind::Outage)
+        .filter_map(|fault| all.of_outage(fault.until?));
+    let mut recoveries: Vec<_> = deaths.chain(outages).collect();
+    recoveries.sort_by_key(|recovery| recovery.at);
+    recoveries
+}
+
+struct Measure<'a> {
+    history: &'a History,
+    passages: Vec<Passage<'a>>,
+    shards: BTreeSet<&'a str>,
+    disturbances: Vec<Disturbance<'a>>,
+    relays: Vec<&'a str>,
+}
+
+impl<'a> Measure<'a> {
+    fn of_life(&self, life: &'a Life) -> Option<Recovery<'a>> {
+        let at = life.told_to_end.filter(|&at| self.under_load(at))?;
+        let killed = life.was_killed();
+        let soon = |flowed: Option<u64>| Awaited { due: at, flowed };
+        let (trigger, awaited) = match (life.program, killed) {
+            (Program::OutboxRelay, _) => {
+                let trigger = if killed {
+                    Trigger::RelayKilled
+                } else {
+                    Trigger::RelayStopped
+                };
+                // What it still published itself needed no successor.
+                let by_another = |event: &Passage<'_>| {
+                    event.first.is_none_or(|first| {
+                        first.relay != life.process || first.incarnation != life.incarnation
+                    })
+                };
+                let shards = self.held_by(life, at);
+                (trigger, self.awaited(at, shards, by_another)?)
+            }
+            (Program::OrderApi, true) => {
+                let confirmed = self
+                    .history
+                    .posts
+                    .iter()
+                    .filter(|post| post.at >= at && post.status == Some(201))
+                    .map(|post| post.at + post.took_ms);
+                (Trigger::ApiKilled, soon(confirmed.min()))
+            }
+            (Program::InventoryWorker, true) => {
+                let settled = self
+                    .history
+                    .end
+                    .orders
+                    .iter()
+                    .filter(|order| order.version > 1)
+                    .map(|order| order.updated_at)
+                    .filter(|&settled| settled >= at);
+                (Trigger::WorkerKilled, soon(settled.min()))
+            }
+            (Program::OrderApi | Program::InventoryWorker, false) => return None,
+        };
+        Some(self.recovery(trigger, at, Some(life), awaited))
+    }
+
+    fn of_outage(&self, ended: u64) -> Option<Recovery<'a>> {
+        if !self.under_load(ended) {
+            return None;
+        }
+        let awaited = self.awaited(ended, self.shards.iter().copied(), |_| true)?;
+        Some(self.recovery(Trigger::Outage, ended, None, awaited))
+    }
+
+    fn recovery(
+        &self,
+        trigger: Trigger,
+        at: u64,
+        victim: Option<&'a Life>,
+        awaited: Awaited,
+    ) -> Recovery<'a> {
+        let took_ms = awaited.took_ms();
+        let quiet_ms = awaited.flowed.map(|flowed| {
+            let quiet_from = self.quiet_from(at, victim, flowed);
+            flowed.saturating_sub(awaited.due.max(quiet_from))
+        });
+        Recovery {
+            trigger,
+            at,
+            process: victim.map(|life| life.process.as_str()),
+            took_ms,
+            disturbed_by: self.disturbed(trigger, at, took_ms, victim),
+            quiet_ms,
+        }
+    }
+
+    fn under_load(&self, at: u64) -> bool {
+        at < self.history.settings.duration_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::check::fixture;
+    use super::super::super::history::{ShardReader, StreamRecord};
+    use super::*;
+
+    fn of_relays(history: &History) -> Vec<(u64, Option<u64>, Option<String>)> {
+        recoveries(history)
+            .into_iter()
+            .filter(|one| one.trigger == Trigger::RelayKilled)
+            .map(|one| (one.at, one.took_ms, one.disturbed_by))
+            .collect()
+    }
+
+    #[test]
+    fn a_takeover_lasts_until_the_event_that_waited_longest_is_accepted() {
+        assert_eq!(of_relays(&fixture::valid()), [(10_000, Some(3_405), None)]);
+        let mut history = fixture::valid();
+        history.steps[2].at = 12_000;
+        assert_eq!(of_relays(&history), [(10_000, Some(1_405), None)]);
+        // That it flows is no sign that what had waited longer does.
+        let mut waiting = history.steps[2].clone();
+        waiting.at = 9_990;
+        waiting.aggregate_id = "steps-2".to_owned();
+        waiting.sequence = 1;
+        history.steps.push(waiting);
+        history
+            .publishes
+            .push(fixture::publish("relay-2", 15_000, "steps-2", 1));
+        assert_eq!(of_relays(&history), [(10_000, Some(5_005), None)]);
+    }
+
+    #[test]
+    fn only_a_relay_with_a_shard_has_a_successor() {
+        let mut history = fixture::valid();
+        history.readers = vec![fixture::reader(300, "relay-2")];
+        assert_eq!(of_relays(&history), []);
+    }
+
+    #[test]
+    fn what_flows_in_another_shard_ends_no_takeover() {
+        let mut history = fixture::valid();
+        history.readers.insert(
+            0,
+            ShardReader {
+                shard: "shard-2".to_owned(),
+                ..fixture::reader(200, "relay-2")
+            },
+        );
+        // It waited longest, and was sent at once, from the shard that lives.
+        let mut elsewhere = history.steps[2].clone();
+        elsewhere.at = 9_980;
+        elsewhere.aggregate_id = "steps-2".to_owned();
+        elsewhere.sequence = 1;
+        history.steps.push(elsewhere);
+        let publish = fixture::publish("relay-2", 10_001, "steps-2", 1);
+        let at = history.publishes.partition_point(|one| one.at < publish.at);
+        history.publishes.insert(at, publish);
+        history.records.push(StreamRecord {
+            at: 10_000,
+            shard: "shard-2".to_owned(),
+            aggregate_id: "steps-2".to_owned(),
+            sequence: 1,
+            trimmed: false,
+        });
+        assert_eq!(of_relays(&history), [(10_000, Some(3_405), None)]);
+        // Killed with both, the slower one counts.
+        history.readers[0].relay = "relay-1".to_owned();
+        assert_eq!(of_relays(&history), [(10_000, Some(3_405), None)]);
+    }
+
+    #[test]
+    fn what_only_the_sweeper_can_bring_is_not_waited_for() {
+        let mut history = fixture::valid();
+        let trimmed = |one: &mut StreamRecord| one.trimmed = one.sequence == 3;
+        history.records.iter_mut().for_each(trimmed);
+        for record in &mut history.records {
+            record.at = record.at.min(5_000);
+        }
+        assert_eq!(of_relays(&history), []);
+    }
+
+    #[test]
+    fn waiting_for_something_to_publish_is_not_counted() {
+        let mut history = fixture::valid();
+        // What was in flight is not repeated, and the next event comes late.
+        history
+            .publishes
+            .retain(|one| one.relay == "relay-1" || one.event_id == "steps:3");
+        history.steps[2].at = 13_000;
+        assert_eq!(of_relays(&history), [(10_000, Some(405), None)]);
+    }
+
+    #[test]
+    fn a_backlog_is_a_disturbance() {
+        let mut history = fixture::valid();
+        history.steps[2].at = 8_945;
+        let disturbed = Some("a backlog of 1055 ms".to_owned());
+        assert_eq!(of_relays(&history), [(10_000, Some(3_405), disturbed)]);
+    }
+
+    #[test]
+    fn a_takeover_needs_another_relay() {
+        let mut history = fixture::valid();
+        let successor = history
+            .lives
+            .iter_mut()
+            .find(|life| life.process == "relay-2");
+        successor.expect("it is in the valid history").ready = Some(11_000);
+        let disturbed = Some("no other relay".to_owned());
+        assert_eq!(of_relays(&history), [(10_000, Some(3_405), disturbed)]);
+    }
+}

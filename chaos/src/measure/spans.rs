@@ -1,0 +1,162 @@
+//! When something was done to the system, and to whom.
+
+use super::super::history::{CloudService, Fault, FaultKind, History, Life, Program};
+
+/// Milliseconds from the start of the run, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span {
+    pub from: u64,
+    pub to: u64,
+}
+
+impl Span {
+    pub(crate) const fn new(from: u64, to: u64) -> Self {
+        Self { from, to }
+    }
+
+    pub(crate) fn of(fault: &Fault) -> Self {
+        Self::new(fault.at, fault.until.unwrap_or(fault.at))
+    }
+
+    pub(crate) const fn touches(self, other: Self) -> bool {
+        self.from <= other.to && other.from <= self.to
+    }
+
+    /// The span with its end moved: effects of a fault outlive it.
+    pub(crate) const fn and_after(self, millis: u64) -> Self {
+        Self::new(self.from, self.to.saturating_add(millis))
+    }
+}
+
+/// Any number of spans, merged, so that a question costs a binary search.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spans(Vec<Span>);
+
+impl FromIterator<Span> for Spans {
+    fn from_iter<I: IntoIterator<Item = Span>>(spans: I) -> Self {
+        let mut sorted: Vec<Span> = spans.into_iter().collect();
+        sorted.sort_unstable();
+        let mut merged: Vec<Span> = Vec::with_capacity(sorted.len());
+        for span in sorted {
+            match merged.last_mut() {
+                Some(last) if span.from <= last.to => last.to = last.to.max(span.to),
+                _ => merged.push(span),
+            }
+        }
+        Self(merged)
+    }
+}
+
+impl Spans {
+    pub(crate) fn touch(&self, span: Span) -> bool {
+        // Merged spans do not overlap: of those that begin before the end,
+        // the last one ends last.
+        let after = self.0.partition_point(|one| one.from <= span.to);
+        after > 0 && self.0[after - 1].touches(span)
+    }
+}
+
+/// Something that was done to the system.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Disturbance<'a> {
+    pub span: Span,
+    /// `None`: everyone.
+    pub process: Option<&'a str>,
+    pub service: Option<CloudService>,
+    pub kind: DisturbanceKind,
+    /// As [`Fault::is_short_latency`].
+    pub is_short_latency: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DisturbanceKind {
+    Fault(FaultKind),
+    /// From the signal until the next incarnation is ready.
+    Down,
+}
+
+impl DisturbanceKind {
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Fault(kind) => kind.name(),
+            Self::Down => "restart".to_owned(),
+        }
+    }
+
+    /// Whether it hits a single request and nothing else.
+    pub(crate) fn is_of_one_request(self) -> bool {
+        match self {
+            Self::Fault(kind) => !kind.is_of_processes() && kind != FaultKind::Outage,
+            Self::Down => false,
+        }
+    }
+}
+
+/// All of them: the faults, and the time that killed processes were away.
+pub(crate) fn disturbances(history: &History) -> Vec<Disturbance<'_>> {
+    let faults = history.faults.iter().map(|fault| Disturbance {
+        span: Span::of(fault),
+        process: fault.process.as_deref(),
+        service: fault.service,
+        kind: DisturbanceKind::Fault(fault.kind),
+        is_short_latency: fault.is_short_latency(),
+    });
+    let absences = history.lives.iter().filter_map(|life| {
+        Some(Disturbance {
+            span: Span::new(life.told_to_end?, ready_again(history, life)),
+            process: Some(&life.process),
+            service: None,
+            kind: DisturbanceKind::Down,
+            is_short_latency: false,
+        })
+    });
+    faults.chain(absences).collect()
+}
+
+/// When the process after `life` was ready; the end of time when none was.
+fn ready_again(history: &History, life: &Life) -> u64 {
+    history
+        .lives
+        .iter()
+        .filter(|next| next.process == life.process && next.incarnation > life.incarnation)
+        .filter_map(|next| next.ready)
+        .min()
+        .unwrap_or(u64::MAX)
+}
+
+/// The names of the processes that run `program`, each once.
+pub(crate) fn processes(history: &History, program: Program) -> Vec<&str> {
+    let mut names: Vec<&str> = history
+        .lives
+        .iter()
+        .filter(|life| life.program == program)
+        .map(|life| life.process.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_spans_become_one() {
+        let spans: Spans = [(50, 60), (10, 20), (15, 30), (12, 13)]
+            .map(|(from, to)| Span::new(from, to))
+            .into_iter()
+            .collect();
+        assert_eq!(spans.0, [Span::new(10, 30), Span::new(50, 60)]);
+        for (from, to, touch) in [
+            (0, 9, false),
+            (0, 10, true),
+            (30, 31, true),
+            (31, 49, false),
+            (31, 99, true),
+            (61, 99, false),
+        ] {
+            assert_eq!(spans.touch(Span::new(from, to)), touch, "{from}-{to}");
+        }
+    }
+}

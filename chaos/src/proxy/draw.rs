@@ -1,0 +1,136 @@
+//! Which fault a request meets. The draw depends on the seed, the process, the
+//! operation and how many of it the process has asked for, and on nothing else:
+//! neither other processes nor the threads of this one can change it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::history::FaultKind;
+
+/// The faults of one process's requests.
+#[derive(Debug)]
+pub(super) struct Dice {
+    seed: u64,
+    kinds: Vec<FaultKind>,
+    /// How many requests there have been of each operation.
+    counts: Mutex<HashMap<String, u64>>,
+}
+
+impl Dice {
+    /// For `process`, with the faults of `kinds` that concern requests.
+    pub(super) fn new(seed: u64, process: &str, kinds: &[FaultKind]) -> Self {
+        Self {
+            seed: mix(seed, process.as_bytes()),
+            kinds: kinds.to_vec(),
+            counts: Mutex::default(),
+        }
+    }
+
+    /// The fault of the next request of `operation`, if any, and the random
+    /// numbers for what about it is open.
+    pub(super) fn draw(&self, operation: &str) -> (Option<FaultKind>, fastrand::Rng) {
+        let count = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(operation.to_owned()).or_default();
+            *count += 1;
+            *count
+        };
+        let seed = mix(mix(self.seed, operation.as_bytes()), &count.to_le_bytes());
+        let mut random = fastrand::Rng::with_seed(seed);
+        // One number against the sum of the shares, so that one request meets
+        // one fault at most.
+        let mut number = random.f64();
+        let mut hit = None;
+        for &kind in &self.kinds {
+            number -= share(kind, operation);
+            if number < 0.0 {
+                hit = Some(kind);
+                break;
+            }
+        }
+        (hit, random)
+    }
+}
+
+/// How many of the requests of `operation` meet a fault of this kind.
+fn share(kind: FaultKind, operation: &str) -> f64 {
+    match (kind, operation) {
+        (FaultKind::Throttle | FaultKind::ServerError | FaultKind::CutBefore, _) => 0.02,
+        (FaultKind::CutAfter, _) => 0.015,
+        (FaultKind::Latency, _) => 0.12,
+        (FaultKind::PartialSend, "SendMessageBatch")
+        | (FaultKind::PartialDelete, "DeleteMessageBatch")
+        | (FaultKind::PartialStatement, "BatchExecuteStatement") => 0.08,
+        (FaultKind::TransactionConflict, "TransactWriteItems") => 0.05,
+        (FaultKind::TransactionInProgress, "TransactWriteItems") => 0.03,
+        (FaultKind::ExpiredIterator, "GetRecords") => 0.03,
+        (FaultKind::DuplicateDelivery, "ReceiveMessage") => 0.15,
+        (FaultKind::ReorderDelivery, "ReceiveMessage") => 0.2,
+        _ => 0.0,
+    }
+}
+
+/// FNV-1a (64 bits), continued from `state`. fastrand spreads the result.
+fn mix(state: u64, bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(state ^ 0xcbf2_9ce4_8422_2325, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    fn draws(dice: &Dice, operation: &str, count: usize) -> Vec<Option<FaultKind>> {
+        (0..count).map(|_| dice.draw(operation).0).collect()
+    }
+
+    #[test]
+    fn what_a_process_meets_depends_on_its_own_requests_alone() {
+        let kinds = FaultKind::value_variants();
+        let alone = Dice::new(1, "relay-1", kinds);
+        let alone = draws(&alone, "SendMessageBatch", 500);
+        let mixed = Dice::new(1, "relay-1", kinds);
+        let other = Dice::new(1, "relay-2", kinds);
+        let mixed: Vec<_> = (0..500)
+            .map(|_| {
+                other.draw("SendMessageBatch");
+                mixed.draw("GetRecords");
+                mixed.draw("SendMessageBatch").0
+            })
+            .collect();
+        assert_eq!(alone, mixed);
+        let other = Dice::new(2, "relay-1", kinds);
+        assert_ne!(alone, draws(&other, "SendMessageBatch", 500));
+    }
+
+    #[test]
+    fn faults_come_as_often_as_they_should_and_only_where_they_fit() {
+        let dice = Dice::new(1, "relay-1", FaultKind::value_variants());
+        let met = draws(&dice, "SendMessageBatch", 100_000);
+        let share = |kind| {
+            let count = met.iter().filter(|met| **met == Some(kind)).count();
+            count as f64 / 100_000.0
+        };
+        assert!((share(FaultKind::PartialSend) - 0.08).abs() < 0.005);
+        assert!((share(FaultKind::CutAfter) - 0.015).abs() < 0.002);
+        assert!(share(FaultKind::PartialDelete) == 0.0);
+        assert!(share(FaultKind::Kill) == 0.0, "the schedule's");
+    }
+
+    #[test]
+    fn only_what_was_asked_for_happens() {
+        let dice = Dice::new(1, "relay-1", &[FaultKind::Throttle]);
+        let met = draws(&dice, "GetRecords", 10_000);
+        assert!(met.contains(&Some(FaultKind::Throttle)));
+        assert!(
+            met.iter()
+                .flatten()
+                .all(|kind| *kind == FaultKind::Throttle)
+        );
+    }
+}

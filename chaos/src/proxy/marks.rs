@@ -1,0 +1,49 @@
+//! Which events a relay's BatchExecuteStatement marked as published.
+
+use serde_json::Value;
+
+use super::protocol::Call;
+
+/// Aggregate and sequence of each event whose statement was executed. The key
+/// that a statement's WHERE names stands last among its parameters.
+pub(super) fn marked(call: &Call, answer: &Value) -> Vec<(String, u64)> {
+    let body = call.json();
+    let statements = body["Statements"].as_array().into_iter().flatten();
+    let responses = answer["Responses"].as_array().into_iter().flatten();
+    statements
+        .zip(responses)
+        .filter(|(_, response)| response["Error"].is_null())
+        .filter_map(|(statement, _)| {
+            let [.., aggregate_id, sequence] = statement["Parameters"].as_array()?.as_slice()
+            else {
+                return None;
+            };
+            let aggregate_id = aggregate_id["S"].as_str()?.to_owned();
+            Some((aggregate_id, sequence["N"].as_str()?.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::history::CloudService;
+
+    #[test]
+    fn what_was_executed_is_marked() {
+        let statement = |id: &str, sequence: &str| json!({"Statement": "UPDATE", "Parameters": [{"N": "7"}, {"S": id}, {"N": sequence}]});
+        let body =
+            json!({"Statements": [statement("a", "1"), statement("b", "2"), statement("c", "3")]});
+        let call = Call::of(CloudService::Dynamodb, "BatchExecuteStatement", &body);
+        let refused = json!({"Error": {"Code": "ConditionalCheckFailed"}});
+        let answer =
+            json!({"Responses": [{"TableName": "outbox"}, refused, {"TableName": "outbox"}]});
+        assert_eq!(
+            marked(&call, &answer),
+            [("a".to_owned(), 1), ("c".to_owned(), 3)]
+        );
+        assert_eq!(marked(&call, &Value::Null), []);
+    }
+}

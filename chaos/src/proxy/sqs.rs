@@ -1,0 +1,144 @@
+//! What passes on the way to the queues and back: which events they took, and
+//! which they hand out, some of them in another order.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::protocol::Call;
+
+/// A SendMessageBatch and its answer: the entries that the queue took.
+pub(super) struct Sent {
+    pub(super) queue: String,
+    pub(super) events: Vec<Event>,
+}
+
+/// What tells one event from another in a message's body, a CloudEvent.
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct Event {
+    pub(super) id: String,
+    pub(super) subject: String,
+    /// Decimal.
+    pub(super) sequence: String,
+}
+
+/// Reads which events a queue took.
+pub(super) fn sent(call: &Call, answer: &Value) -> Sent {
+    let body = call.json();
+    let ids = answer["Successful"].as_array();
+    let is_taken = |entry: &&Value| {
+        ids.is_some_and(|ids| ids.iter().any(|success| success["Id"] == entry["Id"]))
+    };
+    let entries = body["Entries"].as_array();
+    Sent {
+        queue: queue_name(&body),
+        events: entries
+            .into_iter()
+            .flatten()
+            .filter(is_taken)
+            .filter_map(|entry| event(&entry["MessageBody"]))
+            .collect(),
+    }
+}
+
+/// The last part of the queue's URL.
+fn queue_name(body: &Value) -> String {
+    let url = body["QueueUrl"].as_str().unwrap_or_default();
+    url.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn event(body: &Value) -> Option<Event> {
+    serde_json::from_str(body.as_str()?).ok()
+}
+
+/// The event that a received message carries.
+pub(super) fn event_id(message: &Value) -> Option<String> {
+    event(&message["Body"]).map(|event| event.id)
+}
+
+/// Hands the messages of an answer out in another order; whether there were
+/// enough of them to have one.
+pub(super) fn reorder(answer: &mut Value, random: &mut fastrand::Rng) -> bool {
+    let mut messages = take_messages(answer);
+    let enough = messages.len() > 1;
+    if enough {
+        let before = messages.clone();
+        random.shuffle(&mut messages);
+        if messages == before {
+            messages.reverse();
+        }
+    }
+    put_messages(answer, messages);
+    enough
+}
+
+/// The messages of an answer to a ReceiveMessage.
+pub(super) fn messages(answer: &Value) -> &[Value] {
+    answer["Messages"].as_array().map_or(&[], Vec::as_slice)
+}
+
+pub(super) fn take_messages(answer: &mut Value) -> Vec<Value> {
+    match answer.get_mut("Messages").map(Value::take) {
+        Some(Value::Array(messages)) => messages,
+        _ => Vec::new(),
+    }
+}
+
+/// SQS leaves the list out when it is empty.
+pub(super) fn put_messages(answer: &mut Value, messages: Vec<Value>) {
+    if let Some(answer) = answer.as_object_mut() {
+        answer.remove("Messages");
+        if !messages.is_empty() {
+            answer.insert("Messages".to_owned(), messages.into());
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::history::CloudService;
+
+    pub(in crate::proxy) fn message(n: u32) -> Value {
+        json!({
+            "MessageId": n.to_string(),
+            "Body": json!({"id": format!("o-{n}:1"), "subject": format!("o-{n}"), "sequence": "1"}).to_string(),
+            "Attributes": {"ApproximateReceiveCount": "1"},
+        })
+    }
+
+    #[test]
+    fn what_a_queue_took_is_what_it_says_it_took() {
+        let batch = json!({
+            "QueueUrl": "http://127.0.0.1:9324/000000000000/order-events",
+            "Entries": [
+                {"Id": "0", "MessageBody": message(0)["Body"]},
+                {"Id": "1", "MessageBody": message(1)["Body"]},
+            ],
+        });
+        let request = Call::of(CloudService::Sqs, "SendMessageBatch", &batch);
+        let answer = json!({"Successful": [{"Id": "1"}], "Failed": [{"Id": "0"}]});
+        let sent = sent(&request, &answer);
+        assert_eq!(sent.queue, "order-events");
+        let event = Event {
+            id: "o-1:1".to_owned(),
+            subject: "o-1".to_owned(),
+            sequence: "1".to_owned(),
+        };
+        assert_eq!(sent.events, [event]);
+    }
+
+    #[test]
+    fn reordered_messages_are_the_same_in_another_order() {
+        for seed in 0..50 {
+            let random = &mut fastrand::Rng::with_seed(seed);
+            let before = json!({"Messages": [message(1), message(2)]});
+            let mut after = before.clone();
+            assert!(reorder(&mut after, random));
+            assert_eq!(messages(&after), [message(2), message(1)]);
+            let mut one = json!({"Messages": [message(1)]});
+            assert!(!reorder(&mut one, random));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Records that are trimmed from a stream. The embedded stream keeps its records
+//! for ever, so the proxy takes them away: what is before a shard's horizon is
+//! never read again, by nobody, as after the 24 hours of the real service.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::protocol::{Call, Refusal, Reply};
+use super::refusals;
+
+/// A stream's ARN and a shard's id.
+type Shard = (String, String);
+
+/// An event's aggregate and sequence.
+pub(super) type EventKey = (String, u64);
+
+/// Events of one shard, in the order of their records.
+#[derive(Debug, PartialEq)]
+pub(super) struct Page {
+    pub(super) shard: String,
+    pub(super) events: Vec<EventKey>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Trims {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The sequence number of the last record that is gone.
+    horizons: HashMap<Shard, String>,
+    /// Whose iterators are under way: an iterator does not tell. One that is
+    /// used is replaced by its successor; readers that died leave one each.
+    iterators: HashMap<String, Shard>,
+}
+
+impl Trims {
+    /// A GetShardIterator as the service has to be asked it, or its refusal:
+    /// the oldest record is the one after the horizon.
+    pub(super) fn locate(&self, call: Call) -> Result<Call, Box<Refusal>> {
+        let mut body = call.json();
+        let Some(horizon) = self.state().horizons.get(&shard(&body)).cloned() else {
+            return Ok(call);
+        };
+        let number = body["SequenceNumber"].as_str();
+        match body["ShardIteratorType"].as_str() {
+            Some("TRIM_HORIZON") => {
+                body["ShardIteratorType"] = json!("AFTER_SEQUENCE_NUMBER");
+                body["SequenceNumber"] = json!(horizon);
+                Ok(call.with_body(&body))
+            }
+            Some("AFTER_SEQUENCE_NUMBER" | "AT_SEQUENCE_NUMBER")
+                if number.is_some_and(|number| compare(number, &horizon).is_lt()) =>
+            {
+                Err(Box::new(refusals::trimmed()))
+            }
+            _ => Ok(call),
+        }
+    }
+
+    /// Remembers whose the new iterator is.
+    pub(super) fn located(&self, call: &Call, reply: &Reply) {
+        if let Some(iterator) = reply.json().and_then(|body| text(&body["ShardIterator"])) {
+            let mut state = self.state();
+            state.iterators.insert(iterator, shard(&call.json()));
+        }
+    }
+
+    /// Follows a reader from page to page; what it reads, unless that is an
+    /// error.
+    pub(super) fn read(&self, call: &Call, reply: &Reply) -> Option<Page> {
+        let used = text(&call.json()["ShardIterator"])?;
+        let body = reply.json()?;
+        let mut state = self.state();
+        let shard = state.iterators.remove(&used)?;
+        let page = Page {
+            shard: shard.1.clone(),
+            events: events(records(&body)),
+        };
+        if let Some(next) = text(&body["NextShardIterator"]) {
+            state.iterators.insert(next, shard);
+        }
+        Some(page)
+    }
+
+    /// Takes the first records of a page away, before anybody has read them,
+    /// and returns their events; `None` when the page has no record.
+    pub(super) fn trim(
+        &self,
+        call: &Call,
+        reply: &Reply,
+        random: &mut fastrand::Rng,
+    ) -> Option<Page> {
+        let body = reply.json()?;
+        let records = records(&body);
+        if records.is_empty() {
+            return None;
+        }
+        let last = random.usize(..records.len());
+        let number = text(&records[last]["dynamodb"]["SequenceNumber"])?;
+        let mut state = self.state();
+        let shard = state
+            .iterators
+            .get(call.json()["ShardIterator"].as_str()?)?;
+        let shard = shard.clone();
+        let page = Page {
+            shard: shard.1.clone(),
+            events: events(&records[..=last]),
+        };
+        match state.horizons.get(&shard) {
+            // A reader that lags behind the horizon has nothing to lose.
+            Some(horizon) if compare(&number, horizon).is_le() => return None,
+            _ => state.horizons.insert(shard, number),
+        };
+        Some(page)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shard(body: &Value) -> Shard {
+    let of = |name: &str| text(&body[name]).unwrap_or_default();
+    (of("StreamArn"), of("ShardId"))
+}
+
+fn records(page: &Value) -> &[Value] {
+    page["Records"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Only an inserted item is an event.
+fn events(records: &[Value]) -> Vec<EventKey> {
+    let inserted = records.iter().filter(|one| one["eventName"] == "INSERT");
+    inserted
+        .filter_map(|record| {
+            let keys = &record["dynamodb"]["Keys"];
+            let sequence = keys["sequence"]["N"].as_str()?.parse().ok()?;
+            Some((text(&keys["aggregate_id"]["S"])?, sequence))
+        })
+        .collect()
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+/// Sequence numbers are decimal, of up to 40 digits, with or without leading
+/// zeros.
+fn compare(one: &str, other: &str) -> Ordering {
+    let [one, other] = [one, other].map(|number| number.trim_start_matches('0'));
+    one.len().cmp(&other.len()).then_with(|| one.cmp(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::history::CloudService;
+
+    fn call(body: &Value) -> Call {
+        Call::of(CloudService::Streams, "", body)
+    }
+
+    fn reply(body: &Value) -> Reply {
+        Reply {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: body.to_string().into(),
+        }
+    }
+
+    fn at(kind: &str, number: Option<&str>) -> Call {
+        call(&json!({
+            "StreamArn": "arn", "ShardId": "s", "ShardIteratorType": kind, "SequenceNumber": number,
+        }))
+    }
+
+    fn record(name: &str, number: &str) -> Value {
+        let keys = json!({"aggregate_id": {"S": format!("a-{number}")}, "sequence": {"N": "1"}});
+        json!({"eventName": name, "dynamodb": {"SequenceNumber": number, "Keys": keys}})
+    }
+
+    /// A shard whose records 7 to 9 or fewer were trimmed when a reader was
+    /// about to read them.
+    fn trimmed() -> (Trims, String) {
+        let trims = Trims::default();
+        trims.located(
+            &at("TRIM_HORIZON", None),
+            &reply(&json!({"ShardIterator": "i"})),
+        );
+        let page = json!({
+            "NextShardIterator": "j",
+            "Records": [
+                record("INSERT", "007"),
+                record("MODIFY", "008"),
+                record("INSERT", "009"),
+            ],
+        });
+        let read = call(&json!({"ShardIterator": "i"}));
+        let random = &mut fastrand::Rng::with_seed(1);
+        let lost = trims.trim(&read, &reply(&page), random).unwrap();
+        assert_eq!(lost.shard, "s");
+        assert_eq!(lost.events[0], ("a-007".to_owned(), 1));
+        let first = trims.locate(at("TRIM_HORIZON", None)).unwrap().json();
+        let horizon = first["SequenceNumber"].as_str().unwrap().to_owned();
+        (trims, horizon)
+    }
+
+    #[test]
+    fn after_a_trim_the_oldest_record_is_the_one_after_the_horizon() {
+        let (trims, horizon) = trimmed();
+        assert!(["007", "008", "009"].contains(&horizon.as_str()));
+        let body = trims.locate(at("TRIM_HORIZON", None)).unwrap().json();
+        assert_eq!(body["ShardIteratorType"], "AFTER_SEQUENCE_NUMBER");
+    }
+
+    #[test]
+    fn a_position_before_the_horizon_is_refused_and_one_past_it_is_not() {
+        let (trims, horizon) = trimmed();
+        for (number, ok) in [("6", false), (horizon.as_str(), true), ("0000010", true)] {
+            let located = trims.locate(at("AFTER_SEQUENCE_NUMBER", Some(number)));
+            assert_eq!(located.is_ok(), ok, "{number}");
+        }
+        assert!(trims.locate(at("LATEST", None)).is_ok());
+    }
+
+    #[test]
+    fn an_empty_page_has_nothing_to_trim() {
+        let trims = Trims::default();
+        trims.located(
+            &at("TRIM_HORIZON", None),
+            &reply(&json!({"ShardIterator": "i"})),
+        );
+        let read = call(&json!({"ShardIterator": "i"}));
+        let page = reply(&json!({"Records": []}));
+        let random = &mut fastrand::Rng::with_seed(1);
+        assert_eq!(trims.trim(&read, &page, random), None);
+    }
+
+    #[test]
+    fn a_reader_is_followed_from_page_to_page() {
+        let trims = Trims::default();
+        trims.located(
+            &at("TRIM_HORIZON", None),
+            &reply(&json!({"ShardIterator": "i"})),
+        );
+        for (used, next) in [("i", "j"), ("j", "k")] {
+            let read = call(&json!({"ShardIterator": used}));
+            let records = [record("INSERT", used), record("MODIFY", next)];
+            let page = json!({"NextShardIterator": next, "Records": records});
+            let expected = Page {
+                shard: "s".to_owned(),
+                events: vec![(format!("a-{used}"), 1)],
+            };
+            assert_eq!(trims.read(&read, &reply(&page)), Some(expected));
+        }
+        assert_eq!(trims.state().iterators.keys().collect::<Vec<_>>(), ["k"]);
+    }
+}

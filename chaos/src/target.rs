@@ -1,0 +1,268 @@
+//! The DynamoDB and SQS of a run: embedded, or somebody else's.
+
+use std::io;
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::Credentials;
+use futures::future::join_all;
+use http::Uri;
+use local_cloud::{Config, LocalCloud, StartError};
+use shared::aws::{ATTEMPT_TIMEOUT, Causes, Clients, QueueUrlError};
+use shared::provision::{self, ProvisionError, ResourceNames, dead_letter_queue_name};
+use tokio_util::sync::CancellationToken;
+
+use super::options::Endpoints;
+use super::proxy::Upstream;
+
+/// Nobody checks what a request was signed with.
+const REGION: &str = "us-east-1";
+const KEY: &str = "local";
+
+/// As the services' own clients have it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Ordered rarely, by one order in a hundred: so few pieces that it runs out
+/// within 20 s at the default rate, and orders for it are rejected from then on.
+pub(super) const SCARCE_SKU: &str = "SCARCE-1";
+const SCARCE_PIECES: u64 = 15;
+
+/// What a run works on.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// `None` when it is somebody else's.
+    cloud: Option<LocalCloud>,
+    dynamodb: Uri,
+    streams: Uri,
+    sqs: Uri,
+    /// Past the proxies.
+    pub(super) clients: Clients,
+    pub(super) names: ResourceNames,
+    /// Where events go that are no orders'. FIFO, so that the order they were
+    /// sent in is the order they are delivered in.
+    pub(super) chaos_queue: String,
+    /// What the names of tables and queues have in common; empty in the
+    /// embedded cloud.
+    suffix: String,
+}
+
+/// Why there is nothing to run on.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    #[error("the embedded cloud could not start: {0}")]
+    Start(#[from] StartError),
+    #[error("an address of the embedded cloud is no URL: {0}")]
+    Address(#[from] http::uri::InvalidUri),
+    #[error("{0}")]
+    Provision(#[from] ProvisionError),
+    #[error("{what} could not be deleted: {reason}")]
+    Delete { what: String, reason: String },
+    #[error("interrupted; tables and queues with `{0}` in their names may be left")]
+    Left(String),
+    #[error("the temporary folder could not be removed: {0}")]
+    Folder(io::Error),
+}
+
+impl Target {
+    /// Starts the embedded cloud, or finds the other one.
+    pub(super) async fn open(endpoints: &Endpoints) -> Result<Self, TargetError> {
+        if let (Some(dynamodb), Some(sqs)) = (&endpoints.dynamodb_endpoint, &endpoints.sqs_endpoint)
+        {
+            let streams = endpoints.streams_endpoint.as_ref().unwrap_or(dynamodb);
+            let suffix = format!("-chaos-{:08x}", fastrand::u32(..));
+            return Ok(Self::at(None, dynamodb, streams, sqs, &suffix));
+        }
+        let cloud = LocalCloud::start(Config::default()).await?;
+        let dynamodb = cloud.dynamodb_url().parse()?;
+        let sqs = cloud.sqs_url().parse()?;
+        Ok(Self::at(Some(cloud), &dynamodb, &dynamodb, &sqs, ""))
+    }
+
+    fn at(
+        cloud: Option<LocalCloud>,
+        dynamodb: &Uri,
+        streams: &Uri,
+        sqs: &Uri,
+        suffix: &str,
+    ) -> Self {
+        let named = |name: &str| format!("{name}{suffix}");
+        Self {
+            cloud,
+            clients: clients(dynamodb, streams, sqs),
+            dynamodb: dynamodb.clone(),
+            streams: streams.clone(),
+            sqs: sqs.clone(),
+            names: ResourceNames {
+                orders_table: named("orders"),
+                outbox_table: named("outbox"),
+                inventory_table: named("inventory"),
+                idempotency_table: named("idempotency_keys"),
+                leases_table: named("relay_leases"),
+                worker_queue: named("order-events"),
+            },
+            chaos_queue: format!("chaos-events{suffix}.fifo"),
+            suffix: suffix.to_owned(),
+        }
+    }
+
+    /// Creates and fills everything.
+    pub(super) async fn prepare(&self) -> Result<(), TargetError> {
+        provision::create_resources(&self.clients, &self.names).await?;
+        provision::queue(&self.clients.sqs, &self.chaos_queue).await?;
+        provision::stock_widgets(&self.clients, &self.names).await?;
+        let scarce = [SCARCE_SKU.to_owned()];
+        let inventory = &self.names.inventory_table;
+        provision::stock(&self.clients.dynamodb, inventory, scarce, SCARCE_PIECES).await?;
+        Ok(())
+    }
+
+    /// Where the proxies forward to.
+    pub(super) fn upstream(&self) -> Upstream {
+        Upstream::new(
+            self.dynamodb.clone(),
+            self.streams.clone(),
+            self.sqs.clone(),
+        )
+    }
+
+    /// The service it runs against, unless it is the embedded one.
+    pub(super) fn endpoint(&self) -> Option<String> {
+        match self.cloud {
+            Some(_) => None,
+            None => Some(format!("{} and {}", self.dynamodb, self.sqs)),
+        }
+    }
+
+    /// The variables of a process whose services are behind `proxy`.
+    pub(super) fn environment(&self, proxy: &str) -> Vec<(&'static str, String)> {
+        let [region, key] = [REGION, KEY].map(str::to_owned);
+        let routes = format!(
+            "order.*={},chaos.*={}",
+            self.names.worker_queue, self.chaos_queue
+        );
+        [
+            ("AWS_ENDPOINT_URL_DYNAMODB", proxy.to_owned()),
+            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", proxy.to_owned()),
+            ("AWS_ENDPOINT_URL_SQS", proxy.to_owned()),
+            ("AWS_REGION", region),
+            ("AWS_ACCESS_KEY_ID", key.clone()),
+            ("AWS_SECRET_ACCESS_KEY", key),
+            ("RELAY_ROUTES", routes),
+        ]
+        .into_iter()
+        .chain(self.names.environment())
+        .collect()
+    }
+
+    /// Every queue, dead letters apart.
+    pub(super) fn queues(&self) -> [&str; 2] {
+        [&self.names.worker_queue, &self.chaos_queue]
+    }
+
+    /// Leaves nothing behind, unless `force` comes first.
+    ///
+    /// # Errors
+    /// The first thing that could not be deleted; the others are logged.
+    pub(super) async fn close(self, force: &CancellationToken) -> Result<(), TargetError> {
+        match self.cloud {
+            Some(cloud) => cloud.stop().await.map_err(TargetError::Folder),
+            None => match force.run_until_cancelled(self.delete()).await {
+                Some(deleted) => deleted,
+                None => Err(TargetError::Left(self.suffix)),
+            },
+        }
+    }
+
+    /// Tries everything at once: one that fails keeps no other from it, and a
+    /// service that does not answer is waited for once.
+    async fn delete(&self) -> Result<(), TargetError> {
+        let names = &self.names;
+        let tables = [
+            &names.orders_table,
+            &names.outbox_table,
+            &names.inventory_table,
+            &names.idempotency_table,
+            &names.leases_table,
+        ];
+        let queues = self.queues();
+        let queues = queues.map(|queue| [queue.to_owned(), dead_letter_queue_name(queue)]);
+        let (tables, queues) = tokio::join!(
+            join_all(tables.map(|table| self.delete_table(table))),
+            join_all(
+                queues
+                    .iter()
+                    .flatten()
+                    .map(|queue| self.delete_queue(queue))
+            ),
+        );
+        let mut failed = tables.into_iter().chain(queues).filter_map(Result::err);
+        let Some(first) = failed.next() else {
+            return Ok(());
+        };
+        failed.for_each(|error| tracing::error!("{error}"));
+        Err(first)
+    }
+
+    async fn delete_table(&self, table: &str) -> Result<(), TargetError> {
+        let deleted = self.clients.dynamodb.delete_table().table_name(table);
+        match deleted.send().await {
+            Ok(_) => Ok(()),
+            // It was never created.
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_resource_not_found_exception()) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(TargetError::Delete {
+                what: format!("table `{table}`"),
+                reason: Causes(&error).to_string(),
+            }),
+        }
+    }
+
+    async fn delete_queue(&self, queue: &str) -> Result<(), TargetError> {
+        let not_deleted = |reason| TargetError::Delete {
+            what: format!("queue `{queue}`"),
+            reason,
+        };
+        let sqs = &self.clients.sqs;
+        let url = match shared::aws::queue_url(sqs, queue).await {
+            Ok(url) => url,
+            // It was never created.
+            Err(QueueUrlError::DoesNotExist(_)) => return Ok(()),
+            Err(error) => return Err(not_deleted(error.to_string())),
+        };
+        let deleted = sqs.delete_queue().queue_url(url).send().await;
+        deleted
+            .map(drop)
+            .map_err(|error| not_deleted(Causes(&error).to_string()))
+    }
+}
+
+/// Clients with nothing in between.
+fn clients(dynamodb: &Uri, streams: &Uri, sqs: &Uri) -> Clients {
+    let config = |endpoint: &Uri| {
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static(REGION))
+            .credentials_provider(aws_sdk_dynamodb::config::SharedCredentialsProvider::new(
+                Credentials::new(KEY, KEY, None, None, "chaos"),
+            ))
+            .endpoint_url(endpoint.to_string())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .build(),
+            )
+            .build()
+    };
+    Clients {
+        dynamodb: aws_sdk_dynamodb::Client::new(&config(dynamodb)),
+        streams: aws_sdk_dynamodbstreams::Client::new(&config(streams)),
+        sqs: aws_sdk_sqs::Client::new(&config(sqs)),
+    }
+}

@@ -1,0 +1,123 @@
+//! The tables and the queue of a whole system: their names as options, and
+//! their creation.
+
+use clap::Args;
+
+use super::{ProvisionError, Table};
+use crate::aws::Clients;
+use crate::aws::resource_names::{parse_queue_name, parse_table};
+
+/// What is created. The variables are those of the services.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Tables and queues")]
+pub struct ResourceNames {
+    #[arg(
+        long,
+        env = "ORDERS_TABLE",
+        value_name = "TABLE",
+        default_value = "orders",
+        value_parser = parse_table
+    )]
+    pub orders_table: String,
+
+    #[arg(
+        long,
+        env = "OUTBOX_TABLE",
+        value_name = "TABLE",
+        default_value = "outbox",
+        value_parser = parse_table
+    )]
+    pub outbox_table: String,
+
+    #[arg(
+        long,
+        env = "INVENTORY_TABLE",
+        value_name = "TABLE",
+        default_value = "inventory",
+        value_parser = parse_table
+    )]
+    pub inventory_table: String,
+
+    #[arg(
+        long,
+        env = "IDEMPOTENCY_TABLE",
+        value_name = "TABLE",
+        default_value = "idempotency_keys",
+        value_parser = parse_table
+    )]
+    pub idempotency_table: String,
+
+    #[arg(
+        long,
+        env = "LEASES_TABLE",
+        value_name = "TABLE",
+        default_value = "relay_leases",
+        value_parser = parse_table
+    )]
+    pub leases_table: String,
+
+    /// Created with its dead-letter queue; FIFO when the name ends in `.fifo`.
+    #[arg(long, env = "WORKER_QUEUE", value_name = "QUEUE", default_value = "order-events", value_parser = parse_queue_name)]
+    pub worker_queue: String,
+}
+
+impl ResourceNames {
+    /// What no single option shows to be wrong.
+    pub fn check(&self) -> Result<(), String> {
+        let tables = self.tables();
+        for (n, (one, table)) in tables.iter().enumerate() {
+            if let Some((other, _)) = tables[..n].iter().find(|(_, earlier)| earlier == table) {
+                return Err(format!(
+                    "{other} and {one} are both `{table}`; they must be two tables"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The variables by which the services are told these names.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.tables()
+            .into_iter()
+            .chain([("WORKER_QUEUE", self.worker_queue.as_str())])
+            .map(|(variable, name)| (variable, name.to_owned()))
+    }
+
+    fn tables(&self) -> [(&'static str, &str); 5] {
+        [
+            ("ORDERS_TABLE", &self.orders_table),
+            ("OUTBOX_TABLE", &self.outbox_table),
+            ("INVENTORY_TABLE", &self.inventory_table),
+            ("IDEMPOTENCY_TABLE", &self.idempotency_table),
+            ("LEASES_TABLE", &self.leases_table),
+        ]
+    }
+}
+
+/// Orders for these can be placed right away.
+const SKUS: std::ops::RangeInclusive<u32> = 1..=5;
+const PIECES: u64 = 1_000_000;
+
+/// Creates the tables and the queue with its dead-letter queue where they are
+/// missing. Running it again changes nothing.
+pub async fn create_resources(
+    clients: &Clients,
+    names: &ResourceNames,
+) -> Result<(), ProvisionError> {
+    let tables = [
+        Table::orders(&names.orders_table),
+        Table::outbox(&names.outbox_table),
+        Table::inventory(&names.inventory_table),
+        Table::idempotency_keys(&names.idempotency_table),
+        Table::relay_leases(&names.leases_table),
+    ];
+    super::tables(&clients.dynamodb, tables).await?;
+    super::queue(&clients.sqs, &names.worker_queue).await?;
+    Ok(())
+}
+
+/// Stocks `WIDGET-1` … `WIDGET-5` where they are not stocked yet.
+pub async fn stock_widgets(clients: &Clients, names: &ResourceNames) -> Result<(), ProvisionError> {
+    let skus = SKUS.map(|n| format!("WIDGET-{n}"));
+    super::stock(&clients.dynamodb, &names.inventory_table, skus, PIECES).await
+}
