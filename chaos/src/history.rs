@@ -1,6 +1,6 @@
 //! Everything that one run saw from outside: what clients were answered, what
 //! passed the proxies, which faults were injected, and what tables and queues
-//! held at the end. [`super::check`] judges it and [`super::report`] describes
+//! held at the end. [`super::checkers`] judges it and [`super::report`] describes
 //! it; neither needs anything else.
 //!
 //! Times are whole milliseconds since the start of the run.

@@ -4,34 +4,41 @@
 //! # Map
 //!
 //! ```text
-//!  load ──HTTP──▶ order-api ─┐                     ┌─▶ DynamoDB, Streams
-//!                relay-1…n  ─┼─ proxy (one each) ──┤                      target
-//!                worker-1…n ─┘    ▲                └─▶ SQS
-//!  steps ─────────────────────────┼──────────────────▶
-//!  schedule ─▶ injector ──────────┘ and processes (SIGKILL, SIGSTOP, SIGTERM)
+//! order_workload ─HTTP─▶ order-api ─┐                     ┌─▶ DynamoDB, Streams
+//!                       relay-1…n  ─┼─ proxy (one each) ──┤                      backend
+//!                       worker-1…n ─┘    ▲                └─▶ SQS
+//! sequence_workload ─────────────────────┼──────────────────▶
+//! schedule ─▶ fault_injector ────────────┘ and processes (SIGKILL, SIGSTOP, SIGTERM)
 //!
-//!  all of it ─▶ recorder ─▶ history ─▶ check ─▶ report
+//! all of it ─▶ recorder ─▶ history ─▶ checkers ─▶ report
 //! ```
 //!
-//! - [`options`]: the command line. `run`: a run from its start to its end.
-//! - [`target`]: the cloud, embedded or somebody else's; `observe`: what is in it.
-//! - [`crew`]: all processes, and what each is told. [`processes`]: keeps one running, and does to
-//!   it what it is told; `logs`: reads what it logs.
-//! - [`schedule`]: what happens when, from the seed; [`injector`] makes it happen.
-//! - [`proxy`]: faults of requests; sees what is sent and delivered.
-//! - [`load`]: clients of the API; [`steps`]: writers of events in sequence, and their consumer.
-//! - [`recorder`]: gathers the [`history`], which [`check`] judges, [`measure`] counts and
-//!   [`report`] describes. [`progress`]: the line shown meanwhile.
+//! - [`options`]: the command line. `run`: a run from its start to its end. `error`:
+//!   [`ChaosError`].
+//! - [`backend`]: the cloud, embedded or at other endpoints; `final_state`: what it contains at the
+//!   end.
+//! - [`cluster`]: all processes and their configuration. [`processes`]: supervises one process and
+//!   sends it signals; `logs`: reads its log.
+//! - [`schedule`]: the times of all faults, from the seed; [`fault_injector`] executes it.
+//! - [`proxy`]: faults of requests; records what is sent and delivered. `kill_switch`: kills the
+//!   process behind a proxy.
+//! - [`order_workload`]: clients of the API; [`sequence_workload`]: writers of events in sequence,
+//!   and their consumer.
+//! - [`recorder`]: collects the [`history`], which [`checkers`] judge, [`analysis`] evaluates and
+//!   [`report`] describes. [`progress`]: the line shown during a run.
 
-mod check;
-mod crew;
+mod analysis;
+mod backend;
+mod checkers;
+mod cluster;
+mod error;
+mod fault_injector;
+mod final_state;
 mod history;
-mod injector;
-mod load;
+mod kill_switch;
 mod logs;
-mod measure;
-mod observe;
 pub mod options;
+mod order_workload;
 mod processes;
 mod progress;
 mod proxy;
@@ -39,8 +46,8 @@ mod recorder;
 mod report;
 mod run;
 mod schedule;
-mod steps;
-mod target;
+mod sequence_workload;
 
+pub use error::ChaosError;
 pub use options::ChaosOptions;
-pub use run::{ChaosError, run};
+pub use run::run;

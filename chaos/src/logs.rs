@@ -8,9 +8,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::watch;
 
+use super::error::ChaosError;
 use super::history::{LogKind, LogLine};
 use super::recorder::Recorder;
-use super::run::ChaosError;
 
 /// A panic's message and backtrace; more lines than these are another's.
 const PANIC_LINES: usize = 40;

@@ -2,19 +2,20 @@
 //! does to it what the schedule says, and notes its lives.
 
 mod gaps;
-mod keeping;
+mod process_supervisor;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keeping::Keeping;
+use process_supervisor::ProcessSupervisor;
 use test_support::child_process::Spec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{FaultKind, Program};
+use super::kill_switch::KillRequests;
 use super::proxy::Proxy;
 use super::recorder::Recorder;
 
@@ -101,10 +102,12 @@ pub(super) struct Member {
 
 /// What a keeper works with.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct SupervisorConfig {
     pub(super) program: Program,
     pub(super) spec: Spec,
     pub(super) proxy: Proxy,
+    /// From the proxy.
+    pub(super) kills: KillRequests,
     pub(super) recorder: Arc<Recorder>,
     /// Asks the process for its metrics.
     pub(super) http: reqwest::Client,
@@ -120,11 +123,11 @@ pub(super) struct Keeper {
 }
 
 impl Member {
-    pub(super) fn start(keeper: Keeper, remote: Remote, orders: Orders) -> Self {
+    pub(super) fn start(config: SupervisorConfig, remote: Remote, orders: Orders) -> Self {
         let stop = CancellationToken::new();
         let (first_ready, ready) = watch::channel(None);
-        let keeping = Keeping {
-            keeper,
+        let supervisor = ProcessSupervisor {
+            config,
             name: remote.name.clone(),
             orders: orders.0,
             stop: stop.clone(),
@@ -134,7 +137,7 @@ impl Member {
             remote,
             stop,
             ready,
-            task: tokio::spawn(keeping.keep_running()),
+            task: tokio::spawn(supervisor.keep_running()),
         }
     }
 

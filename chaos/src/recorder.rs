@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use outbox::timestamp::Timestamp;
 
+use super::error::ChaosError;
 use super::history::{Fault, History, Settings};
-use super::run::ChaosError;
 
 /// The history so far, and the run's clock.
 #[derive(Debug)]

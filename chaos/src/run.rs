@@ -10,19 +10,19 @@ use test_support::signals::Stopping;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::crew::{API_CONCURRENCY, Crew};
+use super::backend::Backend;
+use super::cluster::{API_CONCURRENCY, Cluster};
+use super::error::ChaosError;
+use super::fault_injector::FaultInjector;
 use super::history::{FaultKind, History, Settings};
-use super::injector::Injector;
-use super::load::Load;
-use super::observe::Unreadable;
 use super::options::{ChaosOptions, Output};
-use super::proxy::Weather;
+use super::order_workload::OrderWorkload;
+use super::proxy::ActiveFaults;
 use super::recorder::{Recorder, millis};
 use super::report::Report;
 use super::schedule::{Plan, Schedule};
-use super::steps::{Consumer, NotWritten, Steps};
-use super::target::{Target, TargetError};
-use super::{check, progress};
+use super::sequence_workload::{Consumer, SequenceWorkload};
+use super::{checkers, progress};
 
 /// Processes start within a second or so; on a busy machine they take longer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -30,31 +30,6 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A relay has at most this many events sent and not marked: 16 batches of 10
 /// under way, and those that wait for their mark.
 const IN_FLIGHT: usize = 16 * 10 + outbox_relay::decide::schedule::MAX_UNMARKED;
-
-/// Why a run came to no good end.
-#[derive(Debug, thiserror::Error)]
-pub enum ChaosError {
-    #[error("{0}")]
-    Target(#[from] TargetError),
-    #[error("no port is free: {0}")]
-    Port(io::Error),
-    #[error("clients could not be made: {0}")]
-    Clients(#[from] reqwest::Error),
-    #[error("the processes were not ready within {} s", READY_WITHIN.as_secs())]
-    NotReady,
-    #[error("{0}")]
-    Steps(#[from] NotWritten),
-    #[error("{0}")]
-    Unreadable(#[from] Unreadable),
-    #[error("{} could not be written: {source}", path.display())]
-    Output { path: PathBuf, source: io::Error },
-    #[error("the log of {process} could not be read: {source}")]
-    Log { process: String, source: io::Error },
-    #[error("interrupted; nothing was checked")]
-    Interrupted,
-    #[error("{0} violations of what must always hold")]
-    Violated(usize),
-}
 
 /// Runs it all. Leaves no process and no table, however it ends.
 ///
@@ -68,13 +43,13 @@ pub async fn run(
 ) -> Result<(), ChaosError> {
     // Short enough to be typed.
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let target = Target::open(&options.endpoints).await?;
-    let judged = match observe(&program, &options, seed, &target, &stopping).await {
+    let backend = Backend::open(&options.endpoints).await?;
+    let judged = match observe(&program, &options, seed, &backend, &stopping).await {
         Ok(seen) => conclude(&options, seen),
         Err(error) => Err(error),
     };
     // The verdict is out by now, whatever becomes of tables and queues.
-    match (judged, target.close(&stopping.force).await) {
+    match (judged, backend.close(&stopping.force).await) {
         (Err(first), Err(second)) => {
             tracing::error!("{second}");
             Err(first)
@@ -102,7 +77,7 @@ async fn unless_stopped<T>(
 fn settings(
     options: &ChaosOptions,
     seed: u64,
-    target: &Target,
+    backend: &Backend,
     isolated: Vec<FaultKind>,
 ) -> Settings {
     Settings {
@@ -113,7 +88,7 @@ fn settings(
         workers: options.workers.into(),
         faults: options.faults.clone(),
         isolated,
-        endpoint: target.endpoint(),
+        endpoint: backend.endpoint(),
         lease_duration_ms: millis(options.lease_duration),
         api_concurrency: API_CONCURRENCY,
         drain_limit_ms: millis(options.drain_limit),
@@ -127,12 +102,12 @@ async fn observe(
     program: &Path,
     options: &ChaosOptions,
     seed: u64,
-    target: &Target,
+    backend: &Backend,
     stopping: &Stopping,
 ) -> Result<Seen, ChaosError> {
     let prepare = async {
-        target.prepare().await?;
-        Ok(target.stock().await?)
+        backend.prepare().await?;
+        Ok(backend.stock().await?)
     };
     let before = unless_stopped(stopping, prepare).await?;
     eprintln!(
@@ -143,27 +118,42 @@ async fn observe(
         humantime::format_duration(options.duration)
     );
     let schedule = Schedule::new(seed, &plan(options));
-    let settings = settings(options, seed, target, schedule.isolated.clone());
+    let settings = settings(options, seed, backend, schedule.isolated.clone());
     let recorder = Arc::new(Recorder::new(settings));
-    let weather = Arc::new(Weather::new(
+    let active_faults = Arc::new(ActiveFaults::new(
         Arc::clone(&recorder),
-        target.upstream(),
+        backend.upstream(),
         seed,
         &options.faults,
     ));
     let acted = async {
-        let crew = Crew::start(program, options, target, &recorder, &weather, stopping).await?;
-        let act = act(options, schedule, target, &recorder, &weather, &crew);
+        let cluster = Cluster::start(
+            program,
+            options,
+            backend,
+            &recorder,
+            &active_faults,
+            stopping,
+        )
+        .await?;
+        let act = act(
+            options,
+            schedule,
+            backend,
+            &recorder,
+            &active_faults,
+            &cluster,
+        );
         let acted = unless_stopped(stopping, act).await;
         // However that ended: processes in bad weather take long to end.
-        weather.clear();
-        crew.end().await;
+        active_faults.clear();
+        cluster.end().await;
         acted
     };
     let acted = acted.await;
-    weather.close().await;
+    active_faults.close().await;
     let drained = acted?;
-    let end = async { Ok(target.end(&recorder, &before, drained).await?) };
+    let end = async { Ok(backend.end(&recorder, &before, drained).await?) };
     let end = unless_stopped(stopping, end).await;
     let failure = recorder.take_failure();
     let end = match (end, failure) {
@@ -186,36 +176,36 @@ async fn observe(
 async fn act(
     options: &ChaosOptions,
     schedule: Schedule,
-    target: &Target,
+    backend: &Backend,
     recorder: &Arc<Recorder>,
-    weather: &Arc<Weather>,
-    crew: &Crew,
+    active_faults: &Arc<ActiveFaults>,
+    cluster: &Cluster,
 ) -> Result<Option<u64>, ChaosError> {
-    tokio::time::timeout(READY_WITHIN, crew.ready())
+    tokio::time::timeout(READY_WITHIN, cluster.ready())
         .await
-        .map_err(|_| ChaosError::NotReady)?;
+        .map_err(|_| ChaosError::NotReady(READY_WITHIN.as_secs()))?;
     let seed = recorder.read(|history| history.settings.seed);
     let calm = CancellationToken::new();
     let settled = CancellationToken::new();
-    let queue_url = target.queue_url(&target.chaos_queue).await?;
+    let queue_url = backend.queue_url(&backend.chaos_queue).await?;
     let began = Instant::from_std(recorder.begin());
     let end_of_faults = began + options.duration;
-    let injector = Injector {
+    let fault_injector = FaultInjector {
         began,
         recorder: Arc::clone(recorder),
-        weather: Arc::clone(weather),
-        processes: crew.remotes(),
+        active_faults: Arc::clone(active_faults),
+        processes: cluster.remotes(),
     };
-    let load = Load::new(crew.api_url(), Arc::clone(recorder), seed)?;
-    let give_up = load.give_up.clone();
-    let steps = Steps {
-        clients: target.clients.clone(),
-        outbox_table: target.names.outbox_table.clone(),
+    let orders = OrderWorkload::new(cluster.api_url(), Arc::clone(recorder), seed)?;
+    let give_up = orders.give_up.clone();
+    let sequences = SequenceWorkload {
+        clients: backend.clients.clone(),
+        outbox_table: backend.names.outbox_table.clone(),
         recorder: Arc::clone(recorder),
         seed,
     };
     let consumer = Consumer {
-        sqs: target.clients.sqs.clone(),
+        sqs: backend.clients.sqs.clone(),
         queue_url,
         recorder: Arc::clone(recorder),
     };
@@ -227,12 +217,12 @@ async fn act(
         Instant::now()
     };
     let faults = async {
-        injector.run(schedule, calm.clone()).await;
-        crew.heal();
+        fault_injector.run(schedule, calm.clone()).await;
+        cluster.heal();
     };
     let work = async {
         let writing = async {
-            let written = steps.run((options.rate / 2).max(1), calm.clone()).await;
+            let written = sequences.run((options.rate / 2).max(1), calm.clone()).await;
             if let Err(error) = written {
                 recorder.fail(error.into());
                 // Nobody answers these clients any more either.
@@ -243,9 +233,9 @@ async fn act(
             writing,
             timer,
             faults,
-            load.run(options.rate, calm.clone(), options.drain_limit),
+            orders.run(options.rate, calm.clone(), options.drain_limit),
         );
-        let is_settled = target.settled(ended + options.drain_limit).await;
+        let is_settled = backend.settled(ended + options.drain_limit).await;
         settled.cancel();
         match is_settled {
             Ok(is_settled) => is_settled.then(|| millis(ended.elapsed())),
@@ -277,7 +267,7 @@ fn plan(options: &ChaosOptions) -> Plan<'_> {
 /// The first thing that went wrong; violations only when nothing did.
 fn conclude(options: &ChaosOptions, seen: Seen) -> Result<(), ChaosError> {
     let Seen { history, failure } = seen;
-    let violations = check::check(&history);
+    let violations = checkers::check(&history);
     let report = Report::of(&history, &violations);
     // Standard output may be closed; that is no reason to fail.
     let _ = io::stdout().write_all(report.to_text().as_bytes());

@@ -7,13 +7,13 @@
 //! comes at a random instant of its slot. So a run of ten minutes has as many
 //! kills as its length says, and a short one has one of everything.
 
-mod draw;
 mod phases;
+mod sampling;
 
 use std::time::Duration;
 
-use draw::{outage, service, what};
 use phases::{Lull, Measured, Phases};
+use sampling::{outage, service, what};
 
 use super::history::{CloudService, FaultKind};
 

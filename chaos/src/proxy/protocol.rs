@@ -1,5 +1,5 @@
 //! What the proxy has to know of the services' protocol: AWS JSON 1.0 over
-//! HTTP/1.1, where `X-Amz-Target` names the operation and an error is a JSON
+//! HTTP/1.1, where `X-Amz-Backend` names the operation and an error is a JSON
 //! object with its type and a message.
 
 use bytes::Bytes;

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::super::check::{Invariant, Violation};
+use super::super::analysis::fault_windows::DisturbanceKind;
+use super::super::analysis::latency::Percentiles;
+use super::super::analysis::recovery::{Trigger, recoveries};
+use super::super::analysis::repeats::{Cause, InterruptionKind, Repeats};
+use super::super::checkers::{Invariant, Violation};
 use super::super::history::{History, OrderRow, Redelivery};
-use super::super::measure::latency::Percentiles;
-use super::super::measure::recovery::{Trigger, recoveries};
-use super::super::measure::repeats::{Cause, InterruptionKind, Repeats};
-use super::super::measure::spans::DisturbanceKind;
 use super::{
     Annotation, Faults, Judged, Orders, RecoveryFigures, RecoveryLine, RepeatFigures, RepeatsAfter,
 };

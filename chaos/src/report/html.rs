@@ -7,8 +7,8 @@ use clap::ValueEnum;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::super::history::{FaultKind, Settings};
-use super::picture::picture;
-use super::words::{count, duration, plural};
+use super::format::{count, duration, plural};
+use super::svg_timeline::svg_timeline;
 use super::{Judged, Report, tables};
 
 const STYLE: &str = include_str!("page.css");
@@ -29,7 +29,7 @@ pub(super) fn page(report: &Report) -> Markup {
                     (tiles(report))
                     section {
                         h2 { "The run" }
-                        div.wide tabindex="0" { (picture(report)) }
+                        div.wide tabindex="0" { (svg_timeline(report)) }
                     }
                     (invariants(report))
                     (tables::latency(report))
@@ -151,7 +151,7 @@ fn invariant(judged: &Judged) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::check::{check, fixture};
+    use super::super::super::checkers::{check, fixture};
     use super::*;
 
     #[test]

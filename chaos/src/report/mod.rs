@@ -2,25 +2,25 @@
 //!
 //! [`Report`] holds every figure that is shown anywhere, and is the JSON
 //! report as it is; [`text`] is for the terminal, [`html`] a page by itself
-//! with the [`picture`] of the run.
+//! with the [`svg_timeline`] of the run.
 
 mod figures;
+mod format;
 mod html;
-mod picture;
+mod svg_timeline;
 mod tables;
 mod text;
-mod words;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::check::{Invariant, Violation};
+use super::analysis::latency::{self, Latency, Percentiles};
+use super::analysis::recovery::Trigger;
+use super::analysis::repeats::InterruptionKind;
+use super::analysis::timeline::{Timeline, timeline};
+use super::checkers::{Invariant, Violation};
 use super::history::{CloudService, FaultKind, History, Program, Redelivery, Settings};
-use super::measure::latency::{self, Latency, Percentiles};
-use super::measure::recovery::Trigger;
-use super::measure::repeats::InterruptionKind;
-use super::measure::timeline::{Timeline, timeline};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -189,7 +189,7 @@ impl Report {
     fn recoveries_judged(&self) -> String {
         let limited = self.recovery.iter().filter(|of| of.limit_ms.is_some());
         let each: Vec<String> = limited
-            .map(|of| format!("{} after {}", words::count(of.judged), of.trigger.name()))
+            .map(|of| format!("{} after {}", format::count(of.judged), of.trigger.name()))
             .collect();
         format!("Recoveries judged: {}.", each.join(", "))
     }
@@ -213,7 +213,7 @@ impl Report {
 mod tests {
     use serde_json::Value;
 
-    use super::super::check::{check, fixture};
+    use super::super::checkers::{check, fixture};
     use super::*;
 
     #[test]

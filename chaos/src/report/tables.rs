@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::super::measure::latency::Percentiles;
-use super::words::{count, duration, mebibytes};
+use super::super::analysis::latency::Percentiles;
+use super::format::{count, duration, mebibytes};
 use super::{RecoveryFigures, Report};
 
 /// A figure of something that may not have happened.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::super::measure::latency::Percentiles;
-use super::words::{count, duration, mebibytes, plural};
+use super::super::analysis::latency::Percentiles;
+use super::format::{count, duration, mebibytes, plural};
 use super::{Judged, RecoveryFigures, Report};
 
 /// Wide enough for the longest label.

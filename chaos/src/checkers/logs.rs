@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
+use super::super::analysis::fault_windows::{Span, Spans};
+use super::super::analysis::leases::lost_for_a_reason;
 use super::super::history::{CloudService, Fault, FaultKind, History, LogKind, LogLine};
-use super::super::measure::leases::lost_for_a_reason;
-use super::super::measure::spans::{Span, Spans};
 use super::{Findings, Invariant, gaps};
 
 /// How a relay says that it met a gap.

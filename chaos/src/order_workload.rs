@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::backend::SCARCE_SKU;
 use super::history::{OrderLine, Post};
 use super::recorder::{Recorder, millis};
-use super::target::SCARCE_SKU;
 
 /// A client waits this long for one answer: longer than the API works on a
 /// request.
@@ -37,7 +37,7 @@ const UNKNOWN_SKU: &str = "UNKNOWN-1";
 
 /// All clients of a run.
 #[derive(Clone, Debug)]
-pub(super) struct Load {
+pub(super) struct OrderWorkload {
     http: reqwest::Client,
     url: String,
     recorder: Arc<Recorder>,
@@ -73,7 +73,7 @@ enum Answered {
     TryAgain,
 }
 
-impl Load {
+impl OrderWorkload {
     /// Clients of the API at `url`.
     pub(super) fn new(url: String, recorder: Arc<Recorder>, seed: u64) -> reqwest::Result<Self> {
         let http = reqwest::Client::builder()
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn the_orders_follow_from_the_seed() {
         let recorder = Arc::new(Recorder::new(Settings::default()));
-        let load = |seed| Load::new(String::new(), Arc::clone(&recorder), seed).unwrap();
+        let load = |seed| OrderWorkload::new(String::new(), Arc::clone(&recorder), seed).unwrap();
         let lines = |seed| -> Vec<_> {
             let load = load(seed);
             (1..100).map(|number| load.wish(number).lines).collect()
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn every_manner_of_client_is_there_and_no_sku_comes_twice() {
         let recorder = Arc::new(Recorder::new(Settings::default()));
-        let load = Load::new(String::new(), recorder, 1).unwrap();
+        let load = OrderWorkload::new(String::new(), recorder, 1).unwrap();
         let wishes: Vec<_> = (1..1_000).map(|number| load.wish(number)).collect();
         for manner in [
             Manner::Patient,

@@ -10,14 +10,14 @@ use serde_json::Value;
 use super::partial::{self, Failed};
 use super::protocol::{self, Answer, Call, Refusal, Reply};
 use super::streams::Page;
-use super::{Cut, Door, marks, refusals, sqs};
+use super::{Cut, ProxyContext, marks, refusals, sqs};
 use crate::history::{
     Delivery, Fault, FaultKind, Publish, PublishedMark, Redelivery, ShardReader, StreamRecord,
     TrimmedRead,
 };
 
-pub(super) struct Exchange {
-    door: Arc<Door>,
+pub(super) struct Interceptor {
+    context: Arc<ProxyContext>,
     /// Of the process that asks.
     incarnation: u32,
     call: Call,
@@ -28,14 +28,14 @@ pub(super) struct Exchange {
     waiting: Weak<()>,
 }
 
-impl Exchange {
-    pub(super) fn new(door: &Arc<Door>, call: Call, waiting: Weak<()>) -> Self {
-        let (fault, random) = door.dice.draw(&call.operation);
+impl Interceptor {
+    pub(super) fn new(context: &Arc<ProxyContext>, call: Call, waiting: Weak<()>) -> Self {
+        let (fault, random) = context.sampler.sample(&call.operation);
         Self {
-            incarnation: door.incarnation.load(Ordering::Acquire),
-            at: door.weather.recorder.now(),
-            fault: fault.filter(|_| door.weather.is_stormy()),
-            door: Arc::clone(door),
+            incarnation: context.incarnation.load(Ordering::Acquire),
+            at: context.active_faults.recorder.now(),
+            fault: fault.filter(|_| context.active_faults.is_stormy()),
+            context: Arc::clone(context),
             call,
             random,
             waiting,
@@ -81,11 +81,14 @@ impl Exchange {
             _ => self.random.u64(5..300),
         };
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        self.note_until(FaultKind::Latency, Some(self.door.weather.recorder.now()));
+        self.note_until(
+            FaultKind::Latency,
+            Some(self.context.active_faults.recorder.now()),
+        );
     }
 
     async fn forward(mut self) -> Result<Answer, Cut> {
-        let weather = Arc::clone(&self.door.weather);
+        let active_faults = Arc::clone(&self.context.active_faults);
         let split = match self.fault {
             Some(FaultKind::PartialSend | FaultKind::PartialDelete) => {
                 partial::split_entries(&self.call, &mut self.random)
@@ -106,7 +109,7 @@ impl Exchange {
             failed = Some(split.failed);
         }
         if self.call.operation == "GetShardIterator" {
-            self.call = match weather.trims.locate(self.call.clone()) {
+            self.call = match active_faults.trims.locate(self.call.clone()) {
                 Ok(call) => call,
                 // What was trimmed before: no fault of its own.
                 Err(refusal) => {
@@ -115,19 +118,19 @@ impl Exchange {
                 }
             };
         }
-        let forwarded_at = weather.recorder.now();
-        let reply = weather.upstream.send(&self.call).await?;
+        let forwarded_at = active_faults.recorder.now();
+        let reply = active_faults.upstream.send(&self.call).await?;
         match self.call.operation.as_str() {
             "SendMessageBatch" => self.sent(forwarded_at, &reply).await?,
             "BatchExecuteStatement" => self.marked(&reply),
-            "GetShardIterator" => weather.trims.located(&self.call, &reply),
+            "GetShardIterator" => active_faults.trims.located(&self.call, &reply),
             "GetRecords" => {
                 if let Some(lost) = self.trimmed(&reply) {
                     self.note_records(lost, true);
                     self.trimmed_read();
                     return Ok(self.refuse(FaultKind::TrimmedIterator, &refusals::trimmed()));
                 }
-                if let Some(page) = weather.trims.read(&self.call, &reply) {
+                if let Some(page) = active_faults.trims.read(&self.call, &reply) {
                     self.note_reader(&page);
                     self.note_records(page, false);
                 }
@@ -180,17 +183,17 @@ impl Exchange {
         let Some(body) = reply.json() else {
             return Ok(());
         };
-        let weather = &self.door.weather;
+        let active_faults = &self.context.active_faults;
         let sent = sqs::sent(&self.call, &body);
-        let answered_at = weather.recorder.now();
+        let answered_at = active_faults.recorder.now();
         let killed = self.is_told() && !sent.events.is_empty() && self.kill().await;
-        weather.recorder.write(|history| {
+        active_faults.recorder.write(|history| {
             let publishes = sent.events.into_iter().map(|event| Publish {
                 asked_at: self.at,
                 at: forwarded_at,
                 answered_at,
                 told: self.is_told() && !killed,
-                relay: self.door.process.name.clone(),
+                relay: self.context.process.clone(),
                 incarnation: self.incarnation,
                 queue: sent.queue.clone(),
                 event_id: event.id,
@@ -207,7 +210,7 @@ impl Exchange {
         let Some(body) = reply.json() else {
             return;
         };
-        let recorder = &self.door.weather.recorder;
+        let recorder = &self.context.active_faults.recorder;
         let at = recorder.now();
         let marks = marks::marked(&self.call, &body);
         recorder.write(|history| {
@@ -225,26 +228,27 @@ impl Exchange {
 
     /// Kills the relay that asks, when that is what is waited for.
     async fn kill(&self) -> bool {
-        let Some(pause) = self.door.weather.take_kill() else {
+        let Some(pause) = self.context.active_faults.take_kill() else {
             return false;
         };
-        let relay = &self.door.process;
-        let killed = relay.kill(Some(FaultKind::KillAfterSend), pause).await;
+        let killed = self.context.kill_switch.kill(pause).await;
         if !killed {
             // It is ending anyway: the next one, then.
-            self.door.weather.arm_kill(pause);
+            self.context.active_faults.arm_kill(pause);
         }
         killed
     }
 
     /// The records that are taken away before the process reads them.
     fn trimmed(&mut self, reply: &Reply) -> Option<Page> {
-        let weather = &self.door.weather;
-        if !self.is_told() || !weather.wants_trim() {
+        let active_faults = &self.context.active_faults;
+        if !self.is_told() || !active_faults.wants_trim() {
             return None;
         }
-        let lost = weather.trims.trim(&self.call, reply, &mut self.random)?;
-        weather.trim_is_done();
+        let lost = active_faults
+            .trims
+            .trim(&self.call, reply, &mut self.random)?;
+        active_faults.trim_is_done();
         Some(lost)
     }
 
@@ -252,10 +256,10 @@ impl Exchange {
     /// given up meanwhile, it is not told.
     fn trimmed_read(&self) {
         if self.waiting.strong_count() > 0 {
-            let recorder = &self.door.weather.recorder;
+            let recorder = &self.context.active_faults.recorder;
             let read = TrimmedRead {
                 at: recorder.now(),
-                relay: self.door.process.name.clone(),
+                relay: self.context.process.clone(),
                 incarnation: self.incarnation,
             };
             recorder.write(|history| history.trimmed_reads.push(read));
@@ -263,7 +267,7 @@ impl Exchange {
     }
 
     fn note_records(&self, page: Page, trimmed: bool) {
-        let recorder = &self.door.weather.recorder;
+        let recorder = &self.context.active_faults.recorder;
         let at = recorder.now();
         let Page { shard, events } = page;
         recorder.write(|history| {
@@ -282,11 +286,11 @@ impl Exchange {
 
     /// Notes who reads a shard, when that is another one than before.
     fn note_reader(&self, page: &Page) {
-        let recorder = &self.door.weather.recorder;
+        let recorder = &self.context.active_faults.recorder;
         let reader = ShardReader {
             at: recorder.now(),
             shard: page.shard.clone(),
-            relay: self.door.process.name.clone(),
+            relay: self.context.process.clone(),
             incarnation: self.incarnation,
         };
         recorder.write(|history| {
@@ -307,20 +311,20 @@ impl Exchange {
         let Some(mut body) = reply.json() else {
             return reply.into_answer();
         };
-        let weather = Arc::clone(&self.door.weather);
-        let process = &self.door.process.name;
+        let active_faults = Arc::clone(&self.context.active_faults);
+        let process = &self.context.process;
         let taken = sqs::messages(&body).to_vec();
-        let mut repeated = weather
+        let mut repeated = active_faults
             .handed_out
             .share(process, &self.call, &mut body)
             .map(|message| (message, Redelivery::Concurrent));
         match self.fault {
             Some(FaultKind::DuplicateDelivery) if !taken.is_empty() && self.random.bool() => {
                 let message = taken[self.random.usize(..taken.len())].clone();
-                weather.handed_out.offer(process, message).await;
+                active_faults.handed_out.offer(process, message).await;
             }
             Some(FaultKind::DuplicateDelivery) if repeated.is_none() => {
-                repeated = weather
+                repeated = active_faults
                     .handed_out
                     .repeat(&self.call, &mut body, &mut self.random)
                     .map(|message| (message, Redelivery::Later));
@@ -334,8 +338,8 @@ impl Exchange {
             // Noted for the process that gets it.
             self.note(FaultKind::DuplicateDelivery);
         }
-        weather.handed_out.remember(&taken);
-        let at = weather.recorder.now();
+        active_faults.handed_out.remember(&taken);
+        let at = active_faults.recorder.now();
         let delivery = |message, injected| {
             Some(Delivery {
                 at,
@@ -344,7 +348,7 @@ impl Exchange {
                 injected,
             })
         };
-        weather.recorder.write(|history| {
+        active_faults.recorder.write(|history| {
             let first = taken.iter().filter_map(|message| delivery(message, None));
             history.deliveries.extend(first);
             let again = repeated
@@ -365,11 +369,11 @@ impl Exchange {
     }
 
     fn note_until(&self, kind: FaultKind, until: Option<u64>) {
-        self.door.weather.recorder.fault(Fault {
+        self.context.active_faults.recorder.fault(Fault {
             at: self.at,
             until,
             kind,
-            process: Some(self.door.process.name.clone()),
+            process: Some(self.context.process.clone()),
             service: Some(self.call.service),
             operation: Some(self.call.operation.clone()),
         });

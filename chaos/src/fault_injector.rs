@@ -9,21 +9,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::history::{Fault, FaultKind, History};
 use super::processes::Remote;
-use super::proxy::Weather;
+use super::proxy::ActiveFaults;
 use super::recorder::Recorder;
 use super::schedule::{Incident, Schedule, Victim};
 
 #[derive(Debug)]
-pub(super) struct Injector {
+pub(super) struct FaultInjector {
     /// When the run began.
     pub(super) began: Instant,
     pub(super) recorder: Arc<Recorder>,
-    pub(super) weather: Arc<Weather>,
+    pub(super) active_faults: Arc<ActiveFaults>,
     /// API, relays, workers.
     pub(super) processes: Vec<Remote>,
 }
 
-impl Injector {
+impl FaultInjector {
     /// Works the schedule off; returns at its end, or at `stop`, when every
     /// outage is over.
     pub(super) async fn run(self, schedule: Schedule, stop: CancellationToken) {
@@ -36,7 +36,7 @@ impl Injector {
             self.inject(action.what, &mut outages).await;
         }
         stop.cancelled().await;
-        self.weather.clear();
+        self.active_faults.clear();
         while outages.join_next().await.is_some() {}
     }
 
@@ -77,20 +77,20 @@ impl Injector {
                 });
             }
             Incident::LullBegins => {
-                self.weather.lull();
+                self.active_faults.lull();
                 join_all(self.processes.iter().map(Remote::revive)).await;
             }
-            Incident::LullEnds => self.weather.storm(),
-            Incident::KillAfterSend { pause } => self.weather.arm_kill(pause),
-            Incident::Trim => self.weather.arm_trim(),
+            Incident::LullEnds => self.active_faults.storm(),
+            Incident::KillAfterSend { pause } => self.active_faults.arm_kill(pause),
+            Incident::Trim => self.active_faults.arm_trim(),
             Incident::Outage {
                 service,
                 manner,
                 lasting,
             } => {
-                let weather = Arc::clone(&self.weather);
+                let active_faults = Arc::clone(&self.active_faults);
                 outages.spawn(async move {
-                    weather.outage_of(service, manner, lasting).await;
+                    active_faults.outage_of(service, manner, lasting).await;
                 });
             }
         }

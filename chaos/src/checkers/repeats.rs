@@ -1,8 +1,8 @@
 //! What relays sent again, and whether they had to.
 
+use super::super::analysis::first_marked_at;
+use super::super::analysis::repeats::{Repeat, Repeats};
 use super::super::history::{FaultKind, History};
-use super::super::measure::first_marked_at;
-use super::super::measure::repeats::{Repeat, Repeats};
 use super::{Findings, Invariant};
 
 /// From looking an event up in the table to sending it.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::history::History;
 use super::committed_at;
-use super::spans::DisturbanceKind;
+use super::fault_windows::DisturbanceKind;
 
 /// More steps than this are narrower than a pixel or two.
 const MAX_STEPS: u64 = 300;
@@ -89,7 +89,7 @@ pub(crate) fn timeline(history: &History) -> Timeline {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::check::fixture;
+    use super::super::super::checkers::fixture;
     use super::*;
 
     #[test]

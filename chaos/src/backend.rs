@@ -30,7 +30,7 @@ const SCARCE_PIECES: u64 = 15;
 
 /// What a run works on.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct Backend {
     /// `None` when it is somebody else's.
     cloud: Option<LocalCloud>,
     dynamodb: Uri,
@@ -49,7 +49,7 @@ pub(super) struct Target {
 
 /// Why there is nothing to run on.
 #[derive(Debug, thiserror::Error)]
-pub enum TargetError {
+pub enum BackendError {
     #[error("the embedded cloud could not start: {0}")]
     Start(#[from] StartError),
     #[error("an address of the embedded cloud is no URL: {0}")]
@@ -64,9 +64,9 @@ pub enum TargetError {
     Folder(io::Error),
 }
 
-impl Target {
+impl Backend {
     /// Starts the embedded cloud, or finds the other one.
-    pub(super) async fn open(endpoints: &Endpoints) -> Result<Self, TargetError> {
+    pub(super) async fn open(endpoints: &Endpoints) -> Result<Self, BackendError> {
         if let (Some(dynamodb), Some(sqs)) = (&endpoints.dynamodb_endpoint, &endpoints.sqs_endpoint)
         {
             let streams = endpoints.streams_endpoint.as_ref().unwrap_or(dynamodb);
@@ -107,7 +107,7 @@ impl Target {
     }
 
     /// Creates and fills everything.
-    pub(super) async fn prepare(&self) -> Result<(), TargetError> {
+    pub(super) async fn prepare(&self) -> Result<(), BackendError> {
         provision::create_resources(&self.clients, &self.names).await?;
         provision::queue(&self.clients.sqs, &self.chaos_queue).await?;
         provision::stock_widgets(&self.clients, &self.names).await?;
@@ -164,19 +164,19 @@ impl Target {
     ///
     /// # Errors
     /// The first thing that could not be deleted; the others are logged.
-    pub(super) async fn close(self, force: &CancellationToken) -> Result<(), TargetError> {
+    pub(super) async fn close(self, force: &CancellationToken) -> Result<(), BackendError> {
         match self.cloud {
-            Some(cloud) => cloud.stop().await.map_err(TargetError::Folder),
+            Some(cloud) => cloud.stop().await.map_err(BackendError::Folder),
             None => match force.run_until_cancelled(self.delete()).await {
                 Some(deleted) => deleted,
-                None => Err(TargetError::Left(self.suffix)),
+                None => Err(BackendError::Left(self.suffix)),
             },
         }
     }
 
     /// Tries everything at once: one that fails keeps no other from it, and a
     /// service that does not answer is waited for once.
-    async fn delete(&self) -> Result<(), TargetError> {
+    async fn delete(&self) -> Result<(), BackendError> {
         let names = &self.names;
         let tables = [
             &names.orders_table,
@@ -204,7 +204,7 @@ impl Target {
         Err(first)
     }
 
-    async fn delete_table(&self, table: &str) -> Result<(), TargetError> {
+    async fn delete_table(&self, table: &str) -> Result<(), BackendError> {
         let deleted = self.clients.dynamodb.delete_table().table_name(table);
         match deleted.send().await {
             Ok(_) => Ok(()),
@@ -216,15 +216,15 @@ impl Target {
             {
                 Ok(())
             }
-            Err(error) => Err(TargetError::Delete {
+            Err(error) => Err(BackendError::Delete {
                 what: format!("table `{table}`"),
                 reason: Causes(&error).to_string(),
             }),
         }
     }
 
-    async fn delete_queue(&self, queue: &str) -> Result<(), TargetError> {
-        let not_deleted = |reason| TargetError::Delete {
+    async fn delete_queue(&self, queue: &str) -> Result<(), BackendError> {
+        let not_deleted = |reason| BackendError::Delete {
             what: format!("queue `{queue}`"),
             reason,
         };

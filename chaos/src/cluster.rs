@@ -10,13 +10,14 @@ use test_support::reserved_port::Reservation;
 use test_support::signals::Stopping;
 use tokio_util::sync::CancellationToken;
 
+use super::backend::Backend;
+use super::error::ChaosError;
 use super::history::Program;
+use super::kill_switch::KillSwitch;
 use super::options::ChaosOptions;
-use super::processes::{Keeper, Member, Remote};
-use super::proxy::{Proxy, Weather};
+use super::processes::{Member, Remote, SupervisorConfig};
+use super::proxy::{ActiveFaults, Proxy};
 use super::recorder::Recorder;
-use super::run::ChaosError;
-use super::target::Target;
 
 /// How many requests the API works on at once, which is its default. After a
 /// long outage more than that come back at once, and some are refused.
@@ -39,7 +40,7 @@ const SWEEP_AFTER: &str = "3s";
 
 /// All processes.
 #[derive(Debug)]
-pub(super) struct Crew {
+pub(super) struct Cluster {
     /// Kept while the API is dead.
     api: Reservation,
     /// API, relays, workers.
@@ -47,13 +48,13 @@ pub(super) struct Crew {
     heal: CancellationToken,
 }
 
-impl Crew {
+impl Cluster {
     pub(super) async fn start(
         program: &Path,
         options: &ChaosOptions,
-        target: &Target,
+        backend: &Backend,
         recorder: &Arc<Recorder>,
-        weather: &Arc<Weather>,
+        active_faults: &Arc<ActiveFaults>,
         stopping: &Stopping,
     ) -> Result<Self, ChaosError> {
         let api = Reservation::take(([127, 0, 0, 1], 0).into()).map_err(ChaosError::Port)?;
@@ -64,7 +65,7 @@ impl Crew {
             .timeout(METRICS_WITHIN)
             .no_proxy()
             .build()?;
-        let mut crew = Self {
+        let mut cluster = Self {
             api,
             members: Vec::new(),
             heal: CancellationToken::new(),
@@ -73,13 +74,14 @@ impl Crew {
         let joined = async {
             for (kind, name) in all.chain(relays).chain(workers) {
                 let (remote, orders) = Remote::new(name);
-                let proxy = Proxy::start(weather, remote.clone())
+                let (kill_switch, kills) = KillSwitch::new();
+                let proxy = Proxy::start(active_faults, remote.name.clone(), kill_switch)
                     .await
                     .map_err(ChaosError::Port)?;
-                let mut environment = target.environment(proxy.url());
-                environment.extend(crew.environment(options, kind));
+                let mut environment = backend.environment(proxy.url());
+                environment.extend(cluster.environment(options, kind));
                 let worker = options.worker_program.as_ref();
-                let keeper = Keeper {
+                let config = SupervisorConfig {
                     program: kind,
                     spec: Spec {
                         name: kind.name(),
@@ -91,21 +93,22 @@ impl Crew {
                         log_is_read: true,
                     },
                     proxy,
+                    kills,
                     recorder: Arc::clone(recorder),
                     http: http.clone(),
                     grace: GRACE,
                     log_file: log_file(options.output.logs.as_deref(), &remote.name)?,
-                    heal: crew.heal.clone(),
+                    heal: cluster.heal.clone(),
                     force: stopping.force.clone(),
                 };
-                crew.members.push(Member::start(keeper, remote, orders));
+                cluster.members.push(Member::start(config, remote, orders));
             }
             Ok(())
         };
         match joined.await {
-            Ok(()) => Ok(crew),
+            Ok(()) => Ok(cluster),
             Err(error) => {
-                crew.end().await;
+                cluster.end().await;
                 Err(error)
             }
         }

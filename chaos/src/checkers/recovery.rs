@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::super::analysis::recovery::{Trigger, recoveries};
 use super::super::history::{FaultKind, History};
-use super::super::measure::recovery::{Trigger, recoveries};
 use super::{Findings, Invariant};
 
 pub(super) fn recovery(history: &History, found: &mut Findings) {

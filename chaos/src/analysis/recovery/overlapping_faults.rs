@@ -1,6 +1,6 @@
 //! What else was wrong while events stood still.
 
-use super::super::spans::{Disturbance, Span};
+use super::super::fault_windows::{Disturbance, Span};
 use super::{Measure, Trigger};
 use crate::history::{Life, Program};
 

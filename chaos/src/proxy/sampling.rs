@@ -9,14 +9,14 @@ use crate::history::FaultKind;
 
 /// The faults of one process's requests.
 #[derive(Debug)]
-pub(super) struct Dice {
+pub(super) struct FaultSampler {
     seed: u64,
     kinds: Vec<FaultKind>,
     /// How many requests there have been of each operation.
     counts: Mutex<HashMap<String, u64>>,
 }
 
-impl Dice {
+impl FaultSampler {
     /// For `process`, with the faults of `kinds` that concern requests.
     pub(super) fn new(seed: u64, process: &str, kinds: &[FaultKind]) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl Dice {
 
     /// The fault of the next request of `operation`, if any, and the random
     /// numbers for what about it is open.
-    pub(super) fn draw(&self, operation: &str) -> (Option<FaultKind>, fastrand::Rng) {
+    pub(super) fn sample(&self, operation: &str) -> (Option<FaultKind>, fastrand::Rng) {
         let count = {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
             let count = counts.entry(operation.to_owned()).or_default();
@@ -85,33 +85,33 @@ mod tests {
 
     use super::*;
 
-    fn draws(dice: &Dice, operation: &str, count: usize) -> Vec<Option<FaultKind>> {
-        (0..count).map(|_| dice.draw(operation).0).collect()
+    fn samples(sampler: &FaultSampler, operation: &str, count: usize) -> Vec<Option<FaultKind>> {
+        (0..count).map(|_| sampler.sample(operation).0).collect()
     }
 
     #[test]
     fn what_a_process_meets_depends_on_its_own_requests_alone() {
         let kinds = FaultKind::value_variants();
-        let alone = Dice::new(1, "relay-1", kinds);
-        let alone = draws(&alone, "SendMessageBatch", 500);
-        let mixed = Dice::new(1, "relay-1", kinds);
-        let other = Dice::new(1, "relay-2", kinds);
+        let alone = FaultSampler::new(1, "relay-1", kinds);
+        let alone = samples(&alone, "SendMessageBatch", 500);
+        let mixed = FaultSampler::new(1, "relay-1", kinds);
+        let other = FaultSampler::new(1, "relay-2", kinds);
         let mixed: Vec<_> = (0..500)
             .map(|_| {
-                other.draw("SendMessageBatch");
-                mixed.draw("GetRecords");
-                mixed.draw("SendMessageBatch").0
+                other.sample("SendMessageBatch");
+                mixed.sample("GetRecords");
+                mixed.sample("SendMessageBatch").0
             })
             .collect();
         assert_eq!(alone, mixed);
-        let other = Dice::new(2, "relay-1", kinds);
-        assert_ne!(alone, draws(&other, "SendMessageBatch", 500));
+        let other = FaultSampler::new(2, "relay-1", kinds);
+        assert_ne!(alone, samples(&other, "SendMessageBatch", 500));
     }
 
     #[test]
     fn faults_come_as_often_as_they_should_and_only_where_they_fit() {
-        let dice = Dice::new(1, "relay-1", FaultKind::value_variants());
-        let met = draws(&dice, "SendMessageBatch", 100_000);
+        let sampler = FaultSampler::new(1, "relay-1", FaultKind::value_variants());
+        let met = samples(&sampler, "SendMessageBatch", 100_000);
         let share = |kind| {
             let count = met.iter().filter(|met| **met == Some(kind)).count();
             count as f64 / 100_000.0
@@ -124,8 +124,8 @@ mod tests {
 
     #[test]
     fn only_what_was_asked_for_happens() {
-        let dice = Dice::new(1, "relay-1", &[FaultKind::Throttle]);
-        let met = draws(&dice, "GetRecords", 10_000);
+        let sampler = FaultSampler::new(1, "relay-1", &[FaultKind::Throttle]);
+        let met = samples(&sampler, "GetRecords", 10_000);
         assert!(met.contains(&Some(FaultKind::Throttle)));
         assert!(
             met.iter()

@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::super::history::History;
-use super::spans::{Span, Spans, disturbances};
+use super::fault_windows::{Span, Spans, disturbances};
 
 /// How long after a fault its effects are still felt: retries back off by up
 /// to two seconds.
@@ -94,7 +94,7 @@ fn split(troubled: &Spans, spans: impl Iterator<Item = Span>) -> Latency {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::check::fixture;
+    use super::super::super::checkers::fixture;
     use super::*;
 
     #[test]

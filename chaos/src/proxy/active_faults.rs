@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::draw::Dice;
 use super::protocol::Answer;
 use super::redelivery::HandedOut;
+use super::sampling::FaultSampler;
 use super::streams::Trims;
 use super::upstream::Upstream;
 use super::{Cut, refusals};
@@ -23,7 +23,7 @@ use crate::schedule::Manner;
 
 /// Shared by the proxies of a run.
 #[derive(Debug)]
-pub(crate) struct Weather {
+pub(crate) struct ActiveFaults {
     pub(super) recorder: Arc<Recorder>,
     pub(super) upstream: Upstream,
     pub(super) trims: Trims,
@@ -56,7 +56,7 @@ pub(super) struct Outage {
     over: CancellationToken,
 }
 
-impl Weather {
+impl ActiveFaults {
     pub(crate) fn new(
         recorder: Arc<Recorder>,
         upstream: Upstream,
@@ -153,8 +153,8 @@ impl Weather {
         *self.sky.borrow() == Sky::Storm
     }
 
-    pub(super) fn dice(&self, process: &str) -> Dice {
-        Dice::new(self.seed, process, &self.kinds)
+    pub(super) fn sampler(&self, process: &str) -> FaultSampler {
+        FaultSampler::new(self.seed, process, &self.kinds)
     }
 
     /// The outage that a request to `service` meets.
@@ -220,48 +220,48 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    fn weather() -> Arc<Weather> {
+    fn active_faults() -> Arc<ActiveFaults> {
         let nobody = http::Uri::from_static("http://127.0.0.1:9");
         let upstream = Upstream::new(nobody.clone(), nobody.clone(), nobody);
         let recorder = Arc::new(Recorder::new(Settings::default()));
-        Arc::new(Weather::new(recorder, upstream, 1, &[]))
+        Arc::new(ActiveFaults::new(recorder, upstream, 1, &[]))
     }
 
-    async fn silence(weather: &Weather) {
-        weather.outage_of(None, Manner::Silent, LONG).await;
+    async fn silence(active_faults: &ActiveFaults) {
+        active_faults.outage_of(None, Manner::Silent, LONG).await;
     }
 
     #[tokio::test]
     async fn an_outage_that_nobody_waits_for_is_over_and_so_is_what_it_holds_up() {
-        let weather = weather();
+        let active_faults = active_faults();
         let held_up = {
-            let outage = silence(&weather);
+            let outage = silence(&active_faults);
             tokio::select! {
                 biased;
                 () = outage => unreachable!("it lasts"),
                 () = tokio::task::yield_now() => {}
             }
             // Another process asked while it lasted.
-            lock(&weather.outages)[0].clone()
+            lock(&active_faults.outages)[0].clone()
         };
-        assert!(weather.outage(CloudService::Sqs).is_none());
+        assert!(active_faults.outage(CloudService::Sqs).is_none());
         assert!(held_up.answer(CloudService::Sqs).await.is_err());
     }
 
     #[tokio::test]
     async fn clear_weather_ends_outages_and_lets_none_begin() {
-        let weather = weather();
+        let active_faults = active_faults();
         let lasting = tokio::spawn({
-            let weather = Arc::clone(&weather);
-            async move { silence(&weather).await }
+            let active_faults = Arc::clone(&active_faults);
+            async move { silence(&active_faults).await }
         });
-        while weather.outage(CloudService::Sqs).is_none() {
+        while active_faults.outage(CloudService::Sqs).is_none() {
             tokio::task::yield_now().await;
         }
-        weather.clear();
+        active_faults.clear();
         lasting.await.unwrap();
-        silence(&weather).await;
-        assert!(weather.outage(CloudService::Sqs).is_none());
-        assert_eq!(weather.recorder.take().faults.len(), 1);
+        silence(&active_faults).await;
+        assert!(active_faults.outage(CloudService::Sqs).is_none());
+        assert_eq!(active_faults.recorder.take().faults.len(), 1);
     }
 }

@@ -5,8 +5,8 @@
 //! repetition with the same key finds out which. Any other answer to a valid
 //! request is wrong in itself.
 
+use super::super::analysis::fault_windows::{Span, Spans, disturbances, processes};
 use super::super::history::{CloudService, History, Program};
-use super::super::measure::spans::{Span, Spans, disturbances, processes};
 use super::{Findings, Invariant};
 
 /// An answer may come this much later than the fault that it is due to ended:

@@ -11,17 +11,17 @@
 //! that is not counted. Of several shards the slowest counts. Events that only
 //! the sweeper can bring are judged by the drain time, not here.
 
-mod awaited;
-mod disturbed;
+mod expected_event;
+mod overlapping_faults;
 
 use std::collections::BTreeSet;
 
-use awaited::{Awaited, shards};
+use expected_event::{ExpectedEvent, shards};
 use serde::Serialize;
 
 use super::super::history::{FaultKind, History, Life, Program};
-use super::passage::{Passage, passages};
-use super::spans::{Disturbance, disturbances, processes};
+use super::event_timeline::{EventTimeline, event_timelines};
+use super::fault_windows::{Disturbance, disturbances, processes};
 
 /// A killed relay is noticed when its lease has not moved for its duration.
 const AFTER_KILL_MS: u64 = 1_000;
@@ -123,7 +123,7 @@ impl Recovery<'_> {
 pub(crate) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
     let all = Measure {
         history,
-        passages: passages(history),
+        event_timelines: event_timelines(history),
         shards: shards(history),
         disturbances: disturbances(history),
         relays: processes(history, Program::OutboxRelay),
@@ -141,7 +141,7 @@ pub(crate) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
 
 struct Measure<'a> {
     history: &'a History,
-    passages: Vec<Passage<'a>>,
+    event_timelines: Vec<EventTimeline<'a>>,
     shards: BTreeSet<&'a str>,
     disturbances: Vec<Disturbance<'a>>,
     relays: Vec<&'a str>,
@@ -151,8 +151,8 @@ impl<'a> Measure<'a> {
     fn of_life(&self, life: &'a Life) -> Option<Recovery<'a>> {
         let at = life.told_to_end.filter(|&at| self.under_load(at))?;
         let killed = life.was_killed();
-        let soon = |flowed: Option<u64>| Awaited { due: at, flowed };
-        let (trigger, awaited) = match (life.program, killed) {
+        let soon = |flowed: Option<u64>| ExpectedEvent { due: at, flowed };
+        let (trigger, expected_event) = match (life.program, killed) {
             (Program::OutboxRelay, _) => {
                 let trigger = if killed {
                     Trigger::RelayKilled
@@ -160,13 +160,13 @@ impl<'a> Measure<'a> {
                     Trigger::RelayStopped
                 };
                 // What it still published itself needed no successor.
-                let by_another = |event: &Passage<'_>| {
+                let by_another = |event: &EventTimeline<'_>| {
                     event.first.is_none_or(|first| {
                         first.relay != life.process || first.incarnation != life.incarnation
                     })
                 };
                 let shards = self.held_by(life, at);
-                (trigger, self.awaited(at, shards, by_another)?)
+                (trigger, self.expected_event(at, shards, by_another)?)
             }
             (Program::OrderApi, true) => {
                 let confirmed = self
@@ -190,15 +190,15 @@ impl<'a> Measure<'a> {
             }
             (Program::OrderApi | Program::InventoryWorker, false) => return None,
         };
-        Some(self.recovery(trigger, at, Some(life), awaited))
+        Some(self.recovery(trigger, at, Some(life), expected_event))
     }
 
     fn of_outage(&self, ended: u64) -> Option<Recovery<'a>> {
         if !self.under_load(ended) {
             return None;
         }
-        let awaited = self.awaited(ended, self.shards.iter().copied(), |_| true)?;
-        Some(self.recovery(Trigger::Outage, ended, None, awaited))
+        let expected_event = self.expected_event(ended, self.shards.iter().copied(), |_| true)?;
+        Some(self.recovery(Trigger::Outage, ended, None, expected_event))
     }
 
     fn recovery(
@@ -206,12 +206,12 @@ impl<'a> Measure<'a> {
         trigger: Trigger,
         at: u64,
         victim: Option<&'a Life>,
-        awaited: Awaited,
+        expected_event: ExpectedEvent,
     ) -> Recovery<'a> {
-        let took_ms = awaited.took_ms();
-        let quiet_ms = awaited.flowed.map(|flowed| {
+        let took_ms = expected_event.took_ms();
+        let quiet_ms = expected_event.flowed.map(|flowed| {
             let quiet_from = self.quiet_from(at, victim, flowed);
-            flowed.saturating_sub(awaited.due.max(quiet_from))
+            flowed.saturating_sub(expected_event.due.max(quiet_from))
         });
         Recovery {
             trigger,
@@ -230,7 +230,7 @@ impl<'a> Measure<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::check::fixture;
+    use super::super::super::checkers::fixture;
     use super::super::super::history::{ShardReader, StreamRecord};
     use super::*;
 

@@ -14,9 +14,9 @@ use serde::Serialize;
 use super::super::history::{
     CloudService, Ending, Fault, FaultKind, History, Life, LogKind, Program, Publish,
 };
+use super::fault_windows::{Span, processes};
 use super::first_marked_at;
 use super::leases::{is_long_pause, lost_for_a_reason};
-use super::spans::{Span, processes};
 
 /// How long after a relay's death its requests can still reach the queue: what
 /// the proxy had received, it forwards.

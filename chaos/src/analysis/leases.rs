@@ -1,7 +1,7 @@
 //! What can cost a relay its lease.
 
 use super::super::history::{CloudService, Fault, FaultKind, History, LogLine};
-use super::spans::Span;
+use super::fault_windows::Span;
 
 /// A pause in which a relay can miss its lease: it renews well before that runs
 /// out, and what is left when it is frozen may be half of it.

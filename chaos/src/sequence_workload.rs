@@ -37,7 +37,7 @@ const CONSUMERS: usize = 4;
 
 /// Writes events until it is told to stop.
 #[derive(Clone, Debug)]
-pub(super) struct Steps {
+pub(super) struct SequenceWorkload {
     pub(super) clients: Clients,
     pub(super) outbox_table: String,
     pub(super) recorder: Arc<Recorder>,
@@ -53,7 +53,7 @@ pub struct NotWritten {
     reason: String,
 }
 
-impl Steps {
+impl SequenceWorkload {
     /// Writes about `rate` events a second.
     ///
     /// # Errors

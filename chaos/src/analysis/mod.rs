@@ -1,20 +1,20 @@
-//! What a history says, in numbers: pure functions that [`super::check`]
+//! What a history says, in numbers: pure functions that [`super::checkers`]
 //! judges by and [`super::report`] shows.
 //!
 //! - [`spans`]: when something was done to the system, and to whom.
 //! - [`repeats`]: events that a queue took more than once, and why.
 //! - [`leases`]: what can cost a relay its lease.
-//! - [`passage`]: each event from its commit to the first queue that took it.
+//! - [`event_timeline`]: each event from its commit to the first queue that took it.
 //! - [`recovery`]: how long events stood still after a fault.
 //! - [`latency`]: how long clients and orders waited, with faults and without.
 //! - [`timeline`]: backlog and throughput over the run.
 
+pub(super) mod event_timeline;
+pub(super) mod fault_windows;
 pub(super) mod latency;
 pub(super) mod leases;
-pub(super) mod passage;
 pub(super) mod recovery;
 pub(super) mod repeats;
-pub(super) mod spans;
 pub(super) mod timeline;
 
 use std::collections::HashMap;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use maud::{Markup, html};
 
 use super::super::history::FaultKind;
-use super::words::{count, duration};
+use super::format::{count, duration};
 use super::{Annotation, Report};
 
 // Pixels, when the picture is shown as wide as it was drawn.
@@ -51,7 +51,7 @@ const LANES: [(&str, &str, &[FaultKind]); 4] = [
 ];
 const REQUESTS: &str = "requests";
 
-pub(super) fn picture(report: &Report) -> Markup {
+pub(super) fn svg_timeline(report: &Report) -> Markup {
     let timeline = &report.timeline;
     let scale = Scale {
         lasted: (timeline.steps.len() as u64 * timeline.step_ms).max(1),
@@ -238,7 +238,7 @@ mod tests {
     use clap::ValueEnum;
 
     use super::*;
-    use crate::measure::spans::DisturbanceKind;
+    use crate::analysis::fault_windows::DisturbanceKind;
 
     #[test]
     fn an_axis_ends_at_a_round_number_above_the_most() {

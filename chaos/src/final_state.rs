@@ -14,11 +14,11 @@ use shared::order::{Order, OrderStatus};
 use shared::provision::dead_letter_queue_name;
 use tokio::time::Instant;
 
+use super::backend::Backend;
 use super::history::{
     DeadLetter, End, IdempotencyRow, Level, OrderLine, OrderRow, OutboxRow, Stock,
 };
 use super::recorder::Recorder;
-use super::target::Target;
 
 /// Between two looks at whether everything is settled.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -49,7 +49,7 @@ impl Unreadable {
     }
 }
 
-impl Target {
+impl Backend {
     /// Waits until nothing is pending, the queues are empty and every order is
     /// settled; returns whether that was before `deadline`.
     pub(super) async fn settled(&self, deadline: Instant) -> Result<bool, Unreadable> {

@@ -8,7 +8,7 @@ use super::super::history::{History, Publish};
 type Key<'a> = (&'a str, u64);
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Passage<'a> {
+pub(crate) struct EventTimeline<'a> {
     /// By when it was in the table for certain: its writer had been told.
     pub committed: u64,
     /// Where its record is; `None` when no relay has read it.
@@ -21,7 +21,7 @@ pub(crate) struct Passage<'a> {
     pub first: Option<&'a Publish>,
 }
 
-impl Passage<'_> {
+impl EventTimeline<'_> {
     /// Whether no queue had been sent it yet.
     pub(crate) fn is_unpublished(&self, at: u64) -> bool {
         self.first.is_none_or(|first| first.at > at)
@@ -30,7 +30,7 @@ impl Passage<'_> {
 
 /// All events of which it is known when they were committed. An order whose
 /// clients were never told so is none of them.
-pub(crate) fn passages(history: &History) -> Vec<Passage<'_>> {
+pub(crate) fn event_timelines(history: &History) -> Vec<EventTimeline<'_>> {
     let mut first: HashMap<Key<'_>, &Publish> = HashMap::new();
     // In the order of time.
     for publish in &history.publishes {
@@ -45,7 +45,7 @@ pub(crate) fn passages(history: &History) -> Vec<Passage<'_>> {
     let swept = first_swept(history, &first);
     known_commits(history)
         .into_iter()
-        .map(|(key, committed)| Passage {
+        .map(|(key, committed)| EventTimeline {
             committed,
             shard: shards.get(&key).copied(),
             is_swept: swept.get(key.0).is_some_and(|&from| from <= key.1),
@@ -96,12 +96,12 @@ fn first_swept<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::check::fixture;
+    use super::super::super::checkers::fixture;
     use super::super::super::history::StreamRecord;
     use super::*;
 
-    fn of(history: &History, committed: u64) -> Passage<'_> {
-        let mut all = passages(history).into_iter();
+    fn of(history: &History, committed: u64) -> EventTimeline<'_> {
+        let mut all = event_timelines(history).into_iter();
         let found = all.find(|one| one.committed == committed);
         found.expect("an event was committed then")
     }
@@ -112,7 +112,11 @@ mod tests {
         // The second request for the order got the answer.
         assert_eq!(of(&history, 1_120).first.unwrap().event_id, "o-1:1");
         history.posts[1].status = None;
-        assert!(passages(&history).iter().all(|one| one.committed != 1_120));
+        assert!(
+            event_timelines(&history)
+                .iter()
+                .all(|one| one.committed != 1_120)
+        );
     }
 
     #[test]

@@ -12,10 +12,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::gaps::Counting;
-use super::{Command, Keeper, Order};
+use super::{Command, Order, SupervisorConfig};
+use crate::error::ChaosError;
 use crate::history::{EndSignal, Ending, Fault, FaultKind, Life, MemorySample, Program};
+use crate::kill_switch::KillRequest;
 use crate::logs::{Log, Ready};
-use crate::run::ChaosError;
 
 /// Before a process that ended by itself is started again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -27,8 +28,8 @@ const PAST_GRACE: Duration = Duration::from_secs(8);
 /// Between two looks at a process's memory.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(super) struct Keeping {
-    pub(super) keeper: Keeper,
+pub(super) struct ProcessSupervisor {
+    pub(super) config: SupervisorConfig,
     pub(super) name: String,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) stop: CancellationToken,
@@ -54,7 +55,7 @@ struct Alive {
     pause: Duration,
 }
 
-impl Keeping {
+impl ProcessSupervisor {
     pub(super) async fn keep_running(mut self) {
         let mut incarnation = 0;
         while !self.stop.is_cancelled() {
@@ -72,10 +73,10 @@ impl Keeping {
 
     /// One incarnation, from its start to its end; returns the pause after it.
     async fn live(&mut self, incarnation: u32) -> io::Result<Duration> {
-        let recorder = Arc::clone(&self.keeper.recorder);
-        self.keeper.proxy.serves(incarnation);
-        let mut spec = self.keeper.spec.clone();
-        if self.keeper.program == Program::OutboxRelay {
+        let recorder = Arc::clone(&self.config.recorder);
+        self.config.proxy.serves(incarnation);
+        let mut spec = self.config.spec.clone();
+        if self.config.program == Program::OutboxRelay {
             // Another name each time, as on a new machine: its leases have to
             // run out before another relay, or its successor, has them.
             let name = format!("{}-{incarnation}", self.name);
@@ -95,7 +96,7 @@ impl Keeping {
             pause: PAUSE,
         };
         let name = self.name.clone();
-        let log_file = self.keeper.log_file.clone();
+        let log_file = self.config.log_file.clone();
         let following = async {
             let log_of = Log {
                 recorder: &recorder,
@@ -117,8 +118,8 @@ impl Keeping {
             }
             std::future::pending().await
         };
-        let http = self.keeper.http.clone();
-        let counts_gaps = self.keeper.program == Program::OutboxRelay;
+        let http = self.config.http.clone();
+        let counts_gaps = self.config.program == Program::OutboxRelay;
         let counting = async {
             let gaps = Counting {
                 http: &http,
@@ -145,7 +146,7 @@ impl Keeping {
         }
         recorder.write(|history| {
             history.lives.push(Life {
-                program: self.keeper.program,
+                program: self.config.program,
                 process: name,
                 incarnation,
                 pid,
@@ -164,9 +165,9 @@ impl Keeping {
         let mut memory = tokio::time::interval(MEMORY_INTERVAL);
         memory.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (heal, stop, force) = (
-            self.keeper.heal.clone(),
+            self.config.heal.clone(),
             self.stop.clone(),
-            self.keeper.force.clone(),
+            self.config.force.clone(),
         );
         loop {
             let thaw = alive.frozen.as_ref().map(|frozen| frozen.until);
@@ -174,6 +175,7 @@ impl Keeping {
             tokio::select! {
                 status = alive.process.ended() => return status,
                 Some(order) = self.orders.recv() => self.obey(alive, order)?,
+                Some(kill) = self.config.kills.recv() => self.obey(alive, kill.into())?,
                 _ = memory.tick() => self.sample_memory(alive),
                 () = at(thaw) => self.thaw(alive)?,
                 () = heal.cancelled(), if thaw.is_some() => self.thaw(alive)?,
@@ -196,11 +198,11 @@ impl Keeping {
     }
 
     fn obey(&self, alive: &mut Alive, order: Order) -> io::Result<()> {
-        let now = self.keeper.recorder.now();
+        let now = self.config.recorder.now();
         let hit = match order.what {
             Command::Revive => true,
             // One end is enough for one life; and what is healed is left alone.
-            _ if alive.told.is_some() || self.keeper.heal.is_cancelled() => false,
+            _ if alive.told.is_some() || self.config.heal.is_cancelled() => false,
             Command::Stop { .. } => alive.frozen.is_none(),
             Command::Kill { .. } | Command::Term { .. } => true,
         };
@@ -240,11 +242,11 @@ impl Keeping {
     fn terminate(&self, alive: &mut Alive) -> io::Result<()> {
         alive
             .told
-            .get_or_insert((self.keeper.recorder.now(), EndSignal::Term));
+            .get_or_insert((self.config.recorder.now(), EndSignal::Term));
         // One that is frozen gets the signal when it goes on.
         let frozen_until = alive.frozen.as_ref().map(|frozen| frozen.until);
         let from = frozen_until.unwrap_or_else(Instant::now);
-        alive.deadline = Some(from + self.keeper.grace + PAST_GRACE);
+        alive.deadline = Some(from + self.config.grace + PAST_GRACE);
         alive.process.signal(Signal::SIGTERM)
     }
 
@@ -256,13 +258,13 @@ impl Keeping {
     /// A pause is over, by SIGCONT or by death.
     fn thawed(&self, alive: &mut Alive) {
         if let Some(frozen) = alive.frozen.take() {
-            let now = self.keeper.recorder.now();
+            let now = self.config.recorder.now();
             self.note(FaultKind::Stop, frozen.since, Some(now));
         }
     }
 
     fn note(&self, kind: FaultKind, at: u64, until: Option<u64>) {
-        self.keeper.recorder.fault(Fault {
+        self.config.recorder.fault(Fault {
             at,
             until,
             kind,
@@ -279,12 +281,12 @@ impl Keeping {
             return;
         };
         let sample = MemorySample {
-            at: self.keeper.recorder.now(),
+            at: self.config.recorder.now(),
             process: self.name.clone(),
             incarnation: alive.incarnation,
             rss_bytes,
         };
-        self.keeper
+        self.config
             .recorder
             .write(|history| history.memory.push(sample));
     }
@@ -296,8 +298,11 @@ impl Keeping {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
-                () = self.keeper.heal.cancelled() => return,
+                () = self.config.heal.cancelled() => return,
                 () = self.stop.cancelled() => return,
+                Some(kill) = self.config.kills.recv() => {
+                    let _ = kill.done.send(false);
+                }
                 Some(order) = self.orders.recv() => {
                     let _ = order.done.send(false);
                     if matches!(order.what, Command::Revive) {
@@ -305,6 +310,16 @@ impl Keeping {
                     }
                 }
             }
+        }
+    }
+}
+
+impl From<KillRequest> for Order {
+    fn from(KillRequest { pause, done }: KillRequest) -> Self {
+        let kind = Some(FaultKind::KillAfterSend);
+        Self {
+            what: Command::Kill { kind, pause },
+            done,
         }
     }
 }
