@@ -21,12 +21,12 @@ const ASSETS: [(&str, &str, &str); 10] = [
     asset!("/console.css", CSS, "console.css"),
     asset!("/icon.svg", SVG, "icon.svg"),
     asset!("/console.js", SCRIPT, "console.js"),
-    asset!("/server.js", SCRIPT, "server.js"),
+    asset!("/client.js", SCRIPT, "client.js"),
     asset!("/dom.js", SCRIPT, "dom.js"),
     asset!("/charts.js", SCRIPT, "charts.js"),
-    asset!("/events.js", SCRIPT, "events.js"),
+    asset!("/list.js", SCRIPT, "list.js"),
     asset!("/detail.js", SCRIPT, "detail.js"),
-    asset!("/pretty.js", SCRIPT, "pretty.js"),
+    asset!("/json.js", SCRIPT, "json.js"),
 ];
 
 /// A route for each. They say nothing of any event, so they need no token.

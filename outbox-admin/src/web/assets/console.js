@@ -3,8 +3,8 @@
 import { Chart } from "./charts.js";
 import { detail } from "./detail.js";
 import { byId, duration, el, number, plural, prose, rate, setText, timeText } from "./dom.js";
-import { List, SHOWN, tick } from "./events.js";
-import { follow, get, token } from "./server.js";
+import { List, SHOWN, tick } from "./list.js";
+import { follow, get, token } from "./client.js";
 
 const VIEWS = ["failed", "pending", "published", "shards"];
 const TITLES = {

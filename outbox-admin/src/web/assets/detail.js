@@ -1,9 +1,9 @@
 // One event: its history, its payload, and what can be done with it.
 
 import { between, byId, duration, el, number, prose, time } from "./dom.js";
-import { status } from "./events.js";
-import { pretty } from "./pretty.js";
-import { get, post } from "./server.js";
+import { status } from "./list.js";
+import { pretty } from "./json.js";
+import { get, post } from "./client.js";
 
 /** A payload larger than this is shown in part. */
 const SHOWN_CHARACTERS = 100_000;

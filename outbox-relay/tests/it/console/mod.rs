@@ -2,10 +2,10 @@
 
 mod access;
 mod actions;
-mod away;
 mod bad_input;
-mod live;
-mod many;
+mod large_outbox;
+mod live_updates;
+mod unavailable_tables;
 
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};

@@ -1,10 +1,10 @@
 //! The operator's commands, as a person or a script runs them.
 
-mod acting;
-mod ending;
-mod health;
-mod listing;
-mod many;
+mod bulk;
+mod change;
+mod interruption;
+mod list_and_show;
+mod status;
 mod terminal;
 
 use std::process::Stdio;
