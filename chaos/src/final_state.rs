@@ -245,8 +245,8 @@ impl Backend {
         items
             .into_iter()
             .map(|item| {
-                let event =
-                    OutboxItem::read(item).map_err(|error| Unreadable::malformed(table, error))?;
+                let event = OutboxItem::from_attributes(item)
+                    .map_err(|error| Unreadable::malformed(table, error))?;
                 Ok(OutboxRow {
                     aggregate_id: event.aggregate_id,
                     sequence: event.sequence,

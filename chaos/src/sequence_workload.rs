@@ -135,7 +135,7 @@ impl SequenceWorkload {
         let event = NewEvent::new("chaos", aggregate_id, sequence, "chaos.step", &payload)
             .map_err(|error| not_written(error.to_string()))?;
         let staged = outbox
-            .stage(event)
+            .stage_with_span(event)
             .map_err(|error| not_written(error.to_string()))?;
         let mut reason = String::new();
         for _ in 0..ATTEMPTS {

@@ -128,7 +128,7 @@ async fn bare_loop(cloud: &LocalCloud, count: usize) -> Result<Duration> {
                 .iter()
                 .enumerate()
                 .map(|(n, item)| {
-                    let message = Message::of(item).expect("a good event");
+                    let message = Message::from_item(item).expect("a good event");
                     SendMessageBatchRequestEntry::builder()
                         .id(n.to_string())
                         .message_body(message.body)
@@ -176,7 +176,7 @@ fn item(
             Some((name, value))
         })
         .collect();
-    OutboxItem::read(image).ok()
+    OutboxItem::from_attributes(image).ok()
 }
 
 fn mark(item: &OutboxItem) -> BatchStatementRequest {

@@ -1,44 +1,55 @@
-//! What a writer hands over, and the `Put` made of it.
+//! Events as a writer describes them, and the transaction items that store them.
+
+use std::error::Error;
 
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
-use opentelemetry::trace::Status as SpanStatus;
 use serde::Serialize;
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::item::{OutboxItem, Status, attribute, pending_bucket};
+use crate::item::{OutboxItem, attribute};
 use crate::message::{Message, Unpublishable};
 use crate::timestamp::Timestamp;
 use crate::trace_context::TraceContext;
 
-/// An event before it is stored.
+/// An event that is not stored yet.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    event_id: String,
-    aggregate_type: String,
-    aggregate_id: String,
-    sequence: u64,
-    event_type: String,
-    payload: String,
-    occurred_at: Timestamp,
+    pub(crate) event_id: String,
+    pub(crate) aggregate_type: String,
+    pub(crate) aggregate_id: String,
+    pub(crate) sequence: u64,
+    pub(crate) event_type: String,
+    pub(crate) payload: String,
+    pub(crate) occurred_at: Timestamp,
+    pub(crate) trace_context: TraceContext,
 }
 
-/// The event cannot be stored, because it could never be published.
+/// Reason why an event cannot be created or staged.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EventError {
-    #[error("the payload cannot be written as JSON: {0}")]
+    /// The payload has no JSON representation, for example a map whose keys are not strings.
+    #[error("the payload cannot be serialized as JSON: {0}")]
     Payload(#[from] serde_json::Error),
-    #[error("`sequence` counts from 1")]
-    Sequence,
+    /// The sequence is 0.
+    #[error("`sequence` is 0; the first event of an aggregate has sequence 1")]
+    ZeroSequence,
+    /// The relay could never publish the event.
     #[error("the event could never be published: {0}")]
     Unpublishable(#[from] Unpublishable),
-    #[error("the event cannot be stored: {0}")]
-    Item(#[from] serde_dynamo::Error),
+    /// The event has no DynamoDB representation.
+    #[error("the event cannot be converted to a DynamoDB item: {0}")]
+    Item(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl NewEvent {
-    /// An event of `aggregate_id`, its `sequence`-th (from 1, without holes),
-    /// that occurred now. `payload` becomes the `data` of the message.
+    /// Creates an event that occurred now, with the id `<aggregate_id>:<sequence>`.
+    ///
+    /// `sequence` numbers the events of one aggregate: 1, 2, 3, …, without gaps. The relay sends
+    /// the events of an aggregate in this order. `payload` becomes the `data` of the message.
+    ///
+    /// # Errors
+    /// [`EventError::ZeroSequence`] if `sequence` is 0, and [`EventError::Payload`] if `payload`
+    /// cannot be serialized as JSON.
     pub fn new(
         aggregate_type: &str,
         aggregate_id: &str,
@@ -47,7 +58,7 @@ impl NewEvent {
         payload: &impl Serialize,
     ) -> Result<Self, EventError> {
         if sequence == 0 {
-            return Err(EventError::Sequence);
+            return Err(EventError::ZeroSequence);
         }
         Ok(Self {
             event_id: OutboxItem::default_event_id(aggregate_id, sequence),
@@ -57,122 +68,82 @@ impl NewEvent {
             event_type: event_type.to_owned(),
             payload: serde_json::to_string(payload)?,
             occurred_at: Timestamp::now(),
+            trace_context: TraceContext::default(),
         })
     }
 
-    /// Replaces the default id `<aggregate_id>:<sequence>`; unique, 1–128
-    /// characters.
+    /// Replaces the event id: unique, 1 to [`MAX_EVENT_ID_CHARS`] characters.
+    ///
+    /// [`MAX_EVENT_ID_CHARS`]: crate::message::MAX_EVENT_ID_CHARS
     #[must_use]
     pub fn with_event_id(mut self, event_id: impl Into<String>) -> Self {
         self.event_id = event_id.into();
         self
     }
 
-    /// Replaces the time of the event.
+    /// Replaces the time at which the event occurred.
     #[must_use]
-    pub fn occurred_at(mut self, at: Timestamp) -> Self {
-        self.occurred_at = at;
+    pub fn with_occurred_at(mut self, at: impl Into<Timestamp>) -> Self {
+        self.occurred_at = at.into();
+        self
+    }
+
+    /// Sets the trace context that is stored with the event and sent with its message, for example
+    /// the headers of the request being served. An event has none by default.
+    #[must_use]
+    pub fn with_trace_context(mut self, trace_context: TraceContext) -> Self {
+        self.trace_context = trace_context;
         self
     }
 }
 
-/// The outbox table, for writers.
+/// An outbox table, as its writers use it.
 #[derive(Clone, Debug)]
 pub struct Outbox {
-    table: String,
-}
-
-/// An event that is ready to be committed.
-#[derive(Clone, Debug)]
-pub struct Staged {
-    /// Goes into the caller's transaction. It refuses to overwrite an event
-    /// with the same aggregate and sequence (`ConditionalCheckFailed`).
-    pub item: TransactWriteItem,
-    /// The PRODUCER span `create <table>`, whose context is stored with the
-    /// event. Run the transaction inside it.
-    pub span: Span,
+    pub(crate) table: String,
 }
 
 impl Outbox {
+    /// Creates the outbox of the DynamoDB table with this name or ARN. Sends no request.
     pub fn new(table: impl Into<String>) -> Self {
         Self {
             table: table.into(),
         }
     }
 
-    /// Makes the transaction item of `event`, in a new PRODUCER span below the
-    /// current one.
+    /// Converts `event` to an action for the caller's `TransactWriteItems` request.
+    ///
+    /// The action is a `Put` that does not overwrite: if the table already has an event with the
+    /// same aggregate and sequence, DynamoDB cancels the transaction with the reason
+    /// `ConditionalCheckFailed`.
     ///
     /// # Errors
-    /// When the relay could never publish the event: better a refused request
-    /// than a quarantined event.
-    pub fn stage(&self, event: NewEvent) -> Result<Staged, EventError> {
-        let span = tracing::info_span!(
-            "create",
-            otel.name = format!("create {}", self.table),
-            otel.kind = "producer",
-            "messaging.system" = "aws_sqs",
-            "messaging.operation.name" = "create",
-            "messaging.operation.type" = "create",
-            "messaging.destination.name" = %self.table,
-            "outbox.event_id" = %event.event_id,
-            "outbox.aggregate_id" = %event.aggregate_id,
-        );
-        let TraceContext {
-            traceparent,
-            tracestate,
-        } = TraceContext::of(&span.context());
-        let item = OutboxItem {
-            state_bucket: Some(pending_bucket(&event.aggregate_id)),
-            aggregate_id: event.aggregate_id,
-            sequence: event.sequence,
-            event_id: event.event_id,
-            aggregate_type: event.aggregate_type,
-            event_type: event.event_type,
-            payload: event.payload,
-            occurred_at: event.occurred_at.to_string(),
-            traceparent,
-            tracestate,
-            status: Status::Pending,
-            published_at: None,
-            message_id: None,
-            expires_at: None,
-            failed_at: None,
-            failure: None,
-            attempts: None,
-            replays: None,
-        };
-        Message::of(&item)?;
+    /// [`EventError::Unpublishable`] if the relay could never publish the event. The caller learns
+    /// of it before the commit, instead of an operator who finds the event in quarantine.
+    pub fn stage(&self, event: NewEvent) -> Result<TransactWriteItem, EventError> {
+        let item = OutboxItem::pending(event);
+        Message::from_item(&item)?;
+        let item = serde_dynamo::aws_sdk_dynamodb_1::to_item(&item)
+            .map_err(|error| EventError::Item(error.into()))?;
         let put = Put::builder()
             .table_name(&self.table)
-            .set_item(Some(serde_dynamo::aws_sdk_dynamodb_1::to_item(&item)?))
+            .set_item(Some(item))
             .condition_expression("attribute_not_exists(#id)")
             .expression_attribute_names("#id", attribute::AGGREGATE_ID)
             .build()
-            // The builder only asks for the two fields set above.
+            // The builder requires only the two fields set above.
             .expect("table and item are set");
-        Ok(Staged {
-            item: TransactWriteItem::builder().put(put).build(),
-            span,
-        })
-    }
-}
-
-impl Staged {
-    /// Marks the span as failed; `error_type` is the error's class, as
-    /// OpenTelemetry's `error.type` wants it.
-    pub fn failed(&self, error_type: &'static str) {
-        self.span.set_attribute("error.type", error_type);
-        self.span.set_status(SpanStatus::error(error_type));
+        Ok(TransactWriteItem::builder().put(put).build())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::item::Status;
 
     #[test]
-    fn what_could_never_be_published_is_not_staged() {
+    fn unpublishable_event_is_not_staged() {
         let event = NewEvent::new("order", "o-1", 1, "order.placed", &"\u{FFFF}").unwrap();
         assert!(matches!(
             Outbox::new("outbox").stage(event),
@@ -180,21 +151,49 @@ mod tests {
         ));
         assert!(matches!(
             NewEvent::new("order", "o-1", 0, "order.placed", &()),
-            Err(EventError::Sequence)
+            Err(EventError::ZeroSequence)
         ));
     }
 
     #[test]
-    fn a_staged_event_is_a_conditional_put_of_a_pending_item() {
+    fn staged_event_is_a_conditional_put_of_a_pending_item() {
         let event = NewEvent::new("order", "o-1", 1, "order.placed", &1).unwrap();
         let staged = Outbox::new("box").stage(event).unwrap();
-        let put = staged.item.put().unwrap();
+        let put = staged.put().unwrap();
         assert_eq!(put.table_name(), "box");
         assert!(put.condition_expression().is_some());
-        let item = OutboxItem::read(put.item().clone()).unwrap();
+        let item = OutboxItem::from_attributes(put.item().clone()).unwrap();
         assert_eq!(item.status, Status::Pending);
         assert_eq!(item.event_id, "o-1:1");
         assert_eq!(item.expires_at, None);
+        assert_eq!(item.trace_context(), TraceContext::default());
         assert!(item.state_bucket.unwrap().starts_with("PENDING#"));
+    }
+
+    fn traced() -> (NewEvent, TraceContext) {
+        let trace_context = TraceContext {
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            tracestate: Some("vendor=1".to_owned()),
+        };
+        let event = NewEvent::new("order", "o-1", 1, "order.placed", &1)
+            .unwrap()
+            .with_trace_context(trace_context.clone());
+        (event, trace_context)
+    }
+
+    #[test]
+    fn explicit_trace_context_is_stored() {
+        let (event, expected) = traced();
+        let staged = Outbox::new("outbox").stage(event).unwrap();
+        let item = OutboxItem::from_attributes(staged.put().unwrap().item().clone()).unwrap();
+        assert_eq!(item.trace_context(), expected);
+    }
+
+    #[cfg(feature = "tracing")]
+    #[test]
+    fn explicit_trace_context_is_stored_when_the_span_is_not_recorded() {
+        let (event, expected) = traced();
+        let staged = Outbox::new("outbox").stage_with_span(event).unwrap();
+        assert_eq!(staged.trace_context, expected);
     }
 }

@@ -1,87 +1,140 @@
-//! The SQS message of an event: a CloudEvents 1.0 JSON body and four string
-//! attributes. What SQS would refuse is found here, before it is sent.
+//! The SQS message of an event: a CloudEvents 1.0 JSON body and up to five string attributes. A
+//! message that SQS would reject is detected here, before it is sent.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::item::{OutboxItem, excerpt};
 
-/// SQS: one message with its attributes, and one batch in total, in bytes.
+/// Upper bound on the size of a message with its attributes, and of the messages of one batch
+/// together, in bytes. Source: SQS quotas.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// The contract's bound on `event_id`, in characters; it is also what a FIFO
-/// queue's `MessageDeduplicationId` takes.
+/// Upper bound on `event_id`, in characters. It equals the bound of SQS on the
+/// `MessageDeduplicationId` of a FIFO queue.
 pub const MAX_EVENT_ID_CHARS: usize = 128;
 
-/// What SQS counts for the type name `String` of each attribute.
+/// Type name that SQS adds to the size of each string attribute.
 const ATTRIBUTE_TYPE: &str = "String";
 
-/// The attribute of a message that was sent before and is sent again on
-/// purpose: the how-manyth time, from 1. A consumer that wants the effect
-/// again must look at it, as `event_id` is the same.
-pub const REPLAY: &str = "replay";
+/// Name of the attribute of a replayed message. Its value is the number of the replay, from 1. A
+/// consumer that must apply a replayed event again has to check it, because `event_id` is the same.
+pub const REPLAY_ATTRIBUTE: &str = "replay";
 
 /// A message, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message {
     /// CloudEvents 1.0 in the JSON format.
     pub body: String,
-    /// String attributes; at most 5, none empty.
+    /// Names and values of the string attributes: at most 5, none empty.
     pub attributes: Vec<(&'static str, String)>,
 }
 
-/// Why an event can never be sent as it is. The text is for an operator.
+/// Reason why an event cannot be published as it is. The text is for an operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Unpublishable {
-    #[error("`event_id` has {0} characters; it must have 1 to {MAX_EVENT_ID_CHARS}")]
-    EventId(usize),
-    #[error("`{0}` is empty")]
-    Empty(&'static str),
-    #[error("`payload` is not JSON: {0}")]
-    NotJson(String),
-    #[error("`{field}` contains U+{code:04X}, which SQS does not take")]
-    Character { field: &'static str, code: u32 },
-    #[error("the message would have {0} bytes; SQS takes {MAX_MESSAGE_BYTES}")]
-    TooLarge(usize),
+    /// The event id is empty or too long.
+    #[error("`event_id` has {chars} characters; it must have 1 to {limit}")]
+    EventIdLength {
+        /// Length of the id, in characters.
+        chars: usize,
+        /// [`MAX_EVENT_ID_CHARS`].
+        limit: usize,
+    },
+    /// An attribute that must have a value is empty.
+    #[error("`{attribute}` is empty")]
+    Empty {
+        /// Name of the attribute.
+        attribute: &'static str,
+    },
+    /// The payload is not JSON.
+    #[error("`payload` is not JSON: {reason}")]
+    NotJson {
+        /// The parser's message, shortened.
+        reason: String,
+    },
+    /// A text contains a character that SQS does not accept.
+    #[error("`{attribute}` contains U+{code_point:04X}, which SQS rejects")]
+    InvalidCharacter {
+        /// Name of the attribute.
+        attribute: &'static str,
+        /// The first such character.
+        code_point: u32,
+    },
+    /// The message exceeds the limit of SQS.
+    #[error("the message has {bytes} bytes; the limit of SQS is {limit}")]
+    TooLarge {
+        /// Size of the message with its attributes, in bytes.
+        bytes: usize,
+        /// [`MAX_MESSAGE_BYTES`].
+        limit: usize,
+    },
 }
 
-/// The body: CloudEvents 1.0, JSON format.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct CloudEvent<'a> {
-    pub specversion: &'a str,
-    pub id: String,
-    pub source: String,
+impl Unpublishable {
+    /// Returns a short, stable name of the reason, suited to a metric label.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::EventIdLength { .. } => "event_id",
+            Self::Empty { .. } => "empty_attribute",
+            Self::NotJson { .. } => "not_json",
+            Self::InvalidCharacter { .. } => "invalid_character",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+}
+
+/// The body of a message.
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'a str,
+    id: &'a str,
+    source: String,
     #[serde(rename = "type")]
-    pub event_type: String,
-    pub subject: String,
-    pub time: String,
-    pub datacontenttype: &'a str,
+    event_type: &'a str,
+    subject: &'a str,
+    time: &'a str,
+    datacontenttype: &'a str,
     /// Decimal: JSON numbers lose precision past 2^53 in many readers.
-    pub sequence: String,
-    #[serde(borrow)]
-    pub data: &'a RawValue,
+    sequence: String,
+    data: &'a RawValue,
 }
 
 impl Message {
-    /// The message of `item`. A pure function: the same item gives the same
-    /// message, byte for byte.
-    pub fn of(item: &OutboxItem) -> Result<Self, Unpublishable> {
+    /// Creates a message from its parts. Nothing is validated.
+    pub fn new(body: impl Into<String>, attributes: Vec<(&'static str, String)>) -> Self {
+        Self {
+            body: body.into(),
+            attributes,
+        }
+    }
+
+    /// Returns the message of `item`. The same item gives the same message, byte for byte.
+    ///
+    /// # Errors
+    /// The first limit of SQS that the message would not meet.
+    pub fn from_item(item: &OutboxItem) -> Result<Self, Unpublishable> {
         let id_length = item.event_id.chars().count();
         if !(1..=MAX_EVENT_ID_CHARS).contains(&id_length) {
-            return Err(Unpublishable::EventId(id_length));
+            return Err(Unpublishable::EventIdLength {
+                chars: id_length,
+                limit: MAX_EVENT_ID_CHARS,
+            });
         }
-        for (name, value) in [
+        for (attribute, value) in [
             ("aggregate_id", &item.aggregate_id),
             ("aggregate_type", &item.aggregate_type),
             ("event_type", &item.event_type),
             ("occurred_at", &item.occurred_at),
         ] {
             if value.is_empty() {
-                return Err(Unpublishable::Empty(name));
+                return Err(Unpublishable::Empty { attribute });
             }
         }
-        for (field, value) in [
+        for (attribute, value) in [
             ("event_id", &item.event_id),
             ("event_type", &item.event_type),
             ("aggregate_id", &item.aggregate_id),
@@ -89,35 +142,36 @@ impl Message {
             ("occurred_at", &item.occurred_at),
             ("payload", &item.payload),
         ] {
-            // Inside JSON strings control characters are escaped, but
-            // attributes carry them raw, and U+FFFE is never escaped.
+            // The body escapes control characters, but attributes carry them unescaped, and U+FFFE
+            // is not escaped in either.
             if let Some(character) = value.chars().find(|c| !is_sqs_character(*c)) {
-                return Err(Unpublishable::Character {
-                    field,
-                    code: u32::from(character),
+                return Err(Unpublishable::InvalidCharacter {
+                    attribute,
+                    code_point: u32::from(character),
                 });
             }
         }
-        let data: &RawValue = serde_json::from_str(&item.payload)
-            .map_err(|error| Unpublishable::NotJson(excerpt(&error.to_string())))?;
+        let not_json = |error: serde_json::Error| Unpublishable::NotJson {
+            reason: excerpt(&error.to_string()),
+        };
+        let data: &RawValue = serde_json::from_str(&item.payload).map_err(not_json)?;
         let event = CloudEvent {
             specversion: "1.0",
-            id: item.event_id.clone(),
+            id: &item.event_id,
             source: format!("/{}s", item.aggregate_type),
-            event_type: item.event_type.clone(),
-            subject: item.aggregate_id.clone(),
-            time: item.occurred_at.clone(),
+            event_type: &item.event_type,
+            subject: &item.aggregate_id,
+            time: &item.occurred_at,
             datacontenttype: "application/json",
             sequence: item.sequence.to_string(),
             data,
         };
-        let body = serde_json::to_string(&event)
-            .map_err(|error| Unpublishable::NotJson(excerpt(&error.to_string())))?;
+        let body = serde_json::to_string(&event).map_err(not_json)?;
         let mut attributes = vec![
             ("event_id", item.event_id.clone()),
             ("event_type", item.event_type.clone()),
         ];
-        // A trace context that SQS would refuse must not cost the event.
+        // A trace context that SQS would reject is left out; the event matters more.
         for (name, value) in [
             ("traceparent", &item.traceparent),
             ("tracestate", &item.tracestate),
@@ -130,17 +184,20 @@ impl Message {
             }
         }
         if let Some(replays) = item.replays {
-            attributes.push((REPLAY, replays.to_string()));
+            attributes.push((REPLAY_ATTRIBUTE, replays.to_string()));
         }
         let message = Self { body, attributes };
         match message.size() {
-            size if size > MAX_MESSAGE_BYTES => Err(Unpublishable::TooLarge(size)),
+            bytes if bytes > MAX_MESSAGE_BYTES => Err(Unpublishable::TooLarge {
+                bytes,
+                limit: MAX_MESSAGE_BYTES,
+            }),
             _ => Ok(message),
         }
     }
 
-    /// Bytes as SQS counts them: the body, and each attribute's name, type and
-    /// value.
+    /// Returns the size in bytes as SQS counts it: the body, and the name, type and value of each
+    /// attribute.
     pub fn size(&self) -> usize {
         self.attributes
             .iter()
@@ -150,9 +207,9 @@ impl Message {
     }
 }
 
-/// The deduplication id of `item` on a FIFO queue: its event id, and of a
-/// replay another one, as SQS would drop a repeated one for five minutes. At
-/// most 128 characters, as SQS wants, as long as the event id is.
+/// Returns the `MessageDeduplicationId` of `item` on a FIFO queue: the event id, extended by the
+/// number of the replay if there is one, because SQS drops a repeated id for five minutes. At most
+/// 128 characters, the bound of SQS, if the event id is.
 pub fn deduplication_id(item: &OutboxItem) -> String {
     let Some(replays) = item.replays else {
         return item.event_id.clone();
@@ -167,7 +224,7 @@ pub fn deduplication_id(item: &OutboxItem) -> String {
     }
 }
 
-/// The characters that SQS takes in bodies and attributes.
+/// Returns `true` if SQS accepts the character in bodies and attributes.
 /// Source: the SendMessage API reference.
 fn is_sqs_character(character: char) -> bool {
     matches!(character,
@@ -180,34 +237,21 @@ fn is_sqs_character(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::item::Status;
+    use crate::event::NewEvent;
 
     fn item() -> OutboxItem {
+        let event = NewEvent::new("order", "o-1", 3, "order.placed", &()).unwrap();
         OutboxItem {
-            aggregate_id: "o-1".to_owned(),
-            sequence: 3,
-            event_id: "o-1:3".to_owned(),
-            aggregate_type: "order".to_owned(),
-            event_type: "order.placed".to_owned(),
             payload: r#"{ "n": 1.50, "n": 2 }"#.to_owned(),
             occurred_at: "2026-01-31T08:15:30.123Z".to_owned(),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
-            tracestate: None,
-            status: Status::Pending,
-            state_bucket: None,
-            published_at: None,
-            message_id: None,
-            expires_at: None,
-            failed_at: None,
-            failure: None,
-            attempts: None,
-            replays: None,
+            ..OutboxItem::pending(event)
         }
     }
 
     #[test]
-    fn the_body_is_a_cloud_event_with_the_payload_to_the_byte() {
-        let message = Message::of(&item()).unwrap();
+    fn body_is_a_cloud_event_with_the_payload_unchanged() {
+        let message = Message::from_item(&item()).unwrap();
         assert_eq!(
             message.body,
             r#"{"specversion":"1.0","id":"o-1:3","source":"/orders","type":"order.placed","subject":"o-1","time":"2026-01-31T08:15:30.123Z","datacontenttype":"application/json","sequence":"3","data":{ "n": 1.50, "n": 2 }}"#
@@ -217,71 +261,86 @@ mod tests {
     }
 
     #[test]
-    fn an_event_id_has_at_most_128_characters() {
+    fn event_id_has_1_to_128_characters() {
+        let id_length = |chars| Unpublishable::EventIdLength { chars, limit: 128 };
         let mut long = item();
         long.event_id = "é".repeat(128);
-        assert!(Message::of(&long).is_ok());
+        assert!(Message::from_item(&long).is_ok());
         long.event_id.push('é');
-        assert_eq!(Message::of(&long), Err(Unpublishable::EventId(129)));
+        assert_eq!(Message::from_item(&long), Err(id_length(129)));
         long.event_id.clear();
-        assert_eq!(Message::of(&long), Err(Unpublishable::EventId(0)));
+        assert_eq!(Message::from_item(&long), Err(id_length(0)));
     }
 
     #[test]
-    fn what_sqs_refuses_is_refused_with_its_reason() {
+    fn item_that_sqs_would_reject_is_unpublishable() {
         let mut wrong = item();
         wrong.payload = "{not json".to_owned();
         assert!(matches!(
-            Message::of(&wrong),
-            Err(Unpublishable::NotJson(_))
+            Message::from_item(&wrong),
+            Err(Unpublishable::NotJson { .. })
         ));
         wrong.payload = "\"\u{FFFE}\"".to_owned();
         assert_eq!(
-            Message::of(&wrong).unwrap_err().to_string(),
-            "`payload` contains U+FFFE, which SQS does not take"
+            Message::from_item(&wrong).unwrap_err().to_string(),
+            "`payload` contains U+FFFE, which SQS rejects"
         );
         wrong.payload = "\"\\u0000\"".to_owned();
-        assert!(Message::of(&wrong).is_ok(), "an escaped NUL is plain text");
+        assert!(
+            Message::from_item(&wrong).is_ok(),
+            "an escaped NUL is ASCII text"
+        );
         wrong.event_type = "a\0".to_owned();
         assert!(matches!(
-            Message::of(&wrong),
-            Err(Unpublishable::Character {
-                field: "event_type",
-                code: 0
+            Message::from_item(&wrong),
+            Err(Unpublishable::InvalidCharacter {
+                attribute: "event_type",
+                code_point: 0
             })
         ));
         wrong.event_type.clear();
-        assert_eq!(Message::of(&wrong), Err(Unpublishable::Empty("event_type")));
-    }
-
-    #[test]
-    fn a_message_has_at_most_a_mebibyte_with_its_attributes() {
-        let mut large = item();
-        large.payload = "\"\"".to_owned();
-        let envelope = Message::of(&large).unwrap().size();
-        large.payload = format!("\"{}\"", "x".repeat(MAX_MESSAGE_BYTES - envelope));
-        assert_eq!(Message::of(&large).unwrap().size(), MAX_MESSAGE_BYTES);
-        large.payload = format!("\"{}\"", "x".repeat(MAX_MESSAGE_BYTES - envelope + 1));
         assert_eq!(
-            Message::of(&large),
-            Err(Unpublishable::TooLarge(MAX_MESSAGE_BYTES + 1))
+            Message::from_item(&wrong),
+            Err(Unpublishable::Empty {
+                attribute: "event_type"
+            })
         );
     }
 
     #[test]
-    fn a_trace_context_that_sqs_refuses_does_not_cost_the_event() {
-        let mut odd = item();
-        odd.traceparent = Some(String::new());
-        odd.tracestate = Some("a\u{1}".to_owned());
-        assert_eq!(Message::of(&odd).unwrap().attributes.len(), 2);
+    fn message_with_attributes_has_at_most_1_mebibyte() {
+        let mut large = item();
+        large.payload = "\"\"".to_owned();
+        let envelope = Message::from_item(&large).unwrap().size();
+        large.payload = format!("\"{}\"", "x".repeat(MAX_MESSAGE_BYTES - envelope));
+        assert_eq!(
+            Message::from_item(&large).unwrap().size(),
+            MAX_MESSAGE_BYTES
+        );
+        large.payload = format!("\"{}\"", "x".repeat(MAX_MESSAGE_BYTES - envelope + 1));
+        assert_eq!(
+            Message::from_item(&large),
+            Err(Unpublishable::TooLarge {
+                bytes: MAX_MESSAGE_BYTES + 1,
+                limit: MAX_MESSAGE_BYTES,
+            })
+        );
     }
 
     #[test]
-    fn a_replay_says_so_and_has_a_deduplication_id_of_its_own() {
+    fn trace_context_that_sqs_would_reject_is_left_out() {
+        let mut odd = item();
+        odd.traceparent = Some(String::new());
+        odd.tracestate = Some("a\u{1}".to_owned());
+        assert_eq!(Message::from_item(&odd).unwrap().attributes.len(), 2);
+    }
+
+    #[test]
+    fn replay_has_an_attribute_and_its_own_deduplication_id() {
         let mut again = item();
         assert_eq!(deduplication_id(&again), "o-1:3");
         again.replays = Some(2);
-        let attributes = Message::of(&again).unwrap().attributes;
+        let attributes = Message::from_item(&again).unwrap().attributes;
         assert_eq!(attributes.last(), Some(&("replay", "2".to_owned())));
         assert_eq!(deduplication_id(&again), "o-1:3#replay-2");
         for length in [119, 120, 128] {
@@ -294,9 +353,9 @@ mod tests {
     }
 
     #[test]
-    fn deeply_nested_payloads_are_neither_refused_nor_a_crash() {
+    fn deeply_nested_payload_is_accepted() {
         let mut deep = item();
         deep.payload = "[".repeat(100_000) + &"]".repeat(100_000);
-        assert!(Message::of(&deep).is_ok());
+        assert!(Message::from_item(&deep).is_ok());
     }
 }

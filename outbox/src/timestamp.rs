@@ -1,26 +1,33 @@
-//! Instants as the contract writes them: RFC 3339, UTC, milliseconds.
+//! Instants as RFC 3339 text in UTC, with milliseconds.
 //!
-//! One fixed width, so that the text sorts as the time does; the `by_state`
-//! index relies on that.
+//! The text has a fixed width, so that it sorts like the time; the `by_state` index relies on that.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// An instant, written as `2026-01-31T08:15:30.123Z`.
+use crate::item::excerpt;
+
+/// An instant with millisecond precision, written as `2026-01-31T08:15:30.123Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Timestamp(jiff::Timestamp);
 
+/// A text is not an RFC 3339 time with an offset.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an RFC 3339 time with an offset, such as 2026-01-31T08:15:30.123Z")]
+pub struct ParseTimestampError(String);
+
 impl Timestamp {
-    /// The wall clock now, cut to milliseconds.
+    /// Returns the wall clock's time, truncated to milliseconds.
     pub fn now() -> Self {
         Self::from_millis(jiff::Timestamp::now().as_millisecond())
     }
 
-    /// `millis` since the Unix epoch; values beyond the years −9999…9999 are
-    /// clamped.
+    /// Returns the instant `millis` milliseconds after the Unix epoch. Instants outside of the
+    /// years −9999 to 9999 are clamped.
     pub fn from_millis(millis: i64) -> Self {
         Self(
             jiff::Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
@@ -31,14 +38,35 @@ impl Timestamp {
         )
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     pub fn as_millis(self) -> i64 {
         self.0.as_millisecond()
     }
 
-    /// Whole seconds since the Unix epoch, as DynamoDB's TTL wants them.
+    /// Returns the whole seconds since the Unix epoch, the unit of DynamoDB's time to live.
     pub fn as_seconds(self) -> i64 {
         self.0.as_second()
+    }
+}
+
+/// Truncates to milliseconds. Instants outside of the years −9999 to 9999 are clamped.
+impl From<SystemTime> for Timestamp {
+    fn from(at: SystemTime) -> Self {
+        let millis = match at.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+            Err(before) => {
+                i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis)
+            }
+        };
+        Self::from_millis(millis)
+    }
+}
+
+/// # Panics
+/// On platforms whose `SystemTime` cannot represent the instant. Unix platforms can represent all.
+impl From<Timestamp> for SystemTime {
+    fn from(at: Timestamp) -> Self {
+        at.0.into()
     }
 }
 
@@ -49,13 +77,13 @@ impl fmt::Display for Timestamp {
 }
 
 impl FromStr for Timestamp {
-    type Err = String;
+    type Err = ParseTimestampError;
 
-    /// Accepts any RFC 3339 time with an offset; keeps milliseconds.
+    /// Parses an RFC 3339 time with any offset; truncates it to milliseconds.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse::<jiff::Timestamp>()
             .map(|at| Self::from_millis(at.as_millisecond()))
-            .map_err(|_| format!("`{text}` is not an RFC 3339 time with an offset"))
+            .map_err(|_| ParseTimestampError(excerpt(text)))
     }
 }
 
@@ -66,7 +94,7 @@ impl From<Timestamp> for String {
 }
 
 impl TryFrom<String> for Timestamp {
-    type Error = String;
+    type Error = ParseTimestampError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -75,10 +103,12 @@ impl TryFrom<String> for Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn is_written_with_milliseconds_and_z() {
+    fn text_has_milliseconds_and_z() {
         assert_eq!(
             Timestamp::from_millis(1_700_000_000_000).to_string(),
             "2023-11-14T22:13:20.000Z"
@@ -90,9 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn other_offsets_are_read_as_utc() {
+    fn other_offsets_are_converted_to_utc() {
         let at: Timestamp = "2023-11-15T00:13:20.1239+02:00".parse().unwrap();
         assert_eq!(at.to_string(), "2023-11-14T22:13:20.123Z");
         assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn system_time_is_truncated_and_clamped() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let later = Timestamp::from(epoch + Duration::from_micros(1_999));
+        assert_eq!(later.as_millis(), 1);
+        assert_eq!(SystemTime::from(later), epoch + Duration::from_millis(1));
+        let earlier = Timestamp::from(epoch - Duration::from_secs(1));
+        assert_eq!(earlier.as_millis(), -1_000);
+        assert_eq!(SystemTime::from(earlier), epoch - Duration::from_secs(1));
+        let late = epoch + Duration::from_secs(1 << 40);
+        assert_eq!(Timestamp::from(late), Timestamp::from_millis(i64::MAX));
     }
 }

@@ -1,33 +1,42 @@
-//! W3C trace context between a span and the text that is stored or sent.
+//! W3C trace context, as it is stored with an event and sent with its message.
 
-use opentelemetry::Context;
-use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::TraceContextExt;
+#[cfg(feature = "opentelemetry")]
+use opentelemetry::{
+    Context,
+    propagation::{Extractor, Injector, TextMapPropagator},
+    trace::TraceContextExt,
+};
+#[cfg(feature = "opentelemetry")]
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
-/// The two W3C headers of a span, as stored with an event.
+/// The two headers of W3C Trace Context, as text. They are not validated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TraceContext {
+    /// Trace id, parent span id and flags, such as
+    /// `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
     pub traceparent: Option<String>,
+    /// Vendors' own key-value pairs, such as `vendor=1`.
     pub tracestate: Option<String>,
 }
 
+#[cfg(feature = "opentelemetry")]
 impl TraceContext {
-    /// The context of the span in `context`; empty when there is none.
-    pub fn of(context: &Context) -> Self {
-        let mut stored = Self::default();
-        TraceContextPropagator::new().inject_context(context, &mut stored);
-        stored
+    /// Returns the context of the span in `context`; empty if it has no valid span.
+    pub fn from_context(context: &Context) -> Self {
+        let mut headers = Self::default();
+        TraceContextPropagator::new().inject_context(context, &mut headers);
+        headers
     }
 
-    /// A context whose span is the remote one named here. What is malformed is
-    /// ignored, as W3C asks: the result then has no span, and a new trace
-    /// starts from it.
+    /// Returns an OpenTelemetry context with the remote span that the headers name. Malformed
+    /// headers are ignored, as W3C specifies: the result then has no span, and a span created in it
+    /// starts a new trace.
     pub fn to_context(&self) -> Context {
         TraceContextPropagator::new().extract_with_context(&Context::new(), self)
     }
 
-    /// The trace id, when there is a well-formed one.
+    /// Returns the trace id, 32 hexadecimal digits, or `None` if `traceparent` is missing or
+    /// malformed.
     pub fn trace_id(&self) -> Option<String> {
         let context = self.to_context();
         let span = context.span();
@@ -38,17 +47,19 @@ impl TraceContext {
     }
 }
 
+#[cfg(feature = "opentelemetry")]
 impl Injector for TraceContext {
     fn set(&mut self, key: &str, value: String) {
         match key {
             "traceparent" => self.traceparent = Some(value),
-            // An empty list says nothing, and SQS refuses empty attributes.
+            // SQS rejects empty attributes, and an empty list carries no information.
             "tracestate" if !value.is_empty() => self.tracestate = Some(value),
             _ => {}
         }
     }
 }
 
+#[cfg(feature = "opentelemetry")]
 impl Extractor for TraceContext {
     fn get(&self, key: &str) -> Option<&str> {
         match key {
@@ -63,7 +74,7 @@ impl Extractor for TraceContext {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "opentelemetry"))]
 mod tests {
     use super::*;
 
@@ -75,9 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_context_comes_back_unchanged() {
+    fn stored_context_reads_back_unchanged() {
         let context = stored("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        assert_eq!(TraceContext::of(&context.to_context()), context);
+        assert_eq!(TraceContext::from_context(&context.to_context()), context);
         assert_eq!(
             context.trace_id().as_deref(),
             Some("0af7651916cd43dd8448eb211c80319c")
@@ -85,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_context_is_no_context() {
+    fn malformed_context_has_no_trace_id() {
         for wrong in [
             "",
             "00",

@@ -16,10 +16,7 @@ async fn poison_goes_to_the_dead_letters_after_five_receipts_while_good_messages
             ("WORKER_CONCURRENCY", "2"),
         ])
         .await;
-    let bare = |body: &str| Message {
-        body: body.to_owned(),
-        attributes: Vec::new(),
-    };
+    let bare = |body: &str| Message::new(body, Vec::new());
     let good = message(&order(&[("A", 1)])).body;
     let poison = [
         bare("no JSON, but a secret"),

@@ -10,7 +10,7 @@ use aws_sdk_sqs::types::{
     SendMessageBatchRequestEntry,
 };
 use local_cloud::LocalCloud;
-use outbox::{Message, Outbox, OutboxItem};
+use outbox::{Message, OutboxItem};
 use shared::order::{Currency, CustomerId, Line, Order, OrderStatus, Quantity, Sku, UnitPrice};
 use shared::provision::{self, Table};
 use test_support::{Service, eventually};
@@ -270,15 +270,12 @@ pub(crate) fn order(lines: &[(&str, u64)]) -> Order {
 
 /// The outbox item that the API would have written with the order.
 pub(crate) fn outbox_item(order: &Order) -> OutboxItem {
-    let staged = Outbox::new("outbox")
-        .stage(order.placed().unwrap())
-        .unwrap();
-    OutboxItem::read(staged.item.put().unwrap().item().clone()).unwrap()
+    OutboxItem::pending(order.placed().unwrap())
 }
 
 /// The message that the relay would send.
 pub(crate) fn message(order: &Order) -> Message {
-    Message::of(&outbox_item(order)).unwrap()
+    Message::from_item(&outbox_item(order)).unwrap()
 }
 
 /// One sample of `/metrics`, such as `orders_processed_total{outcome="failed"}`.

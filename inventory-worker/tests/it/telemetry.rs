@@ -25,7 +25,7 @@ async fn send_with(rig: &TestCloud, traceparent: &str) -> Order {
     let mut item = outbox_item(&order);
     item.traceparent = Some(traceparent.to_owned());
     item.tracestate = Some("vendor=1".to_owned());
-    rig.send(&[Message::of(&item).unwrap()]).await;
+    rig.send(&[Message::from_item(&item).unwrap()]).await;
     order
 }
 

@@ -15,11 +15,9 @@ use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
-use outbox::trace_context::TraceContext;
 use shared::order::Order;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use self::commit::Committed;
 use self::idempotency::{Claim, IdempotencyKey};
@@ -60,12 +58,12 @@ pub(crate) async fn create_order(
 
     let staged = order
         .placed()
-        .and_then(|event| api.store.outbox.stage(event))
+        .and_then(|event| api.store.outbox.stage_with_span(event))
         .map_err(|error| {
             tracing::error!(%error, "the event of a valid order cannot be stored");
             ApiError::Internal
         })?;
-    order.trace_id = TraceContext::of(&staged.span.context()).trace_id();
+    order.trace_id = staged.trace_context.trace_id();
     let id = order.order_id;
     let event = staged.item.clone();
     let commit = commit::commit(&api.store, order, event, claim).instrument(staged.span.clone());
@@ -81,11 +79,11 @@ pub(crate) async fn create_order(
         Ok(Committed::Earlier(order)) => {
             // This request's event does not exist, and its span should not
             // look as if it did.
-            staged.failed("idempotency-key-used");
+            staged.record_error("idempotency-key-used");
             Ok(([(IDEMPOTENCY_REPLAYED, "true")], created(&order)).into_response())
         }
         Err(error) => {
-            staged.failed(error.kind());
+            staged.record_error(error.kind());
             Err(error)
         }
     }

@@ -113,7 +113,7 @@ impl Operator {
     }
 
     /// Makes a published event pending again, to be sent once more on purpose.
-    /// Its message says so: see [`outbox::message::REPLAY`]. An item as
+    /// Its message says so: see [`outbox::message::REPLAY_ATTRIBUTE`]. An item as
     /// large as items can be loses what is kept of its publication, which the
     /// next one writes anew, and if that makes too little room, goes without the
     /// time of the replay.

@@ -219,7 +219,9 @@ impl EventDetail {
                 .and_then(|value| value.as_n().ok()?.parse().ok()),
             timeline: event.timeline(),
             other,
-            malformed: OutboxItem::read(item).err().map(|error| error.to_string()),
+            malformed: OutboxItem::from_attributes(item)
+                .err()
+                .map(|error| error.to_string()),
             aggregate: None,
             event,
         })

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use outbox::item::{attribute, excerpt};
+use outbox::item::attribute;
 use outbox::message::deduplication_id;
 use outbox::timestamp::Timestamp;
 use outbox::trace_context::TraceContext;
-use outbox::{Message, OutboxItem, Status, Unpublishable};
+use outbox::{Message, OutboxItem, Status};
 
 use crate::ports::{Change, EventKey};
 use crate::routes::{QueueRef, Routes};
@@ -89,13 +89,13 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
             trace_id,
         })
     };
-    let item = match OutboxItem::read(image) {
+    let item = match OutboxItem::from_attributes(image) {
         Ok(item) => item,
         Err(error) => return reject(key, "malformed_item", error.to_string(), trace_id),
     };
-    let message = match Message::of(&item) {
+    let message = match Message::from_item(&item) {
         Ok(message) => message,
-        Err(error) => return reject(key, unpublishable(&error), error.to_string(), trace_id),
+        Err(error) => return reject(key, error.kind(), error.to_string(), trace_id),
     };
     let Some(queue) = routes.queue_for(&item.event_type) else {
         let failure = format!(
@@ -147,13 +147,12 @@ fn stored_trace_id(image: &HashMap<String, AttributeValue>) -> Option<String> {
     .trace_id()
 }
 
-fn unpublishable(error: &Unpublishable) -> &'static str {
-    match error {
-        Unpublishable::EventId(_) => "event_id",
-        Unpublishable::Empty(_) => "empty_attribute",
-        Unpublishable::NotJson(_) => "not_json",
-        Unpublishable::Character { .. } => "invalid_character",
-        Unpublishable::TooLarge(_) => "too_large",
+/// Returns the first 40 characters of `text`: an event type may be large.
+fn excerpt(text: &str) -> String {
+    const LENGTH: usize = 40;
+    match text.char_indices().nth(LENGTH) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

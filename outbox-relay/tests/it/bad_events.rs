@@ -27,11 +27,11 @@ async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
         ),
         (
             changed("nul", "event_type", text("order.\0")),
-            "`event_type` contains U+0000, which SQS does not take",
+            "`event_type` contains U+0000, which SQS rejects",
         ),
         (
             changed("noncharacter", "payload", text("\"\u{FFFE}\"")),
-            "`payload` contains U+FFFE, which SQS does not take",
+            "`payload` contains U+FFFE, which SQS rejects",
         ),
         (
             changed("no-route", "event_type", text("stock.moved")),

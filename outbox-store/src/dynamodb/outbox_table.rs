@@ -284,7 +284,7 @@ impl OutboxTable for DynamoDbOutboxTable {
                     aggregate_id: item.get(attribute::AGGREGATE_ID)?.as_s().ok()?.clone(),
                     sequence: item.get(attribute::SEQUENCE)?.as_n().ok()?.clone(),
                 };
-                let status = Status::read(item.get(attribute::STATUS)?.as_s().ok()?)?;
+                let status = Status::parse(item.get(attribute::STATUS)?.as_s().ok()?)?;
                 Some((key, status))
             }));
             wanted = answer

@@ -139,7 +139,7 @@ impl Order {
                 total_minor: self.total_minor(),
             },
         )
-        .map(|event| event.occurred_at(self.created_at))
+        .map(|event| event.with_occurred_at(self.created_at))
     }
 }
 

@@ -14,10 +14,7 @@ fn event(aggregate: &str, sequence: u64, queue: &str, bytes: usize) -> Arc<Event
         sequence,
         event_id: format!("{aggregate}:{sequence}"),
         queue: QueueRef::new(queue),
-        message: Message {
-            body: "x".repeat(bytes),
-            attributes: Vec::new(),
-        },
+        message: Message::new("x".repeat(bytes), Vec::new()),
         deduplication_id: String::new(),
         replay: None,
         occurred_at: None,
