@@ -29,7 +29,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A relay has at most this many events sent and not marked: 16 batches of 10
 /// under way, and those that wait for their mark.
-const IN_FLIGHT: usize = 16 * 10 + outbox_relay::decide::schedule::MAX_UNMARKED;
+const IN_FLIGHT: usize = 16 * 10 + outbox_relay::policy::send_scheduler::MAX_UNMARKED;
 
 /// Runs it all. Leaves no process and no table, however it ends.
 ///

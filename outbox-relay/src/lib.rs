@@ -2,14 +2,14 @@
 //!
 //! - [`config`], [`routes`]: what it is told.
 //! - [`ports`]: the four remote systems, as traits; [`aws`] implements them.
-//! - [`decide`]: its decisions, as pure functions.
+//! - [`policy`]: its decisions, as pure functions.
 //! - [`engine`]: takes shards, reads, publishes, marks, checkpoints.
 //! - [`cli`]: the program's command line, with the operator's sub-commands of `outbox-admin`.
 //! - `admin_server`: `/healthz`, `/readyz`, `/metrics` and the console of `outbox-admin`;
 //!   `metrics`: the instruments.
 //!
-//! A record flows `ports::Stream` → `engine::read` → `decide::classify` →
-//! `decide::schedule` → `ports::Queue`, then back as a mark to
+//! A record flows `ports::Stream` → `engine::shard` → `policy::record_classifier` →
+//! `policy::send_scheduler` → `ports::Queue`, then back as a mark to
 //! `ports::OutboxTable`, and at last into the checkpoint in
 //! `ports::LeaseTable`.
 
@@ -17,9 +17,8 @@ mod admin_server;
 pub mod aws;
 pub mod cli;
 pub mod config;
-pub mod decide;
 pub mod engine;
-mod metrics;
+pub mod policy;
 pub mod ports;
 pub mod routes;
 

@@ -7,39 +7,30 @@
 //! ```
 //!
 //! It knows the remote systems by [`Ports`] only, decides by the pure
-//! functions of [`crate::decide`], and measures time with tokio's clock, so
+//! functions of [`crate::policy`], and measures time with tokio's clock, so
 //! that it can be run against models of those systems on paused time.
 
-mod coordinate;
-mod held;
-mod listing;
-mod mark;
-mod outlet;
-mod publish;
-mod quarantine;
-mod read;
-mod recent;
-mod rows;
-mod shard;
-mod spans;
-mod status;
-mod survey;
-mod sweep;
-mod trouble;
+pub(crate) mod health;
+pub(crate) mod leases;
+pub(crate) mod metrics;
+pub(crate) mod publish;
+pub(crate) mod shard;
+pub(crate) mod shard_state;
+pub(crate) mod sweeper;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use health::publish_history::{SLOT_SECONDS, Sent, Slot};
+pub use health::status::Status;
 use opentelemetry::metrics::Meter;
 use outbox::timestamp::Timestamp;
-pub use recent::{SLOT_SECONDS, Sent, Slot};
-pub use status::Status;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::schedule::Schedule;
-use crate::metrics::RelayMetrics;
+use crate::engine::metrics::RelayMetrics;
+use crate::policy::send_scheduler::Schedule;
 use crate::ports::Ports;
 use crate::routes::Routes;
 
@@ -129,18 +120,18 @@ impl Engine {
     pub async fn run(self, stop: CancellationToken) {
         let mut random = fastrand::Rng::with_seed(self.config.seed);
         let (work, incoming) = mpsc::unbounded_channel();
-        let publisher = publish::Publisher {
+        let publisher = publish::publisher::Publisher {
             ports: self.ports.clone(),
             config: Arc::clone(&self.config),
             metrics: self.metrics.clone(),
             status: self.status.clone(),
             schedule: Schedule::default(),
-            marked: mark::Marked::default(),
+            marked: publish::marker::Marked::default(),
             random: random.fork(),
             stop: stop.clone(),
         };
         let release = CancellationToken::new();
-        let around = shard::Surroundings {
+        let around = leases::shard_consumer::Surroundings {
             ports: self.ports,
             room: Arc::new(Semaphore::new(self.config.buffer_kib)),
             pages: Arc::new(Semaphore::new(PAGES_HELD)),
@@ -153,13 +144,13 @@ impl Engine {
             stop,
             release: release.clone(),
         };
-        let survey = survey::run(around.clone());
+        let survey = health::backlog_monitor::run(around.clone());
         let publish = async {
             publisher.run(incoming).await;
             // Nothing is in flight any more: the last checkpoints can be
             // written.
             release.cancel();
         };
-        tokio::join!(coordinate::run(around, random), publish, survey);
+        tokio::join!(leases::coordinator::run(around, random), publish, survey);
     }
 }

@@ -11,13 +11,13 @@ use outbox::timestamp::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-use super::outlet::{EVENT_OVERHEAD, Outlet, predecessor};
-use super::shard::Surroundings;
-use crate::decide::backoff;
-use crate::decide::catch_up::CatchUp;
-use crate::decide::classify::{Classified, Event, classify};
-use crate::decide::progress::RecordNumber;
-use crate::decide::succession::Succession;
+use crate::engine::leases::shard_consumer::Surroundings;
+use crate::engine::publish::dispatcher::{EVENT_OVERHEAD, Outlet, predecessor};
+use crate::policy::backoff;
+use crate::policy::checkpoint_tracker::RecordNumber;
+use crate::policy::record_classifier::{Classified, Event, classify};
+use crate::policy::sequence_tracker::Succession;
+use crate::policy::takeover_dedup::CatchUp;
 use crate::ports::{Cursor, EventKey, Page, Position, SequenceNumber, StreamError};
 
 /// The first pause after an empty read; it doubles up to `poll_max`.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::spans::Source;
-use crate::decide::progress::{Progress, RecordNumber};
-use crate::decide::schedule::Permission;
+use crate::engine::publish::send_spans::Source;
+use crate::policy::checkpoint_tracker::{Progress, RecordNumber};
+use crate::policy::send_scheduler::Permission;
 use crate::ports::{EventKey, SequenceNumber, ShardId};
 
 /// How long to hold events back while it is unclear whether the lease is still

@@ -11,8 +11,8 @@ use outbox::item::attribute;
 use outbox::timestamp::Timestamp;
 use serde::Serialize;
 
-use super::held::Path;
-use crate::decide::classify::Event;
+use crate::engine::shard_state::Path;
+use crate::policy::record_classifier::Event;
 use crate::ports::EventKey;
 
 /// Published events that are remembered.
@@ -42,7 +42,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    pub(super) fn of(event: &Event, path: Path, at: Timestamp) -> Self {
+    pub(crate) fn of(event: &Event, path: Path, at: Timestamp) -> Self {
         let event_type = event
             .message
             .attributes
@@ -78,7 +78,7 @@ pub struct Slot {
 
 /// The last events and slots.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     /// The oldest first. The n-th event ever has number n, from 1.
     sent: VecDeque<Arc<Sent>>,
     numbered: u64,
@@ -87,7 +87,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    pub(super) fn published(&mut self, sent: Sent) {
+    pub(crate) fn published(&mut self, sent: Sent) {
         let lag = sent
             .occurred_at
             .map(|at| sent.published_at.as_millis() - at.as_millis());
@@ -107,17 +107,17 @@ impl Recent {
         self.numbered += 1;
     }
 
-    pub(super) fn quarantined(&mut self, at: Timestamp) {
+    pub(crate) fn quarantined(&mut self, at: Timestamp) {
         self.slot(at).quarantined += 1;
     }
 
-    pub(super) fn pending(&mut self, count: u64, at: Timestamp) {
+    pub(crate) fn pending(&mut self, count: u64, at: Timestamp) {
         self.slot(at).pending = Some(count);
     }
 
     /// The remembered events after the `seen`-th, the oldest first, and the
     /// number of the last.
-    pub(super) fn after(&self, seen: u64) -> (Vec<Arc<Sent>>, u64) {
+    pub(crate) fn after(&self, seen: u64) -> (Vec<Arc<Sent>>, u64) {
         let new = usize::try_from(self.numbered.saturating_sub(seen)).unwrap_or(usize::MAX);
         let known = self.sent.len().saturating_sub(new);
         (
@@ -127,7 +127,7 @@ impl Recent {
     }
 
     /// The remembered slots that begin at `start` or later, the oldest first.
-    pub(super) fn slots_from(&self, start: i64) -> Vec<Slot> {
+    pub(crate) fn slots_from(&self, start: i64) -> Vec<Slot> {
         let old = self.slots.partition_point(|slot| slot.start < start);
         self.slots.iter().skip(old).cloned().collect()
     }

@@ -4,9 +4,9 @@
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::coordinate::{Coordinator, LEASE_REQUESTS};
-use super::listing::LISTING_INTERVAL;
-use crate::decide::ownership::{removable, unregistered};
+use crate::engine::leases::coordinator::{Coordinator, LEASE_REQUESTS};
+use crate::engine::leases::shard_discovery::LISTING_INTERVAL;
+use crate::policy::lease_assignment::{removable, unregistered};
 use crate::ports::{Lease, LeaseError};
 
 /// How long a row is kept once its shard is done with and not listed any more:
@@ -16,7 +16,7 @@ const KEPT: std::time::Duration = LISTING_INTERVAL.saturating_mul(2);
 impl Coordinator {
     /// All rows, after adding those of new shards and removing those that say
     /// nothing any more.
-    pub(super) async fn rows(&mut self) -> Result<Vec<Lease>, LeaseError> {
+    pub(crate) async fn rows(&mut self) -> Result<Vec<Lease>, LeaseError> {
         let leases = self.list().await?;
         if let Some(listed_at) = self.listing.listed_at() {
             self.remove_old(&leases, listed_at).await;

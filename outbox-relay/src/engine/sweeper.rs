@@ -18,13 +18,13 @@ use outbox::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
-use super::outlet::{Outlet, predecessor};
-use super::shard::Surroundings;
-use super::trouble::TableUse;
-use crate::decide::classify::{Classified, Event, classify, key_of};
-use crate::decide::ownership::with_registered;
-use crate::decide::succession::Succession;
-use crate::decide::sweep::{is_old, is_past, low_water};
+use crate::engine::health::table_health::TableUse;
+use crate::engine::leases::shard_consumer::Surroundings;
+use crate::engine::publish::dispatcher::{Outlet, predecessor};
+use crate::policy::lease_assignment::with_registered;
+use crate::policy::record_classifier::{Classified, Event, classify, key_of};
+use crate::policy::sequence_tracker::Succession;
+use crate::policy::sweep_policy::{is_old, is_past, low_water};
 use crate::ports::{Change, EventKey, Item, PendingCursor};
 
 /// Attributes that the operator's commands leave on an event that is to be

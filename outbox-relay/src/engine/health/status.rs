@@ -1,6 +1,6 @@
 //! What the engine is doing, for `/healthz`, `/readyz` and the gauges.
 
-mod health;
+mod checks;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use std::time::Duration;
 use outbox::timestamp::Timestamp;
 use tokio::time::Instant;
 
-use super::recent::{Recent, Sent, Slot};
-use super::trouble::{TableUse, Trouble, Troubles};
+use crate::engine::health::publish_history::{Recent, Sent, Slot};
+use crate::engine::health::table_health::{TableUse, Trouble, Troubles};
 use crate::ports::ShardId;
 use crate::routes::QueueRef;
 

@@ -13,18 +13,19 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::held::{self, Ack, Path};
-use super::mark::Marked;
-use super::quarantine::{Case, Quarantines};
-use super::recent::Sent;
-use super::spans::{BatchSpan, MessageOutcome, Source};
-use super::trouble::{TableUse, Trouble};
-use super::{EngineConfig, Status, crash};
-use crate::decide::backoff;
-use crate::decide::classify::{Event, Rejected};
-use crate::decide::failure::{self, Verdict};
-use crate::decide::schedule::{Batch, EventRef, Mark, Outgoing, Schedule};
-use crate::metrics::{RelayMetrics, seconds_between};
+use crate::engine::health::publish_history::Sent;
+use crate::engine::health::status::Status;
+use crate::engine::health::table_health::{TableUse, Trouble};
+use crate::engine::metrics::{RelayMetrics, seconds_between};
+use crate::engine::publish::marker::Marked;
+use crate::engine::publish::quarantine_queue::{Case, Quarantines};
+use crate::engine::publish::send_spans::{BatchSpan, MessageOutcome, Source};
+use crate::engine::shard_state::{self, Ack, Path};
+use crate::engine::{EngineConfig, crash};
+use crate::policy::backoff;
+use crate::policy::error_policy::{self, Verdict};
+use crate::policy::record_classifier::{Event, Rejected};
+use crate::policy::send_scheduler::{Batch, EventRef, Mark, Outgoing, Schedule};
 use crate::ports::{EntryFailure, MarkOutcome, Ports, SendEntry, SendError, TableError};
 use crate::routes::QueueRef;
 
@@ -61,7 +62,7 @@ pub(crate) struct Publisher {
 type SendAnswer = Result<Vec<Result<String, EntryFailure>>, SendError>;
 
 /// A request that has ended.
-pub(super) enum Done {
+pub(crate) enum Done {
     Sent {
         batch: Batch,
         answer: SendAnswer,
@@ -77,12 +78,12 @@ pub(super) enum Done {
 }
 
 /// Requests under way.
-pub(super) struct InFlight {
-    pub(super) tasks: JoinSet<Done>,
+pub(crate) struct InFlight {
+    pub(crate) tasks: JoinSet<Done>,
     sends: usize,
-    pub(super) marks: usize,
+    pub(crate) marks: usize,
     mark_trouble: Trouble,
-    pub(super) quarantines: Quarantines,
+    pub(crate) quarantines: Quarantines,
 }
 
 impl InFlight {
@@ -157,7 +158,7 @@ impl Publisher {
             Work::ForgetClosed => {
                 let now = Instant::now();
                 self.schedule
-                    .forget_lost(|acks| held::permission(acks, now));
+                    .forget_lost(|acks| shard_state::permission(acks, now));
                 in_flight.quarantines.forget_lost(now);
             }
         }
@@ -167,7 +168,7 @@ impl Publisher {
         while in_flight.sends < MAX_SENDS {
             let Some(batch) = self
                 .schedule
-                .next_batch(now, |acks| held::permission(acks, now))
+                .next_batch(now, |acks| shard_state::permission(acks, now))
             else {
                 return;
             };
@@ -261,7 +262,7 @@ impl Publisher {
                     self.status.published(Sent::of(event, path, wall));
                     self.schedule.sent(&reference, message_id, wall);
                 }
-                Err(failure) => match failure::of_entry(&failure) {
+                Err(failure) => match error_policy::of_entry(&failure) {
                     Verdict::Outage { kind } => {
                         self.metrics.retried(&kind, 1);
                         tracing::warn!(
@@ -301,7 +302,7 @@ impl Publisher {
         error: &SendError,
         now: Instant,
     ) {
-        match failure::of_batch(error, batch.events.len()) {
+        match error_policy::of_batch(error, batch.events.len()) {
             Verdict::Outage { kind } => {
                 let count = batch.events.len();
                 self.metrics.retried(&kind, count as u64);
@@ -339,7 +340,7 @@ impl Publisher {
 /// Why the queue is as good as away, when it answers and takes nothing.
 fn away(answers: &[Result<String, EntryFailure>]) -> Option<&EntryFailure> {
     let is_outage =
-        |failure: &&EntryFailure| matches!(failure::of_entry(failure), Verdict::Outage { .. });
+        |failure: &&EntryFailure| matches!(error_policy::of_entry(failure), Verdict::Outage { .. });
     let failures: Option<Vec<_>> = answers
         .iter()
         .map(|answer| answer.as_ref().err().filter(is_outage))

@@ -8,15 +8,16 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::held::HeldShard;
-use super::listing::Listed;
-use super::outlet::Outlet;
-use super::publish::Work;
-use super::read::Reader;
-use super::sweep::Sweeper;
-use super::{EngineConfig, Status};
-use crate::decide::progress::Progress;
-use crate::metrics::RelayMetrics;
+use crate::engine::EngineConfig;
+use crate::engine::health::status::Status;
+use crate::engine::leases::shard_discovery::Listed;
+use crate::engine::metrics::RelayMetrics;
+use crate::engine::publish::dispatcher::Outlet;
+use crate::engine::publish::publisher::Work;
+use crate::engine::shard::shard_reader::Reader;
+use crate::engine::shard_state::HeldShard;
+use crate::engine::sweeper::Sweeper;
+use crate::policy::checkpoint_tracker::Progress;
 use crate::ports::{Lease, LeaseError, LeaseState, Ports, SWEEPER, SequenceNumber, ShardId};
 
 /// A checkpoint is written this often at most.

@@ -17,10 +17,10 @@
 //! read twice is kept once, with both.
 
 mod aggregate;
-mod lane;
+mod mark_queue;
+mod queue_state;
 #[cfg(test)]
 mod tests;
-mod unmarked;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,9 +31,9 @@ use outbox::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use self::aggregate::{Aggregate, State, Turn};
-use self::lane::Lane;
-use self::unmarked::Unmarked;
-use super::classify::Event;
+use self::mark_queue::Unmarked;
+use self::queue_state::Lane;
+use super::record_classifier::Event;
 use crate::ports::EventKey;
 use crate::routes::QueueRef;
 

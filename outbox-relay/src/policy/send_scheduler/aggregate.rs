@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outbox::timestamp::Timestamp;
 
-use crate::decide::classify::Event;
+use crate::policy::record_classifier::Event;
 
 #[derive(Debug)]
 pub(super) struct Aggregate<A> {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::held::Ack;
-use super::publish::{Done, InFlight, Publisher};
-use super::trouble::Trouble;
-use crate::decide::backoff;
-use crate::decide::schedule::Mark;
+use crate::engine::health::table_health::Trouble;
+use crate::engine::publish::publisher::{Done, InFlight, Publisher};
+use crate::engine::shard_state::Ack;
+use crate::policy::backoff;
+use crate::policy::send_scheduler::Mark;
 use crate::ports::{EventKey, MarkOutcome, Published, TableError};
 
 /// Requests in flight. Fewer than sends, so that each is full.
@@ -29,7 +29,7 @@ pub(crate) struct Marked {
 }
 
 impl Marked {
-    pub(super) fn contains(&self, key: &EventKey) -> bool {
+    pub(crate) fn contains(&self, key: &EventKey) -> bool {
         self.young.contains(key) || self.old.contains(key)
     }
 
@@ -42,7 +42,7 @@ impl Marked {
 }
 
 impl Publisher {
-    pub(super) fn start_marks(&mut self, in_flight: &mut InFlight, now: Instant) {
+    pub(crate) fn start_marks(&mut self, in_flight: &mut InFlight, now: Instant) {
         while in_flight.marks < MAX_REQUESTS {
             let marks = self.schedule.next_marks(now, in_flight.marks == 0);
             if marks.is_empty() {
@@ -68,7 +68,7 @@ impl Publisher {
         }
     }
 
-    pub(super) fn marks_answered(
+    pub(crate) fn marks_answered(
         &mut self,
         trouble: &mut Trouble,
         marks: Vec<Mark>,

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::shard::Surroundings;
+use crate::engine::leases::shard_consumer::Surroundings;
 use crate::ports::{Shard, ShardId, StreamError};
 
 /// The stream's shards are listed this often; more often would cost a busy
 /// stream's few DescribeStream calls. A listing that takes longer, because it
 /// fails again and again, is begun anew.
-pub(super) const LISTING_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A listing is asked for where children cannot be, and when a shard is not
 /// found, but not more often than this, however many shards are concerned, plus
@@ -62,7 +62,7 @@ impl Surroundings {
 
 /// How the listing of one stream's shards goes on.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(crate) struct Listing {
     /// The shards found so far, and where to go on.
     under_way: Option<(Vec<Shard>, ShardId)>,
     /// When the one under way began.
@@ -78,7 +78,7 @@ pub(super) struct Listing {
 
 /// What a look at the listing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     NotDue,
     /// Begun at.
     Complete {
@@ -90,7 +90,7 @@ pub(super) enum Turn {
 
 impl Listing {
     /// Nothing is known of the stream's shards.
-    pub(super) fn new(around: &Surroundings) -> Self {
+    pub(crate) fn new(around: &Surroundings) -> Self {
         *around.listed() = Listed::default();
         Self {
             under_way: None,
@@ -102,23 +102,23 @@ impl Listing {
     }
 
     /// When the last complete listing began.
-    pub(super) fn listed_at(&self) -> Option<Instant> {
+    pub(crate) fn listed_at(&self) -> Option<Instant> {
         self.listed_at
     }
 
     /// Shards that may have no row yet.
-    pub(super) fn found(&self) -> &[Shard] {
+    pub(crate) fn found(&self) -> &[Shard] {
         &self.found
     }
 
     /// Every shard that was found has a row.
-    pub(super) fn registered(&mut self) {
+    pub(crate) fn registered(&mut self) {
         self.found.clear();
     }
 
     /// Finds the children of shards that were read to their end, by asking for
     /// them, else by a listing soon.
-    pub(super) async fn find_children(&mut self, around: &Surroundings, parents: &[ShardId]) {
+    pub(crate) async fn find_children(&mut self, around: &Surroundings, parents: &[ShardId]) {
         {
             let mut listed = around.listed();
             // Children are listed all at once.
@@ -155,7 +155,7 @@ impl Listing {
     }
 
     /// Goes on with the listing, or begins one when it is due.
-    pub(super) async fn go_on(&mut self, around: &Surroundings) -> Result<Turn, StreamError> {
+    pub(crate) async fn go_on(&mut self, around: &Surroundings) -> Result<Turn, StreamError> {
         let source = &around.ports.stream;
         let stream = &around.stream;
         if self.began.elapsed() >= LISTING_INTERVAL {

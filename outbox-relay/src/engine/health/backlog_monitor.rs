@@ -4,12 +4,12 @@ use outbox::item::{PENDING_BUCKETS, attribute};
 use outbox::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
 
-use super::shard::Surroundings;
+use crate::engine::leases::shard_consumer::Surroundings;
 use crate::ports::TableError;
 
 /// Counts the pending and the quarantined events of the table from time to
 /// time, for the gauges.
-pub(super) async fn run(around: Surroundings) {
+pub(crate) async fn run(around: Surroundings) {
     let mut turns = tokio::time::interval(around.config.sweep_interval);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

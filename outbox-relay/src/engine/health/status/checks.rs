@@ -4,7 +4,7 @@ use shared::runtime::health::{Check, Report};
 use tokio::time::Instant;
 
 use super::Status;
-use crate::engine::trouble::TableUse;
+use crate::engine::health::table_health::TableUse;
 
 impl Status {
     /// Rule 13: red when progress has stopped.

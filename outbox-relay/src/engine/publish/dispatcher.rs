@@ -9,15 +9,15 @@ use outbox::item::attribute;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::EngineConfig;
-use super::held::{Ack, HeldShard};
-use super::publish::Work;
-use super::status::Status;
-use super::trouble::TableUse;
-use crate::decide::backoff;
-use crate::decide::classify::{Classified, Event, Rejected, classify};
-use crate::decide::progress::RecordNumber;
-use crate::decide::succession::Succession;
+use crate::engine::EngineConfig;
+use crate::engine::health::status::Status;
+use crate::engine::health::table_health::TableUse;
+use crate::engine::publish::publisher::Work;
+use crate::engine::shard_state::{Ack, HeldShard};
+use crate::policy::backoff;
+use crate::policy::checkpoint_tracker::RecordNumber;
+use crate::policy::record_classifier::{Classified, Event, Rejected, classify};
+use crate::policy::sequence_tracker::Succession;
 use crate::ports::{Change, EventKey, Item, OutboxTable, SequenceNumber, TableError};
 
 /// DynamoDB: keys a `BatchGetItem`.

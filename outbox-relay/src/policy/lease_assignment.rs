@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use outbox_store::with_registered;
 use tokio::time::Instant;
 
-use super::observations::Observations;
+use super::lease_liveness::Observations;
 use crate::ports::{Lease, LeaseState, SWEEPER, Shard, ShardId};
 
 /// The instance that decides.

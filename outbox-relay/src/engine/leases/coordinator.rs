@@ -8,12 +8,12 @@ use futures::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::crash;
-use super::listing::{Listing, Turn};
-use super::shard::{Ending, Surroundings, hold};
-use crate::decide::backoff;
-use crate::decide::observations::Observations;
-use crate::decide::ownership::{Myself, takable, to_ask, wants_listing, with_registered};
+use crate::engine::crash;
+use crate::engine::leases::shard_consumer::{Ending, Surroundings, hold};
+use crate::engine::leases::shard_discovery::{Listing, Turn};
+use crate::policy::backoff;
+use crate::policy::lease_assignment::{Myself, takable, to_ask, wants_listing, with_registered};
+use crate::policy::lease_liveness::Observations;
 use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId};
 
 /// Leases are looked at this often, so that one that was given back is taken
@@ -23,10 +23,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 const LOOK_PER_ROW: Duration = Duration::from_millis(1);
 
 /// Lease requests at once, when a stream has many shards.
-pub(super) const LEASE_REQUESTS: usize = 16;
+pub(crate) const LEASE_REQUESTS: usize = 16;
 
 /// Runs until the engine stops and every lease is let go.
-pub(super) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
+pub(crate) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
     while let Some(stream) = locate(&around, &mut random).await {
         around.stream = stream;
         let mut coordinator = Coordinator {
@@ -89,11 +89,11 @@ enum Outcome {
     StreamChanged,
 }
 
-pub(super) struct Coordinator {
-    pub(super) around: Surroundings,
+pub(crate) struct Coordinator {
+    pub(crate) around: Surroundings,
     random: fastrand::Rng,
-    pub(super) listing: Listing,
-    pub(super) observations: Observations,
+    pub(crate) listing: Listing,
+    pub(crate) observations: Observations,
     /// Rows of the lease table at the last look.
     rows: usize,
     held: BTreeSet<ShardId>,
@@ -253,7 +253,7 @@ impl Coordinator {
     }
 
     /// The listed shards, and the sweeper's lease, which is one like theirs.
-    pub(super) fn shards(&self) -> Vec<Shard> {
+    pub(crate) fn shards(&self) -> Vec<Shard> {
         let mut shards = self.around.shards();
         shards.push(Shard {
             id: ShardId(SWEEPER.into()),

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::held::{self, Ack};
-use super::publish::{Done, InFlight, Publisher};
-use super::trouble::Trouble;
-use crate::decide::backoff;
-use crate::decide::classify::Rejected;
-use crate::decide::schedule::{EventRef, Outgoing, Permission};
+use crate::engine::health::table_health::Trouble;
+use crate::engine::publish::publisher::{Done, InFlight, Publisher};
+use crate::engine::shard_state::{self, Ack};
+use crate::policy::backoff;
+use crate::policy::record_classifier::Rejected;
+use crate::policy::send_scheduler::{EventRef, Outgoing, Permission};
 use crate::ports::{MarkOutcome, Quarantine, TableError};
 
 /// Requests in flight.
@@ -64,7 +64,7 @@ impl Quarantines {
             return None;
         }
         while let Some(case) = self.waiting.pop_front() {
-            if held::permission(&case.acks, now) != Permission::Never {
+            if shard_state::permission(&case.acks, now) != Permission::Never {
                 self.in_flight += 1;
                 return Some(case);
             }
@@ -102,7 +102,7 @@ impl Quarantines {
     /// reads it again.
     pub(crate) fn forget_lost(&mut self, now: Instant) {
         self.waiting
-            .retain(|case| held::permission(&case.acks, now) != Permission::Never);
+            .retain(|case| shard_state::permission(&case.acks, now) != Permission::Never);
     }
 
     /// When to go on after a failure.
@@ -113,7 +113,7 @@ impl Quarantines {
 
 impl Publisher {
     /// The queue says that it will never take the message.
-    pub(super) fn reject(
+    pub(crate) fn reject(
         &mut self,
         in_flight: &mut InFlight,
         outgoing: &Outgoing,
@@ -131,7 +131,7 @@ impl Publisher {
     }
 
     /// `attempts`: how often it was sent in vain.
-    pub(super) fn quarantine(
+    pub(crate) fn quarantine(
         &mut self,
         in_flight: &mut InFlight,
         rejected: Rejected,
@@ -151,7 +151,7 @@ impl Publisher {
         });
     }
 
-    pub(super) fn start_quarantines(&mut self, in_flight: &mut InFlight, now: Instant) {
+    pub(crate) fn start_quarantines(&mut self, in_flight: &mut InFlight, now: Instant) {
         while let Some(case) = in_flight.quarantines.next(now) {
             let outbox = Arc::clone(&self.ports.outbox);
             in_flight.tasks.spawn(async move {
@@ -163,7 +163,7 @@ impl Publisher {
 
     /// Tried until it is written, as the checkpoint waits for it; but a stop
     /// does not wait for a table that is away.
-    pub(super) fn quarantine_answered(
+    pub(crate) fn quarantine_answered(
         &mut self,
         quarantines: &mut Quarantines,
         case: Case,

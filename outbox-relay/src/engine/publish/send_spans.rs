@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 
-use super::held::Path;
-use crate::decide::schedule::{Batch, Outgoing};
+use crate::engine::shard_state::Path;
+use crate::policy::send_scheduler::{Batch, Outgoing};
 
 /// A request that is under way.
 pub(crate) struct BatchSpan {

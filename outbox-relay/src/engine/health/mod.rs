@@ -1,0 +1,6 @@
+//! Health of the instance: what `/healthz`, `/readyz`, the gauges and the console report.
+
+pub(crate) mod backlog_monitor;
+pub(crate) mod publish_history;
+pub(crate) mod status;
+pub(crate) mod table_health;
