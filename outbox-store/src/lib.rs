@@ -5,19 +5,30 @@
 //! - [`outbox_table`]: [`OutboxTable`], what the relay does with events, and its delivery contract.
 //! - [`lease_table`]: [`LeaseTable`], who reads which shard and how far, and its contract.
 //! - [`shard`]: shards of the outbox table's stream.
+//! - `stored_event`: an event as the table has it, malformed or not; `event_filter` selects events
+//!   of a list, `page_token` merges and continues lists.
+//! - `error`: [`TableError`], the one error type of requests to the tables.
 //! - [`dynamodb`]: both tables in DynamoDB, and the description of the outbox table's stream.
 //!
 //! The relay works with the two traits, so that its simulation can replace the tables. The admin
 //! crate works with the DynamoDB types directly.
 
 pub mod dynamodb;
+mod error;
+mod event_filter;
 pub mod lease_table;
 pub mod outbox_table;
+mod page_token;
 pub mod shard;
+mod stored_event;
 
+pub use error::TableError;
+pub use event_filter::{EventFilter, EventState, TypePattern};
 pub use lease_table::{Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER};
 pub use outbox_table::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
-    TableError,
+    is_number,
 };
+pub use page_token::{EventPage, PageToken};
 pub use shard::{SequenceNumber, Shard, ShardId, with_registered};
+pub use stored_event::{StoredEvent, StoredEventDetail};

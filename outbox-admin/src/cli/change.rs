@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write as _};
 
 use clap::Args;
 use outbox::Status;
-use outbox_store::EventKey;
+use outbox_store::dynamodb::EventChange;
+use outbox_store::{EventFilter, EventKey, EventState};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use super::output::{
 use super::{CommandError, Outcome, unless_stopped};
 use crate::service::bulk::{Bulk, Tally};
 use crate::service::lookup::MAX_HISTORY;
-use crate::service::{Acted, Filter, Listing, OperateError, Operator, State};
+use crate::service::{Listing, OperateError, Operator};
 
 /// Make failed events pending again, to be published by the normal path with
 /// their traces.
@@ -87,7 +88,7 @@ pub struct ReplayCommand {
 struct Named {
     event: String,
     #[serde(flatten)]
-    acted: Option<Acted>,
+    acted: Option<EventChange>,
     /// Why nothing is known to have become of it.
     problem: Option<String>,
 }
@@ -192,11 +193,11 @@ impl ReplayCommand {
     }
 
     async fn question(&self, operator: &Operator) -> Result<String, CommandError> {
-        let published = Filter {
-            state: Some(State::Published),
+        let published = EventFilter {
+            state: Some(EventState::Published),
             aggregate_id: Some(self.aggregate.clone()),
             from_sequence: Some(self.from_sequence),
-            ..Filter::default()
+            ..EventFilter::default()
         };
         let Listing { events, next } = operator.list(&published, MAX_HISTORY, None).await?;
         let count = match (events.len(), next) {
@@ -230,7 +231,7 @@ async fn act_on(
     operator: &Operator,
     names: Vec<String>,
     stop: &CancellationToken,
-    act: impl AsyncFn(EventKey) -> Result<Acted, OperateError>,
+    act: impl AsyncFn(EventKey) -> Result<EventChange, OperateError>,
 ) -> (Vec<Named>, Result<(), CommandError>) {
     let mut events = Vec::new();
     for name in names {
@@ -260,9 +261,9 @@ fn report(output: OutputOptions, events: Vec<Named>, done: &str) -> Result<(), C
     let mut table = table_with_text(&["EVENT", "RESULT"]);
     for event in &events {
         let (text, mood) = match (&event.acted, &event.problem) {
-            (Some(Acted { changed: true, .. }), _) => (done.to_owned(), Mood::Good),
+            (Some(EventChange { changed: true, .. }), _) => (done.to_owned(), Mood::Good),
             (
-                Some(Acted {
+                Some(EventChange {
                     status: Some(status),
                     ..
                 }),

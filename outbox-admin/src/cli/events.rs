@@ -3,6 +3,7 @@
 use clap::Args;
 use comfy_table::Row;
 use outbox::timestamp::Timestamp;
+use outbox_store::{EventFilter, EventState, PageToken, TypePattern};
 use shared::runtime::service::parse_duration;
 
 use super::output::{
@@ -12,8 +13,7 @@ use super::output::{
 use super::{CommandError, Outcome};
 use crate::service::event::Step;
 use crate::service::{
-    AggregateState, AggregateView, Cursor, EventDetail, EventView, Filter, Listing, Operator,
-    Shown, State, TypePattern,
+    AggregateState, AggregateView, EventDetail, EventView, Listing, Operator, Shown,
 };
 
 /// Characters of a failure in a list; `show` has all of it.
@@ -31,7 +31,7 @@ const MAX_ID: usize = 128;
 pub struct ListCommand {
     /// Only events in this state: pending, failed, published or discarded.
     #[arg(long, value_name = "STATE")]
-    state: Option<State>,
+    state: Option<EventState>,
 
     /// Only events of this aggregate, by sequence.
     #[arg(long, value_name = "ID", value_parser = parse_text)]
@@ -54,7 +54,7 @@ pub struct ListCommand {
 
     /// Go on where an earlier list ended: its `next` in JSON.
     #[arg(long, value_name = "NEXT")]
-    after: Option<Cursor>,
+    after: Option<PageToken>,
 
     #[command(flatten)]
     output: OutputOptions,
@@ -82,12 +82,12 @@ impl WhichOptions {
         self.since.is_none() && self.event_type.is_none() && self.reason.is_none()
     }
 
-    pub(super) fn filter(self) -> Filter {
-        Filter {
+    pub(super) fn filter(self) -> EventFilter {
+        EventFilter {
             since: self.since,
             event_type: self.event_type,
             reason: self.reason,
-            ..Filter::default()
+            ..EventFilter::default()
         }
     }
 }
@@ -106,7 +106,7 @@ pub struct ShowCommand {
 impl ListCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
         let limit = usize::from(self.limit);
-        let filter = Filter {
+        let filter = EventFilter {
             state: self.state,
             aggregate_id: self.aggregate,
             newest_first: self.newest,
@@ -178,10 +178,10 @@ pub(super) fn rows(events: &[EventView]) -> String {
     let mut table = table_with_text(&["EVENT", "STATE", "TYPE", "OCCURRED", "NOTE"]);
     for event in events {
         let mut row = Row::from(vec![
-            cell(&line(&event.event_id, MAX_ID), Mood::Neutral),
+            cell(&line(&event.stored.event_id, MAX_ID), Mood::Neutral),
             cell(&state(event), mood(event)),
-            cell(&short(event.event_type.as_deref()), Mood::Neutral),
-            cell(&short(event.occurred_at.as_deref()), Mood::Neutral),
+            cell(&short(event.stored.event_type.as_deref()), Mood::Neutral),
+            cell(&short(event.stored.occurred_at.as_deref()), Mood::Neutral),
             cell(&note(event), Mood::Neutral),
         ]);
         row.max_height(1);
@@ -220,29 +220,35 @@ fn detail(shown: &EventDetail) -> String {
     };
     add(
         "event",
-        Some(without_controls(&event.event_id).into_owned()),
+        Some(without_controls(&event.stored.event_id).into_owned()),
     );
     add("state", Some(painted(&state(event), mood(event))));
-    add("failure", whole(&event.failure));
+    add("failure", whole(&event.stored.failure));
     add("malformed", whole(&shown.malformed));
-    add("attempts", event.attempts.map(|count| count.to_string()));
-    add("replays", event.replays.map(|count| count.to_string()));
+    add(
+        "attempts",
+        event.stored.attempts.map(|count| count.to_string()),
+    );
+    add(
+        "replays",
+        event.stored.replays.map(|count| count.to_string()),
+    );
     add(
         "aggregate",
-        Some(without_controls(&event.aggregate_id).into_owned()),
+        Some(without_controls(&event.stored.aggregate_id).into_owned()),
     );
-    add("sequence", Some(event.sequence.clone()));
-    add("type", whole(&event.event_type));
-    add("aggregate type", whole(&event.aggregate_type));
+    add("sequence", Some(event.stored.sequence.clone()));
+    add("type", whole(&event.stored.event_type));
+    add("aggregate type", whole(&event.stored.aggregate_type));
     add("index", whole(&shown.state_bucket));
-    add("message", whole(&event.message_id));
+    add("message", whole(&event.stored.message_id));
     add(
         "expires",
         shown
             .expires_at
             .map(|at| Timestamp::from_millis(at.saturating_mul(1000)).to_string()),
     );
-    add("trace", event.trace_id.clone());
+    add("trace", event.stored.trace_id.clone());
     add("trace page", event.trace_url.clone());
     add("traceparent", whole(&shown.traceparent));
     add("tracestate", whole(&shown.tracestate));
@@ -287,11 +293,11 @@ fn aggregate_state(state: &AggregateState) -> String {
 }
 
 fn state(event: &EventView) -> String {
-    short(event.status.as_deref())
+    short(event.stored.status.as_deref())
 }
 
 fn mood(event: &EventView) -> Mood {
-    match event.status.as_deref() {
+    match event.stored.status.as_deref() {
         Some("FAILED") => Mood::Bad,
         Some("PUBLISHED") => Mood::Good,
         _ => Mood::Neutral,
@@ -300,14 +306,20 @@ fn mood(event: &EventView) -> Mood {
 
 /// What an operator wants to know besides the state.
 fn note(event: &EventView) -> String {
-    let note = match event.status.as_deref() {
-        Some("DISCARDED") => event.discard_reason.clone(),
-        Some("PUBLISHED") => event.replays.map(|count| format!("replay {count}")),
-        Some("PENDING") if event.retried_at.is_some() || event.replayed_at.is_some() => {
-            let at = event.retried_at.as_ref().max(event.replayed_at.as_ref());
+    let note = match event.stored.status.as_deref() {
+        Some("DISCARDED") => event.stored.discard_reason.clone(),
+        Some("PUBLISHED") => event.stored.replays.map(|count| format!("replay {count}")),
+        Some("PENDING")
+            if event.stored.retried_at.is_some() || event.stored.replayed_at.is_some() =>
+        {
+            let at = event
+                .stored
+                .retried_at
+                .as_ref()
+                .max(event.stored.replayed_at.as_ref());
             at.map(|at| format!("made pending again at {at}"))
         }
-        _ => event.failure.clone(),
+        _ => event.stored.failure.clone(),
     };
     note.map(|note| line(&note, MAX_FAILURE))
         .unwrap_or_default()

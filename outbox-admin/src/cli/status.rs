@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use comfy_table::Table;
+use outbox_store::dynamodb::Count;
 use shared::runtime::service::parse_duration;
 
 use super::Outcome;
@@ -11,7 +12,7 @@ use super::output::{
     Mood, OutputOptions, cell, line, painted, print, print_json, remark, seconds, spinner, table,
     text_of, without_controls,
 };
-use crate::service::{Count, LeaseView, Life, Limits, Observer, Operator, StatusReport};
+use crate::service::{LeaseView, Life, Limits, Observer, Operator, StatusReport};
 
 /// Say whether the outbox and its relays are well; exit code 1 when not.
 ///

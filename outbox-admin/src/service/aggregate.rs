@@ -6,11 +6,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeyType};
+use outbox_store::TableError;
 use serde::Serialize;
 use shared::aws::resource_names::parse_table;
 
-use super::event::text;
-use super::{OperateError, Operator, failed};
+use super::{OperateError, Operator};
 
 /// Which table keeps the aggregates of a type: `RELAY_AGGREGATE_TABLES`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Operator {
             .table_name(table)
             .send()
             .await
-            .map_err(|error| failed(table, &error))?;
+            .map_err(|error| TableError::of(table, &error))?;
         let keys = described
             .table
             .map(|table| table.key_schema.unwrap_or_default());
@@ -107,12 +107,13 @@ impl Operator {
             .key(key, AttributeValue::S(aggregate_id.to_owned()))
             .send()
             .await
-            .map_err(|error| failed(table, &error))?
+            .map_err(|error| TableError::of(table, &error))?
             .item
             .ok_or_else(|| {
                 OperateError::NotFound(format!("`{aggregate_id}` is not in table `{table}`"))
             })?;
-        Ok((text(&item, "status"), text(&item, "updated_at")))
+        let text = |name: &str| item.get(name)?.as_s().ok().cloned();
+        Ok((text("status"), text("updated_at")))
     }
 }
 

@@ -9,14 +9,12 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
 use outbox::Status;
-use outbox_store::EventKey;
+use outbox_store::dynamodb::EventChange;
+use outbox_store::{EventFilter, EventKey, EventState, PageToken};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::change::Acted;
 use super::event::EventView;
-use super::filter::{Filter, State};
-use super::page_token::Cursor;
 use super::{OperateError, Operator};
 
 /// Changes under way at once.
@@ -45,7 +43,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, acted: &Acted) {
+    fn add(&mut self, acted: &EventChange) {
         if acted.changed {
             self.changed += 1;
         } else {
@@ -81,12 +79,12 @@ impl Operator {
     /// `stop`. `progress` hears of every few.
     pub async fn retry_failed(
         &self,
-        filter: &Filter,
+        filter: &EventFilter,
         stop: &CancellationToken,
         mut progress: impl FnMut(Tally),
     ) -> Bulk {
-        let filter = Filter {
-            state: Some(State::Failed),
+        let filter = EventFilter {
+            state: Some(EventState::Failed),
             newest_first: false,
             ..filter.clone()
         };
@@ -100,7 +98,7 @@ impl Operator {
             let mut by_aggregate: BTreeMap<String, Vec<EventView>> = BTreeMap::new();
             for event in events {
                 by_aggregate
-                    .entry(event.aggregate_id.clone())
+                    .entry(event.stored.aggregate_id.clone())
                     .or_default()
                     .push(event);
             }
@@ -138,10 +136,10 @@ impl Operator {
         stop: &CancellationToken,
         mut progress: impl FnMut(Tally),
     ) -> Bulk {
-        let filter = Filter {
+        let filter = EventFilter {
             aggregate_id: Some(aggregate_id.to_owned()),
             from_sequence: Some(from_sequence),
-            ..Filter::default()
+            ..EventFilter::default()
         };
         let mut tally = Tally::default();
         let mut after = None;
@@ -152,7 +150,7 @@ impl Operator {
             };
             for event in events {
                 // Failed and discarded ones cost no request.
-                if event.status.as_deref() == Some(Status::Published.as_str()) {
+                if event.stored.status.as_deref() == Some(Status::Published.as_str()) {
                     let key = event.key();
                     match patiently(stop, || self.replay(&key)).await {
                         Ok(acted) => tally.add(&acted),
@@ -173,10 +171,10 @@ impl Operator {
 
     async fn page(
         &self,
-        filter: &Filter,
-        after: Option<&Cursor>,
+        filter: &EventFilter,
+        after: Option<&PageToken>,
         stop: &CancellationToken,
-    ) -> Result<(Vec<EventView>, Option<Cursor>), Stopped> {
+    ) -> Result<(Vec<EventView>, Option<PageToken>), Stopped> {
         let listing = patiently(stop, || self.list(filter, PAGE, after)).await?;
         Ok((listing.events, listing.next))
     }
@@ -187,8 +185,8 @@ impl Operator {
         &self,
         mut events: Vec<EventView>,
         stop: &CancellationToken,
-    ) -> (Vec<Acted>, Result<(), Stopped>) {
-        events.sort_by_key(|event| event.sequence.parse::<u64>().unwrap_or(u64::MAX));
+    ) -> (Vec<EventChange>, Result<(), Stopped>) {
+        events.sort_by_key(|event| event.stored.sequence.parse::<u64>().unwrap_or(u64::MAX));
         let keys: Vec<EventKey> = events.iter().map(EventView::key).collect();
         let mut acted = Vec::with_capacity(keys.len());
         for key in &keys {

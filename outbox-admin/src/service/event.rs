@@ -1,19 +1,13 @@
 //! One stored event as an operator sees it. Nothing here refuses a malformed
 //! item: those are the ones an operator looks for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use outbox::OutboxItem;
-use outbox::item::attribute;
-use outbox::trace_context::TraceContext;
-use outbox_store::EventKey;
+use outbox_store::{EventKey, StoredEvent, StoredEventDetail};
 use serde::Serialize;
 
 use super::aggregate::AggregateState;
-
-/// A stored item.
-type Item = HashMap<String, AttributeValue>;
 
 /// Bytes of a text in a list: what a writer stored may have 390 KB.
 const MAX_TEXT: usize = 256;
@@ -21,32 +15,9 @@ const MAX_TEXT: usize = 256;
 /// One event in a list: everything but its payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EventView {
-    /// As stored, or the default `<aggregate_id>:<sequence>`.
-    pub event_id: String,
-    pub aggregate_id: String,
-    /// Decimal, as stored: it may exceed what JSON readers keep exact.
-    pub sequence: String,
-    /// As stored: `PENDING`, `PUBLISHED`, `FAILED`, `DISCARDED`, or whatever a
-    /// writer made of it.
-    pub status: Option<String>,
-    pub aggregate_type: Option<String>,
-    pub event_type: Option<String>,
-    pub occurred_at: Option<String>,
-    pub published_at: Option<String>,
-    pub message_id: Option<String>,
-    pub failed_at: Option<String>,
-    /// Why it was quarantined; kept when it is retried.
-    pub failure: Option<String>,
-    /// How often it was sent in vain before it was quarantined.
-    pub attempts: Option<u64>,
-    pub retried_at: Option<String>,
-    /// How often it was sent again on purpose.
-    pub replays: Option<u64>,
-    pub replayed_at: Option<String>,
-    pub discarded_at: Option<String>,
-    pub discard_reason: Option<String>,
-    pub trace_id: Option<String>,
-    /// The trace's page in Jaeger, when `JAEGER_UI_URL` is set.
+    #[serde(flatten)]
+    pub stored: StoredEvent,
+    /// Page of the trace in Jaeger, if `JAEGER_UI_URL` is set.
     pub trace_url: Option<String>,
 }
 
@@ -96,31 +67,39 @@ pub enum Step {
 }
 
 impl EventView {
-    /// The primary key.
-    pub fn key(&self) -> EventKey {
-        EventKey {
-            aggregate_id: self.aggregate_id.clone(),
-            sequence: self.sequence.clone(),
+    /// Adds the link to the trace.
+    pub(super) fn new(stored: StoredEvent, jaeger_ui_url: Option<&str>) -> Self {
+        Self {
+            trace_url: jaeger_ui_url
+                .zip(stored.trace_id.as_ref())
+                .map(|(base, id)| format!("{base}/trace/{id}")),
+            stored,
         }
     }
 
-    /// Cuts what may be long, for a list; the key stays whole.
+    /// Returns the primary key.
+    pub fn key(&self) -> EventKey {
+        self.stored.key()
+    }
+
+    /// Truncates long texts, for a list. The key is not truncated.
     pub(super) fn shorten(&mut self) {
+        let event = &mut self.stored;
         let texts = [
-            &mut self.status,
-            &mut self.aggregate_type,
-            &mut self.event_type,
-            &mut self.occurred_at,
-            &mut self.published_at,
-            &mut self.message_id,
-            &mut self.failed_at,
-            &mut self.failure,
-            &mut self.retried_at,
-            &mut self.replayed_at,
-            &mut self.discarded_at,
-            &mut self.discard_reason,
+            &mut event.status,
+            &mut event.aggregate_type,
+            &mut event.event_type,
+            &mut event.occurred_at,
+            &mut event.published_at,
+            &mut event.message_id,
+            &mut event.failed_at,
+            &mut event.failure,
+            &mut event.retried_at,
+            &mut event.replayed_at,
+            &mut event.discarded_at,
+            &mut event.discard_reason,
         ];
-        for text in texts.into_iter().flatten().chain([&mut self.event_id]) {
+        for text in texts.into_iter().flatten().chain([&mut event.event_id]) {
             if text.len() > MAX_TEXT {
                 text.truncate(text.floor_char_boundary(MAX_TEXT));
                 text.push('…');
@@ -128,63 +107,27 @@ impl EventView {
         }
     }
 
-    /// Reads an item; `None` when it has no key, which DynamoDB rules out.
-    pub(super) fn of(item: &Item, jaeger_ui_url: Option<&str>) -> Option<Self> {
-        let text = |name: &str| text(item, name);
-        let count = |name: &str| item.get(name)?.as_n().ok()?.parse().ok();
-        let aggregate_id = text(attribute::AGGREGATE_ID)?;
-        let sequence = item.get(attribute::SEQUENCE)?.as_n().ok()?.clone();
-        let trace_id = TraceContext {
-            traceparent: text(attribute::TRACEPARENT),
-            tracestate: None,
-        }
-        .trace_id();
-        Some(Self {
-            event_id: text(attribute::EVENT_ID)
-                .unwrap_or_else(|| format!("{aggregate_id}:{sequence}")),
-            status: text(attribute::STATUS),
-            aggregate_type: text(attribute::AGGREGATE_TYPE),
-            event_type: text(attribute::EVENT_TYPE),
-            occurred_at: text(attribute::OCCURRED_AT),
-            published_at: text(attribute::PUBLISHED_AT),
-            message_id: text(attribute::MESSAGE_ID),
-            failed_at: text(attribute::FAILED_AT),
-            failure: text(attribute::FAILURE),
-            attempts: count(attribute::ATTEMPTS),
-            retried_at: text(attribute::RETRIED_AT),
-            replays: count(attribute::REPLAYS),
-            replayed_at: text(attribute::REPLAYED_AT),
-            discarded_at: text(attribute::DISCARDED_AT),
-            discard_reason: text(attribute::DISCARD_REASON),
-            trace_url: jaeger_ui_url
-                .zip(trace_id.as_ref())
-                .map(|(base, id)| format!("{base}/trace/{id}")),
-            trace_id,
-            aggregate_id,
-            sequence,
-        })
-    }
-
-    /// The history, without what the consumer did.
+    /// Returns the history without the consumer's part.
     fn timeline(&self) -> Vec<Moment> {
+        let event = &self.stored;
         let moments = [
-            (Step::Committed, &self.occurred_at, None),
-            (Step::Failed, &self.failed_at, self.failure.clone()),
-            (Step::Retried, &self.retried_at, None),
+            (Step::Committed, &event.occurred_at, None),
+            (Step::Failed, &event.failed_at, event.failure.clone()),
+            (Step::Retried, &event.retried_at, None),
             (
                 Step::Replayed,
-                &self.replayed_at,
-                self.replays.map(|count| format!("replay {count}")),
+                &event.replayed_at,
+                event.replays.map(|count| format!("replay {count}")),
             ),
             (
                 Step::Published,
-                &self.published_at,
-                self.message_id.as_ref().map(|id| format!("message {id}")),
+                &event.published_at,
+                event.message_id.as_ref().map(|id| format!("message {id}")),
             ),
             (
                 Step::Discarded,
-                &self.discarded_at,
-                self.discard_reason.clone(),
+                &event.discarded_at,
+                event.discard_reason.clone(),
             ),
         ];
         let mut timeline: Vec<_> = moments
@@ -194,37 +137,32 @@ impl EventView {
                 Some(Moment { at, step, note })
             })
             .collect();
-        // All are written with one width and in UTC, so text sorts as time;
-        // what a writer wrote otherwise only stands in another line.
+        // The relay and operators write all times with one width and in UTC, so that texts sort as
+        // times do. A writer's time in another form only moves that entry.
         timeline.sort_by(|a, b| a.at.cmp(&b.at));
         timeline
     }
 }
 
 impl EventDetail {
-    pub(super) fn of(item: Item, jaeger_ui_url: Option<&str>) -> Option<Self> {
-        let event = EventView::of(&item, jaeger_ui_url)?;
-        let other = item
-            .iter()
-            .filter(|(name, _)| !attribute::ALL.contains(&name.as_str()))
-            .map(|(name, value)| (name.clone(), json(value)))
-            .collect();
-        Some(Self {
-            payload: text(&item, attribute::PAYLOAD),
-            traceparent: text(&item, attribute::TRACEPARENT),
-            tracestate: text(&item, attribute::TRACESTATE),
-            state_bucket: text(&item, attribute::STATE_BUCKET),
-            expires_at: item
-                .get(attribute::EXPIRES_AT)
-                .and_then(|value| value.as_n().ok()?.parse().ok()),
+    pub(super) fn new(stored: StoredEventDetail, jaeger_ui_url: Option<&str>) -> Self {
+        let event = EventView::new(stored.event, jaeger_ui_url);
+        Self {
+            payload: stored.payload,
+            traceparent: stored.traceparent,
+            tracestate: stored.tracestate,
+            state_bucket: stored.state_bucket,
+            expires_at: stored.expires_at,
             timeline: event.timeline(),
-            other,
-            malformed: OutboxItem::from_attributes(item)
-                .err()
-                .map(|error| error.to_string()),
+            other: stored
+                .other
+                .iter()
+                .map(|(name, value)| (name.clone(), json(value)))
+                .collect(),
+            malformed: stored.malformed,
             aggregate: None,
             event,
-        })
+        }
     }
 
     /// Adds what the consumer did.
@@ -236,6 +174,7 @@ impl EventDetail {
         }) = &aggregate
             && self
                 .event
+                .stored
                 .occurred_at
                 .as_ref()
                 .is_some_and(|made| at > made)
@@ -250,10 +189,6 @@ impl EventDetail {
         self.aggregate = aggregate;
         self
     }
-}
-
-pub(super) fn text(item: &Item, name: &str) -> Option<String> {
-    item.get(name)?.as_s().ok().cloned()
 }
 
 /// A value without its DynamoDB types. A number that readers of JSON would
@@ -296,13 +231,11 @@ mod tests {
 
     #[test]
     fn a_list_has_the_start_of_long_texts_and_whole_keys() {
-        let mut event = EventView {
-            aggregate_id: "ä".repeat(1_000),
-            event_type: Some("ä".repeat(1_000)),
-            ..EventView::default()
-        };
+        let mut event = EventView::default();
+        event.stored.aggregate_id = "ä".repeat(1_000);
+        event.stored.event_type = Some("ä".repeat(1_000));
         event.shorten();
-        assert_eq!(event.aggregate_id, "ä".repeat(1_000));
-        assert_eq!(event.event_type, Some("ä".repeat(128) + "…"));
+        assert_eq!(event.stored.aggregate_id, "ä".repeat(1_000));
+        assert_eq!(event.stored.event_type, Some("ä".repeat(128) + "…"));
     }
 }

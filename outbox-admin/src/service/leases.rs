@@ -11,13 +11,11 @@ use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 use outbox_store::dynamodb::DescribeStreamError;
-use outbox_store::{
-    Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, Shard, ShardId, with_registered,
-};
+use outbox_store::{Lease, LeaseState, SWEEPER, Shard, ShardId, with_registered};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{OperateError, Operator, failed};
+use super::{OperateError, Operator};
 
 /// The stream is located again after this long: it may be another one.
 const LOCATED_FOR: Duration = Duration::from_secs(10);
@@ -183,10 +181,7 @@ impl Operator {
                 stream
             }
         };
-        let leases = match self.leases.list(&stream).await {
-            Ok(leases) => leases,
-            Err(error) => return Err(self.no_leases(&error).await),
-        };
+        let leases = self.leases.leases(&stream).await?;
         let now = Instant::now();
         observer.note(&leases, now);
         let mut lives = observer.lives(&leases, now, self.silence());
@@ -214,19 +209,6 @@ impl Operator {
             .zip(lives)
             .map(|(lease, life)| view(lease, life, wall))
             .collect())
-    }
-
-    /// Why the leases cannot be read: a missing table, which relays wait for,
-    /// is for an operator to see at once.
-    async fn no_leases(&self, error: &LeaseError) -> OperateError {
-        let table = &self.leases_table;
-        let described = self.dynamodb.describe_table().table_name(table).send();
-        match described.await {
-            Err(error) => failed(table, &error),
-            Ok(_) => OperateError::Unavailable(format!(
-                "the leases in table `{table}` cannot be read: {error}"
-            )),
-        }
     }
 
     /// Looks until something can be said of every lease, which takes

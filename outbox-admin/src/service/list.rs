@@ -1,314 +1,38 @@
-//! Events by state, aggregate or type, a page at a time.
-//!
-//! What is pending or failed lies in the few partitions of the index, each in
-//! the order of `occurred_at`; they are read side by side and merged. Events
-//! that are settled are in no index: they are found by their aggregate, or by
-//! a Scan that is asked for by name.
+//! Lists events, a page at a time.
 
-use std::collections::HashMap;
-
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::types::AttributeValue;
-use futures::future::try_join_all;
-use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
-use outbox_store::EventKey;
+use outbox_store::{EventFilter, PageToken};
 use serde::Serialize;
 
 use super::event::EventView;
-use super::filter::{Filter, State};
-use super::page_token::{Cursor, Part, Position, merge, not_a_cursor};
-use super::{OperateError, Operator, failed};
+use super::{OperateError, Operator};
 
-/// Items a filtered request looks at. DynamoDB ends a page at 1 MB anyway.
-const FILTERED_PAGE: usize = 1_000;
-
-/// Requests for one partition in one call: a filter that matches next to
-/// nothing must not read a partition of millions in one go.
-const MAX_REQUESTS: usize = 10;
-
-/// Some events.
+/// One page of a list of events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Listing {
-    /// May be fewer than asked for, even none, although more follow.
+    /// May be fewer than the limit, even none, although more follow.
     pub events: Vec<EventView>,
-    /// Where to go on; `None` at the end.
-    pub next: Option<Cursor>,
-}
-
-/// Where events are read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
-    /// A partition of the index.
-    Index(String),
-    Aggregate(String),
-    Scan,
-}
-
-impl Source {
-    fn name(&self) -> String {
-        match self {
-            Self::Index(partition) => partition.clone(),
-            Self::Aggregate(_) | Self::Scan => "table".to_owned(),
-        }
-    }
-}
-
-fn sources(filter: &Filter) -> Result<Vec<Source>, OperateError> {
-    if filter.is_unindexed() {
-        return Err(OperateError::Invalid(
-            "settled events are in no index: name an aggregate, or ask for a scan of the whole table"
-                .to_owned(),
-        ));
-    }
-    if let Some(id) = &filter.aggregate_id {
-        return Ok(vec![Source::Aggregate(id.clone())]);
-    }
-    if filter.scan {
-        return Ok(vec![Source::Scan]);
-    }
-    let pending = pending_buckets().filter(|_| filter.state != Some(State::Failed));
-    let failed = (filter.state != Some(State::Pending)).then(|| FAILED_BUCKET.to_owned());
-    Ok(pending.chain(failed).map(Source::Index).collect())
+    /// Token of the next page; `None` at the end of the list.
+    pub next: Option<PageToken>,
 }
 
 impl Operator {
-    /// Up to `limit` events (at least 1) that match `filter`, from `after` on,
-    /// their texts cut.
+    /// Returns up to `limit` events (at least 1) that match `filter`, after the page of which
+    /// `after` is the token. Long texts are truncated.
     pub async fn list(
         &self,
-        filter: &Filter,
+        filter: &EventFilter,
         limit: usize,
-        after: Option<&Cursor>,
+        after: Option<&PageToken>,
     ) -> Result<Listing, OperateError> {
-        let limit = limit.max(1);
-        let parts = sources(filter)?.into_iter().map(|source| {
-            let position = after.map_or_else(Position::default, |cursor| cursor.of(&source.name()));
-            self.part(source, filter, limit, position)
+        let page = self.outbox.list(filter, limit, after).await?;
+        let events = page.events.into_iter().map(|stored| {
+            let mut event = EventView::new(stored, self.jaeger_ui_url.as_deref());
+            event.shorten();
+            event
         });
-        let mut listing = merge(try_join_all(parts).await?, filter.newest_first, limit);
-        listing.events.iter_mut().for_each(EventView::shorten);
-        Ok(listing)
+        Ok(Listing {
+            events: events.collect(),
+            next: page.next,
+        })
     }
-
-    async fn part(
-        &self,
-        source: Source,
-        filter: &Filter,
-        limit: usize,
-        before: Position,
-    ) -> Result<Part, OperateError> {
-        let mut request = Request::new(&source, filter);
-        let mut part = Part {
-            name: source.name(),
-            after: before.clone(),
-            before,
-            events: Vec::new(),
-        };
-        for _ in 0..MAX_REQUESTS {
-            if part.after == Position::End || part.events.len() >= limit {
-                break;
-            }
-            request.start = start_key(&source, &part.after);
-            let page = if request.filters.is_empty() {
-                limit - part.events.len()
-            } else {
-                FILTERED_PAGE
-            };
-            let (items, last) = self.send(&source, &request, page, filter).await?;
-            part.after = last.as_ref().map_or(Position::End, Position::after_key);
-            for item in items {
-                part.events
-                    .extend(EventView::of(&item, self.jaeger_ui_url.as_deref()));
-            }
-        }
-        Ok(part)
-    }
-
-    async fn send(
-        &self,
-        source: &Source,
-        request: &Request,
-        page: usize,
-        filter: &Filter,
-    ) -> Result<(Vec<Item>, Option<Item>), OperateError> {
-        let table = &self.outbox_table;
-        let page = i32::try_from(page).unwrap_or(i32::MAX);
-        let filters = (!request.filters.is_empty()).then(|| request.filters.join(" AND "));
-        if *source == Source::Scan {
-            let answer = self
-                .dynamodb
-                .scan()
-                .table_name(table)
-                .limit(page)
-                .projection_expression(&request.projection)
-                .set_filter_expression(filters)
-                .set_expression_attribute_names(Some(request.names.clone()))
-                .set_expression_attribute_values(
-                    (!request.values.is_empty()).then(|| request.values.clone()),
-                )
-                .set_exclusive_start_key(request.start.clone())
-                .send()
-                .await
-                .map_err(|error| request.failed(table, &error))?;
-            return Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key));
-        }
-        let answer = self
-            .dynamodb
-            .query()
-            .table_name(table)
-            .set_index_name(matches!(source, Source::Index(_)).then(|| BY_STATE_INDEX.to_owned()))
-            .limit(page)
-            .scan_index_forward(!filter.newest_first)
-            .key_condition_expression(request.keys.join(" AND "))
-            .projection_expression(&request.projection)
-            .set_filter_expression(filters)
-            .set_expression_attribute_names(Some(request.names.clone()))
-            .set_expression_attribute_values(Some(request.values.clone()))
-            .set_exclusive_start_key(request.start.clone())
-            .send()
-            .await
-            .map_err(|error| request.failed(table, &error))?;
-        Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key))
-    }
-}
-
-type Item = HashMap<String, AttributeValue>;
-
-/// A Query or Scan, in DynamoDB's terms.
-struct Request {
-    keys: Vec<String>,
-    filters: Vec<String>,
-    projection: String,
-    names: HashMap<String, String>,
-    values: HashMap<String, AttributeValue>,
-    start: Option<Item>,
-}
-
-impl Request {
-    fn new(source: &Source, filter: &Filter) -> Self {
-        let mut request = Self {
-            keys: Vec::new(),
-            filters: Vec::new(),
-            projection: String::new(),
-            names: HashMap::new(),
-            values: HashMap::new(),
-            start: None,
-        };
-        // A list shows no payloads: 390 KB each would be for nothing.
-        let shown: Vec<_> = attribute::ALL
-            .into_iter()
-            .filter(|name| *name != attribute::PAYLOAD)
-            .map(|name| request.name(name))
-            .collect();
-        request.projection = shown.join(", ");
-        match source {
-            Source::Index(partition) => {
-                let key = request.equals(attribute::STATE_BUCKET, partition.as_str());
-                request.keys.push(key);
-            }
-            Source::Aggregate(id) => {
-                let key = request.equals(attribute::AGGREGATE_ID, id.as_str());
-                request.keys.push(key);
-                if let Some(from) = filter.from_sequence {
-                    let name = request.name(attribute::SEQUENCE);
-                    request.keys.push(format!("{name} >= :from"));
-                    let from = AttributeValue::N(from.to_string());
-                    request.values.insert(":from".to_owned(), from);
-                }
-            }
-            Source::Scan => {}
-        }
-        if let Some(since) = filter.since {
-            let name = request.name(attribute::OCCURRED_AT);
-            let value = request.value("since", since.to_string());
-            let condition = format!("{name} >= {value}");
-            match source {
-                Source::Index(_) => request.keys.push(condition),
-                _ => request.filters.push(condition),
-            }
-        }
-        if let Some(state) = filter.state
-            && !matches!(source, Source::Index(_))
-        {
-            let condition = request.equals(attribute::STATUS, state.status().as_str());
-            request.filters.push(condition);
-        }
-        if let Some(pattern) = &filter.event_type {
-            let name = request.name(attribute::EVENT_TYPE);
-            let value = request.value("type", pattern.text.clone());
-            request
-                .filters
-                .push(match (pattern.is_prefix, pattern.text.is_empty()) {
-                    // `*` alone: any type, as long as there is one.
-                    (true, true) => {
-                        request.values.remove(":type");
-                        format!("attribute_exists({name})")
-                    }
-                    (true, false) => format!("begins_with({name}, {value})"),
-                    (false, _) => format!("{name} = {value}"),
-                });
-        }
-        if let Some(reason) = &filter.reason {
-            let name = request.name(attribute::FAILURE);
-            let value = request.value("reason", reason.clone());
-            request.filters.push(format!("contains({name}, {value})"));
-        }
-        request
-    }
-
-    /// What a failure means: where a list goes on is the only part of a request
-    /// that a caller can get wrong.
-    fn failed<E>(&self, table: &str, error: &SdkError<E>) -> OperateError
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-    {
-        if self.start.is_some() && error.code() == Some("ValidationException") {
-            return not_a_cursor();
-        }
-        failed(table, error)
-    }
-
-    fn name(&mut self, name: &str) -> String {
-        let placeholder = format!("#{name}");
-        self.names.insert(placeholder.clone(), name.to_owned());
-        placeholder
-    }
-
-    fn value(&mut self, name: &str, value: impl Into<String>) -> String {
-        let placeholder = format!(":{name}");
-        self.values
-            .insert(placeholder.clone(), AttributeValue::S(value.into()));
-        placeholder
-    }
-
-    fn equals(&mut self, name: &str, value: &str) -> String {
-        format!("{} = {}", self.name(name), self.value(name, value))
-    }
-}
-
-fn start_key(source: &Source, position: &Position) -> Option<Item> {
-    let Position::After {
-        occurred_at,
-        aggregate_id,
-        sequence,
-    } = position
-    else {
-        return None;
-    };
-    let mut key = super::change::item_key(&EventKey {
-        aggregate_id: aggregate_id.clone(),
-        sequence: sequence.clone(),
-    });
-    if let Source::Index(partition) = source {
-        let index = [
-            (attribute::STATE_BUCKET, Some(partition.clone())),
-            (attribute::OCCURRED_AT, occurred_at.clone()),
-        ];
-        for (name, value) in index {
-            if let Some(value) = value {
-                key.insert(name.to_owned(), AttributeValue::S(value));
-            }
-        }
-    }
-    Some(key)
 }

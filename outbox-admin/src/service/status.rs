@@ -2,24 +2,13 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, Select};
-use futures::future::try_join_all;
-use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
 use outbox::timestamp::Timestamp;
 use outbox_store::SWEEPER;
+use outbox_store::dynamodb::Count;
 use serde::Serialize;
 
-use super::event::text;
 use super::leases::{LeaseView, Life, Observer, seconds_between};
-use super::{OperateError, Operator, failed};
-
-/// Pages of one index partition that are counted, of up to 1 MB each. A count
-/// that would take more is given as a lower bound.
-const MAX_COUNTED_PAGES: usize = 50;
-
-/// Events of one index partition among which the oldest time is looked for: the
-/// first have none where their writers wrote what is no time.
-const MAX_FIRST: i32 = 25;
+use super::{OperateError, Operator};
 
 /// Leases that are named in one problem; of more, the number is said.
 const MAX_NAMED: usize = 3;
@@ -40,14 +29,6 @@ impl Default for Limits {
             max_failed: 0,
         }
     }
-}
-
-/// A number of events, by the index, which lags behind the table a little.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Count {
-    pub count: u64,
-    /// False: there are more, which were not counted.
-    pub exact: bool,
 }
 
 /// The state of an outbox and its relays.
@@ -80,9 +61,9 @@ impl Operator {
         limits: Limits,
     ) -> Result<StatusReport, OperateError> {
         let (pending, oldest_pending, failed_count, leases) = tokio::join!(
-            self.count(pending_buckets().collect()),
-            self.oldest_pending(),
-            self.count_failed(),
+            self.outbox.count_all_pending(),
+            self.outbox.oldest_pending(),
+            self.outbox.count_all_failed(),
             self.look(observer),
         );
         let (pending, oldest_pending, failed) = (pending?, oldest_pending?, failed_count?);
@@ -148,7 +129,7 @@ impl Operator {
 
     /// How many events have failed.
     pub async fn count_failed(&self) -> Result<Count, OperateError> {
-        self.count(vec![FAILED_BUCKET.to_owned()]).await
+        Ok(self.outbox.count_all_failed().await?)
     }
 
     fn lease_problems(&self, leases: &[LeaseView], limits: Limits) -> Vec<String> {
@@ -189,77 +170,6 @@ impl Operator {
         .into_iter()
         .flatten()
         .collect()
-    }
-
-    /// When the oldest pending event occurred; what is no time only where no
-    /// event has one.
-    async fn oldest_pending(&self) -> Result<Option<String>, OperateError> {
-        let firsts = try_join_all(pending_buckets().map(|bucket| async move {
-            let answer = self
-                .dynamodb
-                .query()
-                .table_name(&self.outbox_table)
-                .index_name(BY_STATE_INDEX)
-                .key_condition_expression("#bucket = :bucket")
-                .projection_expression("#at")
-                .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-                .expression_attribute_names("#at", attribute::OCCURRED_AT)
-                .expression_attribute_values(":bucket", AttributeValue::S(bucket))
-                .limit(MAX_FIRST)
-                .send()
-                .await
-                .map_err(|error| failed(&self.outbox_table, &error))?;
-            let items = answer.items.unwrap_or_default();
-            let times = items.iter().map(|item| text(item, attribute::OCCURRED_AT));
-            Ok::<_, OperateError>(times.collect::<Vec<_>>())
-        }));
-        let times = firsts.await?.into_iter().flatten().flatten();
-        Ok(times.min_by_key(|text| {
-            let at = text.parse::<Timestamp>().ok();
-            (at.is_none(), at)
-        }))
-    }
-
-    async fn count(&self, partitions: Vec<String>) -> Result<Count, OperateError> {
-        let counts = partitions
-            .into_iter()
-            .map(|partition| self.count_one(partition));
-        Ok(try_join_all(counts).await?.into_iter().fold(
-            Count {
-                count: 0,
-                exact: true,
-            },
-            |sum, part| Count {
-                count: sum.count + part.count,
-                exact: sum.exact && part.exact,
-            },
-        ))
-    }
-
-    async fn count_one(&self, partition: String) -> Result<Count, OperateError> {
-        let mut pages = self
-            .dynamodb
-            .query()
-            .table_name(&self.outbox_table)
-            .index_name(BY_STATE_INDEX)
-            .select(Select::Count)
-            .key_condition_expression("#bucket = :bucket")
-            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-            .expression_attribute_values(":bucket", AttributeValue::S(partition))
-            .into_paginator()
-            .send();
-        let mut count = 0;
-        for _ in 0..MAX_COUNTED_PAGES {
-            let Some(page) = pages.next().await else {
-                return Ok(Count { count, exact: true });
-            };
-            let page = page.map_err(|error| failed(&self.outbox_table, &error))?;
-            count += u64::try_from(page.count).unwrap_or_default();
-        }
-        Ok(Count {
-            count,
-            exact: pages.next().await.is_none(),
-        })
     }
 }
 

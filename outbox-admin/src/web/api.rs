@@ -9,17 +9,15 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use outbox::timestamp::Timestamp;
-use outbox_store::EventKey;
+use outbox_store::dynamodb::EventChange;
+use outbox_store::{EventFilter, EventKey, EventState, PageToken, TypePattern, is_number};
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::bounded_page::{PAGE, page};
 use super::live::Live;
 use super::problem::Problem;
-use crate::service::lookup::is_number;
-use crate::service::{
-    Acted, Cursor, EventDetail, Filter, Listing, OperateError, State, TypePattern,
-};
+use crate::service::{EventDetail, Listing, OperateError};
 
 /// Bytes of an action's body: ids and a reason.
 const MAX_BODY: usize = 16 * 1024;
@@ -66,8 +64,8 @@ async fn events(
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Json<Listing>, Problem> {
     let Query(query) = query?;
-    let state: State = parse("state", &query.state)?;
-    if !matches!(state, State::Pending | State::Failed) {
+    let state: EventState = parse("state", &query.state)?;
+    if !matches!(state, EventState::Pending | EventState::Failed) {
         return Err(Problem::bad_request(
             "`state` must be pending or failed; settled events are found by their aggregate, with /api/search",
         ));
@@ -78,15 +76,15 @@ async fn events(
             "`limit` must be from 1 to {MAX_PAGE}"
         )));
     }
-    let filter = Filter {
+    let filter = EventFilter {
         state: Some(state),
-        newest_first: state == State::Failed,
+        newest_first: state == EventState::Failed,
         event_type: optional::<TypePattern>("type", query.event_type.as_deref())?,
         since: optional::<Timestamp>("since", query.since.as_deref())?,
         reason: query.reason.filter(|reason| !reason.is_empty()),
-        ..Filter::default()
+        ..EventFilter::default()
     };
-    let after = optional::<Cursor>("after", query.after.as_deref())?;
+    let after = optional::<PageToken>("after", query.after.as_deref())?;
     let listing = page(&live.operator, &filter, limit, after.as_ref()).await?;
     Ok(Json(listing))
 }
@@ -107,9 +105,9 @@ async fn search(
 ) -> Result<Json<Listing>, Problem> {
     let Query(SearchQuery { q: name }) = query?;
     let name = name.trim();
-    let filter = Filter {
+    let filter = EventFilter {
         aggregate_id: Some(aggregate_id(name)?.to_owned()),
-        ..Filter::default()
+        ..EventFilter::default()
     };
     let mut listing = page(&live.operator, &filter, MAX_PAGE, None).await?;
     if listing.events.is_empty() {
@@ -158,7 +156,7 @@ fn no_event(key: &EventKey) -> Problem {
 }
 
 /// What became of an event that there is.
-fn found(acted: Acted, key: &EventKey) -> Result<Acted, Problem> {
+fn found(acted: EventChange, key: &EventKey) -> Result<EventChange, Problem> {
     match acted.status {
         Some(_) => Ok(acted),
         None => Err(no_event(key)),
@@ -169,7 +167,7 @@ fn found(acted: Acted, key: &EventKey) -> Result<Acted, Problem> {
 async fn retry(
     Shared(live): Shared<Arc<Live>>,
     body: Result<Json<EventName>, JsonRejection>,
-) -> Result<Json<Acted>, Problem> {
+) -> Result<Json<EventChange>, Problem> {
     let Json(name) = body?;
     let key = key(&name.aggregate_id, &name.sequence)?;
     let acted = found(live.operator.retry(&key).await?, &key)?;
@@ -199,7 +197,7 @@ struct Discard {
 async fn discard(
     Shared(live): Shared<Arc<Live>>,
     body: Result<Json<Discard>, JsonRejection>,
-) -> Result<Json<Acted>, Problem> {
+) -> Result<Json<EventChange>, Problem> {
     let Json(name) = body?;
     let key = key(&name.aggregate_id, &name.sequence)?;
     let reason = name.reason.trim();

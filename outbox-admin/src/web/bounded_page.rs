@@ -1,6 +1,8 @@
 //! Events a page at a time, and never more bytes of them than a page can use.
 
-use crate::service::{Cursor, Filter, Listing, OperateError, Operator};
+use outbox_store::{EventFilter, PageToken};
+
+use crate::service::{Listing, OperateError, Operator};
 
 /// Events of a list that are sent; the page asks for the following ones.
 pub(super) const PAGE: usize = 50;
@@ -12,9 +14,9 @@ const MAX_BYTES: usize = 512 * 1024;
 /// Up to `limit` events, or as many as fit: those left out come next.
 pub(super) async fn page(
     operator: &Operator,
-    filter: &Filter,
+    filter: &EventFilter,
     mut limit: usize,
-    after: Option<&Cursor>,
+    after: Option<&PageToken>,
 ) -> Result<Listing, OperateError> {
     loop {
         let listing = operator.list(filter, limit, after).await?;

@@ -17,6 +17,7 @@ use axum::response::sse::Event;
 use axum::routing::get;
 use futures::stream::{self, Stream};
 use outbox::timestamp::Timestamp;
+use outbox_store::{EventFilter, EventState};
 use serde::Serialize;
 use serde_json::json;
 use shared::runtime::health::Report;
@@ -26,7 +27,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use super::bounded_page::{PAGE, page};
 use super::problem::Problem;
 use super::relay_view::{ActivitySlot, PublishedEvent, RelayView, RelayViewSource, ViewedUpTo};
-use crate::service::{Filter, Limits, Listing, Observer, OperateError, Operator, State};
+use crate::service::{Limits, Listing, Observer, OperateError, Operator};
 
 /// Each holds a connection and little more.
 const MAX_VIEWERS: usize = 64;
@@ -129,13 +130,13 @@ impl Live {
         let mut turns = Turns::new(self);
         while turns.next().await {
             tokio::join!(
-                self.list(State::Failed, |tables| &mut tables.failed),
-                self.list(State::Pending, |tables| &mut tables.pending),
+                self.list(EventState::Failed, |tables| &mut tables.failed),
+                self.list(EventState::Pending, |tables| &mut tables.pending),
             );
         }
     }
 
-    async fn list(&self, state: State, section: Section) {
+    async fn list(&self, state: EventState, section: Section) {
         self.show(section, first_page(&self.operator, state).await);
     }
 
@@ -158,11 +159,11 @@ impl Live {
 
 /// The first page of what is failed or pending. The latest failures say what
 /// is wrong now; of what is pending, the oldest is what is stuck.
-async fn first_page(operator: &Operator, state: State) -> Result<Listing, OperateError> {
-    let filter = Filter {
+async fn first_page(operator: &Operator, state: EventState) -> Result<Listing, OperateError> {
+    let filter = EventFilter {
         state: Some(state),
-        newest_first: state == State::Failed,
-        ..Filter::default()
+        newest_first: state == EventState::Failed,
+        ..EventFilter::default()
     };
     page(operator, &filter, PAGE, None).await
 }

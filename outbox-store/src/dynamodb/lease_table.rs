@@ -11,7 +11,9 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use shared::aws::{ATTEMPT_TIMEOUT, Causes};
 
-use crate::{Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId};
+use crate::{
+    Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId, TableError,
+};
 
 /// Attribute names.
 mod attribute {
@@ -55,6 +57,34 @@ impl DynamoDbLeaseTable {
 
     fn partition(&self, stream: &str) -> String {
         format!("{}|{stream}", self.group)
+    }
+
+    /// Returns all leases of `stream`, as [`LeaseTable::list`] does, with an error that tells a
+    /// missing table or permission from a failed request.
+    pub async fn leases(&self, stream: &str) -> Result<Vec<Lease>, TableError> {
+        let mut pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key_condition_expression("#stream = :stream")
+            .expression_attribute_names("#stream", attribute::STREAM)
+            .expression_attribute_values(":stream", AttributeValue::S(self.partition(stream)))
+            .into_paginator()
+            .send();
+        let mut leases = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| TableError::of(&self.table, &error))?;
+            for item in page.items.unwrap_or_default() {
+                match from_item(&item) {
+                    Some(lease) => leases.push(lease),
+                    None => {
+                        tracing::warn!("ignoring an item of the lease table that cannot be parsed")
+                    }
+                }
+            }
+        }
+        Ok(leases)
     }
 
     /// Writes a row on a condition, and returns what had been asked. Other
@@ -142,27 +172,8 @@ impl LeaseTable for DynamoDbLeaseTable {
     }
 
     async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError> {
-        let mut pages = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .consistent_read(true)
-            .key_condition_expression("#stream = :stream")
-            .expression_attribute_names("#stream", attribute::STREAM)
-            .expression_attribute_values(":stream", AttributeValue::S(self.partition(stream)))
-            .into_paginator()
-            .send();
-        let mut leases = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| unavailable(&error))?;
-            for item in page.items.unwrap_or_default() {
-                match from_item(&item) {
-                    Some(lease) => leases.push(lease),
-                    None => tracing::warn!("a row of the lease table is not understood; ignored"),
-                }
-            }
-        }
-        Ok(leases)
+        let leases = self.leases(stream).await;
+        leases.map_err(|error| LeaseError::Unavailable(error.to_string()))
     }
 
     async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError> {

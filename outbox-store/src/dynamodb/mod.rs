@@ -1,9 +1,18 @@
 //! The tables in DynamoDB.
+//!
+//! [`DynamoDbOutboxTable`] is one type in several files: `outbox_table` has what the relay does,
+//! `event_list`, `event_lookup`, `event_count` and `event_change` what operators do.
 
+mod event_change;
+mod event_count;
+mod event_list;
+mod event_lookup;
 mod lease_table;
 mod outbox_table;
 mod stream_description;
 
+pub use event_change::EventChange;
+pub use event_count::Count;
 pub use lease_table::DynamoDbLeaseTable;
 pub use outbox_table::DynamoDbOutboxTable;
 pub use stream_description::{DescribeStreamError, StreamDescriber};

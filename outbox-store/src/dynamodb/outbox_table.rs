@@ -1,4 +1,4 @@
-//! The outbox table.
+//! The outbox table in DynamoDB: what the relay does with events.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes,
-    ReturnValuesOnConditionCheckFailure, Select,
+    ReturnValuesOnConditionCheckFailure,
 };
 use outbox::Status;
 use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, PENDING_BUCKETS, attribute, bucket_name};
@@ -20,29 +20,32 @@ use crate::{
     TableError,
 };
 
-/// Items a look at the pending events returns at once.
+/// Items per page of pending events.
 const PENDING_PAGE: i32 = 100;
 
-/// Items of one aggregate that are looked at at once.
+/// Items of one aggregate that [`OutboxTable::pending_between`] returns at most.
 const MAX_BETWEEN: usize = 100;
 
-/// Pages of 1 MB that are counted of each bucket: a count costs reading.
+/// Pages of 1 MB that the relay's gauge counts of each bucket: a count consumes read capacity.
 const MAX_COUNT_PAGES: usize = 5;
 
-#[derive(Debug)]
+/// An outbox table in DynamoDB. Implements [`OutboxTable`] for the relay; its own methods are for
+/// operators.
+#[derive(Clone, Debug)]
 pub struct DynamoDbOutboxTable {
-    client: Client,
-    table: String,
+    pub(super) client: Client,
+    pub(super) table: String,
+    /// PartiQL statement that marks one event as published.
     mark: String,
 }
 
 impl DynamoDbOutboxTable {
+    /// Uses the table called `table`.
     pub fn new(client: Client, table: String) -> Self {
         use attribute::{
             AGGREGATE_ID, EXPIRES_AT, MESSAGE_ID, PUBLISHED_AT, SEQUENCE, STATE_BUCKET, STATUS,
         };
-        // PartiQL's UPDATE never makes an item, and this one touches pending
-        // ones only.
+        // PartiQL's UPDATE never creates an item, and this one changes pending events only.
         let mark = format!(
             r#"UPDATE "{table}" SET "{STATUS}" = '{published}' SET "{PUBLISHED_AT}" = ? SET "{MESSAGE_ID}" = ? SET "{EXPIRES_AT}" = ? REMOVE "{STATE_BUCKET}" WHERE "{AGGREGATE_ID}" = ? AND "{SEQUENCE}" = ? AND "{STATUS}" = '{pending}'"#,
             published = Status::Published.as_str(),
@@ -57,15 +60,23 @@ impl DynamoDbOutboxTable {
 }
 
 impl DynamoDbOutboxTable {
-    /// A Query of one pending partition of the index, the oldest first.
-    fn by_state(&self, bucket: &str) -> QueryFluentBuilder {
+    /// Returns a Query of one partition of the index, the oldest event first.
+    pub(super) fn query_partition(&self, partition: &str) -> QueryFluentBuilder {
         self.client
             .query()
             .table_name(&self.table)
             .index_name(BY_STATE_INDEX)
             .key_condition_expression("#bucket = :bucket")
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-            .expression_attribute_values(":bucket", text(bucket))
+            .expression_attribute_values(":bucket", string(partition))
+    }
+
+    /// Classifies an error of the SDK.
+    pub(super) fn error<E>(&self, error: &SdkError<E>) -> TableError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        TableError::of(&self.table, error)
     }
 
     async fn mark_all(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
@@ -74,10 +85,10 @@ impl DynamoDbOutboxTable {
             .map(|event| {
                 BatchStatementRequest::builder()
                     .statement(&self.mark)
-                    .parameters(text(event.published_at))
-                    .parameters(text(&event.message_id))
+                    .parameters(string(event.published_at))
+                    .parameters(string(&event.message_id))
                     .parameters(number(event.expires_at))
-                    .parameters(text(&event.key.aggregate_id))
+                    .parameters(string(&event.key.aggregate_id))
                     .parameters(number(&event.key.sequence))
                     .build()
                     .expect("the statement is set")
@@ -89,7 +100,7 @@ impl DynamoDbOutboxTable {
             .set_statements(Some(statements))
             .send()
             .await
-            .map_err(|error| unavailable(&error))?;
+            .map_err(|error| self.error(&error))?;
         Ok(answer
             .responses
             .unwrap_or_default()
@@ -109,7 +120,7 @@ impl DynamoDbOutboxTable {
                         tracing::warn!(
                             ?code,
                             message = error.message,
-                            "an event could not be marked; trying again"
+                            "marking an event as published failed; retrying"
                         );
                         MarkOutcome::TryAgain
                     }
@@ -118,15 +129,15 @@ impl DynamoDbOutboxTable {
             .collect())
     }
 
-    async fn quarantine_wholly(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
+    async fn quarantine_with_reason(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
         let update = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(&event.key)))
             .condition_expression("#status = :pending")
-            // `occurred_at` is the index's key: without one an operator would
-            // not find the event.
+            // `occurred_at` is the sort key of the index: without it the event would not be in the
+            // index, and operators would not find it.
             .update_expression(
                 "SET #status = :failed, #bucket = :bucket, #failed_at = :at, \
                  #failure = :failure, #attempts = :attempts, \
@@ -138,27 +149,27 @@ impl DynamoDbOutboxTable {
             .expression_attribute_names("#failure", attribute::FAILURE)
             .expression_attribute_names("#attempts", attribute::ATTEMPTS)
             .expression_attribute_names("#occurred_at", attribute::OCCURRED_AT)
-            .expression_attribute_values(":pending", text(Status::Pending.as_str()))
-            .expression_attribute_values(":failed", text(Status::Failed.as_str()))
-            .expression_attribute_values(":bucket", text(FAILED_BUCKET))
-            .expression_attribute_values(":at", text(event.failed_at))
-            .expression_attribute_values(":failure", text(&event.failure))
+            .expression_attribute_values(":pending", string(Status::Pending.as_str()))
+            .expression_attribute_values(":failed", string(Status::Failed.as_str()))
+            .expression_attribute_values(":bucket", string(FAILED_BUCKET))
+            .expression_attribute_values(":at", string(event.failed_at))
+            .expression_attribute_values(":failure", string(&event.failure))
             .expression_attribute_values(":attempts", number(event.attempts))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
         match &update {
-            // An earlier try took effect, and its answer was lost.
-            Err(SdkError::ServiceError(error)) if is_noted(event, error.err()) => {
+            // An earlier attempt took effect, and its response was lost.
+            Err(SdkError::ServiceError(error)) if is_same_quarantine(event, error.err()) => {
                 Ok(MarkOutcome::Marked)
             }
-            _ => outcome(update),
+            _ => self.outcome(update),
         }
     }
 
-    /// The smallest write that settles an event, for an item that is too large
-    /// for more: it takes away more than it adds.
-    async fn settle(
+    /// Writes the status and nothing else, for an item that is too large for more. The write
+    /// removes more bytes than it adds.
+    async fn set_status_only(
         &self,
         key: &EventKey,
         status: Status,
@@ -172,60 +183,65 @@ impl DynamoDbOutboxTable {
             .condition_expression("#status = :pending")
             .expression_attribute_names("#status", attribute::STATUS)
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-            .expression_attribute_values(":pending", text(Status::Pending.as_str()))
-            .expression_attribute_values(":status", text(status.as_str()));
+            .expression_attribute_values(":pending", string(Status::Pending.as_str()))
+            .expression_attribute_values(":status", string(status.as_str()));
         let request = match bucket {
             Some(bucket) => request
                 .update_expression("SET #status = :status, #bucket = :bucket")
-                .expression_attribute_values(":bucket", text(bucket)),
+                .expression_attribute_values(":bucket", string(bucket)),
             None => request.update_expression("SET #status = :status REMOVE #bucket"),
         };
-        outcome(request.send().await)
+        self.outcome(request.send().await)
+    }
+
+    /// Interprets the response to an update that is conditional on the event being pending.
+    fn outcome<T>(
+        &self,
+        update: Result<T, SdkError<UpdateItemError>>,
+    ) -> Result<MarkOutcome, TableError> {
+        match update {
+            Ok(_) => Ok(MarkOutcome::Marked),
+            Err(error) => match error.code() {
+                Some("ConditionalCheckFailedException") => Ok(MarkOutcome::NotPending),
+                Some("ValidationException") => {
+                    tracing::warn!(error = %Causes(&error), "DynamoDB rejected the change of an event");
+                    Ok(MarkOutcome::Impossible)
+                }
+                _ => Err(self.error(&error)),
+            },
+        }
     }
 }
 
-/// Whether the item that an update ran into is quarantined by the very same
-/// request.
-fn is_noted(event: &Quarantine, error: &UpdateItemError) -> bool {
+/// Returns `true` if the item that failed the condition was quarantined by an earlier attempt of
+/// the same request.
+fn is_same_quarantine(event: &Quarantine, error: &UpdateItemError) -> bool {
     let UpdateItemError::ConditionalCheckFailedException(refusal) = error else {
         return false;
     };
     refusal.item().is_some_and(|item| {
-        item.get(attribute::FAILED_AT) == Some(&text(event.failed_at))
-            && item.get(attribute::FAILURE) == Some(&text(&event.failure))
+        item.get(attribute::FAILED_AT) == Some(&string(event.failed_at))
+            && item.get(attribute::FAILURE) == Some(&string(&event.failure))
     })
 }
 
-/// What an update that is conditional on the event being pending came to.
-fn outcome<T>(update: Result<T, SdkError<UpdateItemError>>) -> Result<MarkOutcome, TableError> {
-    match update {
-        Ok(_) => Ok(MarkOutcome::Marked),
-        Err(error) => match error.code() {
-            Some("ConditionalCheckFailedException") => Ok(MarkOutcome::NotPending),
-            Some("ValidationException") => {
-                tracing::warn!(error = %Causes(&error), "an event cannot be written");
-                Ok(MarkOutcome::Impossible)
-            }
-            _ => Err(unavailable(&error)),
-        },
-    }
-}
-
-fn unavailable(error: &(impl std::error::Error + 'static)) -> TableError {
-    TableError(Causes(error).to_string())
-}
-
-fn text(value: impl Into<String>) -> AttributeValue {
+/// Returns a string attribute.
+pub(super) fn string(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
 
-fn number(value: impl ToString) -> AttributeValue {
+/// Returns a number attribute.
+pub(super) fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-fn item_key(key: &EventKey) -> HashMap<String, AttributeValue> {
+/// Returns the primary key of an event.
+pub(super) fn item_key(key: &EventKey) -> Item {
     HashMap::from([
-        (attribute::AGGREGATE_ID.to_owned(), text(&key.aggregate_id)),
+        (
+            attribute::AGGREGATE_ID.to_owned(),
+            string(&key.aggregate_id),
+        ),
         (attribute::SEQUENCE.to_owned(), number(&key.sequence)),
     ])
 }
@@ -236,16 +252,18 @@ impl OutboxTable for DynamoDbOutboxTable {
         let mut outcomes = self.mark_all(published).await?;
         for (event, outcome) in published.iter().zip(&mut outcomes) {
             if *outcome == MarkOutcome::Impossible {
-                *outcome = self.settle(&event.key, Status::Published, None).await?;
+                *outcome = self
+                    .set_status_only(&event.key, Status::Published, None)
+                    .await?;
             }
         }
         Ok(outcomes)
     }
 
     async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
-        match self.quarantine_wholly(event).await? {
+        match self.quarantine_with_reason(event).await? {
             MarkOutcome::Impossible => {
-                self.settle(&event.key, Status::Failed, Some(FAILED_BUCKET))
+                self.set_status_only(&event.key, Status::Failed, Some(FAILED_BUCKET))
                     .await
             }
             outcome => Ok(outcome),
@@ -254,13 +272,13 @@ impl OutboxTable for DynamoDbOutboxTable {
 
     async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
         let mut found = HashMap::new();
-        let mut wanted: Vec<_> = keys.iter().map(item_key).collect();
-        // DynamoDB answers with a part when throttled; each round asks for
-        // the rest, and the caller's patience is the bound on no progress.
-        while !wanted.is_empty() {
-            let asked = wanted.len();
+        let mut remaining: Vec<_> = keys.iter().map(item_key).collect();
+        // DynamoDB returns a part of the items if it throttles. Each iteration requests the rest,
+        // and one without any progress is an error, so that the caller can back off.
+        while !remaining.is_empty() {
+            let requested = remaining.len();
             let request = KeysAndAttributes::builder()
-                .set_keys(Some(wanted))
+                .set_keys(Some(remaining))
                 .consistent_read(true)
                 .projection_expression("#id, #sequence, #status")
                 .expression_attribute_names("#id", attribute::AGGREGATE_ID)
@@ -274,28 +292,25 @@ impl OutboxTable for DynamoDbOutboxTable {
                 .request_items(&self.table, request)
                 .send()
                 .await
-                .map_err(|error| unavailable(&error))?;
+                .map_err(|error| self.error(&error))?;
             let items = answer
                 .responses
                 .and_then(|mut tables| tables.remove(&self.table))
                 .unwrap_or_default();
             found.extend(items.into_iter().filter_map(|item| {
-                let key = EventKey {
-                    aggregate_id: item.get(attribute::AGGREGATE_ID)?.as_s().ok()?.clone(),
-                    sequence: item.get(attribute::SEQUENCE)?.as_n().ok()?.clone(),
-                };
                 let status = Status::parse(item.get(attribute::STATUS)?.as_s().ok()?)?;
-                Some((key, status))
+                Some((EventKey::of(&item)?, status))
             }));
-            wanted = answer
+            remaining = answer
                 .unprocessed_keys
                 .and_then(|mut tables| tables.remove(&self.table))
                 .map(|rest| rest.keys)
                 .unwrap_or_default();
-            if wanted.len() == asked {
-                return Err(TableError(
-                    "DynamoDB answered for none of the keys".to_owned(),
-                ));
+            if remaining.len() == requested {
+                return Err(TableError::Unavailable {
+                    table: self.table.clone(),
+                    reason: "DynamoDB returned none of the requested items".to_owned(),
+                });
             }
         }
         Ok(keys.iter().map(|key| found.get(key).copied()).collect())
@@ -307,12 +322,12 @@ impl OutboxTable for DynamoDbOutboxTable {
         after: Option<PendingCursor>,
     ) -> Result<PendingPage, TableError> {
         let answer = self
-            .by_state(&bucket_name(bucket))
+            .query_partition(&bucket_name(bucket))
             .limit(PENDING_PAGE)
             .set_exclusive_start_key(after.map(|PendingCursor(key)| key))
             .send()
             .await
-            .map_err(|error| unavailable(&error))?;
+            .map_err(|error| self.error(&error))?;
         Ok(PendingPage {
             items: answer.items.unwrap_or_default(),
             next: answer.last_evaluated_key.map(PendingCursor),
@@ -335,16 +350,16 @@ impl OutboxTable for DynamoDbOutboxTable {
             .expression_attribute_names("#id", attribute::AGGREGATE_ID)
             .expression_attribute_names("#sequence", attribute::SEQUENCE)
             .expression_attribute_names("#status", attribute::STATUS)
-            .expression_attribute_values(":id", text(aggregate_id))
+            .expression_attribute_values(":id", string(aggregate_id))
             .expression_attribute_values(":first", number(first))
             .expression_attribute_values(":last", number(last))
-            .expression_attribute_values(":pending", text(Status::Pending.as_str()))
+            .expression_attribute_values(":pending", string(Status::Pending.as_str()))
             .into_paginator()
             .items()
             .send();
         let mut items = Vec::new();
         while let Some(item) = pages.next().await {
-            items.push(item.map_err(|error| unavailable(&error))?);
+            items.push(item.map_err(|error| self.error(&error))?);
             if items.len() == MAX_BETWEEN {
                 break;
             }
@@ -355,25 +370,16 @@ impl OutboxTable for DynamoDbOutboxTable {
     async fn count_pending(&self) -> Result<u64, TableError> {
         let mut count = 0;
         for bucket in 0..PENDING_BUCKETS {
-            let mut pages = self
-                .by_state(&bucket_name(bucket))
-                .select(Select::Count)
-                .into_paginator()
-                .send();
-            for _ in 0..MAX_COUNT_PAGES {
-                let Some(page) = pages.next().await else {
-                    break;
-                };
-                let page = page.map_err(|error| unavailable(&error))?;
-                count += u64::from(page.count.unsigned_abs());
-            }
+            let partition = bucket_name(bucket);
+            count += self
+                .count_partition(&partition, MAX_COUNT_PAGES)
+                .await?
+                .count;
         }
         Ok(count)
     }
 
     async fn count_failed(&self) -> Result<u64, TableError> {
-        let counted = self.by_state(FAILED_BUCKET).select(Select::Count).send();
-        let page = counted.await.map_err(|error| unavailable(&error))?;
-        Ok(u64::from(page.count.unsigned_abs()))
+        Ok(self.count_partition(FAILED_BUCKET, 1).await?.count)
     }
 }

@@ -197,14 +197,14 @@ async fn what_cannot_be_shown_is_explained() {
         (&[], &["list", "--since", "yesterday"], 64, "15m"),
         (&[], &["list", "--type", "a*b"], 64, "order.*"),
         (&[], &["list", "--limit", "0"], 64, "--limit"),
-        (&[], &["list", "--after", "nonsense"], 64, "goes on"),
+        (&[], &["list", "--after", "nonsense"], 64, "page token"),
         (
             &[],
             &["list", "--after", r#"{"FAILED":"Nowhere"}"#],
             64,
-            "goes on",
+            "page token",
         ),
-        (&[], &["list", "--after", NO_NUMBER], 64, "goes on"),
+        (&[], &["list", "--after", NO_NUMBER], 64, "page token"),
         (&[], &["frobnicate"], 64, "frobnicate"),
         (
             &[("OUTBOX_TABLE", "nowhere")],
@@ -217,7 +217,7 @@ async fn what_cannot_be_shown_is_explained() {
             &[("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1")],
             &["list"],
             69,
-            "DynamoDB cannot be asked for table `outbox`",
+            "the request on table `outbox` failed",
         ),
         (
             &[("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1")],

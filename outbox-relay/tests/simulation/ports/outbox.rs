@@ -21,11 +21,11 @@ impl OutboxTable for View {
         let key = event.key.clone();
         self.request(move |view| {
             if view.strikes("quarantine failed", 0.1) {
-                return Err(TableError("simulated".to_owned()));
+                return Err(simulated());
             }
             let quarantined = view.world().quarantine(&view.name, &key);
             if view.strikes("quarantine answer lost", 0.05) {
-                Err(TableError("simulated".to_owned()))
+                Err(simulated())
             } else if quarantined {
                 Ok(MarkOutcome::Marked)
             } else {
@@ -39,7 +39,7 @@ impl OutboxTable for View {
         assert!((1..=100).contains(&keys.len()));
         self.travel().await;
         if self.strikes("lookup failed", 0.03) {
-            return Err(TableError("simulated".to_owned()));
+            return Err(simulated());
         }
         let states = {
             let world = self.world();
@@ -65,7 +65,7 @@ impl OutboxTable for View {
     ) -> Result<PendingPage, TableError> {
         self.travel().await;
         if self.strikes("lookup failed", 0.03) {
-            return Err(TableError("simulated".to_owned()));
+            return Err(simulated());
         }
         if self.lacks(Mutation::NoSweeper) {
             return Ok(PendingPage::default());
@@ -83,7 +83,7 @@ impl OutboxTable for View {
     ) -> Result<Vec<Item>, TableError> {
         self.travel().await;
         if self.strikes("lookup failed", 0.03) {
-            return Err(TableError("simulated".to_owned()));
+            return Err(simulated());
         }
         if self.lacks(Mutation::NoSweeper) {
             return Ok(Vec::new());
@@ -108,7 +108,7 @@ impl View {
             return Ok(vec![MarkOutcome::Marked; keys.len()]);
         }
         if self.strikes("mark failed", 0.05) {
-            return Err(TableError("simulated".to_owned()));
+            return Err(simulated());
         }
         let outcomes = keys
             .iter()
@@ -123,9 +123,16 @@ impl View {
             })
             .collect();
         if self.strikes("mark answer lost", 0.02) {
-            Err(TableError("simulated".to_owned()))
+            Err(simulated())
         } else {
             Ok(outcomes)
         }
+    }
+}
+
+fn simulated() -> TableError {
+    TableError::Unavailable {
+        table: "outbox".to_owned(),
+        reason: "simulated".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! Which events an operator asks for.
+//! Filters of event lists.
 
 use std::str::FromStr;
 
@@ -6,18 +6,18 @@ use outbox::Status;
 use outbox::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What an operator may ask for.
+/// State of the events to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum EventState {
     Pending,
     Failed,
     Published,
     Discarded,
 }
 
-impl State {
-    pub(super) fn status(self) -> Status {
+impl EventState {
+    pub(crate) fn status(self) -> Status {
         match self {
             Self::Pending => Status::Pending,
             Self::Failed => Status::Failed,
@@ -27,7 +27,7 @@ impl State {
     }
 }
 
-impl FromStr for State {
+impl FromStr for EventState {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -41,11 +41,11 @@ impl FromStr for State {
     }
 }
 
-/// An event type, or the start of one: `order.placed`, `order.*`.
+/// An event type, or a prefix of one: `order.placed`, `order.*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypePattern {
-    pub(super) text: String,
-    pub(super) is_prefix: bool,
+    pub(crate) text: String,
+    pub(crate) is_prefix: bool,
 }
 
 impl FromStr for TypePattern {
@@ -58,7 +58,7 @@ impl FromStr for TypePattern {
         };
         if text.is_empty() || start.contains('*') {
             return Err(
-                "must be an event type such as order.placed, or the start of one such as order.*"
+                "must be an event type such as order.placed, or a prefix of one such as order.*"
                     .to_owned(),
             );
         }
@@ -69,31 +69,33 @@ impl FromStr for TypePattern {
     }
 }
 
-/// Which events. The default is whatever is pending or failed, the oldest
-/// first.
+/// Selects events of a list. The default is all pending and failed events, the oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    pub state: Option<State>,
-    /// Only this aggregate's events, by sequence.
+pub struct EventFilter {
+    pub state: Option<EventState>,
+    /// Only events of this aggregate, by sequence.
     pub aggregate_id: Option<String>,
-    /// With an aggregate: its events from this one on.
+    /// With an aggregate: only events from this sequence on.
     pub from_sequence: Option<u64>,
-    /// Not those that occurred before.
+    /// Only events that occurred at this time or later.
     pub since: Option<Timestamp>,
     pub event_type: Option<TypePattern>,
-    /// Text that `failure` contains.
+    /// Only events whose `failure` contains this text.
     pub reason: Option<String>,
     pub newest_first: bool,
-    /// Settled events without naming an aggregate: reads the whole table, in
-    /// no order.
+    /// Reads the whole table, in no order: for published and discarded events without an
+    /// aggregate.
     pub scan: bool,
 }
-impl Filter {
-    /// Asks for events that are in no index, and names neither an aggregate
-    /// nor a scan.
+
+impl EventFilter {
+    /// Returns `true` if the filter selects events that are not in the index, and names neither an
+    /// aggregate nor a scan.
     pub fn is_unindexed(&self) -> bool {
-        matches!(self.state, Some(State::Published | State::Discarded))
-            && self.aggregate_id.is_none()
+        matches!(
+            self.state,
+            Some(EventState::Published | EventState::Discarded)
+        ) && self.aggregate_id.is_none()
             && !self.scan
     }
 }

@@ -1,25 +1,23 @@
-//! Where a listing over several partitions goes on.
+//! Pages of a list that is merged from several partitions, and the token of the next page.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::item::attribute;
 use serde::{Deserialize, Serialize};
 
-use super::OperateError;
-use super::event::{EventView, text};
-use super::list::Listing;
+use crate::stored_event::text;
+use crate::{EventKey, Item, StoredEvent, TableError};
 
-/// Where a listing goes on: for each partition, after which event. Opaque to
-/// callers; its text is safe to hand to others, as it says nothing but keys.
+/// Token of the next page: for each partition, the last event of the pages before. Opaque to
+/// callers; it contains keys of events and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(into = "String")]
-pub struct Cursor(BTreeMap<String, Position>);
+pub struct PageToken(BTreeMap<String, Position>);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Position {
+pub(crate) enum Position {
     #[default]
     Start,
     After {
@@ -30,65 +28,70 @@ pub(super) enum Position {
     End,
 }
 
-impl fmt::Display for Cursor {
+impl fmt::Display for PageToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(&self.0).map_err(|_| fmt::Error)?)
     }
 }
 
-impl From<Cursor> for String {
-    fn from(cursor: Cursor) -> Self {
-        cursor.to_string()
+impl From<PageToken> for String {
+    fn from(token: PageToken) -> Self {
+        token.to_string()
     }
 }
 
-impl FromStr for Cursor {
-    type Err = OperateError;
+impl FromStr for PageToken {
+    type Err = TableError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         serde_json::from_str(text)
             .map(Self)
-            .map_err(|_| not_a_cursor())
+            .map_err(|_| TableError::InvalidPageToken)
     }
 }
 
-pub(super) fn not_a_cursor() -> OperateError {
-    OperateError::Invalid("this is not where a listing goes on".to_owned())
+/// One page of a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EventPage {
+    /// May be fewer than the limit, even none, although more follow.
+    pub events: Vec<StoredEvent>,
+    /// Token of the next page; `None` at the end of the list.
+    pub next: Option<PageToken>,
 }
 
-/// What was read of a source, and up to where.
+/// Events that were read of one partition.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) name: String,
-    pub(super) before: Position,
-    pub(super) events: Vec<EventView>,
-    pub(super) after: Position,
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) before: Position,
+    pub(crate) events: Vec<StoredEvent>,
+    pub(crate) after: Position,
 }
 
-impl Cursor {
-    /// Where the partition called `name` goes on.
-    pub(super) fn of(&self, name: &str) -> Position {
+impl PageToken {
+    /// Returns the position in the partition called `name`.
+    pub(crate) fn of(&self, name: &str) -> Position {
         self.0.get(name).cloned().unwrap_or_default()
     }
 }
 
 impl Position {
-    /// After the item of `key`, as DynamoDB says it.
-    pub(super) fn after_key(key: &HashMap<String, AttributeValue>) -> Self {
-        let sequence = key
-            .get(attribute::SEQUENCE)
-            .and_then(|value| value.as_n().ok().cloned());
-        match (text(key, attribute::AGGREGATE_ID), sequence) {
-            (Some(aggregate_id), Some(sequence)) => Self::After {
+    /// Returns the position after the item of `key`, a `LastEvaluatedKey`.
+    pub(crate) fn after_key(key: &Item) -> Self {
+        match EventKey::of(key) {
+            Some(EventKey {
+                aggregate_id,
+                sequence,
+            }) => Self::After {
                 occurred_at: text(key, attribute::OCCURRED_AT),
                 aggregate_id,
                 sequence,
             },
-            _ => Self::End,
+            None => Self::End,
         }
     }
 
-    fn after_event(event: &EventView) -> Self {
+    fn after_event(event: &StoredEvent) -> Self {
         Self::After {
             occurred_at: event.occurred_at.clone(),
             aggregate_id: event.aggregate_id.clone(),
@@ -97,10 +100,10 @@ impl Position {
     }
 }
 
-/// The first `limit` events of all parts together, and where each part goes on.
-pub(super) fn merge(parts: Vec<Part>, newest_first: bool, limit: usize) -> Listing {
-    // Beyond the end of a part that has more, others must not go on: what
-    // comes next in it may belong before theirs.
+/// Merges the parts: returns the first `limit` events of all, and the token of the next page.
+pub(crate) fn merge(parts: Vec<Part>, newest_first: bool, limit: usize) -> EventPage {
+    // Events beyond the end of a part that has more are left for the next page: the next events of
+    // that part may precede them.
     let is_after =
         |a: &Option<String>, b: &Option<String>| if newest_first { a < b } else { a > b };
     let mut horizon: Option<&Option<String>> = None;
@@ -113,14 +116,14 @@ pub(super) fn merge(parts: Vec<Part>, newest_first: bool, limit: usize) -> Listi
             }
         }
     }
-    let mut events: Vec<(usize, &EventView)> = parts
+    let mut events: Vec<(usize, &StoredEvent)> = parts
         .iter()
         .enumerate()
         .flat_map(|(n, part)| part.events.iter().map(move |event| (n, event)))
         .filter(|(_, event)| horizon.is_none_or(|horizon| !is_after(&event.occurred_at, horizon)))
         .collect();
     if parts.len() > 1 {
-        // Stable, so that each part keeps its own order.
+        // The sort is stable, so that each part keeps its own order.
         events.sort_by(|(_, a), (_, b)| {
             let order = a.occurred_at.cmp(&b.occurred_at);
             if newest_first { order.reverse() } else { order }
@@ -143,9 +146,9 @@ pub(super) fn merge(parts: Vec<Part>, newest_first: bool, limit: usize) -> Listi
     let is_over = positions
         .values()
         .all(|position| *position == Position::End);
-    Listing {
+    EventPage {
         events: events.into_iter().map(|(_, event)| event.clone()).collect(),
-        next: (!is_over).then_some(Cursor(positions)),
+        next: (!is_over).then_some(PageToken(positions)),
     }
 }
 
@@ -153,12 +156,12 @@ pub(super) fn merge(parts: Vec<Part>, newest_first: bool, limit: usize) -> Listi
 mod tests {
     use super::*;
 
-    fn event(second: u32) -> EventView {
-        EventView {
+    fn event(second: u32) -> StoredEvent {
+        StoredEvent {
             aggregate_id: format!("a-{second}"),
             sequence: "1".to_owned(),
             occurred_at: Some(format!("2026-01-01T00:00:{second:02}.000Z")),
-            ..EventView::default()
+            ..StoredEvent::default()
         }
     }
 
@@ -171,40 +174,37 @@ mod tests {
         }
     }
 
-    fn seconds(listing: &Listing) -> Vec<String> {
-        let events = listing.events.iter();
+    fn seconds(page: &EventPage) -> Vec<String> {
+        let events = page.events.iter();
         events.map(|event| event.aggregate_id.clone()).collect()
     }
 
     #[test]
-    fn what_was_cut_off_comes_next() {
+    fn events_beyond_the_limit_are_on_the_next_page() {
         let parts = vec![
             part("x", &[1, 4], Position::End),
             part("y", &[2, 3], Position::End),
         ];
-        let listing = merge(parts, false, 3);
-        assert_eq!(seconds(&listing), ["a-1", "a-2", "a-3"]);
-        let next = listing.next.unwrap();
+        let page = merge(parts, false, 3);
+        assert_eq!(seconds(&page), ["a-1", "a-2", "a-3"]);
+        let next = page.next.unwrap();
         assert_eq!(next.of("x"), Position::after_event(&event(1)));
         assert_eq!(next.of("y"), Position::End);
-        assert_eq!(next.to_string().parse::<Cursor>().unwrap(), next);
+        assert_eq!(next.to_string().parse::<PageToken>().unwrap(), next);
     }
 
     #[test]
-    fn nothing_overtakes_what_was_not_read_yet() {
-        // A filter matched nothing in `x` up to second 2, and it has more.
+    fn no_event_precedes_an_unread_event_of_another_partition() {
+        // The filter matched no event in `x` up to second 2, and more follow.
         let parts = || {
             vec![
                 part("x", &[], Position::after_event(&event(2))),
                 part("y", &[1, 3], Position::End),
             ]
         };
-        let listing = merge(parts(), false, 10);
-        assert_eq!(seconds(&listing), ["a-1"]);
-        assert_eq!(
-            listing.next.unwrap().of("x"),
-            Position::after_event(&event(2))
-        );
+        let page = merge(parts(), false, 10);
+        assert_eq!(seconds(&page), ["a-1"]);
+        assert_eq!(page.next.unwrap().of("x"), Position::after_event(&event(2)));
         let mut newest = parts();
         newest[1].events.reverse();
         assert_eq!(seconds(&merge(newest, true, 10)), ["a-3"]);
