@@ -1,54 +1,62 @@
-//! Why an attempt did not settle an order, and what a failed request says by its
-//! error code. (What a cancelled transaction says is `outcome`'s.)
+//! Failure of one attempt to process an order.
 
-/// Why an attempt did not settle the order.
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use shared::aws::error::{ErrorClass, classify, describe};
+
+/// Why an attempt neither processed nor rejected the order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttemptError {
-    /// Another writer holds an item; over in milliseconds.
+    /// Another transaction holds an item, for some milliseconds.
     #[error("another transaction holds an item of this order")]
     Conflict,
-    #[error("DynamoDB throttles")]
+    #[error("DynamoDB throttles the request")]
     Throttled,
-    /// Away, or the outcome is unknown. Trying again is safe.
-    #[error("DynamoDB does not answer: {0}")]
+    /// DynamoDB is unavailable or the outcome is unknown. Repeating the attempt is safe.
+    #[error("DynamoDB is unavailable: {0}")]
     Unavailable(String),
-    /// Trying again cannot help; for the dead-letter queue.
+    /// No attempt can succeed.
     #[error("{0}")]
-    Impossible(String),
+    Unprocessable(String),
 }
 
 impl AttemptError {
-    /// The class, for OpenTelemetry's `error.type`.
+    /// Returns the class of the error, for OpenTelemetry's `error.type`.
     pub(crate) fn error_type(&self) -> &'static str {
         match self {
             Self::Conflict => "transaction_conflict",
             Self::Throttled => "throttled",
             Self::Unavailable(_) => "unavailable",
-            Self::Impossible(_) => "impossible",
+            Self::Unprocessable(_) => "impossible",
         }
     }
-}
 
-/// What a failed request says by its error code; `text` is for the log.
-pub(crate) fn of_error_code(code: Option<&str>, text: String) -> AttemptError {
-    match code {
-        Some(
-            "ThrottlingException"
-            | "ProvisionedThroughputExceededException"
-            | "RequestLimitExceeded"
-            | "LimitExceededException",
-        ) => AttemptError::Throttled,
-        Some(
-            "TransactionConflictException"
-            | "TransactionInProgressException"
-            | "ReplicatedWriteConflictException",
-        ) => AttemptError::Conflict,
-        Some("ValidationException" | "ItemCollectionSizeLimitExceededException") => {
-            AttemptError::Impossible(format!("DynamoDB refuses the change: {text}"))
+    /// Returns what a failed request means for the attempt. Cancelled transactions and failed
+    /// conditions are `transaction_outcome`'s to interpret.
+    pub(crate) fn of_request<E>(error: &SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        Self::of_class(classify(error), describe(error))
+    }
+
+    fn of_class(class: ErrorClass, text: String) -> Self {
+        match class {
+            ErrorClass::Throttled => Self::Throttled,
+            ErrorClass::Conflict => Self::Conflict,
+            ErrorClass::Rejected => {
+                Self::Unprocessable(format!("DynamoDB rejected the change: {text}"))
+            }
+            // A missing table and missing permissions included: the message is not at fault, and an
+            // operator can restore them.
+            ErrorClass::Unavailable
+            | ErrorClass::Timeout
+            | ErrorClass::ConditionFailed
+            | ErrorClass::NotFound
+            | ErrorClass::AccessDenied
+            | ErrorClass::Credentials
+            | ErrorClass::NotSent
+            | ErrorClass::Other => Self::Unavailable(text),
         }
-        // Also a missing table and missing rights: an operator's to heal, and
-        // no fault of the message.
-        _ => AttemptError::Unavailable(text),
     }
 }
 
@@ -57,23 +65,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_message_can_never_pass_is_impossible() {
-        let of = |code| of_error_code(code, String::new());
+    fn only_a_rejected_change_is_unprocessable() {
+        let of = |class| AttemptError::of_class(class, String::new());
         assert!(matches!(
-            of(Some("ValidationException")),
-            AttemptError::Impossible(_)
+            of(ErrorClass::Rejected),
+            AttemptError::Unprocessable(_)
         ));
-        assert_eq!(of(Some("ThrottlingException")), AttemptError::Throttled);
-        assert_eq!(
-            of(Some("TransactionInProgressException")),
-            AttemptError::Conflict
-        );
+        assert_eq!(of(ErrorClass::Throttled), AttemptError::Throttled);
+        assert_eq!(of(ErrorClass::Conflict), AttemptError::Conflict);
         for outage in [
-            Some("InternalServerError"),
-            Some("ResourceNotFoundException"),
-            Some("AccessDeniedException"),
-            Some("ExpiredTokenException"),
-            None,
+            ErrorClass::Unavailable,
+            ErrorClass::Timeout,
+            ErrorClass::NotFound,
+            ErrorClass::AccessDenied,
+            ErrorClass::Credentials,
+            ErrorClass::NotSent,
+            ErrorClass::Other,
         ] {
             assert!(
                 matches!(of(outage), AttemptError::Unavailable(_)),

@@ -1,7 +1,7 @@
 //! Deletes messages whose effect is durable, up to ten in a request.
 //!
-//! A delete that fails costs nothing but a repeat: the message comes back and is
-//! found to be a duplicate. So it is tried a bounded number of times.
+//! A failed delete only causes a repeat: the message is redelivered, and its order turns out to be
+//! processed already. So a delete is retried a bounded number of times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,25 +16,25 @@ use tokio::task::JoinSet;
 use crate::concurrency::ConcurrencyLimit;
 use crate::message::Delivery;
 
-/// SQS takes ten in a request.
-const BATCH: usize = 10;
+/// The most entries that SQS accepts in one request.
+const MAX_BATCH: usize = 10;
 
-/// How long the first delete of a batch waits for company while other messages
-/// are being worked on. Far below any visibility timeout, and about what a
-/// transaction takes.
+/// Batching delay: how long the first delete waits for others to fill the request, while other
+/// messages are in flight. Far below any visibility timeout, and about the duration of a
+/// transaction.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Requests at once: enough that a slow one holds up no others.
-const REQUESTS: usize = 4;
+/// Requests in flight at most: enough that a slow one does not delay the others.
+const MAX_REQUESTS: usize = 4;
 
-/// Some six seconds in all.
+/// Pauses between attempts, about six seconds in all.
 const RETRY: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(2))
     .with_max_times(6);
 
-/// A message that is done with. All of a worker's are of one queue.
+/// A message to delete. All messages of a worker are of one queue.
 #[derive(Debug)]
 pub(crate) struct DeleteRequest {
     queue_url: Arc<str>,
@@ -52,16 +52,16 @@ impl From<Delivery> for DeleteRequest {
     }
 }
 
-/// Deletes what comes out of `done` until it is closed and empty.
+/// Deletes the messages from `deletes` until the channel is closed and empty.
 pub(crate) async fn run(
     sqs: Client,
-    mut done: mpsc::Receiver<DeleteRequest>,
-    slots: ConcurrencyLimit,
+    mut deletes: mpsc::Receiver<DeleteRequest>,
+    limit: ConcurrencyLimit,
 ) {
     let mut requests = JoinSet::new();
-    while let Some(first) = done.recv().await {
-        let batch = collect(first, &mut done, &slots).await;
-        while requests.len() >= REQUESTS {
+    while let Some(first) = deletes.recv().await {
+        let batch = collect(first, &mut deletes, &limit).await;
+        while requests.len() >= MAX_REQUESTS {
             requests.join_next().await;
         }
         while requests.try_join_next().is_some() {}
@@ -70,26 +70,26 @@ pub(crate) async fn run(
     while requests.join_next().await.is_some() {}
 }
 
-/// `first` and what else is there, or comes soon. Does not wait for company
-/// that cannot come: when idle, a delete leaves at once.
+/// Collects a batch: `first`, those that are in the channel, and those that arrive within
+/// [`LINGER`]. Returns at once while no message is in flight, as no other delete can arrive.
 async fn collect(
     first: DeleteRequest,
-    done: &mut mpsc::Receiver<DeleteRequest>,
-    slots: &ConcurrencyLimit,
+    deletes: &mut mpsc::Receiver<DeleteRequest>,
+    limit: &ConcurrencyLimit,
 ) -> Vec<DeleteRequest> {
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut batch = Vec::with_capacity(MAX_BATCH);
     batch.push(first);
     let mut linger = std::pin::pin!(tokio::time::sleep(LINGER));
-    while batch.len() < BATCH {
-        if let Ok(next) = done.try_recv() {
+    while batch.len() < MAX_BATCH {
+        if let Ok(next) = deletes.try_recv() {
             batch.push(next);
             continue;
         }
-        if slots.idle() {
+        if limit.is_idle() {
             break;
         }
         tokio::select! {
-            next = done.recv() => match next {
+            next = deletes.recv() => match next {
                 Some(next) => batch.push(next),
                 None => break,
             },
@@ -99,12 +99,13 @@ async fn collect(
     batch
 }
 
+/// Deletes a batch, with retries.
 async fn delete(sqs: Client, batch: Vec<DeleteRequest>) {
-    let mut left = batch;
+    let mut remaining = batch;
     let mut pauses = RETRY.build();
     loop {
-        left = attempt(&sqs, left).await;
-        if left.is_empty() {
+        remaining = attempt(&sqs, remaining).await;
+        if remaining.is_empty() {
             return;
         }
         match pauses.next() {
@@ -112,56 +113,56 @@ async fn delete(sqs: Client, batch: Vec<DeleteRequest>) {
             None => break,
         }
     }
-    for done in left {
+    for request in remaining {
         tracing::warn!(
-            message_id = done.message_id,
-            "a message could not be deleted, it is delivered again and found to be a duplicate"
+            message_id = request.message_id,
+            "delete failed; the message will be redelivered as a duplicate"
         );
     }
 }
 
-/// One request; returns what is worth another.
+/// Sends one request. Returns the messages to retry.
 async fn attempt(sqs: &Client, mut batch: Vec<DeleteRequest>) -> Vec<DeleteRequest> {
-    let Some(queue_url) = batch.first().map(|done| Arc::clone(&done.queue_url)) else {
+    let Some(queue_url) = batch.first().map(|first| Arc::clone(&first.queue_url)) else {
         return batch;
     };
-    let entries = batch.iter().enumerate().map(|(n, done)| {
+    let entries = batch.iter().enumerate().map(|(n, request)| {
         DeleteMessageBatchRequestEntry::builder()
             .id(n.to_string())
-            .receipt_handle(&done.receipt_handle)
+            .receipt_handle(&request.receipt_handle)
             .build()
-            .expect("id and receipt are set")
+            .expect("id and receipt handle are set")
     });
-    let answer = sqs
+    let response = sqs
         .delete_message_batch()
         .queue_url(&*queue_url)
         .set_entries(Some(entries.collect()))
         .send()
         .await;
-    let failed = match answer {
-        Ok(answer) => answer.failed,
+    let failed = match response {
+        Ok(response) => response.failed,
         Err(error) => {
             tracing::debug!(
                 messages = batch.len(),
                 reason = describe(&error),
-                "messages are deleted again"
+                "delete request failed; retrying"
             );
             return batch;
         }
     };
     let mut n = 0_usize;
-    batch.retain(|done| {
+    batch.retain(|request| {
         let id = n.to_string();
         n += 1;
         let Some(entry) = failed.iter().find(|entry| entry.id == id) else {
             return false;
         };
         if entry.sender_fault {
-            // Its receipt has run out: it is somebody else's by now.
+            // The receipt handle has expired: the message was delivered again meanwhile.
             tracing::warn!(
-                message_id = done.message_id,
+                message_id = request.message_id,
                 reason = entry.code,
-                "a message could not be deleted, it is delivered again and found to be a duplicate"
+                "delete failed; the message will be redelivered as a duplicate"
             );
         }
         !entry.sender_fault

@@ -1,10 +1,9 @@
-//! Whether DynamoDB is there. While it is not, nothing is received.
+//! Circuit breaker for DynamoDB. Polling pauses while it is open.
 //!
-//! Every receipt counts towards the dead-letter queue, so a worker that went on
-//! receiving during an outage would send healthy messages there (5 receipts,
-//! each a visibility timeout long). Closed, the gate costs nothing: the messages
-//! in hand stay in hand, are tried again, and the first that gets through opens
-//! it for all.
+//! Every receive counts towards the dead-letter queue, so a worker that continued to receive during
+//! an outage would send healthy messages there (5 receives, each a visibility timeout long). While
+//! the breaker is open, the messages in flight are retried, and the first request that succeeds
+//! closes it.
 
 use std::time::Duration;
 
@@ -13,103 +12,103 @@ use shared::runtime::health::Check;
 use tokio::sync::watch;
 
 use crate::concurrency::ConcurrencyLimit;
-use crate::health::Progress;
 use crate::inventory_store::InventoryStore;
+use crate::progress::Progress;
 
-/// Between questions to DynamoDB while no message is in hand to ask with.
-/// Short, because nothing at all is done meanwhile.
+/// Pauses between probes of DynamoDB while no message is in flight. Short, because the worker is
+/// idle meanwhile.
 const PROBE: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(2))
     .without_max_times();
 
-/// Shared by everything that asks DynamoDB.
+/// State of the breaker, shared by everything that sends requests to DynamoDB.
 #[derive(Debug)]
 pub(crate) struct CircuitBreaker {
-    /// Why it is closed; `None` when it is open.
-    closed: watch::Sender<Option<String>>,
+    /// Why the breaker is open; `None` while it is closed.
+    open: watch::Sender<Option<String>>,
 }
 
 impl CircuitBreaker {
-    /// Closed until DynamoDB has answered once, so that a worker that is
-    /// restarted during an outage takes no messages either.
+    /// Creates an open breaker. It closes with the first response of DynamoDB, so that a worker
+    /// that is restarted during an outage receives no messages either.
     pub(crate) fn new() -> Self {
         Self {
-            closed: watch::Sender::new(Some("no answer since the start".to_owned())),
+            open: watch::Sender::new(Some("no response since the start".to_owned())),
         }
     }
 
-    /// DynamoDB answered, whatever it said.
-    pub(crate) fn answered(&self) {
+    /// Closes the breaker: DynamoDB responded, with success or an error of its own.
+    pub(crate) fn record_success(&self) {
         if self.set(None) {
-            tracing::info!("DynamoDB answers, messages are received");
+            tracing::info!("DynamoDB is available; receiving messages");
         }
     }
 
-    /// DynamoDB did not answer.
-    pub(crate) fn unanswered(&self, reason: &str) {
+    /// Opens the breaker: DynamoDB is unavailable.
+    pub(crate) fn record_failure(&self, reason: &str) {
         if self.set(Some(reason)) {
             tracing::warn!(
                 reason,
-                "DynamoDB does not answer, no messages are received until it does"
+                "DynamoDB is unavailable; not receiving messages until it recovers"
             );
         }
     }
 
-    /// Whether messages may be received, for `/readyz`.
+    /// Returns the check for `/readyz`, which fails while the breaker is open.
     pub(crate) fn check(&self) -> Check {
-        match &*self.closed.borrow() {
+        match &*self.open.borrow() {
             None => Check::pass("receiving"),
-            Some(reason) => Check::fail("receiving", format!("DynamoDB does not answer: {reason}")),
+            Some(reason) => Check::fail("receiving", format!("DynamoDB is unavailable: {reason}")),
         }
     }
 
-    /// Returns once messages may be received.
-    pub(crate) async fn pass(
+    /// Waits until the breaker is closed, and probes the tables while no message is in flight.
+    pub(crate) async fn wait_until_closed(
         &self,
-        slots: &ConcurrencyLimit,
-        tables: &InventoryStore,
+        limit: &ConcurrencyLimit,
+        store: &InventoryStore,
         progress: &Progress,
     ) {
-        let mut closed = self.closed.subscribe();
+        let mut open = self.open.subscribe();
         let mut backoff = PROBE.build();
-        // Said once, not at every probe.
-        let mut said = String::new();
-        while closed.borrow_and_update().is_some() {
-            // With a message in hand its own attempts are the better question:
-            // a table can be described while it takes no writes.
-            if slots.idle() {
-                let failed = tables.check().await.into_iter().find(|check| !check.ok);
-                progress.made();
+        // Logged once, not at every probe.
+        let mut logged = String::new();
+        while open.borrow_and_update().is_some() {
+            // The attempts of a message in flight are the better probe: a table can be described
+            // while it rejects writes.
+            if limit.is_idle() {
+                let failed = store.check().await.into_iter().find(|check| !check.ok);
+                progress.record();
                 let Some(check) = failed else {
-                    self.answered();
+                    self.record_success();
                     return;
                 };
                 let reason = check.reason.unwrap_or_default();
-                if reason != said {
+                if reason != logged {
                     tracing::warn!(
                         reason,
-                        "a table cannot be used, no messages are received until it can"
+                        "a table is unavailable; not receiving messages until it recovers"
                     );
-                    said = reason;
+                    logged = reason;
                 }
             }
             let pause = backoff.next().unwrap_or(Duration::from_secs(2));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = closed.changed() => {}
+                _ = open.changed() => {}
             }
         }
     }
 
-    /// Whether that opened or closed it.
+    /// Returns `true` if the call opened or closed the breaker.
     fn set(&self, reason: Option<&str>) -> bool {
-        self.closed.send_if_modified(|closed| {
-            let changed = closed.is_some() != reason.is_some();
-            // The first reason is kept: those after it are no news.
+        self.open.send_if_modified(|open| {
+            let changed = open.is_some() != reason.is_some();
+            // The first reason is kept; later ones are consequences of the same outage.
             if changed {
-                *closed = reason.map(str::to_owned);
+                *open = reason.map(str::to_owned);
             }
             changed
         })

@@ -1,62 +1,62 @@
-//! Room for messages: the one bound on how much the worker holds at a time.
+//! Concurrency limit: the one bound on the messages that the worker holds at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// `WORKER_CONCURRENCY` slots, shared by everything that receives.
+/// `WORKER_CONCURRENCY` permits, shared by all pollers.
 #[derive(Clone, Debug)]
 pub(crate) struct ConcurrencyLimit {
-    free: Arc<Semaphore>,
-    /// Permits of messages in flight. The semaphore cannot tell, because a
-    /// running long poll holds the slots of the messages it asked for.
-    working: Arc<AtomicUsize>,
+    available: Arc<Semaphore>,
+    /// Permits of messages in flight. The semaphore does not know the number, because a running
+    /// long poll holds the permits of the messages it requested.
+    in_flight: Arc<AtomicUsize>,
 }
 
-/// Room for the messages of one request.
+/// Permits for the messages of one receive request.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     permits: OwnedSemaphorePermit,
-    working: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
-/// One message's slot; dropping it makes room.
+/// Permit of one message in flight; dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct Permit {
     _permit: OwnedSemaphorePermit,
-    working: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl ConcurrencyLimit {
-    pub(crate) fn new(count: u16) -> Self {
+    pub(crate) fn new(permits: u16) -> Self {
         Self {
-            free: Arc::new(Semaphore::new(usize::from(count))),
-            working: Arc::default(),
+            available: Arc::new(Semaphore::new(usize::from(permits))),
+            in_flight: Arc::default(),
         }
     }
 
-    /// Waits for a free slot and takes up to `most` of those free then.
-    pub(crate) async fn reserve(&self, most: u32) -> Reservation {
-        let mut permits = Arc::clone(&self.free)
+    /// Waits for a permit, and acquires up to `max` of those available then.
+    pub(crate) async fn reserve(&self, max: u32) -> Reservation {
+        let mut permits = Arc::clone(&self.available)
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
-        for _ in 1..most {
-            match Arc::clone(&self.free).try_acquire_owned() {
+        for _ in 1..max {
+            match Arc::clone(&self.available).try_acquire_owned() {
                 Ok(permit) => permits.merge(permit),
                 Err(_) => break,
             }
         }
         Reservation {
             permits,
-            working: Arc::clone(&self.working),
+            in_flight: Arc::clone(&self.in_flight),
         }
     }
 
-    /// Whether no message is being worked on.
-    pub(crate) fn idle(&self) -> bool {
-        self.working.load(Ordering::Acquire) == 0
+    /// Returns `true` if no message is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0
     }
 }
 
@@ -65,20 +65,20 @@ impl Reservation {
         self.permits.num_permits()
     }
 
-    /// A slot for one message; `None` when none is left.
-    pub(crate) fn take(&mut self) -> Option<Permit> {
+    /// Splits off the permit of one message; `None` if none is left.
+    pub(crate) fn split_permit(&mut self) -> Option<Permit> {
         let permit = self.permits.split(1)?;
-        self.working.fetch_add(1, Ordering::AcqRel);
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
         Some(Permit {
             _permit: permit,
-            working: Arc::clone(&self.working),
+            in_flight: Arc::clone(&self.in_flight),
         })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.working.fetch_sub(1, Ordering::AcqRel);
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -87,20 +87,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_free_slots_are_handed_out_and_a_dropped_one_is_free_again() {
-        let slots = ConcurrencyLimit::new(3);
-        let mut first = slots.reserve(2).await;
+    async fn a_reservation_has_only_available_permits_and_a_dropped_permit_is_available_again() {
+        let limit = ConcurrencyLimit::new(3);
+        let mut first = limit.reserve(2).await;
         assert_eq!(first.count(), 2);
-        let slot = first.take().unwrap();
-        assert!(!slots.idle());
+        let permit = first.split_permit().unwrap();
+        assert!(!limit.is_idle());
 
-        let second = slots.reserve(10).await;
+        let second = limit.reserve(10).await;
         assert_eq!(second.count(), 1);
         drop((first, second));
-        assert_eq!(slots.reserve(10).await.count(), 2);
+        assert_eq!(limit.reserve(10).await.count(), 2);
 
-        drop(slot);
-        assert!(slots.idle());
-        assert_eq!(slots.reserve(10).await.count(), 3);
+        drop(permit);
+        assert!(limit.is_idle());
+        assert_eq!(limit.reserve(10).await.count(), 3);
     }
 }

@@ -1,5 +1,5 @@
-//! The worker's options, each a flag and a variable. A value that could never
-//! work is refused here, before anything starts.
+//! Options of the worker, each a flag and an environment variable. An invalid value is rejected
+//! here, before anything starts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use shared::aws::resource_names::{parse_queue, parse_table};
 use shared::runtime::service::{ProcessOptions, RunError, parse_duration};
 
-/// SQS: a message is invisible for at most this long at a time, and in total.
+/// The longest visibility timeout that SQS accepts, and the longest total after all extensions.
 pub(crate) const MAX_VISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Options of the worker.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Worker")]
 pub struct Config {
-    /// Where /healthz, /readyz and /metrics listen: an IP address and a port.
+    /// Address of /healthz, /readyz and /metrics: an IP address and a port
     #[arg(
         long,
         env = "WORKER_ADMIN_LISTEN",
@@ -23,25 +23,25 @@ pub struct Config {
     )]
     pub admin_listen: SocketAddr,
 
-    /// The SQS queue with the events: its name or its URL.
+    /// SQS queue to receive events from: its name or its URL
     #[arg(long, env = "WORKER_QUEUE", value_name = "QUEUE", default_value = "order-events", value_parser = parse_queue)]
     pub queue: String,
 
-    /// How many messages are worked on at once, 1 to 1000.
+    /// Maximum number of messages in flight, 1 to 1000
     #[arg(long, env = "WORKER_CONCURRENCY", value_name = "MESSAGES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub concurrency: u16,
 
-    /// How long a message stays hidden from other workers, in whole seconds,
-    /// 1s to 12h. It is extended while a message is worked on; after a crash
-    /// the messages in flight come back this much later.
+    /// Visibility timeout of received messages, in whole seconds, 1s to 12h. It is extended while
+    /// a message is in flight; after a crash the messages in flight are redelivered after this
+    /// time
     #[arg(long, env = "WORKER_VISIBILITY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_visibility)]
     pub visibility_timeout: Duration,
 
-    /// The DynamoDB table with the orders.
+    /// DynamoDB table of the orders
     #[arg(long, env = "ORDERS_TABLE", value_name = "TABLE", default_value = "orders", value_parser = parse_table)]
     pub orders_table: String,
 
-    /// The DynamoDB table with the stock.
+    /// DynamoDB table of the inventory
     #[arg(long, env = "INVENTORY_TABLE", value_name = "TABLE", default_value = "inventory", value_parser = parse_table)]
     pub inventory_table: String,
 
@@ -50,11 +50,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// What no single option can know of the others.
+    /// Checks the options against each other.
+    ///
+    /// # Errors
+    /// [`RunError::Usage`] if two options name the same table.
     pub(crate) fn check(&self) -> Result<(), RunError> {
         if self.orders_table == self.inventory_table {
             return Err(RunError::Usage(format!(
-                "--orders-table and --inventory-table both name the table `{}`; each needs its own",
+                "--orders-table and --inventory-table both name the table `{}`; each table needs a name of its own",
                 self.orders_table
             )));
         }

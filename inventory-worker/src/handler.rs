@@ -1,11 +1,12 @@
-//! One delivery, from its arrival to its end.
+//! Handles one delivery, from its arrival to its disposition.
 //!
-//! A message is deleted strictly after its effect is durable, or when the order
-//! is found to be settled. The poison rule: what cannot be read, or can never be
-//! settled, is left alone. Its slot is free at once, its visibility runs out,
-//! and after the queue's number of receipts SQS moves it to the dead letters,
-//! where an operator finds it with the id that was logged here.
+//! A message is deleted strictly after its effect is durable, or when the order turns out to be
+//! processed or rejected already. The poison rule: a message that cannot be read, or whose order
+//! can never be processed, is left in the queue. Its permit is released at once, its visibility
+//! timeout expires, and after the queue's number of receives SQS moves it to the dead-letter queue,
+//! where an operator finds it by the id that was logged here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::trace::Status as SpanStatus;
@@ -18,119 +19,97 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::batch_deleter::DeleteRequest;
 use crate::concurrency::Permit;
-use crate::message::{self, Delivery, Event, Unreadable};
-use crate::metrics::{Ended, Metrics};
-use crate::order_processor::{OrderProcessor, Unsettled};
-use crate::transaction_outcome::Outcome;
+use crate::disposition::{DeadLetterReason, Disposition, ReleaseReason};
+use crate::message::{self, Delivery, Event};
+use crate::metrics::Metrics;
+use crate::order_processor::OrderProcessor;
 use crate::visibility;
 
-/// A message that lost against other transactions comes back after this, sooner
-/// than its timeout, but later than what it lost against.
-const CONTENDED_RETRY: Duration = Duration::from_secs(5);
+/// Delay before a message that lost against other transactions is redelivered: shorter than its
+/// visibility timeout, but longer than those transactions.
+const CONTENTION_DELAY: Duration = Duration::from_secs(5);
 
-/// Works on messages; shared by their tasks.
+/// Handles deliveries; shared by their tasks.
 #[derive(Debug)]
 pub(crate) struct Handler {
     pub sqs: aws_sdk_sqs::Client,
-    pub settler: std::sync::Arc<OrderProcessor>,
+    pub processor: Arc<OrderProcessor>,
     pub metrics: Metrics,
     /// For telemetry.
     pub queue_name: String,
     pub visibility_timeout: Duration,
-    /// Bounded: a full one holds slots, and so receiving, back.
-    pub done: mpsc::Sender<DeleteRequest>,
-    /// The time to finish is over: give back what is not finished.
+    /// Bounded: while it is full, permits are held and polling waits.
+    pub deletes: mpsc::Sender<DeleteRequest>,
+    /// Cancelled when the time to finish is over: release what is not finished.
     pub abandon: CancellationToken,
 }
 
 impl Handler {
-    pub(crate) async fn handle(&self, mut delivery: Delivery, slot: Permit) {
+    pub(crate) async fn handle(&self, mut delivery: Delivery, permit: Permit) {
         let arrived = Instant::now();
         let event = message::parse(&delivery.body);
-        // It may be held for hours, and has up to a mebibyte.
+        // The body may have a mebibyte, and the delivery may be held for hours.
         drop(std::mem::take(&mut delivery.body));
         let span = self.span(&delivery, event.as_ref().ok());
         let in_span = span.clone();
-        let ended = async {
+        let disposition = async {
             match event {
-                Ok(event) => self.settle(&event, delivery, slot).await,
-                Err(unreadable) => leave_unreadable(&delivery, &unreadable),
+                Ok(event) => self.handle_event(&event, delivery, permit).await,
+                Err(unreadable) => {
+                    let reason = DeadLetterReason::Unreadable(unreadable);
+                    let disposition = Disposition::DeadLetter(reason);
+                    report(None, &delivery, &disposition);
+                    disposition
+                }
             }
         }
         .instrument(in_span)
         .await;
-        span.record("outbox.outcome", ended.as_str());
-        self.metrics.ended(ended, arrived.elapsed());
+        span.record("outbox.outcome", disposition.label());
+        self.metrics.record(&disposition, arrived.elapsed());
     }
 
-    async fn settle(&self, event: &Event, delivery: Delivery, slot: Permit) -> Ended {
-        let settled = tokio::select! {
+    async fn handle_event(&self, event: &Event, delivery: Delivery, permit: Permit) -> Disposition {
+        let disposition = tokio::select! {
             biased;
-            settled = self.settler.settle(&event.order) => settled,
-            never = visibility::keep(&self.sqs, &delivery, self.visibility_timeout) => match never {},
-            // An attempt that is cut off here has an unknown outcome, which the
-            // next delivery finds out.
-            () = self.abandon.cancelled() => Err(Unsettled::Stopping),
+            disposition = self.processor.process(&event.order) => disposition,
+            never = visibility::keep_extending(&self.sqs, &delivery, self.visibility_timeout) => {
+                match never {}
+            }
+            // The outcome of an attempt that is cut off here is unknown; the next delivery finds
+            // out.
+            () = self.abandon.cancelled() => Disposition::Released(ReleaseReason::Stopping),
         };
-        match settled {
-            Ok(outcome) => {
-                let ended = report(event, &delivery, &outcome);
-                self.delete(delivery, slot).await;
-                ended
-            }
-            Err(unsettled) => {
-                self.give_up(event, &delivery, &unsettled).await;
-                Ended::Failed
-            }
+        let release_delay = match &disposition {
+            Disposition::Released(ReleaseReason::Stopping) => Some(Duration::ZERO),
+            Disposition::Released(ReleaseReason::Contention) => Some(CONTENTION_DELAY),
+            _ => None,
+        };
+        if let Some(delay) = release_delay {
+            visibility::release(&self.sqs, &delivery, delay).await;
+        }
+        report(Some(event), &delivery, &disposition);
+        if disposition.error_type().is_none() {
+            self.delete(delivery, permit).await;
+        }
+        disposition
+    }
+
+    /// Enqueues the message for deletion and releases its permit. The permit is held until the
+    /// channel has capacity, so that the number of undeleted messages is bounded.
+    async fn delete(&self, delivery: Delivery, permit: Permit) {
+        // Closed only when the deleter has ended: then the message is redelivered as a duplicate.
+        if let Ok(slot) = self.deletes.reserve().await {
+            // Released first: the deleter must not delay the last delete because of a message that
+            // this permit shows as in flight.
+            drop(permit);
+            slot.send(delivery.into());
         }
     }
 
-    /// Hands the message over for deletion, and its slot to the next one. The
-    /// slot is held until there is room, so that undeleted messages are bounded.
-    async fn delete(&self, delivery: Delivery, slot: Permit) {
-        // Closed only when the deleter is gone: then the message comes back and
-        // is a duplicate.
-        if let Ok(room) = self.done.reserve().await {
-            // In this order: the last delete must not wait for company that its
-            // own slot announces.
-            drop(slot);
-            room.send(delivery.into());
-        }
-    }
-
-    async fn give_up(&self, event: &Event, delivery: &Delivery, unsettled: &Unsettled) {
-        failed(unsettled.error_type());
-        let order_id = event.order.order_id;
-        let message_id = &delivery.message_id;
-        let receive_count = delivery.receive_count;
-        match unsettled {
-            Unsettled::Stopping => {
-                visibility::give_back(&self.sqs, delivery, Duration::ZERO).await;
-                tracing::info!(%order_id, message_id, "message given back, the worker stops");
-            }
-            Unsettled::Contended => {
-                visibility::give_back(&self.sqs, delivery, CONTENDED_RETRY).await;
-                tracing::warn!(%order_id, message_id, receive_count, reason = %unsettled, "message given back");
-            }
-            Unsettled::HeldTooLong => {
-                tracing::warn!(%order_id, message_id, receive_count, reason = %unsettled, "message comes back");
-            }
-            Unsettled::Impossible(_) => {
-                tracing::error!(
-                    %order_id,
-                    message_id,
-                    event_id = event.id,
-                    receive_count,
-                    reason = %unsettled,
-                    "order cannot be settled, its message is left for the dead-letter queue"
-                );
-            }
-        }
-    }
-
-    /// The CONSUMER span of a message. Its parent is the context that travelled
-    /// with the message, so that one order is one trace (ADR-001); without a
-    /// well-formed one a new trace starts.
+    /// Creates the CONSUMER span of a message. Its parent is the context that travelled with the
+    /// message, so that one order is one trace (ADR-001). Without a well-formed context a new trace
+    /// starts.
     fn span(&self, delivery: &Delivery, event: Option<&Event>) -> Span {
         let event_id = event
             .map(|event| event.id.as_str())
@@ -147,54 +126,88 @@ impl Handler {
             "messaging.message.id" = delivery.message_id,
             "outbox.event_id" = event_id,
             "outbox.aggregate_id" = event.map(|event| event.aggregate_id.as_str()),
-            // More than 1 is how repeats are searched for.
+            // Repeats are found by values over 1.
             "outbox.receive_count" = i64::from(delivery.receive_count),
             "outbox.outcome" = field::Empty,
         );
-        // Fails when nothing traces, as in a unit test; then nothing is lost.
+        // Fails when nothing is traced, as in a unit test; the message is handled all the same.
         let _ = span.set_parent(delivery.trace.to_context());
         span
     }
 }
 
-/// Logs the effect of a message.
-fn report(event: &Event, delivery: &Delivery, outcome: &Outcome) -> Ended {
-    let order_id = event.order.order_id;
+/// Logs how a delivery ended, and marks its span as failed if it did. `event` is `None` if the body
+/// could not be read.
+fn report(event: Option<&Event>, delivery: &Delivery, disposition: &Disposition) {
+    if let Some(error_type) = disposition.error_type() {
+        let span = Span::current();
+        span.set_attribute("error.type", error_type);
+        span.set_status(SpanStatus::error(error_type));
+    }
+    let order_id = event.map(|event| tracing::field::display(event.order.order_id));
     let message_id = &delivery.message_id;
+    let receive_count = delivery.receive_count;
     let queued_ms = delivery
         .sent_at_millis
         .map(|sent| Timestamp::now().as_millis() - sent);
-    match outcome {
-        Outcome::Processed => {
-            tracing::debug!(%order_id, message_id, queued_ms, "order processed");
-            Ended::Processed
+    match disposition {
+        Disposition::Processed => {
+            tracing::debug!(order_id, message_id, queued_ms, "order processed");
         }
-        Outcome::Rejected(reason) => {
-            tracing::info!(%order_id, message_id, queued_ms, reason, "order rejected");
-            Ended::Rejected
+        Disposition::Rejected(reason) => {
+            tracing::info!(order_id, message_id, queued_ms, reason, "order rejected");
         }
-        Outcome::Duplicate => {
-            let receive_count = delivery.receive_count;
-            tracing::debug!(%order_id, message_id, receive_count, "order was settled before");
-            Ended::Duplicate
+        Disposition::Duplicate => {
+            tracing::debug!(
+                order_id,
+                message_id,
+                receive_count,
+                "order was processed or rejected before; deleting the duplicate message"
+            );
+        }
+        Disposition::Released(ReleaseReason::Stopping) => {
+            tracing::info!(
+                order_id,
+                message_id,
+                "message released because the worker is stopping"
+            );
+        }
+        Disposition::Released(reason @ ReleaseReason::Contention) => {
+            tracing::warn!(
+                order_id,
+                message_id,
+                receive_count,
+                %reason,
+                "message released; it will be redelivered in {} s",
+                CONTENTION_DELAY.as_secs()
+            );
+        }
+        Disposition::Released(reason @ ReleaseReason::HoldLimit) => {
+            tracing::warn!(
+                order_id,
+                message_id,
+                receive_count,
+                %reason,
+                "message released; it will be redelivered after its visibility timeout"
+            );
+        }
+        Disposition::DeadLetter(DeadLetterReason::Unreadable(reason)) => {
+            tracing::error!(
+                message_id,
+                receive_count,
+                %reason,
+                "message cannot be read; leaving it for the dead-letter queue"
+            );
+        }
+        Disposition::DeadLetter(DeadLetterReason::Unprocessable(reason)) => {
+            tracing::error!(
+                order_id,
+                message_id,
+                event_id = event.map(|event| event.id.as_str()),
+                receive_count,
+                reason,
+                "order cannot be processed; leaving its message for the dead-letter queue"
+            );
         }
     }
-}
-
-fn leave_unreadable(delivery: &Delivery, unreadable: &Unreadable) -> Ended {
-    failed("unreadable");
-    tracing::error!(
-        message_id = delivery.message_id,
-        receive_count = delivery.receive_count,
-        reason = %unreadable,
-        "message cannot be read and is left for the dead-letter queue"
-    );
-    Ended::Unreadable
-}
-
-/// Marks the current span as failed.
-fn failed(error_type: &'static str) {
-    let span = Span::current();
-    span.set_attribute("error.type", error_type);
-    span.set_status(SpanStatus::error(error_type));
 }

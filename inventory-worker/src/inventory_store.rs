@@ -1,23 +1,25 @@
-//! The two writes that settle an order. Each is conditional on the order still
-//! being CREATED, so that either can be sent any number of times, by any number
-//! of workers, with an unknown outcome before it, and takes effect once.
+//! The two writes that decide an order: reserve its stock, or reject it. Each is conditional on the
+//! order still being CREATED, so that either can be sent any number of times, by any number of
+//! workers, after any attempt with an unknown outcome, and takes effect once.
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use outbox::timestamp::Timestamp;
-use shared::aws::error::describe;
+use shared::order::attribute::inventory::{AVAILABLE, RESERVED, SKU};
+use shared::order::attribute::orders::{ORDER_ID, REJECTION_REASON, STATUS, UPDATED_AT, VERSION};
 use shared::order::{OrderId, OrderPlaced, OrderStatus, PlacedLine};
 use shared::runtime::health::Check;
 
-use crate::attempt_error::{AttemptError, of_error_code};
-use crate::transaction_outcome::{Cancelled, Outcome, interpret, of_order_condition};
+use crate::attempt_error::AttemptError;
+use crate::disposition::Disposition;
+use crate::transaction_outcome::{Cancellation, interpret, interpret_failed_status_condition};
 
-/// The orders and the stock.
+/// The orders table and the inventory table.
 #[derive(Clone, Debug)]
 pub(crate) struct InventoryStore {
     pub dynamodb: Client,
@@ -26,18 +28,22 @@ pub(crate) struct InventoryStore {
 }
 
 impl InventoryStore {
-    /// One attempt to settle `order`: reserve its stock, or reject it when
-    /// there is not enough.
-    pub(crate) async fn settle(&self, order: &OrderPlaced) -> Result<Outcome, AttemptError> {
-        match self.reserve(order).await {
-            Ok(()) => Ok(Outcome::Processed),
-            Err(Cancelled::Duplicate) => Ok(Outcome::Duplicate),
-            Err(Cancelled::Short(reason)) => self.reject(order.order_id, reason).await,
-            Err(Cancelled::Failed(trouble)) => Err(trouble),
+    /// Attempts once to reserve the stock of `order`, or to reject the order if there is not
+    /// enough. Returns Processed, Rejected or Duplicate.
+    pub(crate) async fn reserve_or_reject(
+        &self,
+        order: &OrderPlaced,
+    ) -> Result<Disposition, AttemptError> {
+        match self.reserve(order).await? {
+            None => Ok(Disposition::Processed),
+            Some(Cancellation::Duplicate) => Ok(Disposition::Duplicate),
+            Some(Cancellation::InsufficientStock(reason)) => {
+                self.reject(order.order_id, reason).await
+            }
         }
     }
 
-    /// Whether both tables exist and answer. Two requests, at the same time.
+    /// Checks that both tables exist and respond. Sends two requests at the same time.
     pub(crate) async fn check(&self) -> [Check; 2] {
         let (orders, inventory) = tokio::join!(
             Check::table(&self.dynamodb, &self.orders),
@@ -46,7 +52,8 @@ impl InventoryStore {
         [orders, inventory]
     }
 
-    async fn reserve(&self, order: &OrderPlaced) -> Result<(), Cancelled> {
+    /// Sends the transaction. Returns `None` if it took effect.
+    async fn reserve(&self, order: &OrderPlaced) -> Result<Option<Cancellation>, AttemptError> {
         // The order comes first, then its lines: `interpret` relies on it.
         let actions = std::iter::once(self.set_processed(order.order_id))
             .chain(order.items.iter().map(|line| self.move_stock(line)));
@@ -56,31 +63,29 @@ impl InventoryStore {
             .set_transact_items(Some(actions.collect()))
             .send()
             .await;
-        match sent {
-            Ok(_) => Ok(()),
-            Err(error) => Err(match error.as_service_error() {
-                Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
-                    interpret(order, cancelled.cancellation_reasons())
-                }
-                _ => Cancelled::Failed(trouble(&error)),
-            }),
+        let Err(error) = sent else { return Ok(None) };
+        match error.as_service_error() {
+            Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+                interpret(order, cancelled.cancellation_reasons()).map(Some)
+            }
+            _ => Err(AttemptError::of_request(&error)),
         }
     }
 
-    /// The order may have been settled since the stock was found short, by a
-    /// worker that found more: then this finds it so, and changes nothing.
-    async fn reject(&self, order_id: OrderId, reason: String) -> Result<Outcome, AttemptError> {
+    /// Sets the order REJECTED. Since the shortage was found, another worker that found more stock
+    /// may have processed the order; then nothing changes and the result is a duplicate.
+    async fn reject(&self, order_id: OrderId, reason: String) -> Result<Disposition, AttemptError> {
         let sent = self
             .dynamodb
             .update_item()
             .table_name(&self.orders)
-            .key("order_id", AttributeValue::S(order_id.to_string()))
-            .update_expression(
-                "SET #status = :rejected, rejection_reason = :reason, \
-                 version = version + :one, updated_at = :now",
-            )
+            .key(ORDER_ID, AttributeValue::S(order_id.to_string()))
+            .update_expression(format!(
+                "SET #status = :rejected, {REJECTION_REASON} = :reason, \
+                 {VERSION} = {VERSION} + :one, {UPDATED_AT} = :now"
+            ))
             .condition_expression("#status = :created")
-            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#status", STATUS)
             .expression_attribute_values(":rejected", status(OrderStatus::Rejected))
             .expression_attribute_values(":created", status(OrderStatus::Created))
             .expression_attribute_values(":reason", AttributeValue::S(reason.clone()))
@@ -90,31 +95,31 @@ impl InventoryStore {
             .send()
             .await;
         let error = match sent {
-            Ok(_) => return Ok(Outcome::Rejected(reason)),
+            Ok(_) => return Ok(Disposition::Rejected(reason)),
             Err(error) => error,
         };
         let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
             error.as_service_error()
         else {
-            return Err(trouble(&error));
+            return Err(AttemptError::of_request(&error));
         };
         let stored = failed.item().filter(|item| !item.is_empty());
-        match of_order_condition(stored) {
-            Some(Cancelled::Duplicate) => Ok(Outcome::Duplicate),
-            Some(Cancelled::Failed(trouble)) => Err(trouble),
-            Some(Cancelled::Short(_)) | None => Err(AttemptError::Conflict),
+        if interpret_failed_status_condition(stored)? {
+            Ok(Disposition::Duplicate)
+        } else {
+            Err(AttemptError::Conflict)
         }
     }
 
     fn set_processed(&self, order_id: OrderId) -> TransactWriteItem {
         let update = Update::builder()
             .table_name(&self.orders)
-            .key("order_id", AttributeValue::S(order_id.to_string()))
-            .update_expression(
-                "SET #status = :processed, version = version + :one, updated_at = :now",
-            )
+            .key(ORDER_ID, AttributeValue::S(order_id.to_string()))
+            .update_expression(format!(
+                "SET #status = :processed, {VERSION} = {VERSION} + :one, {UPDATED_AT} = :now"
+            ))
             .condition_expression("#status = :created")
-            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#status", STATUS)
             .expression_attribute_values(":processed", status(OrderStatus::Processed))
             .expression_attribute_values(":created", status(OrderStatus::Created))
             .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
@@ -126,19 +131,21 @@ impl InventoryStore {
         let quantity = line.quantity.get().to_string();
         let update = Update::builder()
             .table_name(&self.inventory)
-            .key("sku", AttributeValue::S(line.sku.to_string()))
-            .update_expression(
-                "SET available = available - :quantity, reserved = reserved + :quantity",
-            )
-            .condition_expression("attribute_exists(sku) AND available >= :quantity")
+            .key(SKU, AttributeValue::S(line.sku.to_string()))
+            .update_expression(format!(
+                "SET {AVAILABLE} = {AVAILABLE} - :quantity, {RESERVED} = {RESERVED} + :quantity"
+            ))
+            .condition_expression(format!(
+                "attribute_exists({SKU}) AND {AVAILABLE} >= :quantity"
+            ))
             .expression_attribute_values(":quantity", AttributeValue::N(quantity));
         action(update)
     }
 }
 
-/// The stored item comes with a failed condition, so that no second request is
-/// needed to learn why, and nothing can change between the two.
-fn action(update: aws_sdk_dynamodb::types::builders::UpdateBuilder) -> TransactWriteItem {
+/// Builds an action that returns the stored item if its condition fails, so that the reason needs
+/// no second request, and nothing can change between the two.
+fn action(update: UpdateBuilder) -> TransactWriteItem {
     let update = update
         .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
         .build()
@@ -152,12 +159,4 @@ fn status(status: OrderStatus) -> AttributeValue {
 
 fn now() -> AttributeValue {
     AttributeValue::S(Timestamp::now().to_string())
-}
-
-fn trouble<E, R>(error: &SdkError<E, R>) -> AttemptError
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
-{
-    of_error_code(error.code(), describe(error))
 }

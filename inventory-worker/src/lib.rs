@@ -1,41 +1,45 @@
-//! Reserves stock for placed orders: `order.placed` messages come from SQS, and
-//! each becomes one DynamoDB transaction that sets the order PROCESSED and moves
-//! `available` to `reserved`, or a REJECTED order with its reason.
+//! Reserves stock for placed orders.
+//!
+//! `order.placed` messages arrive over SQS. Each becomes one DynamoDB transaction that sets the
+//! order PROCESSED and moves `available` to `reserved`, or an update that sets the order REJECTED
+//! with its reason.
 //!
 //! # Map
 //!
 //! ```text
-//! SQS ──▶ receive ──▶ handle ──▶ message (parse) ──▶ retry ──▶ reserve ──▶ DynamoDB
-//!         slots,      one task                       keeps     outcome (what a
-//!         gate        a message                      trying    cancellation means)
-//!                        │  while it works: visibility (extend)
-//!                        └─ after the effect: delete (batches) ──▶ SQS
+//! SQS ──▶ poller ──▶ handler ──▶ message ──▶ order_processor ──▶ inventory_store ──▶ DynamoDB
+//!         concurrency,   │       (parse)     (retries)           transaction_outcome
+//!         circuit_breaker│                                       (interprets the response)
+//!                        ├─ meanwhile: visibility (extend)
+//!                        └─ after the effect: batch_deleter ──▶ SQS
 //! ```
 //!
-//! - [`service`]: puts the parts together, and takes them apart on stopping.
+//! - [`service`]: starts and stops the parts.
 //! - [`config`]: the options.
-//! - `queue`, `receive`, `slots`: long polling, never for more than there is room for.
-//! - `handle`: one delivery from its arrival to its end; the poison rule.
+//! - `poller`, `queue`, `concurrency`: long polling within the concurrency limit.
+//! - `handler`: one delivery, from its arrival to its `disposition`; the poison rule.
 //! - `message`: a delivery, and the event in it.
-//! - `retry`: what is tried again, for how long, and when receiving pauses (`gate`).
-//! - `reserve`, `outcome`, `trouble`: the transaction, and the pure reading of its answer.
-//! - `visibility`, `delete`: the two ways a delivery ends.
-//! - `health`, `metrics`, `depth`, `describe`: what is reported.
+//! - `order_processor`: retries by kind of `attempt_error`; `circuit_breaker` pauses polling while
+//!   DynamoDB is unavailable.
+//! - `inventory_store`, `transaction_outcome`: the transaction, and the pure interpretation of its
+//!   response.
+//! - `visibility`, `batch_deleter`: the two ways a delivery ends.
+//! - `progress`, `health`, `metrics`, `queue_depth`: what the worker reports about itself.
 //!
-//! # Why an effect happens once
+//! # Effect once
 //!
-//! SQS delivers at least once, and nothing here tries to prevent a second
-//! delivery for correctness' sake. The transaction's condition `status = CREATED`
-//! lets exactly one of any number of deliveries and workers through; every other
-//! one learns from the same answer that the order is settled, and deletes its
-//! message. That holds for answers that were lost, visibility that ran out and
-//! workers that were killed alike.
+//! SQS delivers at least once, and correctness does not depend on preventing a second delivery. The
+//! transaction's condition `status = CREATED` holds for exactly one of any number of deliveries and
+//! workers. Every other delivery learns from the same response that the order is processed or
+//! rejected already, and its message is deleted. That covers lost responses, expired visibility
+//! timeouts and killed workers alike.
 
 mod attempt_error;
 mod batch_deleter;
 mod circuit_breaker;
 mod concurrency;
 pub mod config;
+mod disposition;
 mod handler;
 mod health;
 mod inventory_store;
@@ -43,6 +47,7 @@ mod message;
 mod metrics;
 mod order_processor;
 mod poller;
+mod progress;
 mod queue;
 mod queue_depth;
 pub mod service;

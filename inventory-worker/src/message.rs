@@ -1,7 +1,6 @@
-//! A delivery as SQS hands it out, and the event in its body.
+//! A delivery of SQS, and the event in its body.
 //!
-//! Reasons for an unreadable body never quote it: they go to the log, and the
-//! payload does not.
+//! Errors about an unreadable body never quote it: they are logged, and payloads must not be.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,25 +12,25 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::order::{MAX_LINES, OrderPlaced};
 
-/// One message, received once. The receipt is good for this receipt only.
+/// One delivery of a message. The receipt handle is valid for this delivery only.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub queue_url: Arc<str>,
     pub message_id: String,
     pub receipt_handle: String,
     pub body: String,
-    /// From 1. At the queue's limit a message goes to the dead letters.
+    /// Starts at 1. At the queue's limit SQS moves the message to the dead-letter queue.
     pub receive_count: u32,
-    /// When it was sent, in milliseconds since the epoch.
+    /// Time of sending, in milliseconds since the epoch.
     pub sent_at_millis: Option<i64>,
-    /// The attribute; known even when the body cannot be read.
+    /// The message attribute, which is known even if the body cannot be read.
     pub event_id: Option<String>,
     pub trace: TraceContext,
 }
 
 impl Delivery {
-    /// `None` when SQS left out what it always sends: such a message can be
-    /// neither deleted nor kept.
+    /// Reads a message of SQS. Returns `None` if it lacks its id or its receipt handle, which SQS
+    /// always sends: such a message can be neither deleted nor extended.
     pub(crate) fn of(message: Message, queue_url: &Arc<str>) -> Option<Self> {
         let system = message.attributes.unwrap_or_default();
         let mut attributes = message.message_attributes.unwrap_or_default();
@@ -57,7 +56,7 @@ impl Delivery {
     }
 }
 
-/// What the worker needs of an `order.placed` event.
+/// The parts of an `order.placed` event that the worker uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub id: String,
@@ -66,10 +65,10 @@ pub(crate) struct Event {
     pub order: OrderPlaced,
 }
 
-/// A body that is no `order.placed` event of the contract, and never will be.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a body is not an `order.placed` event of the contract.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unreadable {
-    #[error("the body is no CloudEvent in JSON, at {0}")]
+    #[error("the body is not a CloudEvent in JSON, at {0}")]
     Envelope(Position),
     #[error("`specversion` is not 1.0")]
     SpecVersion,
@@ -79,16 +78,16 @@ pub(crate) enum Unreadable {
     Type,
     #[error("`data` is missing")]
     NoData,
-    #[error("`data` is no order, at its {0}")]
+    #[error("`data` is not an order, at its {0}")]
     Data(Position),
-    #[error("an order has 1 to {MAX_LINES} lines, not {0}")]
+    #[error("an order has 1 to {MAX_LINES} lines; this one has {0}")]
     Lines(usize),
-    #[error("a SKU stands on two lines")]
+    #[error("two lines have the same SKU")]
     SkuTwice,
 }
 
-/// Where reading stopped; all that may be said about a body.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// Position at which parsing stopped; the only detail about a body that may be logged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} column {column}")]
 pub(crate) struct Position {
     line: usize,
@@ -104,8 +103,8 @@ impl From<serde_json::Error> for Position {
     }
 }
 
-/// The members a consumer relies on; others may come and go. Borrowed where
-/// JSON allows it, because a body may have a mebibyte.
+/// The members that a consumer relies on; producers may add and remove others. Borrowed where JSON
+/// allows it, because a body may have a mebibyte.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -119,8 +118,8 @@ struct Envelope<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// Reads a body. Holds the order to the contract's bounds, too: what the
-/// transaction could not carry is found here rather than there.
+/// Parses a body. Checks the order against the contract's bounds as well, so that an order that no
+/// transaction could carry fails here.
 pub(crate) fn parse(body: &str) -> Result<Event, Unreadable> {
     let envelope: Envelope<'_> =
         serde_json::from_str(body).map_err(|error| Unreadable::Envelope(error.into()))?;
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_in_the_envelope_change_nothing() {
+    fn escapes_in_the_envelope_are_decoded() {
         let escaped = body(&lines(1)).replace("order.placed", "order\\u002eplaced");
         assert!(parse(&escaped).is_ok());
     }
@@ -219,20 +218,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_order_placed_event_is_told_apart() {
+    fn each_defect_of_an_event_has_its_own_error() {
         let good = body(&lines(1));
         let with = |from: &str, to: &str| parse(&good.replace(from, to));
         assert_eq!(with("\"1.0\"", "\"0.3\""), Err(Unreadable::SpecVersion));
         assert_eq!(with("\"e-1\"", "\"\""), Err(Unreadable::NoId));
         assert_eq!(with("order.placed", "order.paid"), Err(Unreadable::Type));
         assert_eq!(with("\"data\"", "\"date\""), Err(Unreadable::NoData));
-        for no_event in ["", "no JSON", "[]", "null", "{}", &good[..good.len() - 1]] {
-            assert!(matches!(parse(no_event), Err(Unreadable::Envelope(_))));
+        for malformed in ["", "no JSON", "[]", "null", "{}", &good[..good.len() - 1]] {
+            assert!(matches!(parse(malformed), Err(Unreadable::Envelope(_))));
         }
     }
 
     #[test]
-    fn deep_nesting_is_no_crash() {
+    fn deep_nesting_is_an_error_and_not_a_crash() {
         let deep = "[".repeat(100_000);
         assert!(parse(&deep).is_err());
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_never_quotes_the_body() {
+    fn an_error_never_quotes_the_body() {
         let secret = body(&format!("[{}]", line("secret secret", "1")));
         for body in [secret.as_str(), r#"{"specversion":"secret"}"#, "secret"] {
             let reason = parse(body).unwrap_err().to_string();

@@ -1,15 +1,14 @@
-//! Long polling: asks SQS for as many messages as there are free slots, and
-//! gives each a task.
+//! Long polling: requests as many messages from SQS as there are permits, and spawns a task for
+//! each.
 //!
 //! # Stopping
 //!
-//! What SQS hands out into a closing connection stays hidden for its visibility
-//! timeout, and has lost a receipt. So a running poll is given a moment before
-//! it is dropped: when there are messages, its answer is on its way, and is
-//! taken like any other; when there are none, nothing is lost by dropping it.
-//! What is left is a message that arrives in the instant of the drop: it comes
-//! back after its timeout. Waiting for the poll's end would only move that
-//! instant, by up to twenty seconds in which the process takes on new work.
+//! A message that SQS delivers into a closing connection stays hidden for its visibility timeout,
+//! and has used one of its receives. So a running poll is given a moment before it is dropped: if
+//! there are messages, the response is on its way and is handled like any other; if there are none,
+//! dropping the poll loses nothing. What remains is a message that arrives in the instant of the
+//! drop: it is redelivered after its timeout. Waiting for the poll's end would only move that
+//! instant, by up to twenty seconds in which the process accepts new work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use shared::aws::error::describe;
+use shared::aws::error::{ErrorClass, classify, describe};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,20 +27,20 @@ use crate::message::Delivery;
 use crate::queue::Queue;
 use crate::visibility;
 
-/// The longest SQS takes: an idle worker asks three times a minute.
+/// The longest wait that SQS accepts: an idle worker sends three requests a minute.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// The wait, and what the clients allow any other request.
+/// The wait, plus the time that the clients allow any other request.
 const POLL_TIMEOUT: Duration =
     Duration::from_secs(WAIT.as_secs() + shared::aws::ATTEMPT_TIMEOUT.as_secs());
 
-/// SQS hands out ten at a time.
-const MOST_MESSAGES: u32 = 10;
+/// The most messages that SQS returns to one request.
+const MAX_MESSAGES: u32 = 10;
 
-/// How long a running poll may still answer after the stop: some round trips.
-const LAST_ANSWER: Duration = Duration::from_millis(250);
+/// How long a running poll may still respond after the stop: some round trips.
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Between polls that failed, for as long as they do.
+/// Pauses between polls while they fail.
 const RETRY: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
@@ -53,29 +52,30 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
 pub(crate) struct Poller {
     pub sqs: aws_sdk_sqs::Client,
     pub queue: Arc<Queue>,
-    pub slots: ConcurrencyLimit,
+    pub limit: ConcurrencyLimit,
     pub visibility_timeout: Duration,
-    pub worker: Arc<Handler>,
-    /// Owns the messages' tasks. One that panics frees its slot, and its
-    /// message comes back.
+    pub handler: Arc<Handler>,
+    /// Owns the messages' tasks. A task that panics releases its permit, and its message is
+    /// redelivered.
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
 
 impl Poller {
-    /// Polls until stopped; no error ends it.
+    /// Polls until stopped; no error ends the loop.
     pub(crate) async fn run(self) {
         let mut backoff = RETRY.build();
         while !self.stop.is_cancelled() {
-            match self.round().await {
+            match self.poll().await {
                 Ok(()) => backoff = RETRY.build(),
                 Err(reason) => {
+                    let pause = backoff.next().unwrap_or_default();
                     tracing::warn!(
                         queue = self.queue.name(),
                         reason,
-                        "messages could not be received, trying again"
+                        "receive failed; retrying in {} ms",
+                        pause.as_millis()
                     );
-                    let pause = backoff.next().unwrap_or_default();
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = self.stop.cancelled() => return,
@@ -85,92 +85,91 @@ impl Poller {
         }
     }
 
-    async fn round(&self) -> Result<(), String> {
-        let settler = &self.worker.settler;
+    /// Waits for permits and for DynamoDB, receives once, and spawns the messages' tasks.
+    async fn poll(&self) -> Result<(), String> {
+        let processor = &self.handler.processor;
         let ready = async {
-            let slots = self.slots.reserve(MOST_MESSAGES).await;
-            settler
-                .gate
-                .pass(&self.slots, &settler.tables, &settler.progress)
+            let reservation = self.limit.reserve(MAX_MESSAGES).await;
+            processor
+                .breaker
+                .wait_until_closed(&self.limit, &processor.store, &processor.progress)
                 .await;
-            slots
+            reservation
         };
-        let mut slots = tokio::select! {
+        let mut reservation = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(()),
-            slots = ready => slots,
+            reservation = ready => reservation,
         };
-        // The poll after a failed one does not wait, so that `/readyz` says soon
-        // whether it is over.
-        let wait = if settler.progress.poll_failed() {
+        // The poll after a failed one does not wait, so that `/readyz` soon shows whether the
+        // failure is over.
+        let wait = if processor.progress.poll_failed() {
             Duration::ZERO
         } else {
             WAIT
         };
         let received = tokio::select! {
-            received = self.receive(slots.count(), wait) => received,
-            () = self.last_answer() => return Ok(()),
+            received = self.receive(reservation.count(), wait) => received,
+            () = self.last_response_timeout() => return Ok(()),
         };
-        settler
+        processor
             .progress
-            .polled(received.as_ref().err().map(String::as_str));
+            .record_poll(received.as_ref().err().map(String::as_str));
         let (queue_url, messages) = received?;
         for message in messages {
             let Some(delivery) = Delivery::of(message, &queue_url) else {
-                tracing::error!("SQS sent a message without id or receipt, it is ignored");
+                tracing::error!("SQS returned a message without id or receipt handle; ignoring it");
                 continue;
             };
-            // SQS never sends more than were asked for.
-            let Some(slot) = slots.take() else { break };
-            let worker = Arc::clone(&self.worker);
+            // SQS never returns more messages than were requested.
+            let Some(permit) = reservation.split_permit() else {
+                break;
+            };
+            let handler = Arc::clone(&self.handler);
             self.tasks
-                .spawn(async move { worker.handle(delivery, slot).await });
+                .spawn(async move { handler.handle(delivery, permit).await });
         }
         Ok(())
     }
 
-    async fn last_answer(&self) {
+    async fn last_response_timeout(&self) {
         self.stop.cancelled().await;
-        tokio::time::sleep(LAST_ANSWER).await;
+        tokio::time::sleep(LAST_RESPONSE_TIMEOUT).await;
     }
 
     async fn receive(
         &self,
-        most: usize,
+        max_messages: usize,
         wait: Duration,
     ) -> Result<(Arc<str>, Vec<Message>), String> {
         let queue_url = self.queue.url().await.map_err(|error| error.to_string())?;
-        // The clients' timeout is for requests that do not wait on purpose, and
-        // the loop above tries again by itself.
-        let patient = aws_sdk_sqs::Config::builder()
+        // The clients' timeout is for requests that do not wait on purpose, and `run` retries.
+        let long_polling = aws_sdk_sqs::Config::builder()
             .timeout_config(
                 TimeoutConfig::builder()
                     .operation_attempt_timeout(POLL_TIMEOUT)
                     .build(),
             )
             .retry_config(RetryConfig::disabled());
-        let answer = self
+        let response = self
             .sqs
             .receive_message()
             .queue_url(&*queue_url)
-            .max_number_of_messages(i32::try_from(most).unwrap_or(1))
+            .max_number_of_messages(i32::try_from(max_messages).unwrap_or(1))
             .wait_time_seconds(visibility::seconds(wait))
             .visibility_timeout(visibility::seconds(self.visibility_timeout))
             .message_attribute_names("All")
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
             .customize()
-            .config_override(patient)
+            .config_override(long_polling)
             .send()
             .await;
-        match answer {
-            Ok(answer) => Ok((queue_url, answer.messages.unwrap_or_default())),
+        match response {
+            Ok(response) => Ok((queue_url, response.messages.unwrap_or_default())),
             Err(error) => {
-                if error
-                    .as_service_error()
-                    .is_some_and(|error| error.is_queue_does_not_exist())
-                {
-                    self.queue.forget();
+                if classify(&error) == ErrorClass::NotFound {
+                    self.queue.forget_url();
                 }
                 Err(describe(&error))
             }

@@ -1,17 +1,16 @@
-//! The queue's URL, looked up when it is first needed and again after SQS said
-//! that there is no such queue: it may be created, or created again, at any
-//! time.
+//! The queue and its URL. The URL is resolved when it is first needed, and again after SQS reported
+//! that the queue does not exist: it may be created, or created again, at any time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::aws::QueueUrlError;
 
 #[derive(Debug)]
 pub(crate) struct Queue {
     sqs: aws_sdk_sqs::Client,
-    /// As configured: a name or a URL.
+    /// A name or a URL, as configured.
     configured: String,
-    /// Never held across an await.
+    /// Never locked across an await.
     url: Mutex<Option<Arc<str>>>,
 }
 
@@ -28,30 +27,31 @@ impl Queue {
         &self.configured
     }
 
-    /// The name, for people and telemetry: a URL would name the account.
+    /// Returns the name, for logs and telemetry: a URL would contain the account id.
     pub(crate) fn name(&self) -> &str {
         let path = self.configured.trim_end_matches('/');
         path.rsplit('/').next().unwrap_or(path)
     }
 
+    /// Returns the URL; resolves it first if it is not known.
     pub(crate) async fn url(&self) -> Result<Arc<str>, QueueUrlError> {
-        if let Some(url) = self.known().clone() {
+        if let Some(url) = self.cached_url().clone() {
             return Ok(url);
         }
         let url: Arc<str> = shared::aws::queue_url(&self.sqs, &self.configured)
             .await?
             .into();
-        *self.known() = Some(Arc::clone(&url));
+        *self.cached_url() = Some(Arc::clone(&url));
         Ok(url)
     }
 
-    /// The queue is gone: look it up again.
-    pub(crate) fn forget(&self) {
-        *self.known() = None;
+    /// Discards the URL, so that the next use resolves it again.
+    pub(crate) fn forget_url(&self) {
+        *self.cached_url() = None;
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Arc<str>>> {
-        // A panic elsewhere leaves a URL or none, both fine.
+    fn cached_url(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        // A panic in another task leaves a URL or none, and both remain valid.
         self.url.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

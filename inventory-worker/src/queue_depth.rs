@@ -1,7 +1,8 @@
-//! How many messages wait in the queue, and in the dead-letter queue behind it:
-//! an operator has to hear of a message that was given up, and nobody but the
-//! worker knows where it went. SQS's counts are approximate, and every worker
-//! of a queue reports the same ones.
+//! Monitors the number of messages in the queue and in its dead-letter queue, for the gauges.
+//!
+//! An operator has to learn of messages that were moved to the dead-letter queue, and only the
+//! worker knows which queue that is. SQS's counts are approximate, and every worker of a queue
+//! reports the same ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,30 +17,31 @@ use tokio::time::MissedTickBehavior;
 
 use crate::queue::Queue;
 
-/// Two requests each time. Alerts on what is counted here wait for minutes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+/// Interval between two measurements, of two requests each. The alerts on these gauges wait for
+/// minutes.
+const INTERVAL: Duration = Duration::from_secs(15);
 
-/// What was found at the last look; `None` is not known.
+/// Depths of the queues at the last measurement.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct QueueDepths(Arc<Mutex<Depths>>);
 
+/// `None` is unknown.
 #[derive(Debug, Default)]
 struct Depths {
     waiting: Option<u64>,
-    /// With the queue's name.
-    dead: Option<(String, u64)>,
+    /// Name and depth of the dead-letter queue.
+    dead_letters: Option<(String, u64)>,
 }
 
 impl QueueDepths {
-    /// Makes the gauges. What is not known is not there: 0 would say that all
-    /// is well.
-    pub(crate) fn observe(&self, meter: &Meter, queue_name: &str) {
+    /// Creates the gauges. An unknown depth has no sample: 0 would mean that all is well.
+    pub(crate) fn register_gauges(&self, meter: &Meter, queue_name: &str) {
         let (depths, name) = (self.clone(), queue_name.to_owned());
         meter
             .u64_observable_gauge("worker_queue_messages")
-            .with_description("Messages that wait in the queue, about, when last looked.")
+            .with_description("Approximate number of messages in the queue.")
             .with_callback(move |gauge| {
-                if let Some(waiting) = depths.seen().waiting {
+                if let Some(waiting) = depths.last().waiting {
                     gauge.observe(waiting, &[KeyValue::new("queue", name.clone())]);
                 }
             })
@@ -47,27 +49,27 @@ impl QueueDepths {
         let depths = self.clone();
         meter
             .u64_observable_gauge("worker_dead_letters")
-            .with_description("Messages in the dead-letter queue, about, when last looked.")
+            .with_description("Approximate number of messages in the dead-letter queue.")
             .with_callback(move |gauge| {
-                if let Some((name, dead)) = &depths.seen().dead {
+                if let Some((name, dead)) = &depths.last().dead_letters {
                     gauge.observe(*dead, &[KeyValue::new("queue", name.clone())]);
                 }
             })
             .build();
     }
 
-    fn seen(&self) -> MutexGuard<'_, Depths> {
-        // A panic elsewhere leaves numbers or none, both fine.
+    fn last(&self) -> MutexGuard<'_, Depths> {
+        // A panic in another task leaves numbers or none, and both remain valid.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Looks at both queues from time to time.
+/// Measures both queues at intervals.
 #[derive(Debug)]
 pub(crate) struct QueueDepthMonitor {
     sqs: Client,
     queue: Arc<Queue>,
-    /// The last one that the queue named.
+    /// The dead-letter queue that the queue's redrive policy named last.
     dead_letters: Option<Queue>,
     depths: QueueDepths,
 }
@@ -82,35 +84,39 @@ impl QueueDepthMonitor {
         }
     }
 
-    /// Runs until dropped; no error ends it.
+    /// Runs until dropped; no error ends the loop.
     pub(crate) async fn run(mut self) {
-        let mut turns = tokio::time::interval(LOOK_INTERVAL);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut interval = tokio::time::interval(INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
         loop {
-            turns.tick().await;
-            let mut seen = Depths::default();
-            let looked = self.look(&mut seen).await;
-            *self.depths.seen() = seen;
-            // Once, not every time: a permission may be missing for good.
-            if let Err(reason) = &looked
+            interval.tick().await;
+            let mut depths = Depths::default();
+            let measured = self.measure(&mut depths).await;
+            *self.depths.last() = depths;
+            // Logged once, not every time: a permission may be missing for good.
+            if let Err(reason) = &measured
                 && !failing
             {
-                tracing::warn!(reason, "the depth of a queue is not known");
+                tracing::warn!(
+                    reason,
+                    "the depth of a queue is unknown; its gauge has no value until it is known"
+                );
             }
-            failing = looked.is_err();
+            failing = measured.is_err();
         }
     }
 
-    /// Fills in what can be found out.
-    async fn look(&mut self, seen: &mut Depths) -> Result<(), String> {
+    /// Sets those of `depths` that can be determined.
+    async fn measure(&mut self, depths: &mut Depths) -> Result<(), String> {
         let sqs = &self.sqs;
-        let (waiting, policy) = ask(sqs, &self.queue).await?;
-        seen.waiting = Some(waiting);
+        let (waiting, policy) = depth_and_redrive_policy(sqs, &self.queue).await?;
+        depths.waiting = Some(waiting);
         let Some(name) = policy.as_deref().and_then(dead_letter_queue) else {
             self.dead_letters = None;
             return Err(format!(
-                "queue `{}` has no dead-letter queue; a message that cannot be read comes back for ever",
+                "queue `{}` has no dead-letter queue; a message that cannot be read is redelivered \
+                 until its retention ends; set a redrive policy",
                 self.queue.name()
             ));
         };
@@ -120,17 +126,20 @@ impl QueueDepthMonitor {
         let dead_letters = self
             .dead_letters
             .get_or_insert_with(|| Queue::new(sqs.clone(), name.clone()));
-        let (dead, _) = ask(sqs, dead_letters).await?;
-        seen.dead = Some((name, dead));
+        let (dead, _) = depth_and_redrive_policy(sqs, dead_letters).await?;
+        depths.dead_letters = Some((name, dead));
         Ok(())
     }
 }
 
-/// How many messages wait in `queue`, and its redrive policy.
-async fn ask(sqs: &Client, queue: &Queue) -> Result<(u64, Option<String>), String> {
+/// Returns the number of visible messages in `queue`, and its redrive policy.
+async fn depth_and_redrive_policy(
+    sqs: &Client,
+    queue: &Queue,
+) -> Result<(u64, Option<String>), String> {
     use QueueAttributeName::{ApproximateNumberOfMessages, RedrivePolicy};
     let url = queue.url().await.map_err(|error| error.to_string())?;
-    let answer = sqs
+    let response = sqs
         .get_queue_attributes()
         .queue_url(&*url)
         .attribute_names(ApproximateNumberOfMessages)
@@ -138,19 +147,24 @@ async fn ask(sqs: &Client, queue: &Queue) -> Result<(u64, Option<String>), Strin
         .send()
         .await
         .map_err(|error| {
-            // It may be created again, under another URL.
-            queue.forget();
+            // The queue may be created again, with another URL.
+            queue.forget_url();
             format!("queue `{}`: {}", queue.name(), describe(&error))
         })?;
-    let mut attributes = answer.attributes.unwrap_or_default();
+    let mut attributes = response.attributes.unwrap_or_default();
     let waiting = attributes
         .get(&ApproximateNumberOfMessages)
         .and_then(|count| count.parse().ok())
-        .ok_or_else(|| format!("queue `{}` does not say how deep it is", queue.name()))?;
+        .ok_or_else(|| {
+            format!(
+                "queue `{}`: the response has no ApproximateNumberOfMessages",
+                queue.name()
+            )
+        })?;
     Ok((waiting, attributes.remove(&RedrivePolicy)))
 }
 
-/// The name of the dead-letter queue, which is in the same account and region.
+/// Returns the name of the dead-letter queue, which is in the same account and region.
 fn dead_letter_queue(policy: &str) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -1,8 +1,7 @@
-//! Puts the worker together, runs it, and takes it apart again.
+//! Starts the parts of the worker, runs them, and stops them.
 //!
-//! Stopping, in this order: polling ends; messages in flight finish, or are made
-//! visible again when their time is over; what is done is deleted; the admin
-//! server, which answered until now, stops.
+//! Stopping, in this order: polling ends; messages in flight finish, or are released when their
+//! time is over; finished messages are deleted; the admin server, which responded until now, stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,50 +18,51 @@ use crate::circuit_breaker::CircuitBreaker;
 use crate::concurrency::ConcurrencyLimit;
 use crate::config::Config;
 use crate::handler::Handler;
-use crate::health::{Progress, WorkerHealth};
+use crate::health::WorkerHealth;
 use crate::inventory_store::InventoryStore;
 use crate::metrics::Metrics;
 use crate::order_processor::OrderProcessor;
 use crate::poller::Poller;
+use crate::progress::Progress;
 use crate::queue::Queue;
 use crate::queue_depth::{QueueDepthMonitor, QueueDepths};
 
-/// One polling loop gets ten messages per round trip, enough to keep this many
-/// slots busy.
-const SLOTS_PER_POLL: u16 = 64;
+/// Permits per polling loop. One loop receives ten messages per round trip, enough to keep this
+/// many permits in use.
+const PERMITS_PER_POLLER: u16 = 64;
 
-/// However many slots: an idle worker holds this many connections open.
-const MOST_POLLS: u16 = 8;
+/// Upper bound on polling loops, and so on the connections that an idle worker holds open.
+const MAX_POLLERS: u16 = 8;
 
-/// The part of the grace period that giving back and deleting may need, at most.
+/// The part of the grace period reserved for releasing and deleting messages, at most.
 const CLEAN_UP: Duration = Duration::from_secs(3);
 
-/// Runs the worker until `context.stop`, or until it cannot go on.
+/// Runs the worker until `context.stop`, or until a part of it fails.
 ///
 /// # Errors
-/// When the options contradict each other, when its address is taken, or when a part of it ended by
-/// itself: then the process had better start anew.
+/// [`RunError::Usage`] if the options contradict each other. [`RunError::Failed`] if the address
+/// cannot be bound, or if a part of the worker ended by itself and the process should be restarted.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
     let listener = shared::runtime::server::bind(config.admin_listen).await?;
     let sqs = context.clients.sqs.clone();
     let queue = Arc::new(Queue::new(sqs.clone(), config.queue));
-    let slots = ConcurrencyLimit::new(config.concurrency);
-    let settler = Arc::new(OrderProcessor {
-        tables: InventoryStore {
+    let limit = ConcurrencyLimit::new(config.concurrency);
+    let processor = Arc::new(OrderProcessor {
+        store: InventoryStore {
             dynamodb: context.clients.dynamodb.clone(),
             orders: config.orders_table,
             inventory: config.inventory_table,
         },
-        gate: CircuitBreaker::new(),
+        breaker: CircuitBreaker::new(),
         progress: Progress::new(),
         stop: context.stop.clone(),
     });
     let health = WorkerHealth {
         sqs: sqs.clone(),
         queue: Arc::clone(&queue),
-        settler: Arc::clone(&settler),
-        seen: tokio::sync::Mutex::default(),
+        processor: Arc::clone(&processor),
+        last: tokio::sync::Mutex::default(),
     };
     let server_stop = CancellationToken::new();
     let mut server = tokio::spawn(shared::runtime::server::serve(
@@ -73,26 +73,26 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
 
     let meter = opentelemetry::global::meter("inventory-worker");
     let depths = QueueDepths::default();
-    depths.observe(&meter, queue.name());
-    let survey = QueueDepthMonitor::new(sqs.clone(), Arc::clone(&queue), depths);
-    let _survey = AbortOnDropHandle::new(tokio::spawn(survey.run()));
+    depths.register_gauges(&meter, queue.name());
+    let monitor = QueueDepthMonitor::new(sqs.clone(), Arc::clone(&queue), depths);
+    let _monitor = AbortOnDropHandle::new(tokio::spawn(monitor.run()));
 
-    let (done, finished) = mpsc::channel(usize::from(config.concurrency));
-    let mut deleter = tokio::spawn(batch_deleter::run(sqs.clone(), finished, slots.clone()));
+    let (deletes, to_delete) = mpsc::channel(usize::from(config.concurrency));
+    let mut deleter = tokio::spawn(batch_deleter::run(sqs.clone(), to_delete, limit.clone()));
     let abandon = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let receiver = Poller {
+    let poller = Poller {
         sqs: sqs.clone(),
         queue: Arc::clone(&queue),
-        slots,
+        limit,
         visibility_timeout: config.visibility_timeout,
-        worker: Arc::new(Handler {
+        handler: Arc::new(Handler {
             sqs,
-            settler,
+            processor,
             metrics: Metrics::new(&meter),
             queue_name: queue.name().to_owned(),
             visibility_timeout: config.visibility_timeout,
-            done,
+            deletes,
             abandon: abandon.clone(),
         }),
         tasks: tasks.clone(),
@@ -103,53 +103,56 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         concurrency = config.concurrency,
         "worker started"
     );
-    let mut polls = JoinSet::new();
-    for _ in 0..config.concurrency.div_ceil(SLOTS_PER_POLL).min(MOST_POLLS) {
-        polls.spawn(receiver.clone().run());
+    let mut pollers = JoinSet::new();
+    let poller_count = config.concurrency.div_ceil(PERMITS_PER_POLLER);
+    for _ in 0..poller_count.min(MAX_POLLERS) {
+        pollers.spawn(poller.clone().run());
     }
-    // The loops and the tasks hold the only senders: when they are gone, the
-    // deleter ends.
-    drop(receiver);
+    // The pollers and the messages' tasks hold the only senders: the deleter ends after them.
+    drop(poller);
 
-    let broken = tokio::select! {
-        // First, because the parts end too when the process is to stop.
+    let failure = tokio::select! {
+        // First, because the other parts end as well when the process is to stop.
         biased;
         () = context.stop.cancelled() => None,
-        Some(Err(error)) = polls.join_next() => Some(ended("receiving", Err(error))),
-        outcome = &mut deleter => Some(ended("deleting", outcome)),
-        outcome = &mut server => Some(ended("the admin server", outcome.map(drop))),
+        Some(Err(error)) = pollers.join_next() => Some(part_ended("polling", Err(error))),
+        outcome = &mut deleter => Some(part_ended("deleting", outcome)),
+        outcome = &mut server => Some(part_ended("the admin server", outcome.map(drop))),
     };
-    // In-flight messages are given back either way.
+    // Messages in flight are finished or released either way.
     context.stop.cancel();
     let deadline = Instant::now() + context.grace;
     let finish_by = deadline - CLEAN_UP.min(context.grace / 4);
     tracing::info!(
         messages = tasks.len(),
-        "stopping, messages in flight finish"
+        "stopping; finishing the messages in flight"
     );
 
-    while polls.join_next().await.is_some() {}
+    while pollers.join_next().await.is_some() {}
     tasks.close();
     if timeout_at(finish_by, tasks.wait()).await.is_err() {
         tracing::warn!(
             messages = tasks.len(),
-            "messages did not finish in time and are given back"
+            "messages did not finish in time; releasing them"
         );
         abandon.cancel();
     }
     let cleaned_up = timeout_at(deadline, async {
         tasks.wait().await;
-        if broken.is_none() {
-            // Its end is all that matters; a panic was printed.
+        if failure.is_none() {
+            // Only the end of the task matters; the panic hook has printed a panic.
             let _ = (&mut deleter).await;
             server_stop.cancel();
             let _ = (&mut server).await;
         }
     });
     if cleaned_up.await.is_err() {
-        tracing::warn!("stopped before everything was given back or deleted");
+        tracing::warn!(
+            "the grace period ended before all messages were released or deleted; \
+             they will be redelivered after their visibility timeout"
+        );
     }
-    match broken {
+    match failure {
         None => {
             tracing::info!("worker stopped");
             Ok(())
@@ -158,9 +161,9 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     }
 }
 
-fn ended(what: &str, outcome: Result<(), JoinError>) -> RunError {
+fn part_ended(part: &str, outcome: Result<(), JoinError>) -> RunError {
     RunError::Failed(match outcome {
-        Ok(()) => format!("{what} ended by itself"),
-        Err(error) => format!("{what} ended: {error}"),
+        Ok(()) => format!("{part} ended unexpectedly"),
+        Err(error) => format!("{part} failed: {error}"),
     })
 }

@@ -1,105 +1,95 @@
-//! What DynamoDB's answers mean for an order: pure functions over plain data.
+//! Interprets cancelled transactions and failed conditions: pure functions over plain data.
 //!
-//! A cancelled transaction gives one reason for each action, in their order, and
-//! several actions can have failed for different reasons at once. They are read
-//! from the most to the least certain:
+//! A cancelled transaction gives one reason for each action, in their order, and several actions
+//! can have failed for different reasons at once. They are read from the most to the least certain:
 //!
-//! 1. **The order itself.** PROCESSED and REJECTED are final, so an order in either is settled
-//!    whatever the other reasons say.
-//! 2. **What can never work**: a stored item of the wrong shape.
+//! 1. **The order itself.** PROCESSED and REJECTED are final, so an order in either is a duplicate,
+//!    whatever the other reasons are.
+//! 2. **What no attempt can change**: a stored item of the wrong shape.
 //! 3. **What was not decided**: throttled actions and conflicts. A conflict means that another
 //!    transaction holds an item right now, perhaps this very order in another worker, so nothing
-//!    that was read beside it is the last word. Trying again costs milliseconds; a wrong rejection
-//!    costs an order.
-//! 4. **The stock.** Only a transaction that stood against nothing else can say that there is too
-//!    little of it.
+//!    that was read beside it is final. Retrying costs milliseconds; a wrong rejection costs an
+//!    order.
+//! 4. **The stock.** Only a transaction without conflicts proves that the stock is insufficient.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::{AttributeValue, CancellationReason};
+use shared::order::attribute::inventory::AVAILABLE;
+use shared::order::attribute::orders::STATUS;
 use shared::order::{OrderPlaced, OrderStatus, PlacedLine};
 
 use crate::attempt_error::AttemptError;
 
 type Item = HashMap<String, AttributeValue>;
 
-/// How a delivery ended for its order. All of these delete the message.
+/// Conclusion from a cancelled transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Stock was moved and the order set PROCESSED, now.
-    Processed,
-    /// The order was set REJECTED, now; the reason is stored with it.
-    Rejected(String),
-    /// It was PROCESSED or REJECTED before.
+pub(crate) enum Cancellation {
+    /// The order was PROCESSED or REJECTED before.
     Duplicate,
+    /// The order is to be rejected, with this reason.
+    InsufficientStock(String),
 }
 
-/// What a cancelled transaction says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Cancelled {
-    /// The order is settled already.
-    Duplicate,
-    /// Reject the order, for this reason.
-    Short(String),
-    Failed(AttemptError),
-}
-
-/// Reads the reasons of a cancelled transaction for `order`: the order's action
-/// first, then one for each line.
-pub(crate) fn interpret(order: &OrderPlaced, reasons: &[CancellationReason]) -> Cancelled {
+/// Interprets the reasons of a cancelled transaction for `order`: the order's action first, then
+/// one for each line.
+pub(crate) fn interpret(
+    order: &OrderPlaced,
+    reasons: &[CancellationReason],
+) -> Result<Cancellation, AttemptError> {
     let Some((of_order, of_lines)) = reasons.split_first() else {
-        return unclear("the transaction was cancelled without a reason");
+        return Err(unclear("the transaction was cancelled without a reason"));
     };
     if of_lines.len() != order.items.len() {
-        return unclear("the reasons do not fit the transaction");
+        return Err(unclear(
+            "the cancellation reasons do not match the transaction",
+        ));
     }
-    if failed_condition(of_order)
-        && let Some(settled) = of_order_condition(stored(of_order))
-    {
-        return settled;
+    if failed_condition(of_order) && interpret_failed_status_condition(stored(of_order))? {
+        return Ok(Cancellation::Duplicate);
     }
-    if let Some(trouble) = undecided(reasons) {
-        return Cancelled::Failed(trouble);
+    if let Some(error) = undecided(reasons) {
+        return Err(error);
     }
     let mut shortages = Vec::new();
     for (line, reason) in order.items.iter().zip(of_lines) {
-        if failed_condition(reason) {
-            match shortage(line, stored(reason)) {
-                Ok(Some(shortage)) => shortages.push(shortage),
-                // There is enough by now: the item changed in between.
-                Ok(None) => {}
-                Err(trouble) => return Cancelled::Failed(trouble),
-            }
+        // Without a shortage the item changed in between, and there is enough by now.
+        if failed_condition(reason)
+            && let Some(shortage) = shortage(line, stored(reason))?
+        {
+            shortages.push(shortage);
         }
     }
     if shortages.is_empty() {
-        return Cancelled::Failed(AttemptError::Conflict);
+        return Err(AttemptError::Conflict);
     }
-    Cancelled::Short(format!("Not enough stock: {}", shortages.join("; ")))
+    let shortages = shortages.join("; ");
+    Ok(Cancellation::InsufficientStock(format!(
+        "Not enough stock: {shortages}"
+    )))
 }
 
-/// What the stored order means, whose condition `status = CREATED` failed;
-/// `None` when it looks CREATED after all.
-pub(crate) fn of_order_condition(stored: Option<&Item>) -> Option<Cancelled> {
-    let impossible =
-        |reason: &str| Some(Cancelled::Failed(AttemptError::Impossible(reason.into())));
+/// Interprets the stored order after its condition `status = CREATED` failed. Returns `true` if the
+/// order was PROCESSED or REJECTED before, and `false` if it is CREATED after all.
+pub(crate) fn interpret_failed_status_condition(
+    stored: Option<&Item>,
+) -> Result<bool, AttemptError> {
+    let unprocessable = |reason: &str| Err(AttemptError::Unprocessable(reason.into()));
     let Some(order) = stored else {
-        return impossible("the order does not exist");
+        return unprocessable("the order does not exist");
     };
-    match order.get("status").and_then(|status| status.as_s().ok()) {
-        Some(status) if status == OrderStatus::Created.as_str() => None,
-        Some(status)
-            if [OrderStatus::Processed, OrderStatus::Rejected]
-                .map(OrderStatus::as_str)
-                .contains(&status.as_str()) =>
-        {
-            Some(Cancelled::Duplicate)
-        }
-        _ => impossible("the order has a status that this worker does not know"),
+    let is = |text: &str, statuses: &[OrderStatus]| {
+        statuses.iter().any(|status| status.as_str() == text)
+    };
+    match order.get(STATUS).and_then(|status| status.as_s().ok()) {
+        Some(text) if is(text, &[OrderStatus::Created]) => Ok(false),
+        Some(text) if is(text, &[OrderStatus::Processed, OrderStatus::Rejected]) => Ok(true),
+        _ => unprocessable("the order has a status that this worker does not know"),
     }
 }
 
-/// The gravest reason that says nothing about order or stock.
+/// Returns the most severe reason that decides nothing about order or stock.
 fn undecided(reasons: &[CancellationReason]) -> Option<AttemptError> {
     let mut conflict = None;
     let mut throttled = None;
@@ -113,8 +103,8 @@ fn undecided(reasons: &[CancellationReason]) -> Option<AttemptError> {
                 throttled = Some(AttemptError::Throttled);
             }
             "ValidationError" | "ItemCollectionSizeLimitExceeded" => {
-                return Some(AttemptError::Impossible(format!(
-                    "DynamoDB refuses the change: {}",
+                return Some(AttemptError::Unprocessable(format!(
+                    "DynamoDB rejected the change: {}",
                     text()
                 )));
             }
@@ -124,20 +114,21 @@ fn undecided(reasons: &[CancellationReason]) -> Option<AttemptError> {
     unavailable.or(throttled).or(conflict)
 }
 
-/// What is missing for a line, in plain words; `None` when nothing is.
+/// Returns the shortage of a line, as part of the stored rejection reason; `None` if there is
+/// enough.
 fn shortage(line: &PlacedLine, stored: Option<&Item>) -> Result<Option<String>, AttemptError> {
     let sku = &line.sku;
     let wanted = line.quantity.get();
     let Some(item) = stored else {
         return Ok(Some(format!("SKU {sku} is unknown ({wanted} wanted)")));
     };
-    let available = item.get("available").and_then(|n| n.as_n().ok());
-    // DynamoDB's numbers have 38 digits and fractions; quantities are exact in
-    // 64 bits of floating point, so the comparison is as well.
+    let available = item.get(AVAILABLE).and_then(|n| n.as_n().ok());
+    // DynamoDB's numbers have 38 digits and fractions; quantities are exact in 64 bits of floating
+    // point, so the comparison is as well.
     let number = available.and_then(|text| Some((text, text.parse::<f64>().ok()?)));
     match number {
-        None => Err(AttemptError::Impossible(format!(
-            "the stock of SKU {sku} has no number `available`"
+        None => Err(AttemptError::Unprocessable(format!(
+            "the inventory item of SKU {sku} has no number `{AVAILABLE}`"
         ))),
         Some((_, number)) if number >= f64::from(wanted) => Ok(None),
         Some((text, _)) => Ok(Some(format!(
@@ -150,13 +141,13 @@ fn failed_condition(reason: &CancellationReason) -> bool {
     reason.code() == Some("ConditionalCheckFailed")
 }
 
-/// The stored item; some services write an empty one for none.
+/// Returns the stored item. Some services return an empty one if there is none.
 fn stored(reason: &CancellationReason) -> Option<&Item> {
     reason.item().filter(|item| !item.is_empty())
 }
 
-fn unclear(text: &str) -> Cancelled {
-    Cancelled::Failed(AttemptError::Unavailable(text.to_owned()))
+fn unclear(text: &str) -> AttemptError {
+    AttemptError::Unavailable(text.to_owned())
 }
 
 #[cfg(test)]
@@ -205,16 +196,18 @@ mod tests {
         code("ConditionalCheckFailed")
     }
 
-    fn short(reason: &str) -> Cancelled {
-        Cancelled::Short(format!("Not enough stock: {reason}"))
+    fn short(reason: &str) -> Result<Cancellation, AttemptError> {
+        Ok(Cancellation::InsufficientStock(format!(
+            "Not enough stock: {reason}"
+        )))
     }
 
-    fn impossible(cancelled: &Cancelled) -> bool {
-        matches!(cancelled, Cancelled::Failed(AttemptError::Impossible(_)))
+    fn unprocessable(result: &Result<Cancellation, AttemptError>) -> bool {
+        matches!(result, Err(AttemptError::Unprocessable(_)))
     }
 
     #[test]
-    fn a_settled_order_is_a_duplicate_whatever_else_went_wrong() {
+    fn a_final_order_is_a_duplicate_whatever_the_other_reasons_are() {
         for settled in ["PROCESSED", "REJECTED"] {
             for other in [
                 none(),
@@ -226,14 +219,14 @@ mod tests {
             ] {
                 assert_eq!(
                     interpret(&order(&[1]), &[status(settled), other]),
-                    Cancelled::Duplicate
+                    Ok(Cancellation::Duplicate)
                 );
             }
         }
     }
 
     #[test]
-    fn too_little_stock_is_named_with_what_was_wanted_and_what_there_is() {
+    fn a_shortage_states_the_wanted_and_the_available_quantity() {
         assert_eq!(
             interpret(&order(&[5]), &[none(), available("3")]),
             short("SKU SKU-0 has 3 available, 5 wanted")
@@ -241,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_sku_is_named() {
+    fn an_unknown_sku_is_a_shortage() {
         assert_eq!(
             interpret(&order(&[5]), &[none(), missing()]),
             short("SKU SKU-0 is unknown (5 wanted)")
@@ -257,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn every_short_line_is_named_and_no_other() {
+    fn the_reason_names_every_short_line_and_no_other() {
         assert_eq!(
             interpret(
                 &order(&[2, 3, 4]),
@@ -268,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conflict_beside_a_shortage_is_tried_again() {
+    fn a_conflict_beside_a_shortage_is_retried() {
         let conflict = || code("TransactionConflict");
         for reasons in [
             [conflict(), available("0"), none()],
@@ -277,53 +270,59 @@ mod tests {
         ] {
             assert_eq!(
                 interpret(&order(&[1, 1]), &reasons),
-                Cancelled::Failed(AttemptError::Conflict)
+                Err(AttemptError::Conflict)
             );
         }
     }
 
     #[test]
-    fn throttling_beside_a_shortage_is_tried_again() {
+    fn throttling_beside_a_shortage_is_retried() {
         for throttled in ["ThrottlingError", "ProvisionedThroughputExceeded"] {
             let reasons = [code("TransactionConflict"), available("0"), code(throttled)];
             assert_eq!(
                 interpret(&order(&[1, 1]), &reasons),
-                Cancelled::Failed(AttemptError::Throttled)
+                Err(AttemptError::Throttled)
             );
         }
     }
 
     #[test]
     fn an_order_that_does_not_exist_is_neither_rejected_nor_deleted() {
-        assert!(impossible(&interpret(&order(&[1]), &[missing(), none()])));
-        assert!(impossible(&interpret(
+        assert!(unprocessable(&interpret(
+            &order(&[1]),
+            &[missing(), none()]
+        )));
+        assert!(unprocessable(&interpret(
             &order(&[1]),
             &[missing(), available("0")]
         )));
     }
 
     #[test]
-    fn an_unknown_status_is_not_guessed_at() {
-        assert!(impossible(&interpret(
+    fn an_unknown_status_is_unprocessable() {
+        assert!(unprocessable(&interpret(
             &order(&[1]),
             &[status("SHIPPED"), none()]
         )));
         let no_status = failed("version", AttributeValue::N("1".to_owned()));
-        assert!(impossible(&interpret(&order(&[1]), &[no_status, none()])));
+        assert!(unprocessable(&interpret(
+            &order(&[1]),
+            &[no_status, none()]
+        )));
     }
 
     #[test]
-    fn a_stored_item_of_the_wrong_shape_is_not_tried_again() {
-        assert!(impossible(&interpret(
+    fn a_stored_item_of_the_wrong_shape_is_unprocessable() {
+        assert!(unprocessable(&interpret(
             &order(&[1]),
             &[none(), code("ValidationError")]
         )));
         let text = failed("available", AttributeValue::S("7".to_owned()));
-        assert!(impossible(&interpret(&order(&[1]), &[none(), text])));
+        assert!(unprocessable(&interpret(&order(&[1]), &[none(), text])));
     }
 
     #[test]
-    fn what_has_changed_since_is_tried_again() {
+    fn a_failed_condition_that_holds_by_now_is_retried() {
         for reasons in [
             [none(), available("1")],
             [status("CREATED"), none()],
@@ -331,22 +330,22 @@ mod tests {
         ] {
             assert_eq!(
                 interpret(&order(&[1]), &reasons),
-                Cancelled::Failed(AttemptError::Conflict)
+                Err(AttemptError::Conflict)
             );
         }
     }
 
     #[test]
-    fn reasons_that_do_not_fit_decide_nothing() {
+    fn reasons_that_do_not_match_the_transaction_decide_nothing() {
         for reasons in [vec![], vec![none()], vec![none(), missing(), none()]] {
             assert!(matches!(
                 interpret(&order(&[1]), &reasons),
-                Cancelled::Failed(AttemptError::Unavailable(_))
+                Err(AttemptError::Unavailable(_))
             ));
         }
         assert!(matches!(
             interpret(&order(&[1]), &[none(), code("AccessDenied")]),
-            Cancelled::Failed(AttemptError::Unavailable(_))
+            Err(AttemptError::Unavailable(_))
         ));
     }
 }

@@ -1,7 +1,7 @@
-//! How long a delivery is hidden from other workers.
+//! Extends and ends the visibility timeout of deliveries.
 //!
-//! None of this is needed for correctness: a message that becomes visible too
-//! early is worked on twice, and the second time is found to be a duplicate.
+//! None of this is needed for correctness: a message that becomes visible too early is handled
+//! twice, and the second time its order is processed already.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,38 +12,41 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::message::Delivery;
 
-/// An extension is due after this part of the timeout, so that two may fail
-/// before the message is seen by another worker.
-const PARTS: u32 = 3;
+/// Extensions per timeout: two may fail before another worker receives the message.
+const EXTENSIONS_PER_TIMEOUT: u32 = 3;
 
-/// Giving a message back may take this long: the process wants to end.
-const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+/// Time limit for releasing a message, which happens while the process stops.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Extends the delivery's visibility for as long as it is polled.
-pub(crate) async fn keep(sqs: &Client, delivery: &Delivery, timeout: Duration) -> Infallible {
-    let every = timeout / PARTS;
+/// Extends the delivery's visibility timeout for as long as the future is polled.
+pub(crate) async fn keep_extending(
+    sqs: &Client,
+    delivery: &Delivery,
+    timeout: Duration,
+) -> Infallible {
+    let every = timeout / EXTENSIONS_PER_TIMEOUT;
     let mut due = tokio::time::interval_at(Instant::now() + every, every);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         due.tick().await;
-        // A hanging request must not cost the next one its turn.
+        // Limited to the interval, so that a hanging request does not delay the next one.
         if let Err(reason) = change(sqs, delivery, timeout, every).await {
             tracing::warn!(
                 message_id = delivery.message_id,
                 reason,
-                "the visibility of a message could not be extended, it may be delivered twice"
+                "visibility timeout not extended; the message may be delivered twice"
             );
         }
     }
 }
 
-/// Lets the delivery be seen again after `delay`.
-pub(crate) async fn give_back(sqs: &Client, delivery: &Delivery, delay: Duration) {
-    if let Err(reason) = change(sqs, delivery, delay, RELEASE_WITHIN).await {
+/// Makes the delivery visible again after `delay`.
+pub(crate) async fn release(sqs: &Client, delivery: &Delivery, delay: Duration) {
+    if let Err(reason) = change(sqs, delivery, delay, RELEASE_TIMEOUT).await {
         tracing::warn!(
             message_id = delivery.message_id,
             reason,
-            "a message could not be given back, it comes back after its visibility timeout"
+            "message not released; it will be redelivered after its visibility timeout"
         );
     }
 }
@@ -52,7 +55,7 @@ async fn change(
     sqs: &Client,
     delivery: &Delivery,
     hidden_for: Duration,
-    within: Duration,
+    time_limit: Duration,
 ) -> Result<(), String> {
     let request = sqs
         .change_message_visibility()
@@ -60,14 +63,14 @@ async fn change(
         .receipt_handle(&delivery.receipt_handle)
         .visibility_timeout(seconds(hidden_for))
         .send();
-    match tokio::time::timeout(within, request).await {
+    match tokio::time::timeout(time_limit, request).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(describe(&error)),
-        Err(_) => Err("no answer in time".to_owned()),
+        Err(_) => Err("the request timed out".to_owned()),
     }
 }
 
-/// SQS counts in whole seconds; 12 hours are far from this type's end.
+/// Returns whole seconds, as SQS counts them; 12 hours are far from this type's end.
 pub(crate) fn seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
 }

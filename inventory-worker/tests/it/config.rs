@@ -1,4 +1,4 @@
-//! Wrong configuration ends the program before it does anything.
+//! An invalid configuration ends the program before it starts anything.
 
 use std::process::Stdio;
 
@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use crate::support::program;
 
-/// Exit code and standard error.
+/// Runs the program with one variable set. Returns the exit code and standard error.
 async fn run(variable: &str, value: &str) -> (Option<i32>, String) {
     let output = Command::new(program())
         .env("AWS_REGION", "us-east-1")
@@ -21,7 +21,7 @@ async fn run(variable: &str, value: &str) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_wrong_value_ends_with_64_and_one_sentence_that_names_the_option() {
+async fn an_invalid_value_exits_with_64_and_one_sentence_that_names_the_option() {
     for (variable, option, wrong) in [
         ("WORKER_ADMIN_LISTEN", "--admin-listen", "8082"),
         ("WORKER_QUEUE", "--queue", "no queue"),
@@ -47,7 +47,7 @@ async fn a_wrong_value_ends_with_64_and_one_sentence_that_names_the_option() {
 }
 
 #[tokio::test]
-async fn help_names_every_variable_with_its_default() {
+async fn help_shows_every_variable_with_its_default() {
     let output = Command::new(program())
         .arg("--help")
         .output()

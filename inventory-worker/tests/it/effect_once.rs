@@ -1,4 +1,4 @@
-//! An order's effect happens, and happens once (G4).
+//! Effect once: an order's stock moves, and moves once, however often its message is delivered.
 
 use shared::order::OrderStatus;
 use test_support::{Fault, Proxy};
@@ -9,40 +9,40 @@ const PROCESSED: &str = r#"orders_processed_total{outcome="processed"}"#;
 const DUPLICATE: &str = r#"orders_processed_total{outcome="duplicate"}"#;
 
 #[tokio::test]
-async fn an_order_is_processed_and_its_stock_moved_exactly() {
-    let rig = TestCloud::start(&[("A", 10), ("B", 5), ("C", 7)]).await;
-    let worker = rig.worker(&[]).await;
+async fn an_order_is_processed_and_exactly_its_stock_is_reserved() {
+    let cloud = TestCloud::start(&[("A", 10), ("B", 5), ("C", 7)]).await;
+    let worker = cloud.worker(&[]).await;
 
-    let placed = rig.place_and_send(&[&[("A", 3), ("B", 5)]]).await;
+    let placed = cloud.place_and_send(&[&[("A", 3), ("B", 5)]]).await;
 
-    rig.all(&placed, OrderStatus::Processed).await;
-    let order = rig.order(&placed[0]).await;
+    cloud.all(&placed, OrderStatus::Processed).await;
+    let order = cloud.order(&placed[0]).await;
     assert!(order.updated_at >= order.created_at);
     assert_eq!(order.rejection_reason, None);
-    assert_eq!(rig.stock("A").await, (7, 3));
-    assert_eq!(rig.stock("B").await, (0, 5));
-    assert_eq!(rig.stock("C").await, (7, 0));
-    rig.drained().await;
+    assert_eq!(cloud.stock("A").await, (7, 3));
+    assert_eq!(cloud.stock("B").await, (0, 5));
+    assert_eq!(cloud.stock("C").await, (7, 0));
+    cloud.drained().await;
     assert_eq!(metric(&worker, PROCESSED).await, 1.0);
     let took = metric(&worker, "messaging_process_duration_seconds_count").await;
     assert_eq!(took, 1.0);
 }
 
 #[tokio::test]
-async fn a_message_repeated_to_three_workers_at_once_moves_stock_once() {
-    let rig = TestCloud::start(&[("A", 1_000)]).await;
-    let order = rig.place(&[("A", 3)]).await;
-    rig.send(&vec![message(&order); 50]).await;
+async fn a_message_delivered_to_three_workers_at_once_takes_effect_once() {
+    let cloud = TestCloud::start(&[("A", 1_000)]).await;
+    let order = cloud.place(&[("A", 3)]).await;
+    cloud.send(&vec![message(&order); 50]).await;
 
     let workers = [
-        rig.worker(&[]).await,
-        rig.worker(&[]).await,
-        rig.worker(&[]).await,
+        cloud.worker(&[]).await,
+        cloud.worker(&[]).await,
+        cloud.worker(&[]).await,
     ];
 
-    rig.drained().await;
-    rig.all(&[order], OrderStatus::Processed).await;
-    assert_eq!(rig.stock("A").await, (997, 3));
+    cloud.drained().await;
+    cloud.all(&[order], OrderStatus::Processed).await;
+    assert_eq!(cloud.stock("A").await, (997, 3));
     let mut ended = (0.0, 0.0);
     for worker in &workers {
         ended.0 += metric(worker, PROCESSED).await;
@@ -52,66 +52,66 @@ async fn a_message_repeated_to_three_workers_at_once_moves_stock_once() {
 }
 
 #[tokio::test]
-async fn orders_for_one_sku_get_what_there_is_and_no_more() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
+async fn concurrent_orders_for_one_sku_never_reserve_more_than_is_available() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
     let lines: &[(&str, u64)] = &[("A", 1)];
-    let placed = rig.place_and_send(&[lines; 25]).await;
+    let placed = cloud.place_and_send(&[lines; 25]).await;
 
-    let _workers = [rig.worker(&[]).await, rig.worker(&[]).await];
+    let _workers = [cloud.worker(&[]).await, cloud.worker(&[]).await];
 
     let mut processed = 0;
     for order in &placed {
-        match rig.settled(order).await.status {
+        match cloud.decided(order).await.status {
             OrderStatus::Processed => processed += 1,
             status => assert_eq!(status, OrderStatus::Rejected),
         }
     }
     assert_eq!(processed, 10);
-    assert_eq!(rig.stock("A").await, (0, 10));
+    assert_eq!(cloud.stock("A").await, (0, 10));
 }
 
 #[tokio::test]
-async fn an_answer_lost_after_the_effect_does_not_repeat_it() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
-    // More than the SDK tries by itself.
+async fn a_response_lost_after_the_effect_does_not_repeat_it() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let proxy = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
+    // More attempts than the SDK makes by itself.
     proxy.rule(|call| match call.operation {
         "TransactWriteItems" if call.count <= 3 => Fault::LoseAnswer,
         _ => Fault::Pass,
     });
     let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
-    let _worker = rig.worker(&environment).await;
+    let _worker = cloud.worker(&environment).await;
 
-    let placed = rig.place_and_send(&[&[("A", 4)]]).await;
+    let placed = cloud.place_and_send(&[&[("A", 4)]]).await;
 
-    rig.drained().await;
-    rig.all(&placed, OrderStatus::Processed).await;
-    assert_eq!(rig.stock("A").await, (6, 4));
+    cloud.drained().await;
+    cloud.all(&placed, OrderStatus::Processed).await;
+    assert_eq!(cloud.stock("A").await, (6, 4));
     assert!(proxy.seen("TransactWriteItems") > 3);
 }
 
 #[tokio::test]
-async fn a_lost_answer_to_a_rejection_does_not_repeat_it() {
-    let rig = TestCloud::start(&[("A", 1)]).await;
-    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
+async fn a_lost_response_to_a_rejection_does_not_repeat_it() {
+    let cloud = TestCloud::start(&[("A", 1)]).await;
+    let proxy = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
     proxy.rule(|call| match call.operation {
         "UpdateItem" if call.count <= 3 => Fault::LoseAnswer,
         _ => Fault::Pass,
     });
     let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
-    let _worker = rig.worker(&environment).await;
+    let _worker = cloud.worker(&environment).await;
 
-    let placed = rig.place_and_send(&[&[("A", 4)]]).await;
+    let placed = cloud.place_and_send(&[&[("A", 4)]]).await;
 
-    rig.drained().await;
-    rig.all(&placed, OrderStatus::Rejected).await;
-    assert_eq!(rig.stock("A").await, (1, 0));
+    cloud.drained().await;
+    cloud.all(&placed, OrderStatus::Rejected).await;
+    assert_eq!(cloud.stock("A").await, (1, 0));
 }
 
 #[tokio::test]
-async fn a_conflict_beside_a_shortage_is_tried_again_rather_than_rejected() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let proxy = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
+async fn a_conflict_beside_a_shortage_is_retried_rather_than_rejected() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let proxy = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
     let cancelled = r#"{
         "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
         "Message": "Transaction cancelled",
@@ -126,11 +126,11 @@ async fn a_conflict_beside_a_shortage_is_tried_again_rather_than_rejected() {
         _ => Fault::Pass,
     });
     let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
-    let _worker = rig.worker(&environment).await;
+    let _worker = cloud.worker(&environment).await;
 
-    let placed = rig.place_and_send(&[&[("A", 4)]]).await;
+    let placed = cloud.place_and_send(&[&[("A", 4)]]).await;
 
-    rig.all(&placed, OrderStatus::Processed).await;
-    assert_eq!(rig.stock("A").await, (6, 4));
+    cloud.all(&placed, OrderStatus::Processed).await;
+    assert_eq!(cloud.stock("A").await, (6, 4));
     assert_eq!(proxy.seen("UpdateItem"), 0);
 }

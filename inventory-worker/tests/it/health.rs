@@ -1,4 +1,4 @@
-//! What the worker says about itself.
+//! Health checks and metrics of the worker.
 
 use local_cloud::LocalCloud;
 use shared::order::OrderStatus;
@@ -8,7 +8,7 @@ use test_support::{Fault, Proxy, Service, eventually};
 use crate::support::{DEADLINE, TestCloud, get, start_worker};
 
 #[tokio::test]
-async fn missing_tables_and_queue_are_named_and_heal_by_themselves() {
+async fn readiness_names_missing_resources_and_recovers_when_they_are_created() {
     let cloud = LocalCloud::start(local_cloud::Config::default())
         .await
         .unwrap();
@@ -35,35 +35,35 @@ async fn missing_tables_and_queue_are_named_and_heal_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_deleted_and_created_again_is_found_again() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let worker = rig.worker(&[]).await;
-    let first = rig.place_and_send(&[&[("A", 1)]]).await;
-    rig.all(&first, OrderStatus::Processed).await;
-    rig.drained().await;
+async fn a_queue_that_is_deleted_and_created_again_is_polled_again() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let worker = cloud.worker(&[]).await;
+    let first = cloud.place_and_send(&[&[("A", 1)]]).await;
+    cloud.all(&first, OrderStatus::Processed).await;
+    cloud.drained().await;
 
-    let delete = rig.sqs.delete_queue().queue_url(&rig.queue_url).send();
+    let delete = cloud.sqs.delete_queue().queue_url(&cloud.queue_url).send();
     delete.await.unwrap();
     ready(&worker, 503, "queue `order-events` does not exist").await;
-    provision::queue(&rig.sqs, "order-events").await.unwrap();
+    provision::queue(&cloud.sqs, "order-events").await.unwrap();
 
-    let second = rig.place_and_send(&[&[("A", 1)]]).await;
-    rig.all(&second, OrderStatus::Processed).await;
+    let second = cloud.place_and_send(&[&[("A", 1)]]).await;
+    cloud.all(&second, OrderStatus::Processed).await;
 }
 
 #[tokio::test]
-async fn a_queue_may_be_given_by_its_url() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let worker = rig.worker(&[("WORKER_QUEUE", &rig.queue_url)]).await;
+async fn the_queue_can_be_configured_by_its_url() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let worker = cloud.worker(&[("WORKER_QUEUE", &cloud.queue_url)]).await;
     ready(&worker, 200, "ok").await;
-    let placed = rig.place_and_send(&[&[("A", 1)]]).await;
-    rig.all(&placed, OrderStatus::Processed).await;
+    let placed = cloud.place_and_send(&[&[("A", 1)]]).await;
+    cloud.all(&placed, OrderStatus::Processed).await;
 }
 
 #[tokio::test]
-async fn every_outcome_is_counted_from_zero() {
-    let rig = TestCloud::start(&[]).await;
-    let worker = rig.worker(&[]).await;
+async fn every_outcome_has_a_counter_that_starts_at_zero() {
+    let cloud = TestCloud::start(&[]).await;
+    let worker = cloud.worker(&[]).await;
     let metrics = eventually(DEADLINE, || async {
         let (_, text) = get(&worker, "/metrics").await;
         if text.contains("orders_processed_total") {
@@ -80,10 +80,10 @@ async fn every_outcome_is_counted_from_zero() {
 }
 
 #[tokio::test]
-async fn writes_that_fail_on_a_readable_table_turn_readiness_red() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let dynamodb = Proxy::start(rig.cloud.dynamodb_url()).await.unwrap();
-    let worker = rig
+async fn failing_writes_to_a_readable_table_fail_readiness() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let dynamodb = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
+    let worker = cloud
         .worker(&[("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url())])
         .await;
     let denied = r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"no right to write"}"#;
@@ -92,31 +92,31 @@ async fn writes_that_fail_on_a_readable_table_turn_readiness_red() {
         _ => Fault::Pass,
     });
 
-    let placed = rig.place_and_send(&[&[("A", 1)]]).await;
+    let placed = cloud.place_and_send(&[&[("A", 1)]]).await;
 
     ready(&worker, 503, "AccessDeniedException: no right to write").await;
     dynamodb.heal();
-    rig.all(&placed, OrderStatus::Processed).await;
+    cloud.all(&placed, OrderStatus::Processed).await;
     ready(&worker, 200, "ok").await;
 }
 
 #[tokio::test]
-async fn polls_that_fail_on_an_existing_queue_turn_readiness_red() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let sqs = Proxy::start(rig.cloud.sqs_url()).await.unwrap();
+async fn failing_polls_of_an_existing_queue_fail_readiness() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let sqs = Proxy::start(cloud.local.sqs_url()).await.unwrap();
     let denied = r#"{"__type":"com.amazon.coral.service#AccessDeniedException","message":"no right to receive"}"#;
     sqs.rule(move |call| match call.operation {
         "ReceiveMessage" => Fault::Answer(400, denied.to_owned()),
         _ => Fault::Pass,
     });
-    let worker = rig.worker(&[("AWS_ENDPOINT_URL_SQS", sqs.url())]).await;
+    let worker = cloud.worker(&[("AWS_ENDPOINT_URL_SQS", sqs.url())]).await;
 
     ready(&worker, 503, "AccessDeniedException: no right to receive").await;
     sqs.heal();
     ready(&worker, 200, "ok").await;
 }
 
-/// Waits until `/readyz` answers `status` and says `text`; returns its body.
+/// Waits until `/readyz` responds with `status` and a body that contains `text`. Returns the body.
 async fn ready(worker: &Service, status: u16, text: &str) -> String {
     let answered = eventually(DEADLINE, || async {
         match get(worker, "/readyz").await {

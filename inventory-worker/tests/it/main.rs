@@ -1,7 +1,7 @@
-//! The worker as what it is in production: a process, talked to over SQS,
-//! DynamoDB, HTTP and signals.
+//! Tests of the worker as it runs in production: a process that is driven through SQS, DynamoDB,
+//! HTTP and signals.
 
-// Helpers are no test functions to clippy.
+// clippy.toml allows it in test functions, but not in their helpers.
 #![allow(clippy::unwrap_used)]
 
 mod config;

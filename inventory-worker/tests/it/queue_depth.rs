@@ -1,4 +1,4 @@
-//! The gauges of what waits in the queue and among the dead letters.
+//! The gauges of messages in the queue and in the dead-letter queue.
 
 use test_support::{Service, eventually};
 
@@ -6,6 +6,7 @@ use crate::support::{DEADLINE, TestCloud, get, logged, message, metric, order};
 
 const DEAD: &str = r#"worker_dead_letters{queue="order-events-dlq"}"#;
 
+/// Waits until `sample` has `value`.
 async fn reaches(worker: &Service, sample: &str, value: &str) {
     let line = format!("\n{sample} {value}\n");
     let reached = eventually(DEADLINE, || async {
@@ -22,30 +23,30 @@ async fn reaches(worker: &Service, sample: &str, value: &str) {
 }
 
 #[tokio::test]
-async fn dead_letters_are_counted_until_they_are_gone() {
-    let rig = TestCloud::start(&[("A", 1)]).await;
+async fn dead_letters_are_counted_until_they_are_removed() {
+    let cloud = TestCloud::start(&[("A", 1)]).await;
     for _ in 0..2 {
         let body = message(&order(&[("A", 1)])).body;
-        let send = rig.sqs.send_message().queue_url(&rig.dead_letters_url);
+        let send = cloud.sqs.send_message().queue_url(&cloud.dead_letters_url);
         send.message_body(body).send().await.unwrap();
     }
-    let worker = rig.worker(&[]).await;
+    let worker = cloud.worker(&[]).await;
     reaches(&worker, DEAD, "2").await;
     let waiting = r#"worker_queue_messages{queue="order-events"}"#;
     assert_eq!(metric(&worker, waiting).await, 0.0);
 
-    // An operator has dealt with them.
-    let purge = rig.sqs.purge_queue().queue_url(&rig.dead_letters_url);
+    // As an operator does after redriving them.
+    let purge = cloud.sqs.purge_queue().queue_url(&cloud.dead_letters_url);
     purge.send().await.unwrap();
     reaches(&worker, DEAD, "0").await;
 }
 
 #[tokio::test]
-async fn a_queue_without_dead_letters_is_said_and_not_counted_as_empty() {
-    let rig = TestCloud::start(&[("A", 1)]).await;
-    let create = rig.sqs.create_queue().queue_name("plain");
+async fn a_missing_dead_letter_queue_is_logged_and_not_counted_as_empty() {
+    let cloud = TestCloud::start(&[("A", 1)]).await;
+    let create = cloud.sqs.create_queue().queue_name("plain");
     create.send().await.unwrap();
-    let worker = rig.worker(&[("WORKER_QUEUE", "plain")]).await;
+    let worker = cloud.worker(&[("WORKER_QUEUE", "plain")]).await;
     logged(&worker, "queue `plain` has no dead-letter queue").await;
     reaches(&worker, r#"worker_queue_messages{queue="plain"}"#, "0").await;
     let metrics = get(&worker, "/metrics").await.1;

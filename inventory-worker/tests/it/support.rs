@@ -1,5 +1,5 @@
-//! A cloud with the contract's tables and queues, orders and messages as the
-//! other services make them, and workers.
+//! A cloud with the contract's tables and queues, workers on it, and orders and messages as the
+//! other services write them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use shared::order::{Currency, CustomerId, Line, Order, OrderStatus, Quantity, Sk
 use shared::provision::{self, Table};
 use test_support::{Service, eventually};
 
-/// Far beyond what anything here takes: reaching it means "never".
+/// Time limit for waiting, far beyond the duration of anything here.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(25);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_inventory-worker");
 
 pub(crate) struct TestCloud {
-    pub cloud: LocalCloud,
+    pub local: LocalCloud,
     pub dynamodb: aws_sdk_dynamodb::Client,
     pub sqs: aws_sdk_sqs::Client,
     pub queue_url: String,
@@ -29,13 +29,13 @@ pub(crate) struct TestCloud {
 }
 
 impl TestCloud {
-    /// Tables and queues exist, and `stock` is in the inventory.
+    /// Starts a cloud with tables, queues and `stock` in the inventory.
     pub(crate) async fn start(stock: &[(&str, u64)]) -> Self {
-        let cloud = LocalCloud::start(local_cloud::Config::default())
+        let local = LocalCloud::start(local_cloud::Config::default())
             .await
             .unwrap();
-        let dynamodb = cloud.dynamodb_client();
-        let sqs = cloud.sqs_client();
+        let dynamodb = local.dynamodb_client();
+        let sqs = local.sqs_client();
         let tables = [Table::orders("orders"), Table::inventory("inventory")];
         provision::tables(&dynamodb, tables).await.unwrap();
         for (sku, available) in stock {
@@ -48,7 +48,7 @@ impl TestCloud {
         let dead_letters = provision::dead_letter_queue_name("order-events");
         let dead_letters_url = shared::aws::queue_url(&sqs, &dead_letters).await.unwrap();
         Self {
-            cloud,
+            local,
             dynamodb,
             sqs,
             queue_url,
@@ -56,12 +56,12 @@ impl TestCloud {
         }
     }
 
-    /// A worker on this cloud; `environment` comes last and wins.
+    /// Starts a worker on this cloud; `environment` overrides its other variables.
     pub(crate) async fn worker(&self, environment: &[(&str, &str)]) -> Service {
-        start_worker(self.cloud.env(), environment).await
+        start_worker(self.local.env(), environment).await
     }
 
-    /// A stored order of (SKU, quantity) lines.
+    /// Stores an order of (SKU, quantity) lines.
     pub(crate) async fn place(&self, lines: &[(&str, u64)]) -> Order {
         let order = order(lines);
         self.dynamodb
@@ -128,28 +128,30 @@ impl TestCloud {
         Order::from_item(answer.item.unwrap()).unwrap()
     }
 
-    /// Waits until the order is not CREATED any more.
-    pub(crate) async fn settled(&self, order: &Order) -> Order {
-        let settled = eventually(DEADLINE, || async {
+    /// Waits until the order is no longer CREATED.
+    pub(crate) async fn decided(&self, order: &Order) -> Order {
+        let decided = eventually(DEADLINE, || async {
             let stored = self.order(order).await;
             match stored.status {
                 OrderStatus::Created => Err(stored),
                 _ => Ok(stored),
             }
         });
-        settled.await.expect("the order should be settled")
+        decided
+            .await
+            .expect("the order should be processed or rejected")
     }
 
     /// Waits until every one of `orders` has `status`.
     pub(crate) async fn all(&self, orders: &[Order], status: OrderStatus) {
         for order in orders {
-            let settled = self.settled(order).await;
-            assert_eq!(settled.status, status, "{settled:?}");
-            assert_eq!(settled.version, 2, "changed once: {settled:?}");
+            let stored = self.decided(order).await;
+            assert_eq!(stored.status, status, "{stored:?}");
+            assert_eq!(stored.version, 2, "changed once: {stored:?}");
         }
     }
 
-    /// (available, reserved)
+    /// Returns the numbers of pieces (available, reserved).
     pub(crate) async fn stock(&self, sku: &str) -> (i64, i64) {
         let answer = self
             .dynamodb
@@ -165,7 +167,7 @@ impl TestCloud {
         (number("available"), number("reserved"))
     }
 
-    /// Waits until no message is in the queue, visible or not.
+    /// Waits until the queue is empty, with no message in flight.
     pub(crate) async fn drained(&self) {
         let drained = eventually(DEADLINE, || async {
             match self.messages(&self.queue_url).await {
@@ -173,10 +175,10 @@ impl TestCloud {
                 left => Err(left),
             }
         });
-        drained.await.expect("the queue should run empty");
+        drained.await.expect("the queue should become empty");
     }
 
-    /// Waits until `count` messages are among the dead letters.
+    /// Waits until `count` messages are in the dead-letter queue.
     pub(crate) async fn dead_letters(&self, count: u64) {
         let dead = eventually(DEADLINE, || async {
             match self.messages(&self.dead_letters_url).await {
@@ -184,10 +186,10 @@ impl TestCloud {
                 found => Err(found),
             }
         });
-        dead.await.expect("messages should be dead letters");
+        dead.await.expect("the messages should be dead-lettered");
     }
 
-    /// Messages that are (visible, in flight).
+    /// Returns the numbers of messages (visible, in flight).
     pub(crate) async fn messages(&self, queue_url: &str) -> (u64, u64) {
         let names = [
             QueueAttributeName::ApproximateNumberOfMessages,
@@ -206,8 +208,8 @@ impl TestCloud {
         (visible, in_flight)
     }
 
-    /// Everything that is visible now, as (body, receipts).
-    pub(crate) async fn take_visible(&self, queue_url: &str) -> Vec<(String, u32)> {
+    /// Receives all visible messages, as (body, receive count).
+    pub(crate) async fn receive_all(&self, queue_url: &str) -> Vec<(String, u32)> {
         let mut taken = Vec::new();
         loop {
             let answer = self
@@ -225,15 +227,15 @@ impl TestCloud {
                 return taken;
             }
             taken.extend(messages.into_iter().map(|message| {
-                let receipts = &message.attributes.as_ref().unwrap()
+                let receives = &message.attributes.as_ref().unwrap()
                     [&MessageSystemAttributeName::ApproximateReceiveCount];
-                (message.body.clone().unwrap(), receipts.parse().unwrap())
+                (message.body.clone().unwrap(), receives.parse().unwrap())
             }));
         }
     }
 }
 
-/// A worker in the given environment, on a free port.
+/// Starts a worker in the given environment, on a free port.
 pub(crate) async fn start_worker(
     cloud: Vec<(&'static str, String)>,
     environment: &[(&str, &str)],
@@ -268,17 +270,17 @@ pub(crate) fn order(lines: &[(&str, u64)]) -> Order {
     )
 }
 
-/// The outbox item that the API would have written with the order.
+/// Returns the outbox item that the API would have written with the order.
 pub(crate) fn outbox_item(order: &Order) -> OutboxItem {
     OutboxItem::pending(order.placed().unwrap())
 }
 
-/// The message that the relay would send.
+/// Returns the message that the relay would send.
 pub(crate) fn message(order: &Order) -> Message {
     Message::from_item(&outbox_item(order)).unwrap()
 }
 
-/// One sample of `/metrics`, such as `orders_processed_total{outcome="failed"}`.
+/// Returns one sample of `/metrics`, such as `orders_processed_total{outcome="failed"}`.
 pub(crate) async fn metric(worker: &Service, sample: &str) -> f64 {
     let text = get(worker, "/metrics").await.1;
     let line = text
@@ -289,7 +291,7 @@ pub(crate) async fn metric(worker: &Service, sample: &str) -> f64 {
         .unwrap()
 }
 
-/// Status and body.
+/// Returns status and body.
 pub(crate) async fn get(worker: &Service, path: &str) -> (u16, String) {
     let answer = reqwest::get(worker.url(path)).await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())

@@ -1,4 +1,4 @@
-//! The trace that travels with a message goes on here, or a new one starts.
+//! The worker continues the trace of a message, or starts a new one.
 
 use outbox::Message;
 use shared::order::{Order, OrderStatus};
@@ -6,7 +6,7 @@ use test_support::{Service, eventually};
 
 use crate::support::{DEADLINE, TestCloud, outbox_item};
 
-/// The trace id of the line that reports the order's end.
+/// Returns the trace id of the log line that reports the order as processed.
 async fn trace_of(worker: &Service, order: &Order) -> String {
     let id = order.order_id.to_string();
     let line = eventually(DEADLINE, || async {
@@ -20,21 +20,22 @@ async fn trace_of(worker: &Service, order: &Order) -> String {
     line["trace_id"].as_str().unwrap().to_owned()
 }
 
-async fn send_with(rig: &TestCloud, traceparent: &str) -> Order {
-    let order = rig.place(&[("A", 1)]).await;
+/// Places an order and sends its message with `traceparent`.
+async fn send_with(cloud: &TestCloud, traceparent: &str) -> Order {
+    let order = cloud.place(&[("A", 1)]).await;
     let mut item = outbox_item(&order);
     item.traceparent = Some(traceparent.to_owned());
     item.tracestate = Some("vendor=1".to_owned());
-    rig.send(&[Message::from_item(&item).unwrap()]).await;
+    cloud.send(&[Message::from_item(&item).unwrap()]).await;
     order
 }
 
 #[tokio::test]
-async fn the_message_s_trace_is_continued() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let worker = rig.worker(&[]).await;
+async fn the_trace_of_a_message_is_continued() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let worker = cloud.worker(&[]).await;
     let order = send_with(
-        &rig,
+        &cloud,
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
     .await;
@@ -45,18 +46,18 @@ async fn the_message_s_trace_is_continued() {
 }
 
 #[tokio::test]
-async fn a_malformed_trace_costs_nothing_but_itself() {
-    let rig = TestCloud::start(&[("A", 10)]).await;
-    let worker = rig.worker(&[]).await;
+async fn a_malformed_trace_context_starts_a_new_trace() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let worker = cloud.worker(&[]).await;
     let mut orders = Vec::new();
     for wrong in [
         "nonsense",
         "00-00000000000000000000000000000000-b7ad6b7169203331-01",
         "zz-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     ] {
-        orders.push(send_with(&rig, wrong).await);
+        orders.push(send_with(&cloud, wrong).await);
     }
-    rig.all(&orders, OrderStatus::Processed).await;
+    cloud.all(&orders, OrderStatus::Processed).await;
     for order in &orders {
         let trace = trace_of(&worker, order).await;
         assert_eq!(trace.len(), 32);

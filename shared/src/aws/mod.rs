@@ -1,25 +1,26 @@
-//! The AWS clients, built from the SDK's own variables and nothing else.
+//! The AWS clients, configured by the SDK's own variables and nothing else; the classification of
+//! their errors ([`error`]); the syntax of table and queue names ([`resource_names`]).
 
 pub mod error;
 pub mod resource_names;
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
-/// One attempt of a request may take this long. Requests that wait on purpose
-/// (SQS long polling) override it.
+pub use self::error::Causes;
+
+/// Time limit for one attempt of a request. Requests that wait on purpose (SQS long polling)
+/// override it.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Attempts the SDK makes by itself. Kept low: every caller here has its own
-/// retry policy, and two layers multiply.
+/// Attempts that the SDK makes by itself. Kept low because every caller has a retry policy of its
+/// own, and the attempts of two layers multiply.
 pub const SDK_ATTEMPTS: u32 = 2;
 
-/// The three services this project talks to.
+/// Clients of the three AWS services that the programs use.
 #[derive(Clone, Debug)]
 pub struct Clients {
     pub dynamodb: aws_sdk_dynamodb::Client,
@@ -27,42 +28,19 @@ pub struct Clients {
     pub sqs: aws_sdk_sqs::Client,
 }
 
-/// An error and what caused it, on one line: for logs and for people.
-///
-/// The SDK's own `DisplayErrorContext` adds the debug form of the whole error,
-/// which is pages of HTTP headers.
-#[derive(Clone, Copy, Debug)]
-pub struct Causes<'a>(pub &'a (dyn Error + 'static));
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = String::new();
-        let mut next = Some(self.0);
-        while let Some(error) = next {
-            let text = error.to_string();
-            // Some errors repeat their cause in their own text.
-            if !said.contains(&text) {
-                if !said.is_empty() {
-                    said.push_str(": ");
-                }
-                said.push_str(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "));
-            }
-            next = error.source();
-        }
-        f.write_str(&said)
-    }
-}
-
-/// The environment does not say which AWS region to use.
+/// No AWS region is configured.
 #[derive(Debug, thiserror::Error)]
-#[error("no AWS region is configured; set AWS_REGION (any name will do with AWS_ENDPOINT_URL)")]
+#[error("no AWS region is configured; set AWS_REGION (with AWS_ENDPOINT_URL any name is accepted)")]
 pub struct NoRegion;
 
 impl Clients {
-    /// Reads region, credentials and endpoints the way every AWS SDK does:
-    /// `AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`,
-    /// `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_DYNAMODB_STREAMS`,
-    /// `AWS_ENDPOINT_URL_SQS`, and the usual credential chain.
+    /// Creates the clients from the variables that every AWS SDK reads: `AWS_REGION`,
+    /// `AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_DYNAMODB`,
+    /// `AWS_ENDPOINT_URL_DYNAMODB_STREAMS`, `AWS_ENDPOINT_URL_SQS`, and the usual credential
+    /// chain.
+    ///
+    /// # Errors
+    /// [`NoRegion`] if no region is configured.
     pub async fn from_env() -> Result<Self, NoRegion> {
         let config = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::standard().with_max_attempts(SDK_ATTEMPTS))
@@ -80,7 +58,7 @@ impl Clients {
         Ok(Self::new(&config))
     }
 
-    /// Clients of one configuration; service-specific endpoint variables still
+    /// Creates the clients from one configuration. Service-specific endpoint variables still
     /// apply.
     pub fn new(config: &SdkConfig) -> Self {
         Self {
@@ -91,19 +69,23 @@ impl Clients {
     }
 }
 
-/// A queue could not be resolved to its URL.
+/// Failure to resolve a queue to its URL.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueUrlError {
     #[error("queue `{0}` does not exist in this account and region")]
     DoesNotExist(String),
-    #[error("SQS does not answer: {0}")]
+    #[error("SQS is unavailable: {0}")]
     Unavailable(String),
 }
 
-/// The URL of `queue`, which may be a name or already a URL.
+/// Returns the URL of `queue`, which is a name or already a URL.
 ///
-/// A URL is asked for its ARN, so that a wrong one is noticed here rather than
-/// at the first message.
+/// For a URL the queue's ARN is requested, so that a wrong URL fails here rather than at the first
+/// message.
+///
+/// # Errors
+/// [`QueueUrlError::DoesNotExist`] if there is no such queue, and [`QueueUrlError::Unavailable`]
+/// for any other failure.
 pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String, QueueUrlError> {
     use aws_sdk_sqs::types::QueueAttributeName;
 
@@ -129,7 +111,7 @@ pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String,
     match sqs.get_queue_url().queue_name(queue).send().await {
         Ok(answer) => answer
             .queue_url
-            .ok_or_else(|| QueueUrlError::Unavailable("the answer has no URL".to_owned())),
+            .ok_or_else(|| QueueUrlError::Unavailable("the response has no URL".to_owned())),
         Err(error)
             if error
                 .as_service_error()

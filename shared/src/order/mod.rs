@@ -1,6 +1,7 @@
 //! The order domain: values that are parsed once at the edge, the stored order,
 //! and the `order.placed` event.
 
+pub mod attribute;
 mod model;
 mod values;
 

@@ -1,0 +1,69 @@
+//! Final state of a delivery: the label `outcome`, the span's `outbox.outcome` and what becomes of
+//! the message.
+
+use crate::message::Unreadable;
+
+/// How a delivery ended for its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// The stock was reserved and the order set PROCESSED. The message is deleted.
+    Processed,
+    /// The order was set REJECTED, with this stored reason. The message is deleted.
+    Rejected(String),
+    /// The order was PROCESSED or REJECTED before. The message is deleted.
+    Duplicate,
+    /// The delivery had no effect; the message is redelivered.
+    Released(ReleaseReason),
+    /// No delivery of this message can have an effect. It is left in the queue, and moves to the
+    /// dead-letter queue after the queue's number of receives.
+    DeadLetter(DeadLetterReason),
+}
+
+/// Why a message is released without an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReleaseReason {
+    #[error("conflicts with other transactions on this order or its stock did not end")]
+    Contention,
+    #[error("the worker is stopping")]
+    Stopping,
+    #[error("the message was in flight for as long as SQS allows")]
+    HoldLimit,
+}
+
+/// Why a message is left for the dead-letter queue.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DeadLetterReason {
+    #[error("{0}")]
+    Unreadable(Unreadable),
+    /// No attempt at the order can succeed.
+    #[error("{0}")]
+    Unprocessable(String),
+}
+
+impl Disposition {
+    /// Every value of [`Disposition::label`].
+    pub(crate) const LABELS: [&str; 5] =
+        ["processed", "rejected", "duplicate", "unreadable", "failed"];
+
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Processed => "processed",
+            Self::Rejected(_) => "rejected",
+            Self::Duplicate => "duplicate",
+            Self::DeadLetter(DeadLetterReason::Unreadable(_)) => "unreadable",
+            Self::Released(_) | Self::DeadLetter(DeadLetterReason::Unprocessable(_)) => "failed",
+        }
+    }
+
+    /// OpenTelemetry's `error.type`; `None` if the delivery did not fail.
+    pub(crate) fn error_type(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Processed | Self::Rejected(_) | Self::Duplicate => return None,
+            Self::Released(ReleaseReason::Contention) => "transaction_conflict",
+            Self::Released(ReleaseReason::Stopping) => "stopping",
+            Self::Released(ReleaseReason::HoldLimit) => "unavailable",
+            Self::DeadLetter(DeadLetterReason::Unreadable(_)) => "unreadable",
+            Self::DeadLetter(DeadLetterReason::Unprocessable(_)) => "impossible",
+        })
+    }
+}
