@@ -7,9 +7,9 @@ use tokio::task;
 
 use crate::dynamodb::DynamoDb;
 use crate::error::StartError;
-use crate::folder::Folder;
-use crate::host::Host;
+use crate::service_host::ServiceHost;
 use crate::sqs;
+use crate::temp_dir::LockedTempDir;
 
 /// Where the services listen. Port 0 means any free port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,8 @@ impl Default for Config {
 pub struct LocalCloud {
     // Dropped in this order: the folder goes once nothing writes to it.
     pub(crate) dynamodb: DynamoDb,
-    pub(crate) sqs: Host,
-    folder: Folder,
+    pub(crate) sqs: ServiceHost,
+    folder: LockedTempDir,
 }
 
 impl LocalCloud {
@@ -53,7 +53,7 @@ impl LocalCloud {
     /// variants when the machine lacks threads or room for temporary files.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         blocking(move || {
-            let folder = Folder::new().map_err(StartError::Folder)?;
+            let folder = LockedTempDir::new().map_err(StartError::Folder)?;
             Ok(Self {
                 dynamodb: DynamoDb::start(config.dynamodb, folder.path())?,
                 sqs: sqs::start(config.sqs)?,

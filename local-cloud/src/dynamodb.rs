@@ -4,29 +4,29 @@
 //! A file rather than memory, because only a file can be opened a second time,
 //! and the index that keeps stream writes fast has to be made from outside.
 
-mod front;
-mod shards;
-mod tokens;
+mod child_shards;
+mod client_request_tokens;
+mod interceptor;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use client_request_tokens::ClientRequestTokens;
 use dynoxide::Database;
-use front::Front;
-use tokens::Tokens;
+use interceptor::Interceptor;
 use tokio::net::TcpListener;
 
 use crate::connections;
 use crate::error::{Service, StartError};
-use crate::host::Host;
+use crate::service_host::ServiceHost;
 
 /// One thread can be in SQLite at a time (dynoxide has one lock); the other
 /// reads requests and writes answers meanwhile.
 const ENGINE_WORKERS: usize = 2;
 
 /// Its work is small, and never blocks.
-const FRONT_WORKERS: usize = 1;
+const INTERCEPTOR_WORKERS: usize = 1;
 
 /// Every write asks for the highest sequence number of its table, and dynoxide's
 /// schema has no index for that: without this one each write reads all stream
@@ -40,8 +40,8 @@ const STREAM_INDEX: &str = "CREATE INDEX IF NOT EXISTS local_cloud_stream_record
 #[derive(Debug)]
 pub(crate) struct DynamoDb {
     // Dropped in this order: no request comes in while the engine ends.
-    front: Host,
-    _engine: Host,
+    interceptor: ServiceHost,
+    _engine: ServiceHost,
 }
 
 impl DynamoDb {
@@ -49,7 +49,7 @@ impl DynamoDb {
     pub(crate) fn start(addr: SocketAddr, folder: &Path) -> Result<Self, StartError> {
         let internal = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let name = "cloud-engine";
-        let engine = Host::start(
+        let engine = ServiceHost::start(
             Service::DynamoDb,
             name,
             internal,
@@ -58,25 +58,25 @@ impl DynamoDb {
         )?;
         let upstream = engine.addr();
         let name = "cloud-dynamodb";
-        let front = Host::start(
+        let interceptor = ServiceHost::start(
             Service::DynamoDb,
             name,
             addr,
-            FRONT_WORKERS,
+            INTERCEPTOR_WORKERS,
             |listener, _| {
-                let tokens = Arc::new(Tokens::default());
-                let front = move || Front::new(upstream, Arc::clone(&tokens));
-                Ok(connections::serve(listener, front))
+                let tokens = Arc::new(ClientRequestTokens::default());
+                let interceptor = move || Interceptor::new(upstream, Arc::clone(&tokens));
+                Ok(connections::serve(listener, interceptor))
             },
         )?;
         Ok(Self {
-            front,
+            interceptor,
             _engine: engine,
         })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.front.addr()
+        self.interceptor.addr()
     }
 }
 

@@ -38,9 +38,9 @@ mod cloud;
 mod connections;
 mod dynamodb;
 mod error;
-mod folder;
-mod host;
+mod service_host;
 mod sqs;
+mod temp_dir;
 mod upstream;
 
 pub use cloud::{Config, LocalCloud};

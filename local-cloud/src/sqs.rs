@@ -1,8 +1,8 @@
 //! SQS: rustack's queues behind checks and an accept loop of our own.
 
-mod contents;
 mod handler;
-mod settings;
+mod message_validation;
+mod queue_attributes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use rustack_sqs_http::service::{SqsHttpConfig, SqsHttpService};
 use crate::clients::{REGION, reachable};
 use crate::connections;
 use crate::error::{Service, StartError};
-use crate::host::Host;
+use crate::service_host::ServiceHost;
 
 /// With a second thread, two simultaneous `CreateQueue` of one name could make
 /// two queues, and the messages of one be lost: rustack looks a name up and
@@ -27,8 +27,8 @@ const WORKERS: usize = 1;
 const ACCOUNT: &str = "000000000000";
 
 /// Starts SQS without any queue.
-pub(crate) fn start(addr: SocketAddr) -> Result<Host, StartError> {
-    Host::start(
+pub(crate) fn start(addr: SocketAddr) -> Result<ServiceHost, StartError> {
+    ServiceHost::start(
         Service::Sqs,
         "cloud-sqs",
         addr,

@@ -17,7 +17,7 @@ use rustack_sqs_http::dispatch::SqsHandler;
 use rustack_sqs_model::error::SqsError;
 use rustack_sqs_model::operations::SqsOperation;
 
-use super::{contents, settings};
+use super::{message_validation, queue_attributes};
 
 type Answer = Result<Response<SqsResponseBody>, SqsError>;
 type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
@@ -41,23 +41,23 @@ impl SqsHandler for CheckedSqs {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             match op {
-                SqsOperation::SendMessage => match contents::refused_message(&body) {
+                SqsOperation::SendMessage => match message_validation::refused_message(&body) {
                     Some(refusal) => Ok(refusal),
                     None => inner.handle_operation(op, body).await,
                 },
-                SqsOperation::SendMessageBatch => match contents::sifted_batch(&body)? {
+                SqsOperation::SendMessageBatch => match message_validation::sifted_batch(&body)? {
                     None => inner.handle_operation(op, body).await,
                     Some(sifted) => {
                         let answer = match sifted.accepted {
                             Some(body) => Some(inner.handle_operation(op, body).await?),
                             None => None,
                         };
-                        contents::with_failures(answer, sifted.failed).await
+                        message_validation::with_failures(answer, sifted.failed).await
                     }
                 },
                 _ => {
                     inner
-                        .handle_operation(op, settings::checked(op, body)?)
+                        .handle_operation(op, queue_attributes::checked(op, body)?)
                         .await
                 }
             }

@@ -28,14 +28,14 @@ const BACKLOG: u32 = 1024;
 /// A running service. Dropping it closes its listener and its connections, and
 /// waits until its threads have ended.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct ServiceHost {
     addr: SocketAddr,
     /// Dropping it is the signal to stop.
     stop: Option<oneshot::Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Host {
+impl ServiceHost {
     /// Binds `addr` and runs the future that `serve` makes of the listener and
     /// the address it got. Linux cuts thread names at 15 bytes. Blocks for a moment, and must not
     /// be called on an async thread: a runtime that fails to start may not be dropped there.
@@ -85,7 +85,7 @@ impl Host {
     }
 }
 
-impl Drop for Host {
+impl Drop for ServiceHost {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take()

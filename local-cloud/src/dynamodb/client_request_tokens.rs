@@ -70,7 +70,7 @@ pub(crate) enum Claim {
 
 /// All tokens of the last 10 minutes.
 #[derive(Debug, Default)]
-pub(crate) struct Tokens {
+pub(crate) struct ClientRequestTokens {
     // Never held across an await: a look-up and an insertion each time.
     kept: Mutex<Kept>,
 }
@@ -82,7 +82,7 @@ struct Kept {
     by_age: VecDeque<(Instant, Arc<str>, Arc<Known>)>,
 }
 
-impl Tokens {
+impl ClientRequestTokens {
     pub(crate) fn claim(&self, sent: &Transaction) -> Claim {
         self.claim_at(sent, Instant::now())
     }
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn items_are_equal_whatever_the_order_of_their_attributes() {
-        let tokens = Tokens::default();
+        let tokens = ClientRequestTokens::default();
         let claim = |items| tokens.claim(&transaction("t", items));
         let Claim::Turn(first) = claim(r#"[{"a":1,"b":2}]"#) else {
             panic!("a new token");
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_token_is_free_after_a_failure_and_after_ten_minutes() {
-        let tokens = Tokens::default();
+        let tokens = ClientRequestTokens::default();
         let start = Instant::now();
         let claim = |items, after| tokens.claim_at(&transaction("t", items), start + after);
         let Claim::Turn(failed) = claim("[1]", Duration::ZERO) else {
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_newest_tokens_are_kept() {
-        let tokens = Tokens::default();
+        let tokens = ClientRequestTokens::default();
         let now = Instant::now();
         for i in 0..MAX_TOKENS + 10 {
             tokens.claim_at(&transaction(&i.to_string(), "[]"), now);

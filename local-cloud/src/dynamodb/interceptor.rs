@@ -1,10 +1,10 @@
 //! Passes requests on to dynoxide, each connection over one of its own, and
 //! steps in where dynoxide differs from DynamoDB in a way that matters here:
 //!
-//! - `ClientRequestToken`s (which the SDKs send with every transaction) are kept by [`Tokens`]
-//!   instead. dynoxide looks at all of the last 10 minutes' tokens at every transaction: 4,400
-//!   transactions/s fall to 1,000/s by 20,000 tokens.
-//! - `DescribeStream` is corrected by [`shards`].
+//! - `ClientRequestToken`s (which the SDKs send with every transaction) are kept by
+//!   [`ClientRequestTokens`] instead. dynoxide looks at all of the last 10 minutes' tokens at every
+//!   transaction: 4,400 transactions/s fall to 1,000/s by 20,000 tokens.
+//! - `DescribeStream` is corrected by [`child_shards`].
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,8 +19,8 @@ use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use super::shards;
-use super::tokens::{Claim, Tokens, Transaction};
+use super::child_shards;
+use super::client_request_tokens::{Claim, ClientRequestTokens, Transaction};
 use crate::upstream::{Answer, Body, Error, Upstream};
 
 /// DynamoDB's own limit, which dynoxide keeps for what is passed on unread.
@@ -30,13 +30,13 @@ const JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0")
 
 /// What serves one connection.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct Interceptor {
     upstream: Arc<Upstream>,
-    tokens: Arc<Tokens>,
+    tokens: Arc<ClientRequestTokens>,
 }
 
-impl Front {
-    pub(crate) fn new(engine: SocketAddr, tokens: Arc<Tokens>) -> Self {
+impl Interceptor {
+    pub(crate) fn new(engine: SocketAddr, tokens: Arc<ClientRequestTokens>) -> Self {
         Self {
             upstream: Arc::new(Upstream::new(engine)),
             tokens,
@@ -102,14 +102,14 @@ impl Front {
             return Ok(answer);
         }
         let (mut parts, body) = answer.into_parts();
-        let body = shards::corrected(&asked, body.collect().await?.to_bytes());
+        let body = child_shards::corrected(&asked, body.collect().await?.to_bytes());
         parts.headers.remove(CONTENT_LENGTH);
         parts.headers.remove("x-amz-crc32");
         Ok(Response::from_parts(parts, Either::Right(body.into())))
     }
 }
 
-impl Service<Request<Incoming>> for Front {
+impl Service<Request<Incoming>> for Interceptor {
     type Response = Answer;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;

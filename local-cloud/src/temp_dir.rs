@@ -15,13 +15,13 @@ const LOCK: &str = "lock";
 
 /// A folder with its lock, removed on dropping.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct LockedTempDir {
     // Removed while still locked.
     folder: TempDir,
     _lock: File,
 }
 
-impl Folder {
+impl LockedTempDir {
     /// Makes a folder in the system's place for temporary files, where it also
     /// removes what is nobody's.
     pub(crate) fn new() -> io::Result<Self> {
@@ -84,10 +84,10 @@ mod tests {
     #[test]
     fn only_folders_without_an_owner_are_removed() {
         let parent = tempfile::tempdir().unwrap();
-        let owned = Folder::within(parent.path()).unwrap();
+        let owned = LockedTempDir::within(parent.path()).unwrap();
         let foreign = parent.path().join("local-cloud-without-lock");
         fs::create_dir(&foreign).unwrap();
-        let abandoned = Folder::within(parent.path()).unwrap();
+        let abandoned = LockedTempDir::within(parent.path()).unwrap();
         let left = abandoned.folder.keep();
         drop(abandoned._lock);
 
