@@ -1,5 +1,4 @@
-//! The bytes of a request: their type, their size, and when they have to be
-//! there.
+//! Reads the body of a request within its bounds: content type, size and time.
 
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::error::ApiError;
 
-/// The largest body that is read, in bytes.
+/// The largest body that is accepted, in bytes.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// A refused body is still taken off the connection up to this much, in bytes,
-/// and for this long. Closing it under a client that writes would make its
-/// system throw the answer away unread.
+/// A rejected body is still drained from the connection, up to this many bytes and for this long.
+/// If the connection were closed while the client writes, the client's system would discard the
+/// response unread.
 const MAX_DRAINED_BYTES: usize = 16 * 1024 * 1024;
 const MAX_DRAIN_TIME: Duration = Duration::from_secs(2);
 
@@ -26,26 +25,26 @@ pub(crate) async fn read(
     body: Body,
     deadline: Instant,
 ) -> Result<Bytes, ApiError> {
-    let announced = body.size_hint().lower();
+    let declared = body.size_hint().lower();
     let mut chunks = body.into_data_stream();
-    let refused = if !is_json(headers) {
+    let rejected = if !is_json(headers) {
         Some(ApiError::ContentType)
     } else if is_encoded(headers) {
         Some(ApiError::ContentEncoding)
-    } else if announced > MAX_BODY_BYTES as u64 {
+    } else if declared > MAX_BODY_BYTES as u64 {
         Some(ApiError::BodyTooLarge)
     } else {
         None
     };
-    if let Some(error) = refused {
-        // A client that waits to be asked for its body has sent none.
+    if let Some(error) = rejected {
+        // A client that expects `100 Continue` has not sent its body yet.
         if !headers.contains_key(EXPECT) {
             drain(&mut chunks, deadline).await;
         }
         return Err(error);
     }
 
-    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
+    let mut bytes = Vec::with_capacity(usize::try_from(declared).unwrap_or_default());
     loop {
         match tokio::time::timeout_at(deadline, chunks.next()).await {
             Err(_) => return Err(ApiError::BodyTooSlow),
@@ -71,9 +70,9 @@ async fn drain(chunks: &mut axum::body::BodyDataStream, deadline: Instant) {
     }
 }
 
-/// `application/json`, in UTF-8, which is the only encoding of JSON.
+/// Returns `true` for `application/json` in UTF-8, the only encoding of JSON.
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(text)) = only(headers, &CONTENT_TYPE) else {
+    let Some(Ok(text)) = single_value(headers, &CONTENT_TYPE) else {
         return false;
     };
     let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
@@ -92,9 +91,12 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// The header's value when it is there once; an error when it is not text, or
-/// there more than once.
-pub(crate) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Result<&'a str, ()>> {
+/// Returns the value of a header that may be given once; an error if it is not text or is given
+/// more than once.
+pub(crate) fn single_value<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Option<Result<&'a str, ()>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     Some(match values.next() {

@@ -1,4 +1,4 @@
-//! The options of the program, each a flag and an environment variable.
+//! Options of the program, each a flag and an environment variable.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,32 +6,31 @@ use std::time::Duration;
 use shared::aws::resource_names::parse_table;
 use shared::runtime::service::{ProcessOptions, RunError, parse_duration};
 
-/// Everything `order-api` can be told.
+/// Options of `order-api`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Address the API listens on.
+    /// Address that the API listens on
     #[arg(long, env = "ORDER_API_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
 
-    /// DynamoDB table of the orders.
+    /// DynamoDB table of the orders
     #[arg(long, env = "ORDERS_TABLE", value_name = "TABLE", default_value = "orders", value_parser = parse_table)]
     pub orders_table: String,
 
-    /// DynamoDB table of the events that are to be published.
+    /// DynamoDB table of the events (the outbox)
     #[arg(long, env = "OUTBOX_TABLE", value_name = "TABLE", default_value = "outbox", value_parser = parse_table)]
     pub outbox_table: String,
 
-    /// DynamoDB table of the idempotency keys.
+    /// DynamoDB table of the idempotency keys
     #[arg(long, env = "IDEMPOTENCY_TABLE", value_name = "TABLE", default_value = "idempotency_keys", value_parser = parse_table)]
     pub idempotency_table: String,
 
-    /// How long one request may take before it is answered with 504; 100ms to
-    /// 5m, with its unit.
+    /// Time limit for one request, after which the response is 504; 100ms to 5m, with its unit
     #[arg(long, env = "ORDER_API_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = request_timeout)]
     pub request_timeout: Duration,
 
-    /// How many requests are worked on at once; more are answered with 503.
-    // Each holds at most a body of 64 KiB, so the default bounds that at 32 MiB.
+    /// Maximum number of requests in flight; more are rejected with 503
+    // Each holds a body of at most 64 KiB, so the default bounds bodies at 32 MiB.
     #[arg(long, env = "ORDER_API_MAX_CONCURRENCY", value_name = "REQUESTS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_concurrency: u32,
 
@@ -40,7 +39,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// What no single option can know of the others.
+    /// Checks the options against each other.
+    ///
+    /// # Errors
+    /// [`RunError::Usage`] if two options name the same table.
     pub(crate) fn check(&self) -> Result<(), RunError> {
         let tables = [
             ("--orders-table", &self.orders_table),
@@ -50,7 +52,7 @@ impl Config {
         for (n, (option, table)) in tables.iter().enumerate() {
             if let Some((other, _)) = tables[..n].iter().find(|(_, name)| name == table) {
                 return Err(RunError::Usage(format!(
-                    "{other} and {option} both name the table `{table}`; each needs its own"
+                    "{other} and {option} both name the table `{table}`; each table needs a name of its own"
                 )));
             }
         }
@@ -65,8 +67,8 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 
 fn request_timeout(text: &str) -> Result<Duration, String> {
     let timeout = parse_duration(text)?;
-    // Shorter than a round trip to DynamoDB nothing would ever succeed; longer
-    // than this no client and no load balancer waits.
+    // Below a round trip to DynamoDB no request could succeed; above 5 minutes no client and no
+    // load balancer waits.
     if (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&timeout) {
         Ok(timeout)
     } else {
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn two_tables_of_one_name_are_refused_naming_both_options() {
+    fn equal_table_names_are_rejected_and_both_options_named() {
         assert!(config(&[]).unwrap().check().is_ok());
         let twice = config(&["--outbox-table", "orders"]).unwrap();
         let reason = twice.check().unwrap_err().to_string();
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_refused() {
+    fn invalid_values_are_rejected() {
         for wrong in [
             ["--listen", "localhost"],
             ["--listen", "127.0.0.1:65536"],

@@ -1,9 +1,9 @@
-//! What can go wrong with a request. How it is said to the client stands in
-//! `problem`; what an operator has to know is logged where it happens.
+//! Errors of a request. `problem` maps them to responses; details for operators are logged where an
+//! error occurs.
 
 use crate::validate::FieldErrors;
 
-/// Why a request did not get what it asked for.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("the content type is not application/json")]
@@ -24,18 +24,18 @@ pub(crate) enum ApiError {
     IdempotencyKey(&'static str),
     #[error("the idempotency key belongs to another request")]
     KeyReused,
-    #[error("there is no such order")]
+    #[error("the order does not exist")]
     NoSuchOrder,
-    #[error("there is no such path")]
+    #[error("the path does not exist")]
     NoSuchPath,
-    #[error("the path does not know the method")]
+    #[error("the path does not support the method")]
     Method,
-    #[error("too many requests at once")]
+    #[error("too many requests in flight")]
     Overloaded,
     #[error("DynamoDB throttles")]
     Throttled,
-    /// DynamoDB is away, a table is missing, or what became of a transaction
-    /// could not be found out.
+    /// DynamoDB is unavailable, a table does not exist, or the outcome of a transaction could not
+    /// be determined.
     #[error("DynamoDB is unavailable")]
     Unavailable,
     #[error("the request took too long")]

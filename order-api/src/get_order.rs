@@ -5,16 +5,26 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Json, Response};
+use utoipa::IntoResponses;
 
 use crate::error::ApiError;
-use crate::openapi;
+use crate::problem::{CommonErrors, Problem};
 use crate::response::OrderView;
-use crate::router::Api;
+use crate::schema;
+use crate::state::Api;
 
-/// One order, as it is now.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents the responses")]
+pub(crate) enum NoSuchOrder {
+    /// The order does not exist (`no-such-order`).
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(Problem),
+}
+
+/// Returns an order in its current state.
 ///
-/// `status` is `CREATED` until the inventory has been asked, then `PROCESSED`
-/// or `REJECTED`.
+/// `status` is `CREATED` until the stock was reserved (`PROCESSED`) or found insufficient
+/// (`REJECTED`).
 #[utoipa::path(
     get,
     path = "/orders/{id}",
@@ -22,16 +32,16 @@ use crate::router::Api;
     operation_id = "get_order",
     params(("id" = String, Path, format = "uuid", description = "The order's `order_id`.", example = "0197f2f0-7b1c-7c3e-9d2a-3f1b5c7d9e0f")),
     responses(
-        (status = 200, description = "The order.", body = openapi::Order),
-        openapi::NoSuchOrder,
-        openapi::CommonErrors,
+        (status = 200, description = "The order.", body = schema::Order),
+        NoSuchOrder,
+        CommonErrors,
     ),
 )]
 pub(crate) async fn get_order(
     State(api): State<Arc<Api>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    // What is no identifier names no order.
+    // A malformed identifier names no order.
     let id = id
         .ok()
         .and_then(|Path(id)| id.parse().ok())

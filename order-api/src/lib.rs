@@ -1,16 +1,15 @@
-//! The HTTP API that takes orders.
+//! The HTTP API that accepts orders.
 //!
-//! An order, its event and its idempotency record are written in **one**
-//! DynamoDB transaction, so they exist together or not at all, and a client
-//! that was left without an answer may repeat its request with the same
-//! `Idempotency-Key`.
+//! An order, its event and its idempotency record are written in **one** DynamoDB transaction, so
+//! they exist together or not at all, and a client whose request got no response may repeat it with
+//! the same `Idempotency-Key`.
 //!
 //! # Map
 //!
 //! ```text
 //! request ─▶ telemetry (span, duration) ─▶ router (load shedding, panics)
-//!              ├─ POST /orders      create_order: body ─▶ json ─▶ validate
-//!              │                      ─▶ commit ─▶ transaction (what an error means)
+//!              ├─ POST /orders      create_order: body ─▶ strict_json ─▶ validate
+//!              │                      ─▶ commit ─▶ commit_outcome (what an error means)
 //!              ├─ GET /orders/{id}  get_order ─▶ store
 //!              ├─ /docs, /openapi.json           openapi
 //!              └─ /healthz /readyz /metrics      readiness
@@ -18,16 +17,17 @@
 //! ```
 //!
 //! - `config`: [`Config`], the options.
-//! - `router`: routes and what surrounds them, [`run`]'s main part.
-//! - `create_order`: `POST /orders`; its `commit` is the transaction with its retries,
-//!   `transaction` decides what an outcome means, `idempotency` is the key, its record and the hash
-//!   of a request.
+//! - `router`: the routes and the middleware around them; `state`: what the handlers share.
+//! - `create_order`: `POST /orders`. Its `commit` sends the transaction and retries,
+//!   `commit_outcome` decides what an outcome means, `idempotency` is the key, its record and the
+//!   hash of a request.
 //! - `get_order`: `GET /orders/{id}`.
-//! - `body`, `json`, `validate`: from bytes to a valid order, with every problem found at once.
-//! - `store`: the tables and what DynamoDB's errors are to this API.
-//! - `view`: the order as clients see it.
-//! - `error`, `problem`: what can go wrong, and how it is said.
-//! - `readiness`, `telemetry`, `openapi`: what the process says about itself.
+//! - `body`, `strict_json`, `validate`: from bytes to a valid order, with all errors found at once.
+//! - `store`: the tables.
+//! - `response`: the order as clients receive it.
+//! - `error`, `problem`: the errors, and their responses.
+//! - `openapi`, `schema`: the OpenAPI document and the schemas of bodies.
+//! - `readiness`, `telemetry`: health checks, spans and metrics.
 
 mod body;
 mod config;
@@ -39,6 +39,8 @@ mod problem;
 mod readiness;
 mod response;
 mod router;
+mod schema;
+mod state;
 mod store;
 mod strict_json;
 mod telemetry;
@@ -50,16 +52,16 @@ pub use config::Config;
 use shared::runtime::service::{Context, RunError};
 
 use crate::readiness::Readiness;
-use crate::router::Api;
+use crate::state::Api;
 use crate::store::Store;
 use crate::telemetry::Instruments;
 
-/// Serves the API until `context.stop` is cancelled, then lets the requests
-/// that run finish, for at most `context.grace`.
+/// Serves the API until `context.stop` is cancelled, then lets the requests in flight finish, for
+/// at most `context.grace`.
 ///
 /// # Errors
-/// [`RunError::Usage`] when the options contradict each other, and
-/// [`RunError::Failed`] when the address cannot be listened on.
+/// [`RunError::Usage`] if the options contradict each other, and [`RunError::Failed`] if the
+/// address cannot be bound.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
     let api = Api {
@@ -80,8 +82,8 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     tokio::select! {
         served = serving => served.map_err(|error| RunError::Failed(error.to_string())),
         () = overdue => {
-            // Nothing is left half done: a transaction happens or it does not.
-            tracing::warn!("connections still open at the end of the grace period are cut");
+            // No order is left incomplete: a transaction takes effect as a whole or not at all.
+            tracing::warn!("the grace period ended; closing the connections that are still open");
             Ok(())
         }
     }

@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// HTTP API that takes orders and stores each with its event in one DynamoDB
-/// transaction.
+/// HTTP API that accepts orders and stores each with its event in one DynamoDB transaction.
 #[derive(Debug, Parser)]
 #[command(name = "order-api", version)]
 struct Cli {

@@ -1,5 +1,6 @@
 //! The one mapping from errors to HTTP: `application/problem+json` (RFC 9457).
-//! Nothing internal is said here; `type` is what a client can rely on.
+//!
+//! Bodies contain nothing internal; `type` is stable, and clients may rely on it.
 
 use std::borrow::Cow;
 
@@ -8,7 +9,7 @@ use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER}
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::body::MAX_BODY_BYTES;
 use crate::error::ApiError;
@@ -17,17 +18,17 @@ use crate::validate::FieldError;
 /// The media type of every error body.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// Seconds after which a client may try again: by then a burst is over, or a
-/// throttled table has adapted a little.
+/// Seconds after which a client may retry: by then a burst is over, or a throttled table has
+/// adapted somewhat.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 const SAFE_TO_REPEAT: &str =
     "Repeat the request; with the same Idempotency-Key an order is created only once.";
 
-/// An error answer, RFC 9457.
+/// Body of an error response (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Identifies the kind of problem, for programs.
+    /// Kind of problem, for programs.
     #[serde(rename = "type")]
     #[schema(
         value_type = String,
@@ -35,32 +36,60 @@ pub(crate) struct Problem {
         example = "urn:problem-type:order-api:invalid-order"
     )]
     kind: String,
-    /// The kind of problem, for people.
+    /// Kind of problem, for people.
     #[schema(value_type = String, example = "The order is not valid")]
     title: &'static str,
     /// The HTTP status code.
     #[schema(minimum = 400, maximum = 599, example = 422)]
     status: u16,
-    /// This occurrence, for people.
+    /// Details of this occurrence, for people.
     #[schema(value_type = String, example = "1 field is not valid.")]
     detail: Cow<'static, str>,
-    /// Every offending field; only with `invalid-order`.
+    /// The invalid fields; only with `invalid-order`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
 }
 
-/// The `error.type` of a failed request, left in its answer for the span.
+/// Error responses that every operation can have.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents the responses")]
+pub(crate) enum CommonErrors {
+    /// The path does not support the method (`method-not-allowed`).
+    #[response(
+        status = 405,
+        content_type = "application/problem+json",
+        headers(("Allow" = String, description = "The methods that the path supports."))
+    )]
+    Method(Problem),
+    /// Internal error (`internal`).
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+    /// The database throttles or is unavailable, or the API sheds load (`throttled`, `unavailable`,
+    /// `overloaded`). Safe to repeat with the same key.
+    #[response(
+        status = 503,
+        content_type = "application/problem+json",
+        headers(("Retry-After" = u32, description = "Seconds to wait before the next attempt."))
+    )]
+    Unavailable(Problem),
+    /// The request took too long (`deadline-exceeded`). Safe to repeat with the
+    /// same key.
+    #[response(status = 504, content_type = "application/problem+json")]
+    Deadline(Problem),
+}
+
+/// The `error.type` of a failed request, an extension of the response for the server span.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ErrorType(pub(crate) &'static str);
 
 impl ApiError {
-    /// The kind, as `type` of the problem and `error.type` of the span.
+    /// Returns the kind: the last part of the problem's `type`, and the span's `error.type`.
     pub(crate) fn kind(&self) -> &'static str {
         self.describe().1
     }
 
-    /// Status, kind, title and detail of every error.
+    /// Returns status, kind, title and detail.
     fn describe(&self) -> (StatusCode, &'static str, &'static str, Cow<'static, str>) {
         match self {
             Self::ContentType => (
@@ -85,19 +114,19 @@ impl ApiError {
                 StatusCode::REQUEST_TIMEOUT,
                 "body-too-slow",
                 "The body did not arrive in time",
-                "The connection is closed; nothing was done.".into(),
+                "The connection is closed; the request had no effect.".into(),
             ),
             Self::BodyCut => (
                 StatusCode::BAD_REQUEST,
                 "body-incomplete",
                 "The body is incomplete",
-                "The body ended before its announced end.".into(),
+                "The body ended before its announced length.".into(),
             ),
             Self::NotJson(reason) => (
                 StatusCode::BAD_REQUEST,
                 "not-json",
                 "The body is not JSON",
-                format!("The body cannot be read as JSON: {reason}.").into(),
+                format!("The body cannot be parsed as JSON: {reason}.").into(),
             ),
             Self::Invalid(errors) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -114,20 +143,20 @@ impl ApiError {
             Self::KeyReused => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
-                "The Idempotency-Key belongs to another order",
-                "The key was used with another body in the last 24 hours; use a new one.".into(),
+                "The Idempotency-Key belongs to another request",
+                "The key was used with another body in the last 24 hours; send this body with a new key.".into(),
             ),
             Self::NoSuchOrder => (
                 StatusCode::NOT_FOUND,
                 "no-such-order",
-                "There is no such order",
+                "The order does not exist",
                 "No order has this identifier.".into(),
             ),
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 "no-such-path",
-                "There is no such path",
-                "See /docs for what there is.".into(),
+                "The path does not exist",
+                "See /docs for the paths of this API.".into(),
             ),
             Self::Method => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -139,7 +168,7 @@ impl ApiError {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
                 "Too many requests at once",
-                "Nothing was done. Try again after the time in Retry-After.".into(),
+                "The request had no effect. Retry after the time in Retry-After.".into(),
             ),
             Self::Throttled => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -174,7 +203,7 @@ impl ApiError {
                 Some((RETRY_AFTER, RETRY_AFTER_SECONDS))
             }
             Self::ContentEncoding => Some((ACCEPT_ENCODING, HeaderValue::from_static("identity"))),
-            // The rest of the body would be read as the next request.
+            // The rest of the body would be parsed as the next request.
             Self::BodyTooSlow => Some((CONNECTION, HeaderValue::from_static("close"))),
             _ => None,
         }

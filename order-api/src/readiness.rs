@@ -1,4 +1,4 @@
-//! `/readyz`: whether the three tables can be reached.
+//! `/readyz`: checks that the three tables exist and respond.
 
 use std::time::Duration;
 
@@ -11,18 +11,17 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 
-/// A report is given again for this long, so that probes, however many, cost
-/// three requests a second at most.
-const FRESH: Duration = Duration::from_secs(1);
+/// How long a report is reused, so that any number of probes costs at most three requests a second.
+const REPORT_TTL: Duration = Duration::from_secs(1);
 
-/// A probe wants its answer within a second or two.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time limit for one check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Readiness {
     dynamodb: Client,
     tables: [String; 3],
-    /// Held while the tables are asked: probes that arrive meanwhile wait for
-    /// the same answer instead of asking too.
+    /// Locked during a check: probes that arrive meanwhile wait for the same report instead of
+    /// sending requests of their own.
     last: Mutex<Option<(Instant, Report)>>,
 }
 
@@ -40,16 +39,16 @@ impl Readiness {
     }
 
     async fn check(&self, table: &str) -> Check {
-        timeout(PATIENCE, Check::table(&self.dynamodb, table))
+        timeout(CHECK_TIMEOUT, Check::table(&self.dynamodb, table))
             .await
-            .unwrap_or_else(|_| Check::fail(format!("table {table}"), "DynamoDB does not answer"))
+            .unwrap_or_else(|_| Check::fail(format!("table {table}"), "DynamoDB does not respond"))
     }
 }
 
 #[async_trait]
 impl Health for Readiness {
-    /// Requests depend on nothing that could get stuck in this process: as long
-    /// as this is answered, it makes progress.
+    /// Returns a report that passes. Requests depend on nothing that could stall in this process:
+    /// as long as it responds to this one, it makes progress.
     async fn live(&self) -> Report {
         Report::new([Check::pass("serving")])
     }
@@ -57,7 +56,7 @@ impl Health for Readiness {
     async fn ready(&self) -> Report {
         let mut last = self.last.lock().await;
         if let Some((at, report)) = &*last
-            && at.elapsed() < FRESH
+            && at.elapsed() < REPORT_TTL
         {
             return report.clone();
         }

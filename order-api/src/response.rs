@@ -1,10 +1,10 @@
-//! The order as clients see it.
+//! The order as clients receive it.
 
 use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use shared::order::{Currency, CustomerId, Line, Order, OrderId, OrderStatus};
 
-/// The body of an answer with an order. `openapi::Order` documents it.
+/// Body of a response with an order. `schema::Order` documents it.
 #[derive(Debug, Serialize)]
 pub(crate) struct OrderView<'a> {
     order_id: OrderId,
@@ -12,7 +12,7 @@ pub(crate) struct OrderView<'a> {
     status: OrderStatus,
     items: &'a [Line],
     currency: &'a Currency,
-    /// Can pass 64 bits, so it must not be put through `serde_json::Value`.
+    /// May exceed 64 bits, so it must not pass through `serde_json::Value`.
     total_minor: u128,
     version: u64,
     created_at: Timestamp,

@@ -1,8 +1,7 @@
-//! The routes, and what surrounds them.
+//! The routes and the middleware around them.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
 use axum::response::{IntoResponse, Response};
@@ -10,26 +9,29 @@ use axum::{BoxError, Router, middleware};
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::create_order::*;
 use crate::error::ApiError;
-use crate::openapi;
-use crate::store::Store;
+use crate::get_order::*;
+use crate::openapi::{self, Document};
+use crate::state::Api;
 use crate::telemetry::{Instruments, observe};
 
-/// What the handlers work with.
-#[derive(Debug)]
-pub(crate) struct Api {
-    pub(crate) store: Store,
-    pub(crate) instruments: Instruments,
-    /// From the start of a request to its answer.
-    pub(crate) request_timeout: Duration,
+/// Returns the routes of orders, with their part of the document.
+fn order_routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(create_order))
+        .routes(routes!(get_order))
 }
 
-/// Everything that is served. `health` is neither traced nor ever shed: under
-/// load it is needed most.
+/// Returns the routes of the program. `health` is neither traced nor shed: under load it is needed
+/// most.
 pub(crate) fn router(api: Arc<Api>, max_concurrency: usize, health: Router) -> Router {
     let instruments = api.instruments.clone();
-    let (orders, document) = openapi::routes().split_for_parts();
+    let (orders, document) = order_routes().split_for_parts();
     let routes = orders
         .with_state(api)
         .merge(openapi::pages(document))
@@ -40,8 +42,8 @@ pub(crate) fn router(api: Arc<Api>, max_concurrency: usize, health: Router) -> R
         .method_not_allowed_fallback(async || ApiError::Method)
 }
 
-/// From the outside in: span and duration, load shedding, panics. Refused and
-/// failed requests are thereby seen as well.
+/// Wraps `routes`, from the outside in: span and duration, load shedding, panics. Rejected and
+/// failed requests are thereby traced and measured as well.
 fn surround(routes: Router, instruments: Instruments, max_concurrency: usize) -> Router {
     routes.layer(
         ServiceBuilder::new()
@@ -57,7 +59,7 @@ fn surround(routes: Router, instruments: Instruments, max_concurrency: usize) ->
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {
     // The panic hook has printed the message.
-    tracing::error!("a request ended in a panic");
+    tracing::error!("a request panicked; responding with 500");
     ApiError::Internal.into_response()
 }
 
@@ -71,19 +73,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_a_problem_that_shows_nothing_of_it() {
-        let panics = Router::new().route(
-            "/",
-            get(async || -> () { panic!("a secret that is nobody's business") }),
-        );
+    async fn a_panic_is_a_500_problem_without_internals() {
+        let panics = Router::new().route("/", get(async || -> () { panic!("a secret") }));
         let routes = surround(panics, Instruments::new(), 1);
         for _ in 0..2 {
-            // Twice: the panic gave its place back.
+            // Twice: the panic released its permit.
             let request = Request::get("/").body(Body::empty()).unwrap();
-            let answer = routes.clone().oneshot(request).await.unwrap();
-            assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-            assert_eq!(answer.headers()["content-type"], "application/problem+json");
-            let body = axum::body::to_bytes(answer.into_body(), 10_000)
+            let response = routes.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(
+                response.headers()["content-type"],
+                "application/problem+json"
+            );
+            let body = axum::body::to_bytes(response.into_body(), 10_000)
                 .await
                 .unwrap();
             let body = String::from_utf8(body.to_vec()).unwrap();

@@ -1,12 +1,12 @@
-//! JSON as it was sent: unlike a map, this keeps a member that is given twice,
-//! which one reader would take first and another last.
+//! JSON as it was sent. Unlike a map, [`Json`] keeps repeated members, of which one parser would
+//! use the first and another the last.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
-/// A JSON value. The parser bounds its depth (128), the body's limit its size.
+/// A JSON value. The parser bounds its depth (128), and the limit of the body its size.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Json {
     Null,
@@ -18,7 +18,7 @@ pub(crate) enum Json {
 }
 
 impl Json {
-    /// Reads one value; the error says where the text stops being JSON.
+    /// Parses one value. The error states where the text is not JSON.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(text).map_err(|error| error.to_string())
     }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_given_twice_is_kept_twice() {
+    fn a_repeated_member_is_kept_twice() {
         let Ok(Json::Object(members)) = Json::parse(br#"{"a":1,"a":null}"#) else {
             panic!("an object");
         };
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_says_where() {
+    fn a_parse_error_states_its_position() {
         for wrong in [
             &b""[..],
             b"{",

@@ -1,5 +1,5 @@
-//! From JSON to a valid order. All problems are collected, so that a client can
-//! mend its request in one go.
+//! Validates the JSON of an order. All errors are collected, so that a client can correct its
+//! request in one step.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,13 +11,11 @@ use utoipa::ToSchema;
 
 use crate::strict_json::Json;
 
-/// Problems listed in one answer. An order within its bounds has 153 fields;
-/// what is beyond is no mistake any more, and the answer should not outgrow the
-/// request.
+/// The most errors listed in one response. An order within its bounds has 153 fields; a request
+/// with more errors is not a mistake any more, and the response should not outgrow the request.
 const MAX_LISTED: usize = 200;
 
-/// A valid request. Its members are written in this order to be compared with
-/// an earlier one.
+/// A valid request. Requests are compared by their members in this order.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct NewOrder {
     pub(crate) customer_id: CustomerId,
@@ -25,19 +23,18 @@ pub(crate) struct NewOrder {
     pub(crate) items: Vec<Line>,
 }
 
-/// One offending field.
+/// An invalid field.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
     /// The field, as a JSON pointer (RFC 6901); empty for the whole body.
     #[schema(example = "/items/0/quantity")]
     pub(crate) pointer: String,
-    /// What is wrong with it.
+    /// Why the field is invalid.
     #[schema(value_type = String, example = "must be a whole number from 1 to 1000000")]
     pub(crate) reason: Cow<'static, str>,
 }
 
-/// Every offending field of a request, of which the first [`MAX_LISTED`] are
-/// kept.
+/// The invalid fields of a request, of which the first [`MAX_LISTED`] are kept.
 #[derive(Debug, Default)]
 pub(crate) struct FieldErrors {
     listed: Vec<FieldError>,
@@ -73,7 +70,7 @@ impl fmt::Display for FieldErrors {
     }
 }
 
-/// Checks a whole order.
+/// Validates a whole order.
 pub(crate) fn order(document: Json) -> Result<NewOrder, FieldErrors> {
     let mut errors = FieldErrors::default();
     let names = ["customer_id", "currency", "items"];
@@ -108,7 +105,7 @@ fn lines(errors: &mut FieldErrors, at: At<'_>, json: Json) -> Option<Vec<Line>> 
         let sku: Option<Sku> = sku.and_then(|json| text(errors, at, names[0], json));
         if let Some(sku) = &sku {
             if let Some(first) = first_with.get(sku) {
-                let reason = format!("is the SKU of item {first} already");
+                let reason = format!("repeats the SKU of item {first}");
                 errors.add(At::Member(&at, names[0]), reason);
             } else {
                 first_with.insert(sku.clone(), n);
@@ -127,7 +124,7 @@ fn lines(errors: &mut FieldErrors, at: At<'_>, json: Json) -> Option<Vec<Line>> 
     Some(lines)
 }
 
-/// The named members of an object; the first of those given twice.
+/// Returns the named members of an object; of a repeated member, the first.
 fn members<const N: usize>(
     errors: &mut FieldErrors,
     at: At<'_>,
@@ -176,16 +173,16 @@ where
         Json::Number(number) => whole(number),
         _ => None,
     };
-    // No bound is near this, so its message serves for what is no whole number.
+    // No bound is near this value, so its error also covers everything that is not a whole number.
     T::try_from(whole.unwrap_or(u64::MAX))
         .map_err(|reason| errors.add(At::Member(&object, name), reason))
         .ok()
 }
 
-/// The number when it is whole and not negative. JSON and JSON Schema know no
-/// difference between 1, 1.0 and 1e0.
+/// Returns the number if it is whole and not negative. To JSON and JSON Schema, 1, 1.0 and 1e0 are
+/// the same number.
 fn whole(number: &serde_json::Number) -> Option<u64> {
-    // Every whole number below is exact in a double, and no bound is above.
+    // Every whole number below this is exact in a double, and no bound is above it.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     number.as_u64().or_else(|| {
         let float = number.as_f64()?;
@@ -198,7 +195,7 @@ fn whole(number: &serde_json::Number) -> Option<u64> {
     })
 }
 
-/// Where a value stands; written out only when something is wrong with it.
+/// Position of a value; formatted only if the value is invalid.
 #[derive(Clone, Copy)]
 enum At<'a> {
     Root,
@@ -240,7 +237,7 @@ mod tests {
     const ITEM: &str = r#"{"sku":"A","quantity":1,"unit_price_minor":0}"#;
 
     #[test]
-    fn all_problems_are_found_at_once() {
+    fn all_errors_are_found_at_once() {
         let body = r#"{"customer_id":7,"currency":"eur","note":"x","items":[
             {"sku":"A","quantity":"2","unit_price_minor":-1},
             {"sku":"","quantity":1.5,"unit_price_minor":9223372036854775808,"x/y~z":null},
@@ -269,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_doubled_members_are_named() {
+    fn missing_and_repeated_members_are_named() {
         assert_eq!(
             problems(&format!(
                 r#"{{"currency":"EUR","currency":"USD","items":[{ITEM}]}}"#
@@ -286,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_problems_is_bounded_and_says_so() {
+    fn the_list_of_errors_is_bounded_and_states_that_it_is() {
         let members: Vec<_> = (0..1_000).map(|n| format!(r#""f{n}":0"#)).collect();
         let body = format!("{{{}}}", members.join(","));
         let errors = order(Json::parse(body.as_bytes()).unwrap()).unwrap_err();
@@ -298,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_number_may_be_written_as_a_fraction() {
+    fn a_whole_number_may_be_written_with_a_fraction_or_exponent() {
         for (text, number) in [
             ("0", Some(0)),
             ("-0", Some(0)),
@@ -313,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_order_is_read() {
+    fn a_valid_order_is_accepted() {
         let body = format!(r#"{{"items":[{ITEM}],"currency":"EUR","customer_id":"c-1"}}"#);
         let order = order(Json::parse(body.as_bytes()).unwrap()).unwrap();
         assert_eq!(order.items.len(), 1);

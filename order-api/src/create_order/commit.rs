@@ -1,10 +1,9 @@
-//! The one transaction, and what is done until its outcome is known.
+//! Sends the one transaction until its outcome is known.
 //!
-//! Usually one round trip. When the outcome is not known, the order is looked
-//! for; when it is not there, the very same transaction is sent again: the same
-//! order id, so that it can take effect only once however often it arrives. The
-//! caller bounds the whole with its deadline, and dropping the future at any
-//! point leaves the transaction done or not done.
+//! Usually one round trip. When the outcome is unknown, the order is read; if it does not exist,
+//! the very same transaction is sent again: with the same order id, so that it takes effect only
+//! once however often it arrives. The caller bounds the whole with its deadline, and dropping the
+//! future at any point leaves the transaction either committed or without an effect.
 
 use std::time::Duration;
 
@@ -13,17 +12,20 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
+use shared::aws::error::Causes;
 use shared::order::Order;
+use shared::order::attribute::idempotency_keys::{EXPIRES_AT, IDEMPOTENCY_KEY};
+use shared::order::attribute::orders::ORDER_ID;
 
-use super::commit_outcome::{self, Verdict};
+use super::commit_outcome::{self, CommitOutcome};
 use super::idempotency::Claim;
 use crate::error::ApiError;
-use crate::store::{Failure, Store, causes};
+use crate::store::Store;
 
-/// Attempts while DynamoDB throttles: more would feed the load.
+/// Attempts while DynamoDB throttles: more would add to the load.
 const THROTTLED_ATTEMPTS: u32 = 3;
 
-/// What a client that asked for an order gets.
+/// The order that a request receives.
 #[derive(Debug)]
 pub(super) enum Committed {
     /// The order of this request.
@@ -32,9 +34,9 @@ pub(super) enum Committed {
     Earlier(Order),
 }
 
-/// Pauses between attempts, 25 ms to 400 ms and up to twice that by jitter, at
-/// most 5: conflicts with other transactions pass within milliseconds, and a
-/// service that is away for seconds is the client's to wait for.
+/// Returns the pauses between attempts: at most 5, from 25 ms to 400 ms, at most doubled by jitter.
+/// Conflicts with other transactions are over within milliseconds, and an outage of seconds is left
+/// to the client's retries.
 fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_jitter()
@@ -53,7 +55,7 @@ pub(super) async fn commit(
 ) -> Result<Committed, ApiError> {
     let id = order.order_id;
     let request = request(store, &order, event, claim.as_ref()).map_err(|error| {
-        tracing::error!(order_id = %id, %error, "an order cannot be written as an item");
+        tracing::error!(order_id = %id, %error, "an order cannot be serialised as an item");
         ApiError::Internal
     })?;
     let mut pauses = pauses();
@@ -63,49 +65,49 @@ pub(super) async fn commit(
             Ok(_) => return Ok(Committed::New(order)),
             Err(error) => error,
         };
-        let (again, last) = match commit_outcome::interpret(Failure::of_transaction(&error), id) {
-            Verdict::Committed => return Ok(Committed::New(order)),
-            Verdict::KeyUsed(record) => {
-                if !claim.as_ref().is_some_and(|claim| claim.is_of(&record)) {
+        let (retry, response) = match commit_outcome::interpret(&error, id) {
+            CommitOutcome::Committed => return Ok(Committed::New(order)),
+            CommitOutcome::KeyUsed(record) => {
+                if !claim.as_ref().is_some_and(|claim| claim.matches(&record)) {
                     return Err(ApiError::KeyReused);
                 }
-                // A transaction's items become visible one after the other to
-                // reads outside of it, so the order may lag behind its record.
-                match store.look(record.order_id).await {
+                // A transaction's items become visible to other reads one after the other, so the
+                // order may be visible later than its record.
+                match store.order_in_one_attempt(record.order_id).await {
                     Ok(Some(earlier)) => return Ok(Committed::Earlier(earlier.as_created())),
                     Ok(None) => (true, ApiError::Unavailable),
                     Err(error) => (true, error),
                 }
             }
-            Verdict::Look => match store.look(id).await {
+            CommitOutcome::Unknown => match store.order_in_one_attempt(id).await {
                 Ok(Some(_)) => return Ok(Committed::New(order)),
                 Ok(None) => (true, ApiError::Unavailable),
                 Err(error) => (true, error),
             },
-            Verdict::Conflict => (true, ApiError::Unavailable),
-            Verdict::Throttled => {
+            CommitOutcome::Conflict => (true, ApiError::Unavailable),
+            CommitOutcome::Throttled => {
                 throttled += 1;
                 (throttled < THROTTLED_ATTEMPTS, ApiError::Throttled)
             }
-            Verdict::Unavailable => (false, ApiError::Unavailable),
-            Verdict::Refused => (false, ApiError::Internal),
+            CommitOutcome::Unavailable => (false, ApiError::Unavailable),
+            CommitOutcome::Rejected => (false, ApiError::Internal),
         };
-        match pauses.next().filter(|_| again) {
+        match pauses.next().filter(|_| retry) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => {
                 tracing::error!(
                     order_id = %id,
-                    reason = causes(&error),
-                    answer = last.kind(),
+                    reason = %Causes(&error),
+                    response = response.kind(),
                     "an order was not confirmed"
                 );
-                return Err(last);
+                return Err(response);
             }
         }
     }
 }
 
-/// The transaction; every attempt sends exactly this.
+/// Builds the transaction; every attempt sends exactly this.
 fn request(
     store: &Store,
     order: &Order,
@@ -115,7 +117,7 @@ fn request(
     let put_order = Put::builder()
         .table_name(&store.orders)
         .set_item(Some(order.to_item()?))
-        .condition_expression("attribute_not_exists(order_id)")
+        .condition_expression(format!("attribute_not_exists({ORDER_ID})"))
         .build()
         .expect("table and item are set");
     let mut actions = vec![TransactWriteItem::builder().put(put_order).build(), event];
@@ -125,9 +127,11 @@ fn request(
         let put_key = Put::builder()
             .table_name(&store.idempotency)
             .set_item(Some(record.to_item()?))
-            .condition_expression("attribute_not_exists(idempotency_key) OR expires_at < :now")
+            .condition_expression(format!(
+                "attribute_not_exists({IDEMPOTENCY_KEY}) OR {EXPIRES_AT} < :now"
+            ))
             .expression_attribute_values(":now", AttributeValue::N(now))
-            // A repeated request finds its order without another read.
+            // A repeated request learns its order without another read.
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
             .expect("table and item are set");
@@ -135,10 +139,10 @@ fn request(
         actions.push(TransactWriteItem::builder().put(put_key).build());
     }
     Ok(store
-        .once
+        .single_attempt
         .transact_write_items()
         .set_transact_items(Some(actions))
-        // The SDK would make a new token for each attempt, and DynamoDB could
-        // not know them for one.
+        // The SDK would generate a new token for each attempt, and DynamoDB could not recognise
+        // them as one request.
         .client_request_token(order.order_id.to_string()))
 }

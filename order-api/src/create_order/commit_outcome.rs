@@ -1,73 +1,90 @@
-//! What the outcome of a transaction means, over plain data.
+//! Decides what the outcome of a transaction means, over plain data.
 //!
-//! The rules: never report an order that does not exist, never create a second
-//! one, and never guess. Identifiers are made here and used once, so an order
-//! of ours that is already there can only be our own earlier attempt.
+//! The rules: never report an order that does not exist, never create a second one, and never
+//! guess. Order ids are generated here and used once, so a stored order with the id of this request
+//! can only stem from an earlier attempt of this request.
 
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::CancellationReason;
+use shared::aws::error::{ErrorClass, classify};
 use shared::order::OrderId;
 
 use super::idempotency::KeyRecord;
-use crate::store::{Failure, Reason};
 
-/// The actions of the transaction, in this order; cancellation reasons come in
-/// it too.
+/// Positions of the transaction's actions, and so of its cancellation reasons.
 pub(super) const ORDER: usize = 0;
 pub(super) const KEY: usize = 2;
 
-/// What to do after a transaction failed.
+/// What a failed transaction came to.
 #[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum CommitOutcome {
     /// An earlier attempt of this request took effect.
     Committed,
-    /// The key belongs to an earlier request.
+    /// The key belongs to an earlier request, which wrote this record.
     KeyUsed(KeyRecord),
-    /// It did not happen because of another transaction; send it again soon.
+    /// No effect, because of another transaction. Retry soon.
     Conflict,
-    /// It did not happen because of load; send it again, but not often.
+    /// No effect, because DynamoDB throttles. Retry a few times at most.
     Throttled,
-    /// It did not happen for want of a table; that may heal, but not soon.
+    /// No effect, because a table does not exist. It may be created, but not soon.
     Unavailable,
-    /// It may have happened: look before anything else.
-    Look,
-    /// It did not happen and never will.
-    Refused,
+    /// The transaction may have taken effect. Read the order before anything else.
+    Unknown,
+    /// No effect, and repeating the transaction has none.
+    Rejected,
 }
 
-/// Decides on `failure` of the transaction that was to create `own`.
-pub(super) fn interpret(failure: Failure, own: OrderId) -> Verdict {
-    match failure {
-        Failure::Cancelled(reasons) => cancelled(reasons, own),
-        Failure::Throttled => Verdict::Throttled,
-        Failure::MissingTable => Verdict::Unavailable,
-        Failure::Refused => Verdict::Refused,
-        Failure::Unknown => Verdict::Look,
+/// Returns the outcome of the transaction that was to create the order `own` and failed with
+/// `error`.
+pub(super) fn interpret(error: &SdkError<TransactWriteItemsError>, own: OrderId) -> CommitOutcome {
+    match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+            interpret_cancellation(cancelled.cancellation_reasons(), own)
+        }
+        _ => interpret_class(classify(error)),
     }
 }
 
-fn cancelled(mut reasons: Vec<Reason>, own: OrderId) -> Verdict {
+fn interpret_class(class: ErrorClass) -> CommitOutcome {
+    match class {
+        ErrorClass::Throttled => CommitOutcome::Throttled,
+        ErrorClass::NotFound => CommitOutcome::Unavailable,
+        // A conflict of the whole request is an earlier attempt with the same token in progress.
+        ErrorClass::Unavailable | ErrorClass::Timeout | ErrorClass::Conflict => {
+            CommitOutcome::Unknown
+        }
+        ErrorClass::ConditionFailed
+        | ErrorClass::AccessDenied
+        | ErrorClass::Credentials
+        | ErrorClass::Rejected
+        | ErrorClass::NotSent
+        | ErrorClass::Other => CommitOutcome::Rejected,
+    }
+}
+
+fn interpret_cancellation(reasons: &[CancellationReason], own: OrderId) -> CommitOutcome {
     const CONDITION: &str = "ConditionalCheckFailed";
-    let has = |code: &[&str]| reasons.iter().any(|r| code.contains(&r.code.as_str()));
+    let is = |reason: &CancellationReason, code| reason.code() == Some(code);
+    let any = |code| reasons.iter().any(|reason| is(reason, code));
 
-    // Asked before everything else: it proves that we are done.
-    if reasons.get(ORDER).is_some_and(|r| r.code == CONDITION) {
-        return Verdict::Committed;
+    // First, because it proves that this request's order is stored.
+    if reasons.get(ORDER).is_some_and(|r| is(r, CONDITION)) {
+        return CommitOutcome::Committed;
     }
-    let conflict = has(&["TransactionConflict"]);
-    let throttled = has(&["ThrottlingError", "ProvisionedThroughputExceeded"]);
-    if reasons.get(KEY).is_some_and(|r| r.code == CONDITION) {
-        let item = reasons.swap_remove(KEY).item;
-        return match item.map(KeyRecord::from_item) {
-            Some(Ok(record)) if record.order_id == own => Verdict::Committed,
-            Some(Ok(record)) => Verdict::KeyUsed(record),
-            Some(Err(_)) | None => Verdict::Refused,
+    if let Some(key) = reasons.get(KEY).filter(|r| is(r, CONDITION)) {
+        return match key.item().cloned().map(KeyRecord::from_item) {
+            Some(Ok(record)) if record.order_id == own => CommitOutcome::Committed,
+            Some(Ok(record)) => CommitOutcome::KeyUsed(record),
+            Some(Err(_)) | None => CommitOutcome::Rejected,
         };
     }
-    if conflict {
-        Verdict::Conflict
-    } else if throttled {
-        Verdict::Throttled
+    if any("TransactionConflict") {
+        CommitOutcome::Conflict
+    } else if any("ThrottlingError") || any("ProvisionedThroughputExceeded") {
+        CommitOutcome::Throttled
     } else {
-        Verdict::Refused
+        CommitOutcome::Rejected
     }
 }
 
@@ -75,16 +92,20 @@ fn cancelled(mut reasons: Vec<Reason>, own: OrderId) -> Verdict {
 mod tests {
     use super::*;
 
-    fn reasons(codes: [&str; 3], record: Option<&KeyRecord>) -> Failure {
-        let mut reasons: Vec<_> = codes
-            .into_iter()
-            .map(|code| Reason {
-                code: code.to_owned(),
-                item: None,
-            })
-            .collect();
-        reasons[KEY].item = record.map(|record| record.to_item().unwrap());
-        Failure::Cancelled(reasons)
+    fn reason(code: &str, record: Option<&KeyRecord>) -> CancellationReason {
+        CancellationReason::builder()
+            .code(code)
+            .set_item(record.map(|record| record.to_item().unwrap()))
+            .build()
+    }
+
+    fn reasons(codes: [&str; 3], record: Option<&KeyRecord>) -> Vec<CancellationReason> {
+        let [order, event, key] = codes;
+        vec![
+            reason(order, None),
+            reason(event, None),
+            reason(key, record),
+        ]
     }
 
     fn record(order_id: OrderId) -> KeyRecord {
@@ -101,84 +122,97 @@ mod tests {
     const CONFLICT: &str = "TransactionConflict";
 
     #[test]
-    fn our_own_order_in_the_way_means_it_was_committed() {
+    fn a_stored_order_of_this_request_means_that_it_is_committed() {
         let own = OrderId::generate();
-        for failure in [
+        for reasons in [
             reasons([CHECK, CHECK, CHECK], Some(&record(own))),
             reasons([CHECK, NONE, NONE], None),
             reasons([CHECK, CONFLICT, CONFLICT], None),
             reasons([NONE, NONE, CHECK], Some(&record(own))),
+            // Without a key.
+            vec![reason(CHECK, None), reason(NONE, None)],
         ] {
-            assert_eq!(interpret(failure, own), Verdict::Committed);
-        }
-        let without_key = Failure::Cancelled(vec![
-            Reason {
-                code: CHECK.to_owned(),
-                item: None,
-            },
-            Reason::default(),
-        ]);
-        assert_eq!(interpret(without_key, own), Verdict::Committed);
-    }
-
-    #[test]
-    fn a_record_of_another_order_means_the_key_is_used() {
-        let other = record(OrderId::generate());
-        for codes in [[NONE, NONE, CHECK], [NONE, CONFLICT, CHECK]] {
             assert_eq!(
-                interpret(reasons(codes, Some(&other)), OrderId::generate()),
-                Verdict::KeyUsed(other.clone())
+                interpret_cancellation(&reasons, own),
+                CommitOutcome::Committed
             );
         }
     }
 
     #[test]
-    fn conflicts_and_throttling_did_not_happen() {
-        let own = OrderId::generate();
-        for (codes, verdict) in [
-            ([NONE, NONE, CONFLICT], Verdict::Conflict),
-            ([CONFLICT, "ThrottlingError", NONE], Verdict::Conflict),
-            ([NONE, "ThrottlingError", NONE], Verdict::Throttled),
-            (
-                ["ProvisionedThroughputExceeded", NONE, NONE],
-                Verdict::Throttled,
-            ),
-            ([NONE, "ValidationError", NONE], Verdict::Refused),
-            (
-                [NONE, "ItemCollectionSizeLimitExceeded", NONE],
-                Verdict::Refused,
-            ),
-            // The event of an order that is not there: nothing of ours.
-            ([NONE, CHECK, NONE], Verdict::Refused),
-        ] {
-            assert_eq!(interpret(reasons(codes, None), own), verdict, "{codes:?}");
+    fn a_record_of_another_order_means_that_the_key_is_used() {
+        let other = record(OrderId::generate());
+        for codes in [[NONE, NONE, CHECK], [NONE, CONFLICT, CHECK]] {
+            assert_eq!(
+                interpret_cancellation(&reasons(codes, Some(&other)), OrderId::generate()),
+                CommitOutcome::KeyUsed(other.clone())
+            );
         }
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_is_never_guessed_at() {
+    fn a_cancelled_transaction_had_no_effect() {
         let own = OrderId::generate();
-        assert_eq!(
-            interpret(reasons([NONE, NONE, CHECK], None), own),
-            Verdict::Refused
-        );
-        let Failure::Cancelled(mut odd) = reasons([NONE, NONE, CHECK], Some(&record(own))) else {
-            unreachable!("it was made as such");
-        };
-        odd[KEY].item.as_mut().unwrap().remove("order_id");
-        assert_eq!(interpret(Failure::Cancelled(odd), own), Verdict::Refused);
+        for (codes, outcome) in [
+            ([NONE, NONE, CONFLICT], CommitOutcome::Conflict),
+            ([CONFLICT, "ThrottlingError", NONE], CommitOutcome::Conflict),
+            ([NONE, "ThrottlingError", NONE], CommitOutcome::Throttled),
+            (
+                ["ProvisionedThroughputExceeded", NONE, NONE],
+                CommitOutcome::Throttled,
+            ),
+            ([NONE, "ValidationError", NONE], CommitOutcome::Rejected),
+            (
+                [NONE, "ItemCollectionSizeLimitExceeded", NONE],
+                CommitOutcome::Rejected,
+            ),
+            // An event of an order that does not exist: not of this request.
+            ([NONE, CHECK, NONE], CommitOutcome::Rejected),
+        ] {
+            assert_eq!(
+                interpret_cancellation(&reasons(codes, None), own),
+                outcome,
+                "{codes:?}"
+            );
+        }
+        assert_eq!(interpret_cancellation(&[], own), CommitOutcome::Rejected);
     }
 
     #[test]
-    fn what_may_have_happened_is_looked_at() {
+    fn a_malformed_key_record_is_never_guessed_at() {
         let own = OrderId::generate();
-        assert_eq!(interpret(Failure::Unknown, own), Verdict::Look);
-        assert_eq!(interpret(Failure::Throttled, own), Verdict::Throttled);
-        assert_eq!(interpret(Failure::MissingTable, own), Verdict::Unavailable);
-        assert_eq!(interpret(Failure::Refused, own), Verdict::Refused);
         assert_eq!(
-            interpret(Failure::Cancelled(Vec::new()), own),
-            Verdict::Refused
+            interpret_cancellation(&reasons([NONE, NONE, CHECK], None), own),
+            CommitOutcome::Rejected
         );
+        let mut item = record(own).to_item().unwrap();
+        item.remove("order_id");
+        let malformed = CancellationReason::builder()
+            .code(CHECK)
+            .set_item(Some(item))
+            .build();
+        let reasons = [reason(NONE, None), reason(NONE, None), malformed];
+        assert_eq!(
+            interpret_cancellation(&reasons, own),
+            CommitOutcome::Rejected
+        );
+    }
+
+    #[test]
+    fn an_outcome_is_unknown_unless_the_error_excludes_an_effect() {
+        for (class, outcome) in [
+            (ErrorClass::Unavailable, CommitOutcome::Unknown),
+            (ErrorClass::Timeout, CommitOutcome::Unknown),
+            (ErrorClass::Conflict, CommitOutcome::Unknown),
+            (ErrorClass::Throttled, CommitOutcome::Throttled),
+            (ErrorClass::NotFound, CommitOutcome::Unavailable),
+            (ErrorClass::AccessDenied, CommitOutcome::Rejected),
+            (ErrorClass::Credentials, CommitOutcome::Rejected),
+            (ErrorClass::Rejected, CommitOutcome::Rejected),
+            (ErrorClass::NotSent, CommitOutcome::Rejected),
+            (ErrorClass::Other, CommitOutcome::Rejected),
+        ] {
+            assert_eq!(interpret_class(class), outcome, "{class:?}");
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! The `Idempotency-Key` header, the record that remembers it, and the hash
-//! that tells whether two requests are the same.
+//! The `Idempotency-Key` header, its stored record, and the hash by which requests are compared.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -12,20 +11,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shared::order::OrderId;
 
-use crate::body::only;
+use crate::body::single_value;
 use crate::error::ApiError;
 use crate::validate::NewOrder;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How long a key is remembered.
-const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a key is valid.
+const KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A client's key: 1–255 visible ASCII characters.
 #[derive(Debug)]
 pub(super) struct IdempotencyKey(String);
 
-/// A key and the request it stands for.
+/// A key and the request that it identifies.
 #[derive(Debug)]
 pub(super) struct Claim {
     key: IdempotencyKey,
@@ -38,15 +37,18 @@ pub(super) struct KeyRecord {
     pub(super) idempotency_key: String,
     pub(super) request_hash: String,
     pub(super) order_id: OrderId,
-    /// Epoch seconds. DynamoDB deletes it some time later, so that a record
-    /// may still be there and yet count no more.
+    /// Time to live, in epoch seconds. DynamoDB deletes the record some time later, so that an
+    /// expired record may still be stored.
     pub(super) expires_at: i64,
 }
 
 impl IdempotencyKey {
-    /// The key, when the client gave one.
+    /// Returns the key, if the client sent one.
+    ///
+    /// # Errors
+    /// [`ApiError::IdempotencyKey`] if the header is malformed or repeated.
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
-        match only(headers, &IDEMPOTENCY_KEY) {
+        match single_value(headers, &IDEMPOTENCY_KEY) {
             None => Ok(None),
             Some(Ok(text))
                 if (1..=255).contains(&text.len())
@@ -72,18 +74,18 @@ impl Claim {
         }
     }
 
-    /// Whether `record` was written for the same request.
-    pub(super) fn is_of(&self, record: &KeyRecord) -> bool {
+    /// Returns `true` if `record` was written for the same request.
+    pub(super) fn matches(&self, record: &KeyRecord) -> bool {
         self.request_hash == record.request_hash
     }
 
-    /// The record that binds the key to `order_id` from `now` on.
+    /// Returns the record that binds the key to `order_id` from `now` on.
     pub(super) fn record(&self, order_id: OrderId, now: Timestamp) -> KeyRecord {
         KeyRecord {
             idempotency_key: self.key.0.clone(),
             request_hash: self.request_hash.clone(),
             order_id,
-            expires_at: now.as_seconds() + REMEMBERED.as_secs().cast_signed(),
+            expires_at: now.as_seconds() + KEY_TTL.as_secs().cast_signed(),
         }
     }
 }
@@ -100,8 +102,8 @@ impl KeyRecord {
     }
 }
 
-/// SHA-256, in hexadecimal, of the request written in one canonical way: white
-/// space, the order of members and the spelling of strings do not matter.
+/// Returns the SHA-256, in hexadecimal, of the request in canonical form: white space, the order of
+/// members and the escapes in strings do not matter.
 fn request_hash(request: &NewOrder) -> String {
     let canonical = serde_json::to_vec(request).expect("text and whole numbers are always JSON");
     Sha256::digest(&canonical)
@@ -126,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_ordered_matters_to_the_hash() {
+    fn the_hash_depends_only_on_the_content_of_the_order() {
         let first = hash(
             r#"{"customer_id":"c-1","currency":"EUR","items":[{"sku":"A","quantity":1,"unit_price_minor":2}]}"#,
         );
-        let spelled_otherwise = hash(
+        let respelled = hash(
             r#" { "items":[{"unit_price_minor":2,"quantity":1,"sku":"\u0041"}],
                 "currency":"EUR", "customer_id":"c-1" } "#,
         );
@@ -138,13 +140,13 @@ mod tests {
             r#"{"customer_id":"c-1","currency":"EUR","items":[{"sku":"A","quantity":2,"unit_price_minor":1}]}"#,
         );
         assert_eq!(first.len(), 64);
-        assert_eq!(first, spelled_otherwise);
+        assert_eq!(first, respelled);
         assert_ne!(first, another);
     }
 
     #[test]
     fn the_hash_does_not_change_between_releases() {
-        // Records of the last 24 hours were written by the release before.
+        // Records of the last 24 hours were written by the previous release.
         let canonical = br#"{"customer_id":"c-1","currency":"EUR","items":[{"sku":"A","quantity":1,"unit_price_minor":2}]}"#;
         let expected = Sha256::digest(canonical)
             .iter()
@@ -155,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_stored_reads_back(
+        fn a_stored_record_is_read_back_unchanged(
             idempotency_key in "[!-~]{1,255}",
             request_hash in "[0-9a-f]{64}",
             expires_at in any::<i64>(),

@@ -1,7 +1,7 @@
 //! `POST /orders`.
 //!
-//! - `commit`: the one transaction, and what is done until its outcome is known.
-//! - `transaction`: what an outcome means; pure.
+//! - `commit`: sends the transaction until its outcome is known.
+//! - `commit_outcome`: decides what an outcome means; pure.
 //! - `idempotency`: the key, its record and the hash of a request.
 
 mod commit;
@@ -18,30 +18,86 @@ use axum::response::{IntoResponse, Json, Response};
 use shared::order::Order;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
+use utoipa::{IntoParams, IntoResponses};
 
 use self::commit::Committed;
 use self::idempotency::{Claim, IdempotencyKey};
 use crate::error::ApiError;
+use crate::problem::{CommonErrors, Problem};
 use crate::response::OrderView;
-use crate::router::Api;
+use crate::state::Api;
 use crate::strict_json::Json as Document;
-use crate::{body, openapi, validate};
+use crate::{body, schema, validate};
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents what `idempotency` reads")]
+pub(crate) struct CreateOrderHeaders {
+    /// Makes the request safe to repeat for 24 hours. The same key with the same order returns the
+    /// first order again; with another order the request is rejected (422). A malformed or
+    /// repeated header is rejected (400).
+    #[param(
+        rename = "Idempotency-Key",
+        required = false,
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]{1,255}$",
+        example = "5f7c2a9e-order-42"
+    )]
+    idempotency_key: String,
+}
+
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents the responses")]
+pub(crate) enum OrderCreated {
+    /// The order, as it was created.
+    #[response(
+        status = 201,
+        headers(
+            ("Location" = String, description = "`/orders/{order_id}`"),
+            ("Idempotency-Replayed" = String, description = "`true` if an earlier request with the same key created the order; absent otherwise."),
+        )
+    )]
+    Created(schema::Order),
+}
+
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents the responses")]
+pub(crate) enum CreateOrderErrors {
+    /// The body is not JSON or is incomplete (`not-json`, `body-incomplete`), or the key is
+    /// malformed (`invalid-idempotency-key`).
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(Problem),
+    /// The body did not arrive in time (`body-too-slow`).
+    #[response(status = 408, content_type = "application/problem+json")]
+    BodyTooSlow(Problem),
+    /// The body has more than 65536 bytes (`body-too-large`).
+    #[response(status = 413, content_type = "application/problem+json")]
+    BodyTooLarge(Problem),
+    /// The content type is not `application/json`, or the body is encoded
+    /// (`unsupported-media-type`, `unsupported-content-encoding`).
+    #[response(status = 415, content_type = "application/problem+json")]
+    ContentType(Problem),
+    /// Fields are invalid (`invalid-order`; `errors` lists them), or the key belongs to another
+    /// request (`idempotency-key-reused`).
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+}
+
 /// Places an order.
 ///
-/// The order and its `order.placed` event are stored together or not at all.
-/// With an `Idempotency-Key` the request can be repeated for 24 hours and takes
-/// effect once.
+/// The order and its `order.placed` event are stored together or not at all. With an
+/// `Idempotency-Key` the request can be repeated for 24 hours and takes effect once.
 #[utoipa::path(
     post,
     path = "/orders",
     tag = "orders",
     operation_id = "create_order",
-    params(openapi::CreateOrderHeaders),
-    request_body(content = openapi::NewOrder, description = "The order, at most 65536 bytes."),
-    responses(openapi::OrderCreated, openapi::CreateOrderErrors, openapi::CommonErrors),
+    params(CreateOrderHeaders),
+    request_body(content = schema::NewOrder, description = "The order, at most 65536 bytes."),
+    responses(OrderCreated, CreateOrderErrors, CommonErrors),
 )]
 pub(crate) async fn create_order(
     State(api): State<Arc<Api>>,
@@ -77,8 +133,7 @@ pub(crate) async fn create_order(
             Ok(created(&order).into_response())
         }
         Ok(Committed::Earlier(order)) => {
-            // This request's event does not exist, and its span should not
-            // look as if it did.
+            // This request's event does not exist, and its span must not indicate that it does.
             staged.record_error("idempotency-key-used");
             Ok(([(IDEMPOTENCY_REPLAYED, "true")], created(&order)).into_response())
         }

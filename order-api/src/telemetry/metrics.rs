@@ -1,12 +1,12 @@
-//! The instruments. Labels have few values and never an id.
+//! The API's metrics. Labels have few values and never contain ids.
 
 use std::time::Duration;
 
 use opentelemetry::metrics::{Counter, Histogram};
 use opentelemetry::{KeyValue, global};
 
-/// Upper bounds in seconds: OpenTelemetry's advice for HTTP servers, and one
-/// more because POST usually takes a few milliseconds.
+/// Upper bounds of the buckets, in seconds: those that OpenTelemetry recommends for HTTP servers,
+/// and one more because POST usually takes a few milliseconds.
 const BUCKETS: [f64; 15] = [
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
@@ -18,7 +18,7 @@ pub(crate) struct Instruments {
 }
 
 impl Instruments {
-    /// Made after the global provider has been set.
+    /// Creates the instruments. Must be called after the global provider has been set.
     pub(crate) fn new() -> Self {
         let meter = global::meter("order-api");
         let instruments = Self {
@@ -32,7 +32,7 @@ impl Instruments {
                 .with_boundaries(BUCKETS.to_vec())
                 .build(),
         };
-        // Shows 0 rather than nothing before the first order.
+        // A rate needs the zero before the first order.
         instruments.orders_created.add(0, &[]);
         instruments
     }
@@ -41,23 +41,24 @@ impl Instruments {
         self.orders_created.add(1, &[]);
     }
 
-    /// `route` is the template, and absent when none matched.
+    /// Records a request. `route` is the template; `None` if no route matched.
     pub(crate) fn request_finished(
         &self,
         method: &'static str,
         route: Option<&str>,
         status: u16,
-        took: Duration,
+        duration: Duration,
     ) {
         let method = KeyValue::new("http.request.method", method);
         let status = KeyValue::new("http.response.status_code", i64::from(status));
-        let took = took.as_secs_f64();
+        let duration = duration.as_secs_f64();
         match route {
             Some(route) => {
                 let route = KeyValue::new("http.route", route.to_owned());
-                self.request_duration.record(took, &[method, status, route]);
+                self.request_duration
+                    .record(duration, &[method, status, route]);
             }
-            None => self.request_duration.record(took, &[method, status]),
+            None => self.request_duration.record(duration, &[method, status]),
         }
     }
 }

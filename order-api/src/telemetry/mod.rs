@@ -1,4 +1,4 @@
-//! The span and the metrics of every request.
+//! Span and metrics of every request.
 
 mod metrics;
 mod server_span;

@@ -1,5 +1,5 @@
-//! One SERVER span a request, by OpenTelemetry's HTTP conventions, which
-//! continues the caller's trace.
+//! SERVER span of each request, by OpenTelemetry's HTTP conventions, as a continuation of the
+//! caller's trace.
 
 use std::time::Instant;
 
@@ -13,10 +13,10 @@ use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::Instruments;
-use crate::body::only;
+use crate::body::single_value;
 use crate::problem::ErrorType;
 
-/// Runs the request in its span, and measures it.
+/// Runs the request in its span, and records its duration.
 pub(crate) async fn observe(
     State(instruments): State<Instruments>,
     route: Option<MatchedPath>,
@@ -32,7 +32,7 @@ pub(crate) async fn observe(
 
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
-    // What a client did wrong is no error of this server.
+    // An error of the client is not an error of this server.
     if status.is_server_error() {
         let error_type = response.extensions().get::<ErrorType>();
         let error_type = error_type.map_or("_OTHER", |error_type| error_type.0);
@@ -64,18 +64,18 @@ fn server_span(method: &'static str, route: Option<&str>, request: &Request) -> 
     if parent.span().span_context().is_valid()
         && let Err(error) = span.set_parent(parent)
     {
-        tracing::debug!(%error, "the caller's trace could not be continued");
+        tracing::debug!(%error, "the caller's trace cannot be continued; starting a new one");
     }
     span
 }
 
-/// The caller's trace context. Headers that contradict each other are ignored,
-/// as malformed ones are.
+/// Returns the caller's trace context. Repeated `traceparent` headers are ignored, like malformed
+/// ones.
 fn caller(headers: &HeaderMap) -> TraceContext {
-    let traceparent = only(headers, &HeaderName::from_static("traceparent"))
+    let traceparent = single_value(headers, &HeaderName::from_static("traceparent"))
         .and_then(Result::ok)
         .map(str::to_owned);
-    // W3C allows a list over several headers.
+    // W3C Trace Context allows several `tracestate` headers.
     let lists: Vec<_> = headers
         .get_all("tracestate")
         .iter()
@@ -89,7 +89,7 @@ fn caller(headers: &HeaderMap) -> TraceContext {
 
 const OTHER: &str = "_OTHER";
 
-/// The methods that exist; clients can make up any number of others.
+/// Returns the name of a standard method. Clients can send any number of others.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

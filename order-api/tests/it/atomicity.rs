@@ -1,4 +1,4 @@
-//! An order, its event and its key exist together or not at all.
+//! Atomicity: an order, its event and its key exist together or not at all.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ fn text<'a>(item: &'a Item, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn an_order_is_stored_with_exactly_its_event_and_its_key() {
+async fn an_order_is_stored_with_exactly_one_event_and_one_key() {
     let world = World::start().await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let created = world
@@ -86,7 +86,7 @@ async fn an_order_is_stored_with_exactly_its_event_and_its_key() {
 }
 
 #[tokio::test]
-async fn the_order_is_answered_as_it_is_stored() {
+async fn the_response_equals_the_stored_order() {
     let world = World::start().await;
     let created = world.post(&an_order()).await;
     let order = created.assert_created();
@@ -102,7 +102,7 @@ async fn the_order_is_answered_as_it_is_stored() {
     assert_eq!(read.status, 200);
     assert_eq!(read.body, created.body);
 
-    // What a worker makes of it is seen at once.
+    // A change by a worker is visible at once.
     let id = order["order_id"].as_str().unwrap();
     let s = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
     world
@@ -123,7 +123,7 @@ async fn the_order_is_answered_as_it_is_stored() {
 }
 
 #[tokio::test]
-async fn nothing_is_stored_when_one_part_cannot_be() {
+async fn nothing_is_stored_if_one_part_cannot_be() {
     let world = World::start().await;
     for table in ["outbox", "idempotency_keys"] {
         let delete = world.dynamodb.delete_table().table_name(table);
@@ -143,7 +143,7 @@ async fn nothing_is_stored_when_one_part_cannot_be() {
 }
 
 #[tokio::test]
-async fn what_the_database_refuses_is_500_without_internals() {
+async fn a_request_that_dynamodb_rejects_is_500_without_internals() {
     let world = World::start().await;
     for code in ["AccessDeniedException", "ValidationException"] {
         world.proxy.once(TRANSACT, Fault::refuse(code));

@@ -1,4 +1,4 @@
-//! What no client should send, and what it is told.
+//! Invalid requests and their responses.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::{World, an_order, raw};
 
 #[tokio::test]
-async fn what_is_not_json_is_400() {
+async fn a_body_that_is_not_json_is_400() {
     let world = World::start().await;
     for body in [
         &b""[..],
@@ -16,7 +16,7 @@ async fn what_is_not_json_is_400() {
         b"{\"customer_id\":",
         b"{} trailing",
         b"\xff\xfe{}",
-        // A raw NUL and unpaired surrogates are no text.
+        // A raw NUL and unpaired surrogates are not valid in JSON strings.
         b"{\"customer_id\":\"\0\"}",
         br#"{"customer_id":"\ud800","currency":"EUR","items":[]}"#,
         br#"{"customer_id":"\udc00\ud800","currency":"EUR","items":[]}"#,
@@ -28,7 +28,7 @@ async fn what_is_not_json_is_400() {
 }
 
 #[tokio::test]
-async fn all_problems_of_a_body_are_named_at_once() {
+async fn all_invalid_fields_are_reported_at_once() {
     let world = World::start().await;
     let answer = world
         .post(&json!({
@@ -56,7 +56,7 @@ async fn all_problems_of_a_body_are_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_type_is_415() {
+async fn a_body_of_another_content_type_is_415() {
     let world = World::start().await;
     let body = an_order().to_string();
     for headers in [
@@ -76,7 +76,7 @@ async fn a_body_of_another_type_is_415() {
 }
 
 #[tokio::test]
-async fn a_huge_body_is_413_however_it_is_sent() {
+async fn a_body_over_the_limit_is_413_however_it_is_sent() {
     let world = World::start().await;
     let huge = vec![b' '; 10 * 1024 * 1024];
     let answer = world.post_text(&[], huge.clone()).await;
@@ -95,16 +95,16 @@ async fn a_huge_body_is_413_however_it_is_sent() {
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     assert!(answer.contains("body-too-large"), "{answer}");
 
-    // A client that asks first is told before it sends anything.
-    let asked = format!("{head}content-length: 10485760\r\nexpect: 100-continue\r\n\r\n");
+    // A client that expects `100 Continue` gets the response before it sends the body.
+    let expecting = format!("{head}content-length: 10485760\r\nexpect: 100-continue\r\n\r\n");
     let started = Instant::now();
-    let answer = raw(&world, asked.as_bytes()).await;
+    let answer = raw(&world, expecting.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     assert!(started.elapsed().as_millis() < 1_000);
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_408() {
+async fn a_body_that_does_not_arrive_is_408() {
     let world = World::with(&[("ORDER_API_REQUEST_TIMEOUT", "300ms")]).await;
     let request = b"POST /orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
         content-length: 100\r\n\r\n{";
@@ -114,7 +114,7 @@ async fn a_body_that_does_not_come_is_408() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods_are_problems_too() {
+async fn unknown_paths_and_methods_are_problems() {
     let world = World::start().await;
     for path in ["/", "/orders/", "/nope", "/orders/1/items", "/docs/nope"] {
         let answer = world.get(path).await;
@@ -135,7 +135,7 @@ async fn unknown_paths_and_methods_are_problems_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_order_id_names_no_order() {
+async fn a_malformed_order_id_is_404() {
     let world = World::start().await;
     for id in [
         "0197f2f0-7b1c-7c3e-9d2a-3f1b5c7d9e0f",

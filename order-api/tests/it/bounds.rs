@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{World, an_order};
 
-/// The example with `value` at `pointer`.
+/// Returns the example with `value` at `pointer`.
 fn with(pointer: &str, value: Value) -> Value {
     let mut order = an_order();
     *order.pointer_mut(pointer).unwrap() = value;
@@ -17,7 +17,7 @@ fn lines(count: usize) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_within_its_bounds_is_accepted() {
+async fn values_within_their_bounds_are_accepted() {
     let world = World::start().await;
     let longest = "x".repeat(64);
     for order in [
@@ -41,7 +41,7 @@ async fn what_is_within_its_bounds_is_accepted() {
 }
 
 #[tokio::test]
-async fn what_is_beyond_a_bound_is_named() {
+async fn values_outside_their_bounds_are_reported() {
     let world = World::start().await;
     let too_long = "x".repeat(65);
     let quantity = "must be a whole number from 1 to 1000000";
@@ -105,13 +105,13 @@ async fn a_body_has_at_most_64_kib() {
 }
 
 #[tokio::test]
-async fn the_largest_order_has_its_exact_total() {
+async fn the_largest_order_has_an_exact_total() {
     let world = World::start().await;
     let line = |n| json!({"sku": format!("S-{n}"), "quantity": 1_000_000, "unit_price_minor": 1_000_000_000_000_u64});
     let items: Value = (0..50).map(line).collect();
     let created = world.post(&with("/items", items)).await;
     let order = created.assert_created();
-    // Read as text: the number is past 64 bits.
+    // Compared as text, because the number exceeds 64 bits.
     assert!(
         created
             .body

@@ -1,4 +1,4 @@
-//! Wrong options stop the program before it binds a port.
+//! Invalid options end the program before it binds a port.
 
 use std::process::{Command, Output};
 
@@ -14,9 +14,9 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn a_wrong_option_is_one_sentence_and_exit_code_64() {
+fn an_invalid_option_exits_with_64_and_one_sentence() {
     let region = ("AWS_REGION", "us-east-1");
-    for (name, value, says) in [
+    for (name, value, expected) in [
         ("ORDER_API_LISTEN", "somewhere", "127.0.0.1:8080"),
         ("ORDERS_TABLE", "", "table name"),
         (
@@ -41,10 +41,10 @@ fn a_wrong_option_is_one_sentence_and_exit_code_64() {
         ("OTEL_TRACES_SAMPLER", "sometimes", "always_on"),
     ] {
         let output = run(&[], &[region, (name, value)]);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(64), "{name}={value}: {said}");
-        assert!(said.contains(says), "{name}={value}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{name}={value}: {stderr}");
+        assert!(stderr.contains(expected), "{name}={value}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
     let output = run(&["--no-such-option"], &[region]);
     assert_eq!(output.status.code(), Some(64));
@@ -80,15 +80,15 @@ fn help_shows_every_option_with_its_variable_and_default() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_in_plain_words() {
+fn an_address_in_use_is_named_in_the_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let environment = [("AWS_REGION", "us-east-1"), ("ORDER_API_LISTEN", &address)];
     let output = run(&[], &environment);
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains(&format!("cannot listen on {address}")),
-        "{said}"
+        stderr.contains(&format!("cannot listen on {address}")),
+        "{stderr}"
     );
 }

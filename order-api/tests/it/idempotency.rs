@@ -1,4 +1,4 @@
-//! The same key and body answer with the first order, whatever happens.
+//! Idempotency keys: the same key and body return the first order.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::join_all;
@@ -9,14 +9,14 @@ use test_support::Fault;
 use crate::support::{TRANSACT, World, an_order, raw};
 
 #[tokio::test]
-async fn a_repeated_request_is_answered_with_the_first_order() {
+async fn a_repeated_request_returns_the_first_order() {
     let mut world = World::start().await;
     let key = [("idempotency-key", "k-1")];
     let first = world.post_with(&key, &an_order()).await;
     let order = first.assert_created();
     assert!(!first.replayed());
 
-    // It is answered as it was created, even when it has changed since.
+    // The response is the order as it was created, even if it has changed since.
     let order_id = AttributeValue::S(order["order_id"].as_str().unwrap().to_owned());
     world
         .dynamodb
@@ -32,13 +32,13 @@ async fn a_repeated_request_is_answered_with_the_first_order() {
         .await
         .unwrap();
     // White space and the order of members do not matter.
-    let spelled_otherwise = r#" {"items":[{"quantity":2.0, "unit_price_minor":1999,
+    let respelled = r#" {"items":[{"quantity":2.0, "unit_price_minor":1999,
         "sku":"WIDGET-\u0031"}], "currency":"EUR", "customer_id":"c-1"} "#;
     for n in 0..3 {
         if n == 2 {
             world.restart().await;
         }
-        let again = world.post_text(&key, spelled_otherwise).await;
+        let again = world.post_text(&key, respelled).await;
         again.assert_created();
         assert!(again.replayed());
         assert_eq!(again.body, first.body);
@@ -59,7 +59,7 @@ async fn a_key_used_with_another_body_is_422() {
 }
 
 #[tokio::test]
-async fn an_invalid_request_does_not_use_the_key_up() {
+async fn an_invalid_request_does_not_use_its_key() {
     let world = World::start().await;
     let key = [("idempotency-key", "k-1")];
     let invalid = world.post_with(&key, &json!({})).await;
@@ -70,7 +70,7 @@ async fn an_invalid_request_does_not_use_the_key_up() {
 }
 
 #[tokio::test]
-async fn without_a_key_every_request_is_an_order() {
+async fn without_a_key_every_request_creates_an_order() {
     let world = World::start().await;
     for _ in 0..2 {
         world.post(&an_order()).await.assert_created();
@@ -79,9 +79,9 @@ async fn without_a_key_every_request_is_an_order() {
 }
 
 #[tokio::test]
-async fn fifty_requests_at_once_make_one_order() {
+async fn fifty_concurrent_requests_with_one_key_create_one_order() {
     let world = World::start().await;
-    // Conflicts are what concurrent transactions on one key meet on AWS.
+    // On AWS, concurrent transactions on one key end in conflicts.
     for _ in 0..20 {
         let conflict = &["None", "None", "TransactionConflict"];
         world.proxy.once(TRANSACT, Fault::cancel(conflict));
@@ -134,7 +134,7 @@ async fn a_key_is_1_to_255_visible_characters() {
 }
 
 #[tokio::test]
-async fn an_expired_key_that_is_not_deleted_yet_counts_no_more() {
+async fn an_expired_key_that_is_not_deleted_yet_can_be_used_again() {
     let world = World::start().await;
     let key = [("idempotency-key", "k-1")];
     let first = world.post_with(&key, &an_order()).await.assert_created();

@@ -1,11 +1,11 @@
-//! More requests than the API works on at once.
+//! Load shedding above the concurrency limit.
 
 use test_support::Fault;
 
 use crate::support::{TRANSACT, World, an_order};
 
 #[tokio::test]
-async fn requests_beyond_the_limit_are_shed_and_health_is_not() {
+async fn requests_over_the_limit_are_shed_and_health_checks_are_not() {
     let world = World::with(&[("ORDER_API_MAX_CONCURRENCY", "1")]).await;
     world.proxy.once(TRANSACT, Fault::Hold);
     let order = an_order();

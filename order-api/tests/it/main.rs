@@ -1,6 +1,6 @@
-//! The real program against the embedded DynamoDB.
+//! Tests of the program as a process, on the embedded DynamoDB.
 
-// clippy.toml allows it in tests, but not in the helpers between them.
+// clippy.toml allows it in test functions, but not in their helpers.
 #![allow(clippy::unwrap_used)]
 
 mod atomicity;

@@ -31,7 +31,7 @@ async fn the_document_is_openapi_3_1() {
             let target = reference.strip_prefix('#').unwrap();
             assert!(document.pointer(target).is_some(), "{reference}");
         }
-        // 3.1 is JSON Schema, where a type may be null instead.
+        // OpenAPI 3.1 is JSON Schema, which has the type null instead.
         assert!(!object.contains_key("nullable"), "{object:?}");
     });
 
@@ -39,7 +39,7 @@ async fn the_document_is_openapi_3_1() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let id = operation["operationId"].as_str().unwrap();
-            assert!(ids.insert(id), "{id} stands twice");
+            assert!(ids.insert(id), "{id} is not unique");
             assert!(operation["summary"].is_string(), "{method} {path}");
             for (status, response) in operation["responses"].as_object().unwrap() {
                 assert!(response["description"].is_string(), "{path} {status}");
@@ -57,7 +57,7 @@ async fn the_document_is_openapi_3_1() {
 }
 
 #[tokio::test]
-async fn every_route_is_documented_with_its_answers() {
+async fn every_route_is_documented_with_its_responses() {
     let world = World::start().await;
     let statuses = |path: &str, method: &str| {
         let responses = &world.document["paths"][path][method]["responses"];
@@ -88,7 +88,7 @@ async fn every_route_is_documented_with_its_answers() {
 }
 
 #[tokio::test]
-async fn the_documented_examples_are_real() {
+async fn the_documented_examples_are_valid() {
     let world = World::start().await;
     let schemas = &world.document["components"]["schemas"];
     let created = world.post(&schemas["NewOrder"]["example"]).await;
@@ -116,7 +116,7 @@ async fn the_page_needs_no_network() {
             "{text}"
         );
     }
-    // Whatever the page refers to is served from here.
+    // All files that the page refers to are served by the API.
     for attribute in ["src=\"", "href=\""] {
         for reference in page.body.split(attribute).skip(1) {
             let file = reference.split('"').next().unwrap();

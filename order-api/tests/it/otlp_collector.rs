@@ -1,4 +1,4 @@
-//! A real OTLP receiver.
+//! An OTLP collector that keeps the spans it receives.
 
 use std::sync::{Arc, Mutex};
 
@@ -40,7 +40,7 @@ impl OtlpCollector {
         }
     }
 
-    /// The spans so far, by their names.
+    /// Returns the spans received so far.
     pub(crate) fn spans(&self) -> Vec<Span> {
         self.spans.lock().unwrap().clone()
     }
@@ -62,7 +62,7 @@ impl TraceService for Receiver {
     }
 }
 
-/// An attribute's value as text; empty when there is none.
+/// Returns an attribute's value as text; empty if there is none.
 pub(crate) fn attribute(span: &Span, key: &str) -> String {
     let found = span.attributes.iter().find(|a| a.key == key);
     let value = found

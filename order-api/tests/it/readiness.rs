@@ -1,4 +1,4 @@
-//! `/readyz` says what is missing, and heals.
+//! `/readyz` names missing tables, and recovers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use test_support::eventually;
 use crate::support::{World, an_order};
 
 #[tokio::test]
-async fn a_missing_table_is_named_and_its_appearance_heals() {
+async fn readiness_names_missing_tables_and_recovers_when_they_are_created() {
     let world = World::without_tables(&[]).await;
     assert_eq!(world.get("/healthz").await.status, 200);
     let red = world.get("/readyz").await;
@@ -29,21 +29,30 @@ async fn a_missing_table_is_named_and_its_appearance_heals() {
         .assert_problem(503, "unavailable");
 
     world.provision().await;
-    let healed = async || match world.get("/readyz").await {
+    let recovered = async || match world.get("/readyz").await {
         answer if answer.status == 200 => Ok(()),
         answer => Err(answer),
     };
-    eventually(Duration::from_secs(10), healed).await.unwrap();
+    eventually(Duration::from_secs(10), recovered)
+        .await
+        .unwrap();
     world.post(&an_order()).await.assert_created();
 }
 
 #[tokio::test]
-async fn many_probes_ask_the_database_once() {
+async fn concurrent_probes_share_one_check() {
     let world = World::start().await;
     let answers = join_all((0..50).map(|_| world.get("/readyz"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    let asked = world.proxy.take_operations();
-    // Once more where the machine was so slow that the first report went stale.
-    assert!(asked.len() == 3 || asked.len() == 6, "{asked:?}");
-    assert!(asked.iter().all(|operation| operation == "DescribeTable"));
+    let operations = world.proxy.take_operations();
+    // Twice if the machine was so slow that the first report expired.
+    assert!(
+        operations.len() == 3 || operations.len() == 6,
+        "{operations:?}"
+    );
+    assert!(
+        operations
+            .iter()
+            .all(|operation| operation == "DescribeTable")
+    );
 }

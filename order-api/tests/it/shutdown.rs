@@ -1,4 +1,4 @@
-//! SIGTERM: no new connections, running requests finish, exit code 0.
+//! SIGTERM: no new connections, requests in flight finish, exit code 0.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn request() -> String {
 }
 
 #[tokio::test]
-async fn a_running_request_finishes_before_the_program_ends() {
+async fn a_request_in_flight_finishes_before_the_program_ends() {
     let mut world = World::start().await;
     world.proxy.once(TRANSACT, Fault::Hold);
     let address = world.api.address();
@@ -44,7 +44,7 @@ async fn a_running_request_finishes_before_the_program_ends() {
 }
 
 #[tokio::test]
-async fn what_takes_longer_than_the_grace_period_is_cut() {
+async fn a_request_longer_than_the_grace_period_is_cut_off() {
     let mut world = World::with(&[("SHUTDOWN_GRACE", "200ms")]).await;
     world.proxy.once(TRANSACT, Fault::Hold);
     let mut client = TcpStream::connect(world.api.address()).await.unwrap();
@@ -57,7 +57,7 @@ async fn what_takes_longer_than_the_grace_period_is_cut() {
 }
 
 #[tokio::test]
-async fn half_sent_requests_do_not_hold_the_stop_up() {
+async fn half_sent_requests_do_not_delay_shutdown() {
     let mut world = World::start().await;
     let request = request();
     let mut clients = Vec::new();
@@ -67,11 +67,11 @@ async fn half_sent_requests_do_not_hold_the_stop_up() {
         client.write_all(&request.as_bytes()[..sent]).await.unwrap();
         clients.push(client);
     }
-    // Answered after those were accepted.
+    // Its response proves that those connections were accepted.
     world.get("/healthz").await;
-    let asked = Instant::now();
+    let stopping = Instant::now();
     let ended = world.api.terminate().await.unwrap();
     assert_eq!(ended.code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(3));
+    assert!(stopping.elapsed() < Duration::from_secs(3));
     assert_eq!(world.counts().await, [0, 0, 0]);
 }

@@ -1,4 +1,4 @@
-//! A DynamoDB, a running `order-api`, and requests to it.
+//! An embedded DynamoDB, an `order-api` process on it, and requests to it.
 
 use std::collections::HashMap;
 
@@ -19,19 +19,19 @@ pub(crate) const GET: &str = "GetItem";
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
-/// One deployment.
+/// An API process with its tables, behind a fault-injecting proxy.
 pub(crate) struct World {
     pub(crate) api: Service,
     pub(crate) proxy: Proxy,
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
     environment: Vec<(String, String)>,
     http: reqwest::Client,
-    /// What the API says about itself.
+    /// The API's own OpenAPI document.
     pub(crate) document: Value,
     _cloud: LocalCloud,
 }
 
-/// A finished answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -44,7 +44,7 @@ impl World {
         Self::with(&[]).await
     }
 
-    /// With further options, as variables.
+    /// Starts the API with further options, as environment variables.
     pub(crate) async fn with(options: &[(&str, &str)]) -> Self {
         let world = Self::without_tables(options).await;
         world.provision().await;
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Every operation named meets its fault until the proxy heals.
+    /// Injects the fault of each named operation until the proxy heals.
     pub(crate) fn always<const N: usize>(&self, faults: [(&'static str, Fault); N]) {
         self.proxy.rule(move |call| {
             let mut faults = faults.iter();
@@ -134,7 +134,7 @@ impl World {
             .await
     }
 
-    /// Sends a request, and holds the answer against the API's own document.
+    /// Sends a request, and checks the response against the API's own document.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -175,14 +175,14 @@ impl World {
         );
     }
 
-    /// Everything in a table.
+    /// Returns all items of a table.
     pub(crate) async fn items(&self, table: &str) -> Vec<Item> {
         let scan = self.dynamodb.scan().table_name(table);
         let scan = scan.consistent_read(true).into_paginator().items();
         scan.send().collect::<Result<_, _>>().await.unwrap()
     }
 
-    /// How many orders, events and keys there are.
+    /// Returns the numbers of orders, events and keys.
     pub(crate) async fn counts(&self) -> [usize; 3] {
         [
             self.items("orders").await.len(),
@@ -224,7 +224,7 @@ impl Answer {
         problem
     }
 
-    /// Asserts a 422 and returns the offending fields with what is wrong.
+    /// Asserts a 422 and returns the invalid fields with their reasons.
     #[track_caller]
     pub(crate) fn offending(&self) -> Vec<(String, String)> {
         let problem = self.assert_problem(422, "invalid-order");
@@ -252,7 +252,7 @@ impl Answer {
     }
 }
 
-/// The order of the contract's example.
+/// Returns the order of the contract's example.
 pub(crate) fn an_order() -> Value {
     json!({
         "customer_id": "c-1",
@@ -261,12 +261,12 @@ pub(crate) fn an_order() -> Value {
     })
 }
 
-/// Sends bytes as they are; the connection's end is the answer's.
+/// Sends bytes as they are, and returns everything until the connection ends.
 pub(crate) async fn raw(world: &World, request: &[u8]) -> String {
     let stream = TcpStream::connect(world.api.address()).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let send = async {
-        // The API may answer, and close, before it has read everything.
+        // The API may respond, and close the connection, before it has read everything.
         let _ = write.write_all(request).await;
         write
     };

@@ -18,14 +18,14 @@ async fn traced() -> (World, OtlpCollector) {
     let receiver = OtlpCollector::start().await;
     let world = World::with(&[
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &receiver.url),
-        // Milliseconds; otherwise spans come every 5 seconds.
+        // Milliseconds; the default is 5 seconds.
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
     ])
     .await;
     (world, receiver)
 }
 
-/// Waits for the span that `which` describes.
+/// Waits for the span that `which` selects.
 async fn span(receiver: &OtlpCollector, which: impl Fn(&Span) -> bool) -> Span {
     let find = async || {
         let spans = receiver.spans();
@@ -43,7 +43,7 @@ fn status(span: &Span) -> StatusCode {
 async fn the_callers_trace_is_continued_into_the_stored_event() {
     let (world, receiver) = traced().await;
     let traceparent = format!("00-{TRACE}-{CALLER}-01");
-    // The first attempt is lost: sending again makes no second span.
+    // The first attempt is lost; the retry creates no second span.
     world.proxy.once(TRANSACT, Fault::Cut);
     let headers = [("traceparent", traceparent.as_str())];
     let answer = world.post_with(&headers, &an_order()).await;
@@ -110,11 +110,11 @@ async fn a_malformed_traceparent_starts_a_new_trace() {
         assert!(!event.contains_key("tracestate"));
         traces.insert(parts[1].to_owned());
     }
-    assert_eq!(traces.len(), 7, "each has a trace of its own");
+    assert_eq!(traces.len(), 7, "each event has a trace of its own");
 }
 
 #[tokio::test]
-async fn failures_are_marked_and_probes_are_not_traced() {
+async fn failed_requests_have_error_spans_and_probes_have_none() {
     let (world, receiver) = traced().await;
     for path in ["/healthz", "/readyz", "/metrics"] {
         world.get(path).await;
@@ -175,10 +175,10 @@ async fn requests_are_measured_by_route_and_status() {
 }
 
 #[tokio::test]
-async fn an_order_says_which_trace_it_is_in() {
+async fn an_order_contains_its_trace_id() {
     let world = World::start().await;
     for flags in ["01", "00"] {
-        // Its logs have the id also when the trace is not sampled.
+        // Logs contain the id even if the trace is not sampled.
         let traceparent = format!("00-{TRACE}-{CALLER}-{flags}");
         let headers = [("traceparent", traceparent.as_str())];
         let created = world.post_with(&headers, &an_order()).await;
@@ -201,7 +201,7 @@ async fn an_order_says_which_trace_it_is_in() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_answers_with_the_first_one_s_trace() {
+async fn a_repeated_request_returns_the_trace_id_of_the_first() {
     let world = World::start().await;
     let key = ("idempotency-key", "k-1");
     let first = world.post_with(&[key], &an_order()).await.assert_created();

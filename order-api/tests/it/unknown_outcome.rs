@@ -1,5 +1,5 @@
-//! What happens when the transaction's outcome is not known: the client gets
-//! the truth, or an answer after which repeating with the key is safe.
+//! Transactions with an unknown outcome: the response states the true outcome, or repeating the
+//! request with its key is safe.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use crate::support::{GET, TRANSACT, World, an_order};
 
 const KEY: [(&str, &str); 1] = [("idempotency-key", "k-1")];
 
-/// Short, so that what hangs is noticed soon: an attempt has a third of it.
+/// Short, so that a hanging attempt times out soon: an attempt gets a third of it.
 const SHORT: [(&str, &str); 1] = [("ORDER_API_REQUEST_TIMEOUT", "1500ms")];
 
 #[tokio::test]
-async fn a_post_costs_one_round_trip() {
+async fn a_post_takes_one_round_trip() {
     let world = World::start().await;
     world.post(&an_order()).await.assert_created();
     assert_eq!(world.proxy.take_operations(), [TRANSACT]);
@@ -26,7 +26,7 @@ async fn a_post_costs_one_round_trip() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_got_lost_is_looked_for() {
+async fn a_lost_outcome_is_determined_by_reading_the_order() {
     let world = World::with(&SHORT).await;
     let took_effect = [TRANSACT, GET].as_slice();
     let was_sent_again = [TRANSACT, GET, TRANSACT].as_slice();
@@ -56,7 +56,7 @@ async fn an_outcome_that_got_lost_is_looked_for() {
 }
 
 #[tokio::test]
-async fn sending_again_after_a_failed_look_still_makes_one_order() {
+async fn retrying_after_a_failed_read_still_creates_one_order() {
     let world = World::start().await;
     for key in [&[][..], &KEY] {
         let before = world.counts().await[0];
@@ -64,7 +64,7 @@ async fn sending_again_after_a_failed_look_still_makes_one_order() {
         world.proxy.once(GET, Fault::Cut);
         let answer = world.post_with(key, &an_order()).await;
         answer.assert_created();
-        assert!(!answer.replayed(), "it is this request's own order");
+        assert!(!answer.replayed(), "the order is of this request");
         assert_eq!(world.counts().await[0], before + 1);
     }
 }
@@ -83,7 +83,7 @@ async fn an_outcome_that_stays_unknown_is_503_and_safe_to_repeat() {
 }
 
 #[tokio::test]
-async fn a_database_that_hangs_is_504_on_time_and_safe_to_repeat() {
+async fn a_hanging_database_is_504_in_time_and_safe_to_repeat() {
     let world = World::with(&SHORT).await;
     for fault in [Fault::Hold, Fault::HoldAnswer] {
         world.always([(TRANSACT, fault.clone()), (GET, Fault::Hold)]);
@@ -107,7 +107,7 @@ async fn a_database_that_hangs_is_504_on_time_and_safe_to_repeat() {
 }
 
 #[tokio::test]
-async fn throttling_is_tried_again_a_little_and_then_503() {
+async fn throttling_is_retried_twice_and_then_503() {
     let world = World::start().await;
     for fault in [
         Fault::refuse("ThrottlingException"),
@@ -129,7 +129,7 @@ async fn throttling_is_tried_again_a_little_and_then_503() {
 }
 
 #[tokio::test]
-async fn conflicts_that_do_not_pass_are_503() {
+async fn conflicts_that_do_not_end_are_503() {
     let world = World::start().await;
     let conflict = &["None", "None", "TransactionConflict"];
     world.always([(TRANSACT, Fault::cancel(conflict))]);
@@ -141,7 +141,7 @@ async fn conflicts_that_do_not_pass_are_503() {
 }
 
 #[tokio::test]
-async fn reading_an_order_fails_as_clearly() {
+async fn a_failed_read_has_the_status_of_its_cause() {
     let world = World::with(&SHORT).await;
     let location = world.post(&an_order()).await.header("location").to_owned();
     for (fault, status, kind) in [
@@ -154,13 +154,13 @@ async fn reading_an_order_fails_as_clearly() {
         world.get(&location).await.assert_problem(status, kind);
         world.proxy.heal();
     }
-    // One failure is repeated unseen.
+    // A single failure is retried.
     world.proxy.once(GET, Fault::Cut);
     assert_eq!(world.get(&location).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_leaves_nothing_half_done() {
+async fn a_client_that_disconnects_leaves_no_incomplete_order() {
     let world = World::start().await;
     world.proxy.once(TRANSACT, Fault::Hold);
     let body = an_order().to_string();
