@@ -42,7 +42,7 @@ impl Health for RelayHealth {
         );
         report.checks.push(table);
         for queue in queues {
-            // What the engine ran into says more.
+            // A failure that the engine met is more specific.
             if !report.checks.iter().any(|check| check.name == queue.name) {
                 report.checks.push(queue);
             }
@@ -51,8 +51,8 @@ impl Health for RelayHealth {
     }
 }
 
-/// Binds the admin port and serves it until the returned task is aborted, so
-/// that health can be asked while the relay stops.
+/// Binds the admin port and serves it until the returned task is aborted, so that health checks are
+/// answered while the relay stops.
 pub(crate) async fn serve(
     config: &Config,
     context: &Context,

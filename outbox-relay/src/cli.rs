@@ -7,14 +7,14 @@ use outbox_admin::cli::{Command, EXIT_CODES};
 
 use crate::config::Config;
 
-/// The relay's options, and what else the program does.
+/// The relay's options and the operator's sub-commands.
 #[derive(Clone, Debug, Args)]
 #[command(subcommand_help_heading = "Operator commands", after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(flatten, next_help_heading = "Relay")]
     pub config: Config,
 
-    /// None: run the relay.
+    /// Sub-command; without one the relay runs.
     #[command(subcommand)]
     pub command: Option<Command>,
 }

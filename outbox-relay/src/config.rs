@@ -15,8 +15,8 @@ use crate::routes::Routes;
 /// Options and environment of `outbox-relay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Where the console, `/healthz`, `/readyz` and `/metrics` listen. An address
-    /// that other machines reach needs RELAY_ADMIN_TOKEN.
+    /// Address of the console, `/healthz`, `/readyz` and `/metrics`. An address
+    /// that other machines can reach requires RELAY_ADMIN_TOKEN.
     #[arg(
         long,
         env = "RELAY_ADMIN_LISTEN",
@@ -25,8 +25,8 @@ pub struct Config {
     )]
     pub admin_listen: SocketAddr,
 
-    /// What the console asks for before it shows or changes anything. A line
-    /// feed at its end is no part of it.
+    /// Token that the console requires for every request. A trailing line feed
+    /// is ignored.
     #[arg(
         long,
         env = "RELAY_ADMIN_TOKEN",
@@ -36,8 +36,8 @@ pub struct Config {
     )]
     pub admin_token: Option<AdminToken>,
 
-    /// Which queue an event goes to: comma-separated `event type pattern=queue
-    /// name or URL`; `*` stands for any characters, the first match wins.
+    /// Queues of the events: comma-separated `event type pattern=queue
+    /// name or URL`; `*` matches any characters, the first match decides.
     #[arg(
         long,
         env = "RELAY_ROUTES",
@@ -46,8 +46,8 @@ pub struct Config {
     )]
     pub routes: Routes,
 
-    /// Relays of one group share the shards of a stream. Their leases and
-    /// checkpoints are kept under this name.
+    /// Name of the group of relays that share the shards of a stream. Their
+    /// leases and checkpoints are stored under this name.
     #[arg(
         long,
         env = "RELAY_CONSUMER_GROUP",
@@ -58,32 +58,32 @@ pub struct Config {
     )]
     pub consumer_group: String,
 
-    /// Names this instance in the lease table; unique among running instances.
-    /// A restarted process with the same name takes its leases back at once.
+    /// Name of this instance in the lease table; unique among running instances.
+    /// A restarted process with the same name reacquires its leases at once.
     /// [default: host, pid and a random part]
     #[arg(long, env = "RELAY_INSTANCE_ID", value_name = "NAME", value_parser = parse_name)]
     pub instance_id: Option<String>,
 
-    /// A shard whose owner gives no sign of life for this long is taken over
+    /// Time without a heartbeat of the owner after which a lease is taken over
     /// (1s to 5m).
     #[arg(long, env = "RELAY_LEASE_DURATION", value_name = "DURATION", default_value = "10s", value_parser = parse_lease_duration, global = true)]
     pub lease_duration: Duration,
 
-    /// The longest pause between two reads of an idle shard (at most 10s).
+    /// Longest interval between two reads of an idle shard (at most 10s).
     #[arg(long, env = "RELAY_POLL_MAX", value_name = "DURATION", default_value = "200ms", value_parser = parse_poll_max)]
     pub poll_max: Duration,
 
-    /// How long a published event stays in the outbox table.
+    /// Time that a published event stays in the outbox table.
     #[arg(long, env = "RELAY_RETENTION", value_name = "DURATION", default_value = "7d", value_parser = parse_duration)]
     pub retention: Duration,
 
-    /// How often the pending events of the table are looked at (at least 100ms).
+    /// Interval between two sweeps of the pending events (at least 100ms).
     #[arg(long, env = "RELAY_SWEEP_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = parse_sweep)]
     pub sweep_interval: Duration,
 
-    /// How old a pending event must be, and how far past it the readers of the
-    /// stream, before it is published without the stream (at
-    /// least 100ms).
+    /// Age from which a pending event is swept, that is, published without the
+    /// stream; all readers of the stream must be past it by then (at least
+    /// 100ms).
     #[arg(long, env = "RELAY_SWEEP_AFTER", value_name = "DURATION", default_value = "60s", value_parser = parse_sweep)]
     pub sweep_after: Duration,
 
@@ -109,9 +109,9 @@ pub struct Config {
     )]
     pub leases_table: String,
 
-    /// Where an event's aggregate is kept, for people who look at the event:
-    /// comma-separated `aggregate type=table`. The table's item, by its only
-    /// key, says by `status` and `updated_at` what became of it.
+    /// Tables of aggregates, to show the consumer's result beside an event:
+    /// comma-separated `aggregate type=table`. The table has the aggregate's id
+    /// as its only key; `status` and `updated_at` of the item are shown.
     #[arg(
         long,
         env = "RELAY_AGGREGATE_TABLES",
@@ -121,7 +121,7 @@ pub struct Config {
     )]
     pub aggregate_tables: AggregateTables,
 
-    /// Where Jaeger's pages are, such as `http://localhost:16686`, for links
+    /// Base URL of Jaeger's pages, such as `http://localhost:16686`, for links
     /// to traces.
     #[arg(long, env = "JAEGER_UI_URL", value_name = "URL", value_parser = parse_page, global = true)]
     pub jaeger_ui_url: Option<String>,
@@ -131,12 +131,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// What no single option shows to be wrong.
+    /// Checks the options against each other.
+    ///
+    /// # Errors
+    /// [`RunError::Usage`] if the console would be reachable from other machines without a token,
+    /// or both tables are the same.
     pub fn check(&self) -> Result<(), RunError> {
         let is_local = self.admin_listen.ip().to_canonical().is_loopback();
         if !is_local && self.admin_token.is_none() {
             return Err(RunError::Usage(format!(
-                "RELAY_ADMIN_LISTEN is `{}`, which other machines reach: set RELAY_ADMIN_TOKEN, or listen on 127.0.0.1",
+                "RELAY_ADMIN_LISTEN is `{}`, which other machines can reach: set RELAY_ADMIN_TOKEN, or listen on 127.0.0.1",
                 self.admin_listen
             )));
         }
@@ -161,7 +165,7 @@ impl Config {
         }
     }
 
-    /// The configured instance id, or one that no other process has.
+    /// Returns the configured instance id, or a unique one.
     pub fn instance(&self) -> String {
         self.instance_id.clone().unwrap_or_else(|| {
             format!(
@@ -174,7 +178,7 @@ impl Config {
     }
 }
 
-/// Refuses a token without repeating it, as clap does with other values.
+/// Parser that rejects a token without repeating it. clap repeats any other rejected value.
 #[derive(Clone, Debug)]
 struct TokenParser;
 
@@ -199,8 +203,8 @@ impl TypedValueParser for TokenParser {
     }
 }
 
-/// Consumer groups and instances: part of keys, so plain and short. `|`
-/// separates the group from the stream in the lease table.
+/// Parses the name of a consumer group or an instance. It is part of keys, and `|` separates the
+/// group from the stream in the lease table, so that few characters are allowed.
 fn parse_name(text: &str) -> Result<String, String> {
     let plain = text
         .bytes()
@@ -212,7 +216,7 @@ fn parse_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The base of links, without a slash at its end.
+/// Parses the base URL of links and removes trailing slashes.
 fn parse_page(text: &str) -> Result<String, String> {
     let rest = ["http://", "https://"]
         .iter()
@@ -230,7 +234,8 @@ fn parse_lease_duration(text: &str) -> Result<Duration, String> {
     parse_duration_within(text, Duration::from_secs(1), Duration::from_secs(300))
 }
 
-/// Sweeping reads the index; more often than this it would do nothing else.
+/// Parses a sweep interval or age. A sweep reads the index: with a shorter interval the relay would
+/// do little else.
 fn parse_sweep(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
     if duration < Duration::from_millis(100) {

@@ -1,9 +1,10 @@
-//! The relay: every event that a transaction committed reaches its queue.
+//! The relay: publishes every event that a transaction committed to its queue.
 //!
-//! - [`config`], [`routes`]: what it is told.
-//! - [`ports`]: the four remote systems, as traits; [`aws`] implements them.
+//! - [`config`], [`routes`]: its options, and the routing of events to queues.
+//! - [`ports`]: the four remote systems, as traits; `outbox-store` implements the two tables,
+//!   [`aws`] the stream and the queues.
 //! - [`policy`]: its decisions, as pure functions.
-//! - [`engine`]: takes shards, reads, publishes, marks, checkpoints.
+//! - [`engine`]: acquires leases, reads shards, publishes, marks, checkpoints.
 //! - [`cli`]: the program's command line, with the operator's sub-commands of `outbox-admin`.
 //! - `admin_server`: `/healthz`, `/readyz`, `/metrics` and the console of `outbox-admin`;
 //!   `metrics`: the instruments.
@@ -27,8 +28,8 @@ use engine::{Engine, EngineConfig};
 use outbox::timestamp::Timestamp;
 use shared::runtime::service::{Context, RunError};
 
-/// Room for events between reading and marking, in KiB: some thousand small
-/// ones. Memory does not grow past it, however long the backlog.
+/// Upper bound on the events between reading and marking, in KiB: several thousand small ones.
+/// Memory usage does not exceed it, however long the backlog.
 const BUFFER_KIB: usize = 8 * 1024;
 
 /// Runs one relay instance until `context.stop`.
@@ -57,13 +58,13 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         &opentelemetry::global::meter("outbox-relay"),
     );
     let admin = admin_server::serve(&config, &context, instance, engine.status()).await?;
-    let finished = async {
+    let grace_ended = async {
         context.stop.cancelled().await;
         tokio::time::sleep(context.grace).await;
     };
     tokio::select! {
         () = engine.run(context.stop.clone()) => {}
-        () = finished => tracing::warn!("the grace period is over; events in flight may be sent again"),
+        () = grace_ended => tracing::warn!("the grace period ended; events in flight may be sent again"),
     }
     admin.abort();
     Ok(())

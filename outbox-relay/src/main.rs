@@ -6,7 +6,7 @@ use clap::Parser;
 use outbox_relay::cli::{self, Cli};
 
 /// Publishes the events of a DynamoDB outbox table to SQS, and shows and
-/// changes what is in the table.
+/// changes the events of the table.
 ///
 /// AWS access uses the SDK's own variables: AWS_REGION, credentials, and
 /// AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_DYNAMODB,

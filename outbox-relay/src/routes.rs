@@ -1,4 +1,4 @@
-//! Which queue an event goes to: `RELAY_ROUTES`.
+//! Routing of events to queues: `RELAY_ROUTES`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use shared::aws::resource_names::parse_queue;
 
-/// A queue's name or URL. FIFO when it ends in `.fifo`.
+/// Name or URL of a queue. It is a FIFO queue if it ends in `.fifo`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueRef(Arc<str>);
 
@@ -15,12 +15,12 @@ impl QueueRef {
         Self(name_or_url.into())
     }
 
-    /// As it was configured.
+    /// Returns the name or URL as it was configured.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name, also of a URL: its last path segment.
+    /// Returns the name; of a URL, its last path segment.
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
@@ -36,12 +36,12 @@ impl fmt::Display for QueueRef {
     }
 }
 
-/// The routing table, in order; the first match wins.
+/// Routing table: the first pattern that matches decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routes(Vec<(String, QueueRef)>);
 
 impl Routes {
-    /// The queue for `event_type`, when a pattern matches it.
+    /// Returns the queue for `event_type`, or `None` if no pattern matches.
     pub fn queue_for(&self, event_type: &str) -> Option<&QueueRef> {
         self.0
             .iter()
@@ -49,7 +49,7 @@ impl Routes {
             .map(|(_, queue)| queue)
     }
 
-    /// Every queue that something is routed to, once.
+    /// Returns every queue of the table, once.
     pub fn queues(&self) -> impl Iterator<Item = &QueueRef> {
         self.0
             .iter()
@@ -59,7 +59,8 @@ impl Routes {
     }
 }
 
-/// `*` stands for any characters, also none.
+/// Returns `true` if `text` matches `pattern`; `*` matches any number of characters, including
+/// none.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_characters() {
+    fn a_star_matches_any_characters() {
         for (pattern, text, expected) in [
             ("*", "anything", true),
             ("*", "", true),
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_match_wins() {
+    fn the_first_matching_pattern_decides() {
         let routes: Routes = "order.placed=a, order.*=b.fifo ,*=http://localhost:9324/0/c"
             .parse()
             .unwrap();
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_route_is_named() {
+    fn a_malformed_route_is_rejected() {
         for wrong in [
             "",
             "order.*",
