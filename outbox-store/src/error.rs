@@ -1,7 +1,7 @@
 //! Errors of requests to the outbox table and the lease table.
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use shared::aws::Causes;
+use shared::aws::error::{Causes, ErrorClass, classify, describe};
 
 use crate::EventKey;
 
@@ -43,19 +43,16 @@ impl TableError {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let table = table.to_owned();
-        let message = || error.message().unwrap_or("no reason given");
-        match error.code() {
-            Some("ResourceNotFoundException") => Self::TableNotFound { table },
-            Some("ValidationException") => Self::Rejected {
+        match classify(error) {
+            ErrorClass::NotFound => Self::TableNotFound { table },
+            ErrorClass::Rejected => Self::Rejected {
                 table,
-                reason: message().to_owned(),
+                reason: error.message().unwrap_or("no reason given").to_owned(),
             },
-            Some(code @ ("AccessDeniedException" | "UnrecognizedClientException")) => {
-                Self::AccessDenied {
-                    table,
-                    reason: format!("{code}: {}", message()),
-                }
-            }
+            ErrorClass::AccessDenied => Self::AccessDenied {
+                table,
+                reason: describe(error),
+            },
             _ => Self::Unavailable {
                 table,
                 reason: Causes(error).to_string(),

@@ -24,7 +24,7 @@ mod stored_event;
 
 pub use error::TableError;
 pub use event_filter::{EventFilter, EventState, TypePattern};
-pub use lease_table::{Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER};
+pub use lease_table::{Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, SWEEPER};
 pub use outbox_table::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
     is_number,

@@ -1,4 +1,4 @@
-//! The outbox table, as the relay writes it.
+//! The outbox table, as the relay reads and writes it.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::stored_event::text;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventKey {
     pub aggregate_id: String,
-    /// The number as it is stored: a malformed item may have any.
+    /// The number as stored: the sequence of a malformed item may be any number.
     pub sequence: String,
 }
 
@@ -62,18 +62,18 @@ pub fn is_number(text: &str) -> bool {
 /// A stored item.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// Where a look at the pending events goes on.
+/// Position in a list of pending events: a `LastEvaluatedKey`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PendingCursor(pub Item);
 
-/// Some pending events.
+/// One page of pending events.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PendingPage {
     pub items: Vec<Item>,
     pub next: Option<PendingCursor>,
 }
 
-/// What is noted on an event that was sent.
+/// Values that are stored in an event that was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     pub key: EventKey,
@@ -83,60 +83,58 @@ pub struct Published {
     pub expires_at: i64,
 }
 
-/// What is noted on an event that can never be sent.
+/// Values that are stored in an event that can never be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantine {
     pub key: EventKey,
     pub failed_at: Timestamp,
-    /// For an operator: what is wrong.
+    /// Reason, for an operator.
     pub failure: String,
-    /// How often it was sent in vain; 0 when it was never tried.
+    /// Number of failed sends; 0 if it was never sent.
     pub attempts: u64,
 }
 
-/// What became of one mark.
+/// Outcome of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkOutcome {
     Marked,
-    /// The item is gone or no longer pending; nothing was written.
+    /// The item is deleted or no longer pending; nothing was written.
     NotPending,
-    /// Not now; try again.
+    /// The write failed for now; retry.
     TryAgain,
-    /// Never: the item can not be written any more, such as one so large that
-    /// the mark does not fit.
+    /// The item cannot be written, for example because it is too large for the added attributes.
     Impossible,
 }
 
-/// Notes what became of events.
+/// Records the outcome of events, and reads pending ones.
 ///
-/// Every write is conditional on the item being there and pending, so that
-/// repeating one after an unknown outcome is harmless, and a deleted item
-/// never comes back.
+/// Every write is conditional on the item existing and being pending, so that repeating one after
+/// an unknown outcome is harmless, and a deleted item is never created again.
 #[async_trait]
 pub trait OutboxTable: Send + Sync {
-    /// Marks 1–25 different events as published; one outcome each, in order.
+    /// Marks 1–25 different events as published. Returns one outcome each, in order.
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError>;
 
-    /// Quarantines one event, payload and all. Never says
-    /// [`MarkOutcome::TryAgain`]. Repeated with the same `failed_at` after a
-    /// lost answer, it says [`MarkOutcome::Marked`] again. An item that has no
-    /// room for anything more gets its status only.
+    /// Quarantines one event; its payload is kept. Never returns [`MarkOutcome::TryAgain`].
+    /// Repeated with the same `failed_at` after a lost response, it returns
+    /// [`MarkOutcome::Marked`] again. For an item that is too large for more, only the status
+    /// is written.
     async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError>;
 
-    /// The status of 1–100 different events, in order; `None` where there is
-    /// no such item or none that is understood. Strongly consistent.
-    async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError>;
+    /// Returns the status of 1–100 different events, in order; `None` if the item does not exist or
+    /// its status is malformed. Strongly consistent.
+    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError>;
 
-    /// Up to 100 items that the index shows as pending in `bucket` (from 0),
-    /// the oldest first, from `after` on. The index lags behind the table.
+    /// Returns up to 100 items that are pending in `bucket` (from 0) according to the index, the
+    /// oldest first, after `after`. The index lags behind the table.
     async fn pending(
         &self,
         bucket: u32,
         after: Option<PendingCursor>,
     ) -> Result<PendingPage, TableError>;
 
-    /// Up to 100 pending items of one aggregate with sequences from `first` to
-    /// `last`, in order. Strongly consistent.
+    /// Returns up to 100 pending items of one aggregate with sequences from `first` to `last`, in
+    /// order. Strongly consistent.
     async fn pending_between(
         &self,
         aggregate_id: &str,
@@ -144,12 +142,12 @@ pub trait OutboxTable: Send + Sync {
         last: u64,
     ) -> Result<Vec<Item>, TableError>;
 
-    /// How many events the index shows as pending; at least so many, when there
-    /// are more than some 10,000.
+    /// Counts the events that are pending according to the index. The result is a lower bound if
+    /// there are more than about 10,000.
     async fn count_pending(&self) -> Result<u64, TableError>;
 
-    /// How many events the index shows as quarantined, as far as one request
-    /// tells: those of the oldest 1 MB.
+    /// Counts the events that are quarantined according to the index, within one request: those of
+    /// the oldest 1 MB.
     async fn count_failed(&self) -> Result<u64, TableError>;
 }
 

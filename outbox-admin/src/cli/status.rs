@@ -187,7 +187,7 @@ fn lease_table(leases: &[LeaseView]) -> Table {
             cell(&lease.epoch.to_string(), Mood::Neutral),
             cell(&seconds(lease.behind_seconds), Mood::Neutral),
             cell(&or_dash(lease.checkpoint.as_deref()), Mood::Neutral),
-            cell(&or_dash(lease.wanted_by.as_deref()), Mood::Neutral),
+            cell(&or_dash(lease.requested_by.as_deref()), Mood::Neutral),
         ]);
     }
     table

@@ -37,7 +37,7 @@ impl Operator {
     /// first one begins with a sweep.
     pub async fn request_sweep(&self) -> Result<(), OperateError> {
         let stream = self.stream_arn().await?;
-        let requested = self.leases.ask_for_sweep(&stream).await;
+        let requested = self.leases.request_sweep(&stream).await;
         requested.map_err(|error| OperateError::Unavailable(error.to_string()))
     }
 }

@@ -1,7 +1,7 @@
 //! Leases, and whether their owners are alive.
 //!
 //! A lease's row does not tell whether its owner lives: clocks of two machines
-//! are not compared. What tells is that `beat` changes, which a living owner
+//! are not compared. What tells is that `heartbeat` changes, which a living owner
 //! does at least every third of a lease duration. So an [`Observer`] looks more
 //! than once, and judges by its own clock, as the relays do among themselves.
 
@@ -35,12 +35,14 @@ pub struct LeaseView {
     /// Everything up to this position is published and marked.
     pub checkpoint: Option<String>,
     /// Everything that was written before this time is.
-    pub passed: Option<Timestamp>,
+    #[serde(rename = "passed")]
+    pub low_watermark: Option<Timestamp>,
     /// How long ago that was, by this machine's clock. An owner at the tip of
     /// its shard writes it every third of a lease duration.
     pub behind_seconds: Option<f64>,
     /// The instance that asked for the shard.
-    pub wanted_by: Option<String>,
+    #[serde(rename = "wanted_by")]
+    pub requested_by: Option<String>,
     pub life: Life,
 }
 
@@ -48,11 +50,11 @@ pub struct LeaseView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
-    /// Its owner beat while it was observed.
+    /// Its owner heartbeat while it was observed.
     Alive,
     /// Not observed for long enough.
     Unknown,
-    /// Its owner did not beat while it should have.
+    /// Its owner did not heartbeat while it should have.
     Silent,
     /// Nobody has it.
     Free,
@@ -75,8 +77,8 @@ pub struct Observer {
 #[derive(Debug)]
 struct Seen {
     epoch: u64,
-    beat: u64,
-    /// When this epoch and beat were first seen.
+    heartbeat: u64,
+    /// When this epoch and heartbeat were first seen.
     since: Instant,
     /// They are not those of the first look.
     moved: bool,
@@ -85,17 +87,17 @@ struct Seen {
 impl Observer {
     fn note(&mut self, leases: &[Lease], now: Instant) {
         for lease in leases {
-            let (epoch, beat) = (lease.epoch, lease.beat);
+            let (epoch, heartbeat) = (lease.epoch, lease.heartbeat);
             let seen = self.seen.entry(lease.shard.clone()).or_insert(Seen {
                 epoch,
-                beat,
+                heartbeat,
                 since: now,
                 moved: false,
             });
-            if (seen.epoch, seen.beat) != (epoch, beat) {
+            if (seen.epoch, seen.heartbeat) != (epoch, heartbeat) {
                 *seen = Seen {
                     epoch,
-                    beat,
+                    heartbeat,
                     since: now,
                     moved: true,
                 };
@@ -244,12 +246,12 @@ fn view(lease: &Lease, life: Life, now: Timestamp) -> LeaseView {
         owner: lease.owner.clone(),
         epoch: lease.epoch,
         checkpoint: lease.checkpoint.as_ref().map(ToString::to_string),
-        passed: lease.passed,
+        low_watermark: lease.low_watermark,
         behind_seconds: lease
-            .passed
+            .low_watermark
             .filter(|_| lease.state == LeaseState::Open)
             .map(seconds),
-        wanted_by: lease.asked.wanted_by.clone(),
+        requested_by: lease.requests.requested_by.clone(),
         life,
     }
 }
@@ -266,10 +268,10 @@ mod tests {
 
     const SILENCE: Duration = Duration::from_secs(5);
 
-    fn lease(shard: &str, owner: Option<&str>, beat: u64) -> Lease {
+    fn lease(shard: &str, owner: Option<&str>, heartbeat: u64) -> Lease {
         Lease {
             owner: owner.map(str::to_owned),
-            beat,
+            heartbeat,
             ..Lease::unread(ShardId(shard.into()), None)
         }
     }

@@ -1,4 +1,4 @@
-//! The ports over AWS.
+//! The ports in AWS.
 
 mod queue;
 mod stream;
@@ -11,7 +11,7 @@ use shared::aws::Clients;
 use crate::config::Config;
 use crate::ports::Ports;
 
-/// The ports of a relay configured by `config`.
+/// Returns the ports of a relay with this configuration.
 pub fn ports(clients: &Clients, config: &Config) -> Ports {
     Ports {
         stream: Arc::new(stream::OutboxStream::new(

@@ -1,4 +1,4 @@
-//! SQS.
+//! Sends batches to SQS.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,15 +17,15 @@ use crate::routes::QueueRef;
 #[derive(Debug)]
 pub(super) struct Sqs {
     client: Client,
-    /// URLs of queues by what they are configured as. Forgotten when the
-    /// queue is gone, as it may come back under another.
+    /// URL of each configured queue. Removed when the queue does not exist, because it may be
+    /// created again with another URL.
     urls: Mutex<HashMap<QueueRef, Arc<str>>>,
 }
 
 impl Sqs {
     pub(super) fn new(client: &Client) -> Self {
-        // What is sent again is first asked whether it still may be: a process
-        // that was paused past its lease must not repeat a request by itself.
+        // The engine checks the fence before every attempt. A process that was paused past its
+        // lease must not send again, so that the SDK must not retry by itself.
         let config = client.config().to_builder();
         let config = config.retry_config(RetryConfig::disabled()).build();
         let client = Client::from_conf(config);
@@ -72,15 +72,15 @@ impl Queue for Sqs {
             .enumerate()
             .map(|(n, entry)| request(n, entry, queue.is_fifo()))
             .collect();
-        let answer = self
+        let response = self
             .client
             .send_message_batch()
             .queue_url(&*url)
             .set_entries(Some(requests))
             .send()
             .await;
-        let answer = match answer {
-            Ok(answer) => answer,
+        let response = match response {
+            Ok(response) => response,
             Err(error) => {
                 let error = send_error(&error);
                 if let SendError::Refused { code, .. } = &error
@@ -91,23 +91,23 @@ impl Queue for Sqs {
                 return Err(error);
             }
         };
-        // Entries that the answer does not name were perhaps not sent.
+        // An entry that the response does not contain may or may not have been sent.
         let mut outcomes: Vec<_> = entries
             .iter()
             .map(|_| {
                 Err(EntryFailure {
                     code: "NoAnswer".to_owned(),
-                    message: "the answer does not name the entry".to_owned(),
+                    message: "the response does not contain the entry".to_owned(),
                     sender_fault: false,
                 })
             })
             .collect();
-        for sent in answer.successful {
+        for sent in response.successful {
             if let Some(outcome) = place(&mut outcomes, &sent.id) {
                 *outcome = Ok(sent.message_id);
             }
         }
-        for failed in answer.failed {
+        for failed in response.failed {
             if let Some(outcome) = place(&mut outcomes, &failed.id) {
                 *outcome = Err(EntryFailure {
                     code: failed.code,

@@ -1,4 +1,4 @@
-//! DynamoDB Streams.
+//! Reads DynamoDB Streams.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use outbox_store::dynamodb::{DescribeStreamError, StreamDescriber};
 use shared::aws::{Causes, Clients};
 
 use crate::ports::{
-    Change, Cursor, Page, Position, Record, SequenceNumber, Shard, ShardId, Stream, StreamError,
+    Change, Page, Position, Record, SequenceNumber, Shard, ShardId, ShardIterator, Stream,
+    StreamError,
 };
 
 #[derive(Debug)]
@@ -63,12 +64,12 @@ impl Stream for OutboxStream {
         Ok(self.describer.children(stream, parent).await?)
     }
 
-    async fn cursor(
+    async fn shard_iterator(
         &self,
         stream: &str,
         shard: &ShardId,
         position: &Position,
-    ) -> Result<Cursor, StreamError> {
+    ) -> Result<ShardIterator, StreamError> {
         let request = self
             .client
             .get_shard_iterator()
@@ -85,19 +86,21 @@ impl Stream for OutboxStream {
             .await
             .map_err(stream_error)?
             .shard_iterator
-            .map(Cursor)
-            .ok_or_else(|| StreamError::Unavailable("an answer without an iterator".to_owned()))
+            .map(ShardIterator)
+            .ok_or_else(|| {
+                StreamError::Unavailable("the response has no shard iterator".to_owned())
+            })
     }
 
-    async fn read(&self, cursor: &Cursor) -> Result<Page, StreamError> {
-        let answer = self
+    async fn read(&self, iterator: &ShardIterator) -> Result<Page, StreamError> {
+        let response = self
             .client
             .get_records()
-            .shard_iterator(&cursor.0)
+            .shard_iterator(&iterator.0)
             .send()
             .await
             .map_err(stream_error)?;
-        let records = answer
+        let records = response
             .records
             .unwrap_or_default()
             .into_iter()
@@ -108,7 +111,7 @@ impl Stream for OutboxStream {
             })?;
         Ok(Page {
             records,
-            next: answer.next_shard_iterator.map(Cursor),
+            next: response.next_shard_iterator.map(ShardIterator),
         })
     }
 }
@@ -147,7 +150,7 @@ fn record(record: StreamRecord) -> Option<Record> {
     })
 }
 
-/// The two SDK crates have a type each for the same value.
+/// Converts an item: the two SDK crates have a type each for the same value.
 fn item(image: HashMap<String, StreamValue>) -> HashMap<String, AttributeValue> {
     image
         .into_iter()
@@ -166,7 +169,7 @@ fn attribute(value: StreamValue) -> AttributeValue {
         StreamValue::Bs(set) => AttributeValue::Bs(set),
         StreamValue::L(list) => AttributeValue::L(list.into_iter().map(attribute).collect()),
         StreamValue::M(map) => AttributeValue::M(item(map)),
-        // Also types that do not exist yet: no event attribute has one.
+        // Includes types that do not exist yet: no attribute of an event has one.
         _ => AttributeValue::Null(true),
     }
 }

@@ -100,7 +100,7 @@ pub fn to_ask<'a>(
 ) -> Option<&'a Lease> {
     if leases
         .iter()
-        .any(|lease| lease.asked.wanted_by.as_deref() == Some(me))
+        .any(|lease| lease.requests.requested_by.as_deref() == Some(me))
     {
         return None;
     }
@@ -122,7 +122,7 @@ pub fn to_ask<'a>(
     richest
         .iter()
         .copied()
-        .filter(|lease| lease.asked.wanted_by.is_none())
+        .filter(|lease| lease.requests.requested_by.is_none())
         .min_by_key(|lease| &lease.shard)
 }
 
@@ -257,7 +257,7 @@ mod tests {
         let start = Instant::now();
         let mut observations = Observations::default();
         observations.note(&leases, start);
-        leases[0].beat += 1;
+        leases[0].heartbeat += 1;
         observations.note(&leases, start + DURATION / 2);
         let almost = start + DURATION / 2 + DURATION - Duration::from_millis(1);
         assert!(taken(&shards, &leases, &observations, almost).is_empty());
@@ -326,9 +326,9 @@ mod tests {
         let mut leases = vec![owned("a", "x"), owned("b", "y"), owned("c", "y")];
         assert_eq!(asked(&leases, 0), Some("b".to_owned()));
         assert_eq!(asked(&leases, 1), None, "one more or less is even");
-        leases[1].asked.wanted_by = Some("another".to_owned());
+        leases[1].requests.requested_by = Some("another".to_owned());
         assert_eq!(asked(&leases, 0), Some("c".to_owned()));
-        leases[2].asked.wanted_by = Some("me".to_owned());
+        leases[2].requests.requested_by = Some("me".to_owned());
         assert_eq!(asked(&leases, 0), None, "one at a time");
     }
 

@@ -17,7 +17,7 @@ pub struct Observations {
 #[derive(Clone, Debug)]
 struct Seen {
     epoch: u64,
-    beat: u64,
+    heartbeat: u64,
     /// Since when they are like this.
     since: Instant,
     /// When the row was first seen.
@@ -28,7 +28,7 @@ struct Seen {
 
 impl Seen {
     fn is_of(&self, lease: &Lease) -> bool {
-        (self.epoch, self.beat) == (lease.epoch, lease.beat)
+        (self.epoch, self.heartbeat) == (lease.epoch, lease.heartbeat)
     }
 }
 
@@ -38,13 +38,13 @@ impl Observations {
         for lease in leases {
             let seen = self.seen.entry(lease.shard.clone()).or_insert(Seen {
                 epoch: lease.epoch,
-                beat: lease.beat,
+                heartbeat: lease.heartbeat,
                 since: now,
                 first: now,
                 unlisted: None,
             });
             if !seen.is_of(lease) {
-                (seen.epoch, seen.beat) = (lease.epoch, lease.beat);
+                (seen.epoch, seen.heartbeat) = (lease.epoch, lease.heartbeat);
                 seen.since = now;
             }
         }

@@ -18,7 +18,7 @@ pub fn low_water(shards: &[Shard], leases: &[Lease]) -> Option<Timestamp> {
         let lease = by_shard.get(&shard.id)?;
         // A shard that ended speaks through its children, once they are known.
         if lease.state == LeaseState::Open || !parents.contains(&shard.id) {
-            let passed = lease.passed?;
+            let passed = lease.low_watermark?;
             least = Some(least.map_or(passed, |least: Timestamp| least.min(passed)));
         }
     }
@@ -64,7 +64,7 @@ mod tests {
 
     fn lease(name: &str, passed: Option<Timestamp>) -> Lease {
         Lease {
-            passed,
+            low_watermark: passed,
             ..Lease::unread(ShardId(name.into()), None)
         }
     }
@@ -74,7 +74,7 @@ mod tests {
         let shards = [shard("a"), shard("b")];
         let mut leases = [lease("a", Some(at(9))), lease("b", Some(at(5)))];
         assert_eq!(low_water(&shards, &leases), Some(at(5)));
-        leases[0].passed = None;
+        leases[0].low_watermark = None;
         assert_eq!(low_water(&shards, &leases), None);
     }
 

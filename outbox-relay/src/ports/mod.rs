@@ -1,8 +1,9 @@
-//! The four remote systems the engine works with, as it sees them.
+//! The four remote systems that the engine works with, as traits. Those of the two tables are in
+//! `outbox-store`, which implements them in DynamoDB; [`crate::aws`] implements the stream and the
+//! queues.
 //!
-//! Every method may take long or never answer as far as the engine is
-//! concerned; implementations bound each call by a timeout. Implemented over
-//! AWS in [`crate::aws`].
+//! The engine makes no assumption about the duration of a call, and any call may fail.
+//! Implementations bound each call by a timeout.
 
 mod queue;
 mod stream;
@@ -10,14 +11,14 @@ mod stream;
 use std::sync::Arc;
 
 pub use outbox_store::{
-    Asked, EventKey, Item, Lease, LeaseError, LeaseState, LeaseTable, MarkOutcome, OutboxTable,
-    PendingCursor, PendingPage, Published, Quarantine, SWEEPER, SequenceNumber, Shard, ShardId,
-    TableError,
+    EventKey, Item, Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, MarkOutcome,
+    OutboxTable, PendingCursor, PendingPage, Published, Quarantine, SWEEPER, SequenceNumber, Shard,
+    ShardId, TableError,
 };
 pub use queue::{EntryFailure, Queue, SendEntry, SendError};
-pub use stream::{Change, Cursor, Page, Position, Record, Stream, StreamError};
+pub use stream::{Change, Page, Position, Record, ShardIterator, Stream, StreamError};
 
-/// All four.
+/// The four remote systems.
 #[derive(Clone)]
 pub struct Ports {
     pub stream: Arc<dyn Stream>,

@@ -1,4 +1,4 @@
-//! The queues events are sent to.
+//! The queues that events are sent to.
 
 use async_trait::async_trait;
 use outbox::Message;
@@ -9,49 +9,48 @@ use crate::routes::QueueRef;
 #[derive(Clone, Copy, Debug)]
 pub struct SendEntry<'a> {
     pub message: &'a Message,
-    /// Its aggregate: the message group on a FIFO queue.
+    /// Message group id on a FIFO queue: the aggregate's id.
     pub group: &'a str,
-    /// Its event id: the deduplication id on a FIFO queue.
+    /// Message deduplication id on a FIFO queue: the event id.
     pub deduplication: &'a str,
 }
 
-/// Why one entry of a batch was not sent.
+/// Failure of one entry of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryFailure {
     /// The service's code, such as `InternalError` or `InvalidMessageContents`.
     pub code: String,
     pub message: String,
-    /// The service says the message, not the service, is at fault.
+    /// `true` if the message caused the failure, `false` if the service did.
     pub sender_fault: bool,
 }
 
-/// Why a whole batch failed. Some of it may have been sent all the same,
-/// unless the error is [`SendError::Refused`].
+/// Failure of a whole batch. Entries of it may have been sent in spite of it, unless the error is
+/// [`SendError::Refused`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// No answer, or one that says to try later.
+    /// The queue did not answer, or the error may be transient.
     #[error("{message}")]
     Unavailable {
-        /// A low-cardinality class: `timeout`, `connection`, or a service code.
+        /// Class of the failure, of low cardinality: `timeout`, `connection`, or a service code.
         kind: String,
         message: String,
     },
-    /// The service refused the request itself, with this code. Nothing was
-    /// sent.
+    /// The service rejected the request with this code. Nothing was sent.
     #[error("{code}: {message}")]
     Refused { code: String, message: String },
 }
 
 /// Sends batches.
 ///
-/// Delivery: at least once. `Ok` entries are durably queued; a failed entry
-/// was not queued; after [`SendError::Unavailable`] each entry may or may not
-/// be. On a standard queue order is the caller's: only what was acknowledged
-/// before the next send is before it.
+/// Delivery: at least once. An `Ok` entry is durably queued and a failed entry is not; after
+/// [`SendError::Unavailable`] each entry may or may not be. On a standard queue the caller is
+/// responsible for order: a message precedes another only if its send was acknowledged before the
+/// other was sent.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Sends 1–10 messages of at most 1 MiB in total. The result has one
-    /// outcome per entry, in order: the message id, or why not.
+    /// Sends 1–10 messages of at most 1 MiB in total. Returns one outcome per entry, in order: the
+    /// message id or the failure.
     async fn send(
         &self,
         queue: &QueueRef,

@@ -123,7 +123,7 @@ impl DynamoDbOutboxTable {
         let page = i32::try_from(page).unwrap_or(i32::MAX);
         let filters = (!request.filters.is_empty()).then(|| request.filters.join(" AND "));
         if *source == Source::Scan {
-            let answer = self
+            let response = self
                 .client
                 .scan()
                 .table_name(table)
@@ -138,9 +138,12 @@ impl DynamoDbOutboxTable {
                 .send()
                 .await
                 .map_err(|error| request.failed(table, &error))?;
-            return Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key));
+            return Ok((
+                response.items.unwrap_or_default(),
+                response.last_evaluated_key,
+            ));
         }
-        let answer = self
+        let response = self
             .client
             .query()
             .table_name(table)
@@ -156,7 +159,10 @@ impl DynamoDbOutboxTable {
             .send()
             .await
             .map_err(|error| request.failed(table, &error))?;
-        Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key))
+        Ok((
+            response.items.unwrap_or_default(),
+            response.last_evaluated_key,
+        ))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The lease table.
+//! The lease table in DynamoDB.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,10 +9,12 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
-use shared::aws::{ATTEMPT_TIMEOUT, Causes};
+use shared::aws::ATTEMPT_TIMEOUT;
+use shared::aws::error::{Causes, ErrorClass, classify};
 
 use crate::{
-    Asked, Lease, LeaseError, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId, TableError,
+    Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, SWEEPER, SequenceNumber, ShardId,
+    TableError,
 };
 
 /// Attribute names.
@@ -31,8 +33,8 @@ mod attribute {
     pub(super) const STREAM_ARN: &str = "stream_arn";
 }
 
-/// The row, in a partition named like the consumer group, that names the
-/// stream the group reads.
+/// Sort key of the item, in a partition named like the consumer group, that records which stream
+/// the group reads.
 const GROUP: &str = "group";
 
 const OPEN: &str = "OPEN";
@@ -87,14 +89,14 @@ impl DynamoDbLeaseTable {
         Ok(leases)
     }
 
-    /// Writes a row on a condition, and returns what had been asked. Other
-    /// attributes of it are not kept, as this type knows them all.
+    /// Replaces a lease item if `condition` holds, and returns the requests that it had. Attributes
+    /// that [`Lease`] does not have are lost; there are none.
     async fn put(
         &self,
         stream: &str,
         lease: &Lease,
         condition: Condition<'_>,
-    ) -> Result<Asked, SdkError<PutItemError>> {
+    ) -> Result<LeaseRequests, SdkError<PutItemError>> {
         let request = self
             .client
             .put_item()
@@ -120,7 +122,10 @@ impl DynamoDbLeaseTable {
                         ":epoch",
                         AttributeValue::N(seen.epoch.to_string()),
                     )
-                    .expression_attribute_values(":beat", AttributeValue::N(seen.beat.to_string()));
+                    .expression_attribute_values(
+                        ":beat",
+                        AttributeValue::N(seen.heartbeat.to_string()),
+                    );
                 match &seen.owner {
                     None => request.condition_expression(
                         "attribute_not_exists(#owner) AND #epoch = :epoch AND #beat = :beat",
@@ -134,11 +139,11 @@ impl DynamoDbLeaseTable {
             }
         };
         let old = request.send().await?.attributes.unwrap_or_default();
-        Ok(asked(&old))
+        Ok(requests(&old))
     }
 }
 
-/// What a row must be like to be written.
+/// Condition on the stored lease under which it is replaced.
 enum Condition<'a> {
     Absent,
     Held { owner: &'a str, epoch: u64 },
@@ -147,7 +152,7 @@ enum Condition<'a> {
 
 #[async_trait]
 impl LeaseTable for DynamoDbLeaseTable {
-    async fn enter(&self, stream: &str) -> Result<Option<String>, LeaseError> {
+    async fn register_stream(&self, stream: &str) -> Result<Option<String>, LeaseError> {
         let noted = self
             .client
             .update_item()
@@ -178,16 +183,23 @@ impl LeaseTable for DynamoDbLeaseTable {
 
     async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError> {
         match self.put(stream, lease, Condition::Absent).await {
-            Err(error) if !condition_failed(&error) => Err(unavailable(&error)),
+            Err(error) if classify(&error) != ErrorClass::ConditionFailed => {
+                Err(unavailable(&error))
+            }
             _ => Ok(()),
         }
     }
 
-    async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
+    async fn acquire(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
         fenced(self.put(stream, new, Condition::AsSeen(seen)).await).map(drop)
     }
 
-    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<Asked, LeaseError> {
+    async fn renew(
+        &self,
+        stream: &str,
+        holder: &str,
+        lease: &Lease,
+    ) -> Result<LeaseRequests, LeaseError> {
         let condition = Condition::Held {
             owner: holder,
             epoch: lease.epoch,
@@ -195,9 +207,9 @@ impl LeaseTable for DynamoDbLeaseTable {
         fenced(self.put(stream, lease, condition).await)
     }
 
-    async fn ask(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
+    async fn request(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
         let owner = seen.owner.clone().unwrap_or_default();
-        let asked = self
+        let requested = self
             .client
             .update_item()
             .table_name(&self.table)
@@ -213,12 +225,12 @@ impl LeaseTable for DynamoDbLeaseTable {
             .expression_attribute_values(":me", AttributeValue::S(instance.to_owned()))
             .send()
             .await;
-        fenced(asked).map(drop)
+        fenced(requested).map(drop)
     }
 
-    async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError> {
+    async fn request_sweep(&self, stream: &str) -> Result<(), LeaseError> {
         let now = outbox::timestamp::Timestamp::now().to_string();
-        let asked = self
+        let requested = self
             .client
             .update_item()
             .table_name(&self.table)
@@ -231,7 +243,7 @@ impl LeaseTable for DynamoDbLeaseTable {
             .expression_attribute_values(":now", AttributeValue::S(now))
             .send()
             .await;
-        match fenced(asked) {
+        match fenced(requested) {
             Ok(_) | Err(LeaseError::Lost) => Ok(()),
             Err(error) => Err(error),
         }
@@ -255,7 +267,7 @@ impl LeaseTable for DynamoDbLeaseTable {
 }
 
 /// Returns a client whose attempts time out early enough for leases: a heartbeat is due after a
-/// third of the lease duration, and if a request gets no answer, the SDK's second attempt must
+/// third of the lease duration, and if a request gets no response, the SDK's second attempt must
 /// still be in time.
 fn with_short_timeouts(client: &Client, lease_duration: Duration) -> Client {
     let config = client.config();
@@ -273,19 +285,12 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     written.map_err(|error| {
-        if condition_failed(&error) {
+        if classify(&error) == ErrorClass::ConditionFailed {
             LeaseError::Lost
         } else {
             unavailable(&error)
         }
     })
-}
-
-fn condition_failed<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    error
-        .as_service_error()
-        .and_then(ProvideErrorMetadata::code)
-        == Some("ConditionalCheckFailedException")
 }
 
 fn unavailable(error: &(impl std::error::Error + 'static)) -> LeaseError {
@@ -305,7 +310,7 @@ fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> 
         ),
         (
             attribute::BEAT.to_owned(),
-            AttributeValue::N(lease.beat.to_string()),
+            AttributeValue::N(lease.heartbeat.to_string()),
         ),
         (
             attribute::STATE.to_owned(),
@@ -330,9 +335,9 @@ fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> 
         ),
         (
             attribute::PASSED,
-            lease.passed.as_ref().map(ToString::to_string),
+            lease.low_watermark.as_ref().map(ToString::to_string),
         ),
-        (attribute::WANTED_BY, lease.asked.wanted_by.clone()),
+        (attribute::WANTED_BY, lease.requests.requested_by.clone()),
     ];
     for (name, value) in optional {
         if let Some(value) = value {
@@ -346,9 +351,9 @@ fn text(item: &HashMap<String, AttributeValue>, name: &str) -> Option<String> {
     item.get(name).and_then(|value| value.as_s().ok()).cloned()
 }
 
-fn asked(item: &HashMap<String, AttributeValue>) -> Asked {
-    Asked {
-        wanted_by: text(item, attribute::WANTED_BY),
+fn requests(item: &HashMap<String, AttributeValue>) -> LeaseRequests {
+    LeaseRequests {
+        requested_by: text(item, attribute::WANTED_BY),
         sweep: item.contains_key(attribute::SWEEP_REQUESTED),
     }
 }
@@ -361,15 +366,15 @@ fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
         parent: text(attribute::PARENT).map(|id| ShardId(id.into())),
         owner: text(attribute::OWNER),
         epoch: number(attribute::EPOCH)?,
-        beat: number(attribute::BEAT)?,
+        heartbeat: number(attribute::BEAT)?,
         checkpoint: text(attribute::CHECKPOINT).map(|number| SequenceNumber(number.into())),
         state: match text(attribute::STATE)?.as_str() {
             OPEN => LeaseState::Open,
             ENDED => LeaseState::Ended,
             _ => return None,
         },
-        passed: text(attribute::PASSED).and_then(|at| at.parse().ok()),
-        asked: asked(item),
+        low_watermark: text(attribute::PASSED).and_then(|at| at.parse().ok()),
+        requests: requests(item),
     })
 }
 
@@ -378,15 +383,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_reads_back() {
+    fn a_lease_reads_back_as_it_was_written() {
         let mut lease = Lease::unread(ShardId("s".into()), Some(ShardId("p".into())));
         for owner in [None, Some("me".to_owned())] {
             lease.owner = owner;
             lease.epoch += 1;
             lease.checkpoint = Some(SequenceNumber("17".into()));
             lease.state = LeaseState::Ended;
-            lease.passed = Some(outbox::timestamp::Timestamp::from_millis(5));
-            lease.asked.wanted_by = Some("other".to_owned());
+            lease.low_watermark = Some(outbox::timestamp::Timestamp::from_millis(5));
+            lease.requests.requested_by = Some("other".to_owned());
             let item = to_item("group|arn".to_owned(), &lease);
             assert_eq!(from_item(&item), Some(lease.clone()));
         }

@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::types::{
 };
 use outbox::Status;
 use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, PENDING_BUCKETS, attribute, bucket_name};
-use shared::aws::Causes;
+use shared::aws::error::{Causes, ErrorClass, classify};
 
 use crate::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
@@ -94,14 +94,14 @@ impl DynamoDbOutboxTable {
                     .expect("the statement is set")
             })
             .collect();
-        let answer = self
+        let response = self
             .client
             .batch_execute_statement()
             .set_statements(Some(statements))
             .send()
             .await
             .map_err(|error| self.error(&error))?;
-        Ok(answer
+        Ok(response
             .responses
             .unwrap_or_default()
             .into_iter()
@@ -201,9 +201,9 @@ impl DynamoDbOutboxTable {
     ) -> Result<MarkOutcome, TableError> {
         match update {
             Ok(_) => Ok(MarkOutcome::Marked),
-            Err(error) => match error.code() {
-                Some("ConditionalCheckFailedException") => Ok(MarkOutcome::NotPending),
-                Some("ValidationException") => {
+            Err(error) => match classify(&error) {
+                ErrorClass::ConditionFailed => Ok(MarkOutcome::NotPending),
+                ErrorClass::Rejected => {
                     tracing::warn!(error = %Causes(&error), "DynamoDB rejected the change of an event");
                     Ok(MarkOutcome::Impossible)
                 }
@@ -270,7 +270,7 @@ impl OutboxTable for DynamoDbOutboxTable {
         }
     }
 
-    async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
+    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
         let mut found = HashMap::new();
         let mut remaining: Vec<_> = keys.iter().map(item_key).collect();
         // DynamoDB returns a part of the items if it throttles. Each iteration requests the rest,
@@ -286,14 +286,14 @@ impl OutboxTable for DynamoDbOutboxTable {
                 .expression_attribute_names("#status", attribute::STATUS)
                 .build()
                 .expect("the keys are set");
-            let answer = self
+            let response = self
                 .client
                 .batch_get_item()
                 .request_items(&self.table, request)
                 .send()
                 .await
                 .map_err(|error| self.error(&error))?;
-            let items = answer
+            let items = response
                 .responses
                 .and_then(|mut tables| tables.remove(&self.table))
                 .unwrap_or_default();
@@ -301,7 +301,7 @@ impl OutboxTable for DynamoDbOutboxTable {
                 let status = Status::parse(item.get(attribute::STATUS)?.as_s().ok()?)?;
                 Some((EventKey::of(&item)?, status))
             }));
-            remaining = answer
+            remaining = response
                 .unprocessed_keys
                 .and_then(|mut tables| tables.remove(&self.table))
                 .map(|rest| rest.keys)
@@ -321,7 +321,7 @@ impl OutboxTable for DynamoDbOutboxTable {
         bucket: u32,
         after: Option<PendingCursor>,
     ) -> Result<PendingPage, TableError> {
-        let answer = self
+        let response = self
             .query_partition(&bucket_name(bucket))
             .limit(PENDING_PAGE)
             .set_exclusive_start_key(after.map(|PendingCursor(key)| key))
@@ -329,8 +329,8 @@ impl OutboxTable for DynamoDbOutboxTable {
             .await
             .map_err(|error| self.error(&error))?;
         Ok(PendingPage {
-            items: answer.items.unwrap_or_default(),
-            next: answer.last_evaluated_key.map(PendingCursor),
+            items: response.items.unwrap_or_default(),
+            next: response.last_evaluated_key.map(PendingCursor),
         })
     }
 

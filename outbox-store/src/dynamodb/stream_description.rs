@@ -5,7 +5,8 @@ use std::sync::Arc;
 use aws_sdk_dynamodb::types::StreamViewType;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{Shard as StreamShard, ShardFilter, ShardFilterType};
-use shared::aws::{Causes, Clients};
+use shared::aws::Clients;
+use shared::aws::error::{Causes, ErrorClass, classify};
 
 use crate::{Shard, ShardId};
 
@@ -94,7 +95,11 @@ impl StreamDescriber {
             .await
             .map_err(describe_error)?
             .stream_description
-            .ok_or_else(|| DescribeStreamError::Unavailable("an empty answer".to_owned()))?;
+            .ok_or_else(|| {
+                DescribeStreamError::Unavailable(
+                    "the response has no stream description".to_owned(),
+                )
+            })?;
         let next = description
             .last_evaluated_shard_id
             .map(|id| ShardId(id.into()));
@@ -125,7 +130,7 @@ impl StreamDescriber {
             .r#type(ShardFilterType::ChildShards)
             .shard_id(&*parent.0)
             .build();
-        let answer = self
+        let response = self
             .clients
             .streams
             .describe_stream()
@@ -133,10 +138,10 @@ impl StreamDescriber {
             .shard_filter(filter)
             .send()
             .await;
-        match answer {
-            Ok(answer) => {
+        match response {
+            Ok(response) => {
                 let listed = shards(
-                    answer
+                    response
                         .stream_description
                         .and_then(|description| description.shards),
                 );
@@ -147,7 +152,7 @@ impl StreamDescriber {
                 Ok(filtered.then_some(listed))
             }
             // Or rejects it.
-            Err(error) if error.code() == Some("ValidationException") => Ok(None),
+            Err(error) if classify(&error) == ErrorClass::Rejected => Ok(None),
             Err(error) => Err(describe_error(error)),
         }
     }
@@ -157,11 +162,8 @@ fn describe_error<E>(error: SdkError<E>) -> DescribeStreamError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    match error
-        .as_service_error()
-        .and_then(ProvideErrorMetadata::code)
-    {
-        Some("ResourceNotFoundException") => {
+    match classify(&error) {
+        ErrorClass::NotFound => {
             DescribeStreamError::NotFound("the stream or shard does not exist".to_owned())
         }
         _ => DescribeStreamError::Unavailable(Causes(&error).to_string()),

@@ -14,7 +14,7 @@ use crate::engine::leases::shard_discovery::{Listing, Turn};
 use crate::policy::backoff;
 use crate::policy::lease_assignment::{Myself, takable, to_ask, wants_listing, with_registered};
 use crate::policy::lease_liveness::Observations;
-use crate::ports::{Asked, Lease, LeaseError, SWEEPER, Shard, ShardId};
+use crate::ports::{Lease, LeaseError, LeaseRequests, SWEEPER, Shard, ShardId};
 
 /// Leases are looked at this often, so that one that was given back is taken
 /// soon, plus a bit for every row, as a look reads them all; but four times a
@@ -175,7 +175,7 @@ impl Coordinator {
         let mut failures = 0;
         loop {
             let stream = &self.around.stream;
-            match self.around.ports.leases.enter(stream).await {
+            match self.around.ports.leases.register_stream(stream).await {
                 Ok(None) => return,
                 Ok(Some(old)) => {
                     self.around.metrics.gap();
@@ -276,8 +276,8 @@ impl Coordinator {
         let mut mine = seen.clone();
         mine.owner = Some(self.around.config.instance.clone());
         mine.epoch += 1;
-        mine.beat += 1;
-        mine.asked = Asked::default();
+        mine.heartbeat += 1;
+        mine.requests = LeaseRequests::default();
         mine
     }
 
@@ -286,7 +286,7 @@ impl Coordinator {
         let mine: Vec<_> = leases.iter().map(|seen| self.mine(seen)).collect();
         let requests = leases.iter().zip(&mine).map(|(seen, mine)| {
             let table = &self.around.ports.leases;
-            table.take(&self.around.stream, seen, mine)
+            table.acquire(&self.around.stream, seen, mine)
         });
         let answers = join_all(requests).await;
         for (lease, answer) in mine.into_iter().zip(answers) {
@@ -333,7 +333,7 @@ impl Coordinator {
         };
         let table = &self.around.ports.leases;
         match table
-            .ask(&self.around.stream, wanted, &config.instance)
+            .request(&self.around.stream, wanted, &config.instance)
             .await
         {
             Ok(()) => tracing::info!(

@@ -53,7 +53,7 @@ impl Surroundings {
             until,
             "stream gap: records were trimmed before they were read; pending events among them are still in the table"
         );
-        if let Err(error) = self.ports.leases.ask_for_sweep(&self.stream).await {
+        if let Err(error) = self.ports.leases.request_sweep(&self.stream).await {
             tracing::warn!(%error, "no sweep could be asked for; the next one finds them");
         }
     }
@@ -107,7 +107,7 @@ pub(crate) async fn hold(
 ) -> Ending {
     let shard = Arc::new(HeldShard::new(
         lease.shard.clone(),
-        Progress::from(lease.checkpoint.clone(), lease.passed),
+        Progress::from(lease.checkpoint.clone(), lease.low_watermark),
         taken_at + around.config.lease_duration,
     ));
     let _closing = Closing {
@@ -247,7 +247,7 @@ impl Keeper<'_> {
         {
             let progress = self.shard.progress();
             next.checkpoint = progress.checkpoint().cloned();
-            next.passed = progress.passed();
+            next.low_watermark = progress.passed();
         }
         // A third of the lease leaves time for two failures.
         let beat_due = self.renewed_at.elapsed() >= self.around.config.lease_duration / 3;
@@ -264,7 +264,7 @@ impl Keeper<'_> {
         {
             let progress = self.shard.progress();
             last.checkpoint = progress.checkpoint().cloned();
-            last.passed = progress.passed();
+            last.low_watermark = progress.passed();
         }
         last.owner = heir;
         if ending == Ending::Ended {
@@ -283,7 +283,7 @@ impl Keeper<'_> {
     /// Writes `next` and returns who asks for the lease.
     async fn write(&mut self, mut next: Lease) -> Result<Option<String>, NotWritten> {
         let began = Instant::now();
-        next.beat += 1;
+        next.heartbeat += 1;
         let me = &self.around.config.instance;
         match self
             .around
@@ -301,7 +301,7 @@ impl Keeper<'_> {
                 if asked.sweep {
                     self.signals.sweep.notify_one();
                 }
-                Ok(asked.wanted_by)
+                Ok(asked.requested_by)
             }
             // An earlier one, whose answer did not come, did it.
             Err(LeaseError::Lost) if self.letting_go => Ok(None),

@@ -61,7 +61,7 @@ impl States {
         self.0.get(key) == Some(&Some(EventStatus::Published))
     }
 
-    /// Asked about and not pending. It may be quarantined or gone while events
+    /// LeaseRequests about and not pending. It may be quarantined or gone while events
     /// before it are pending.
     pub(crate) fn is_not_pending(&self, key: &EventKey) -> bool {
         self.0
@@ -93,7 +93,7 @@ impl Outlet {
         let mut known = HashMap::new();
         for keys in keys.chunks(MAX_LOOK_UP) {
             let states = self
-                .patiently(TableUse::LookUp, random, || self.outbox.states(keys))
+                .patiently(TableUse::LookUp, random, || self.outbox.statuses(keys))
                 .await;
             known.extend(keys.iter().cloned().zip(states));
         }

@@ -18,7 +18,7 @@ use crate::policy::checkpoint_tracker::RecordNumber;
 use crate::policy::record_classifier::{Classified, Event, classify};
 use crate::policy::sequence_tracker::Succession;
 use crate::policy::takeover_dedup::CatchUp;
-use crate::ports::{Cursor, EventKey, Page, Position, SequenceNumber, StreamError};
+use crate::ports::{EventKey, Page, Position, SequenceNumber, ShardIterator, StreamError};
 
 /// The first pause after an empty read; it doubles up to `poll_max`.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -126,7 +126,7 @@ impl Reader {
     async fn next_page(
         &self,
         position: &Position,
-        cursor: &mut Option<Cursor>,
+        cursor: &mut Option<ShardIterator>,
     ) -> Result<Page, StreamError> {
         let at = match cursor.take() {
             Some(cursor) => cursor,
@@ -134,7 +134,7 @@ impl Reader {
                 self.around
                     .ports
                     .stream
-                    .cursor(&self.around.stream, &self.outlet.shard.id, position)
+                    .shard_iterator(&self.around.stream, &self.outlet.shard.id, position)
                     .await?
             }
         };

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use outbox::timestamp::Timestamp;
-use outbox_relay::ports::{Asked, Lease, LeaseError, LeaseTable, SWEEPER, ShardId};
+use outbox_relay::ports::{Lease, LeaseError, LeaseRequests, LeaseTable, SWEEPER, ShardId};
 
 use super::{Mutation, View};
 
@@ -12,7 +12,7 @@ fn row(stream: &str, shard: &ShardId) -> (String, ShardId) {
 
 #[async_trait]
 impl LeaseTable for View {
-    async fn enter(&self, stream: &str) -> Result<Option<String>, LeaseError> {
+    async fn register_stream(&self, stream: &str) -> Result<Option<String>, LeaseError> {
         self.travel().await;
         if self.strikes("lease write failed", 0.02) {
             return Err(LeaseError::Unavailable("simulated".to_owned()));
@@ -50,11 +50,12 @@ impl LeaseTable for View {
         Ok(())
     }
 
-    async fn take(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
+    async fn acquire(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
         let (row, seen, lease) = (row(stream, &new.shard), seen.clone(), new.clone());
         self.request(move |view| {
             let taken = view.write(&row, &lease, |stored| {
-                (&stored.owner, stored.epoch, stored.beat) == (&seen.owner, seen.epoch, seen.beat)
+                (&stored.owner, stored.epoch, stored.heartbeat)
+                    == (&seen.owner, seen.epoch, seen.heartbeat)
             });
             // Whether the answer is lost or not.
             if view.world().leases.get(&row) == Some(&lease) {
@@ -67,7 +68,12 @@ impl LeaseTable for View {
         Ok(())
     }
 
-    async fn renew(&self, stream: &str, holder: &str, lease: &Lease) -> Result<Asked, LeaseError> {
+    async fn renew(
+        &self,
+        stream: &str,
+        holder: &str,
+        lease: &Lease,
+    ) -> Result<LeaseRequests, LeaseError> {
         let (row, holder, lease) = (row(stream, &lease.shard), holder.to_owned(), lease.clone());
         self.request(move |view| {
             let renewed = view.write(&row, &lease, |stored| {
@@ -81,7 +87,7 @@ impl LeaseTable for View {
         .await
     }
 
-    async fn ask(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
+    async fn request(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
         self.travel().await;
         let mut world = self.world();
         let Some(stored) = world.leases.get_mut(&row(stream, &seen.shard)) else {
@@ -90,19 +96,19 @@ impl LeaseTable for View {
         if (&stored.owner, stored.epoch) != (&seen.owner, seen.epoch) {
             return Err(LeaseError::Lost);
         }
-        stored.asked.wanted_by = Some(instance.to_owned());
+        stored.requests.requested_by = Some(instance.to_owned());
         let name = &self.name;
         world.log(format!("{name} asks for {}", seen.shard));
         world.faults.note("handover asked");
         Ok(())
     }
 
-    async fn ask_for_sweep(&self, stream: &str) -> Result<(), LeaseError> {
+    async fn request_sweep(&self, stream: &str) -> Result<(), LeaseError> {
         self.travel().await;
         let mut world = self.world();
         let sweeper = ShardId(SWEEPER.into());
         if let Some(stored) = world.leases.get_mut(&row(stream, &sweeper)) {
-            stored.asked.sweep = true;
+            stored.requests.sweep = true;
         }
         Ok(())
     }
@@ -124,7 +130,7 @@ impl View {
     /// A row as this instance sees it.
     fn as_seen(&self, mut lease: Lease) -> Lease {
         if self.lacks(Mutation::NotWaitingForReaders) {
-            lease.passed = Some(Timestamp::from_millis(i64::MAX));
+            lease.low_watermark = Some(Timestamp::from_millis(i64::MAX));
         }
         lease
     }
@@ -134,7 +140,7 @@ impl View {
         row: &(String, ShardId),
         lease: &Lease,
         condition: impl Fn(&Lease) -> bool,
-    ) -> Result<Asked, LeaseError> {
+    ) -> Result<LeaseRequests, LeaseError> {
         let unavailable = || LeaseError::Unavailable("simulated".to_owned());
         if self.strikes("lease write failed", 0.04) {
             return Err(unavailable());
@@ -146,7 +152,7 @@ impl View {
         if !condition(&stored) {
             world.tell(&self.name, &lease.shard, true);
             if self.lacks(Mutation::LostUnnoticed) {
-                return Ok(Asked::default());
+                return Ok(LeaseRequests::default());
             }
             if !self.lacks(Mutation::NoFence) {
                 return Err(LeaseError::Lost);
@@ -166,7 +172,7 @@ impl View {
         if world.strikes("lease answer lost", 0.02) {
             Err(unavailable())
         } else {
-            Ok(stored.asked)
+            Ok(stored.requests)
         }
     }
 }

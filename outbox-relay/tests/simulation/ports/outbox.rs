@@ -35,7 +35,7 @@ impl OutboxTable for View {
         .await
     }
 
-    async fn states(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
+    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
         assert!((1..=100).contains(&keys.len()));
         self.travel().await;
         if self.strikes("lookup failed", 0.03) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outbox_relay::ports::{Cursor, Page, Position, Shard, ShardId, Stream, StreamError};
+use outbox_relay::ports::{Page, Position, Shard, ShardId, ShardIterator, Stream, StreamError};
 use tokio::time::Instant;
 
 use super::View;
@@ -60,12 +60,12 @@ impl Stream for View {
         Ok(Some(children))
     }
 
-    async fn cursor(
+    async fn shard_iterator(
         &self,
         stream: &str,
         shard: &ShardId,
         position: &Position,
-    ) -> Result<Cursor, StreamError> {
+    ) -> Result<ShardIterator, StreamError> {
         self.travel().await;
         if self.strikes("stream unavailable", 0.03) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
@@ -78,10 +78,10 @@ impl Stream for View {
         if after < self.world().trimmed(shard) {
             return Err(self.trimmed());
         }
-        Ok(Cursor(format!("{shard}|{after}")))
+        Ok(ShardIterator(format!("{shard}|{after}")))
     }
 
-    async fn read(&self, cursor: &Cursor) -> Result<Page, StreamError> {
+    async fn read(&self, iterator: &ShardIterator) -> Result<Page, StreamError> {
         self.travel().await;
         if self.strikes("stream unavailable", 0.03) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
@@ -89,8 +89,11 @@ impl Stream for View {
         if self.strikes("expired iterator", 0.01) {
             return Err(StreamError::Expired);
         }
-        let (shard, after) = cursor.0.split_once('|').expect("a cursor made here");
-        let after: u64 = after.parse().expect("a cursor made here");
+        let (shard, after) = iterator
+            .0
+            .split_once('|')
+            .expect("an iterator of this simulation");
+        let after: u64 = after.parse().expect("an iterator of this simulation");
         if self.world().shard(&ShardId(shard.into())).is_none() {
             return Err(StreamError::NotFound("trimmed away".to_owned()));
         }
@@ -103,7 +106,7 @@ impl Stream for View {
         let page = {
             let mut world = self.world();
             let most = world.random.usize(1..=PAGE);
-            let model = world.shard(&id).expect("a cursor made here");
+            let model = world.shard(&id).expect("an iterator of this simulation");
             let now = Instant::now();
             let rest = model.records.iter().filter(|record| record.number > after);
             let left = rest.clone().count();
@@ -124,7 +127,7 @@ impl Stream for View {
             }
             Page {
                 records,
-                next: (!ended).then(|| Cursor(format!("{shard}|{last}"))),
+                next: (!ended).then(|| ShardIterator(format!("{shard}|{last}"))),
             }
         };
         self.travel().await;

@@ -75,7 +75,7 @@ impl World {
     /// G6: whoever writes a lease holds it, or makes it a new epoch.
     pub(crate) fn check_fence(&mut self, stored: &Lease, written: &Lease) {
         let renewed = written.epoch == stored.epoch;
-        let taken = written.epoch == stored.epoch + 1 && written.beat > stored.beat;
+        let taken = written.epoch == stored.epoch + 1 && written.heartbeat > stored.heartbeat;
         if !renewed && !taken {
             self.violations.push(format!(
                 "G6: epoch {} of {} was overwritten by epoch {}",
