@@ -11,10 +11,10 @@ use http::Uri;
 use local_cloud::{Config, LocalCloud, StartError};
 use shared::aws::{ATTEMPT_TIMEOUT, Causes, Clients, QueueUrlError};
 use shared::provision::{self, ProvisionError, ResourceNames, dead_letter_queue_name};
+use test_support::fault_proxy::Upstream;
 use tokio_util::sync::CancellationToken;
 
 use super::options::Endpoints;
-use super::proxy::Upstream;
 
 /// Nobody checks what a request was signed with.
 const REGION: &str = "us-east-1";

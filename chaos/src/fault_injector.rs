@@ -36,7 +36,7 @@ impl FaultInjector {
             self.inject(action.what, &mut outages).await;
         }
         stop.cancelled().await;
-        self.active_faults.clear();
+        self.active_faults.end_faults();
         while outages.join_next().await.is_some() {}
     }
 
@@ -77,10 +77,10 @@ impl FaultInjector {
                 });
             }
             Incident::LullBegins => {
-                self.active_faults.lull();
+                self.active_faults.begin_quiet_phase();
                 join_all(self.processes.iter().map(Remote::revive)).await;
             }
-            Incident::LullEnds => self.active_faults.storm(),
+            Incident::LullEnds => self.active_faults.begin_fault_phase(),
             Incident::KillAfterSend { pause } => self.active_faults.arm_kill(pause),
             Incident::Trim => self.active_faults.arm_trim(),
             Incident::Outage {

@@ -12,10 +12,11 @@ mod stream;
 mod traffic;
 
 pub(super) use end::{DeadLetter, End, IdempotencyRow, Level, OrderRow, OutboxRow, Stock};
-pub(super) use fault::{CloudService, Fault, FaultKind};
+pub(super) use fault::{Fault, FaultKind};
 pub(super) use process::{EndSignal, Ending, Life, LogKind, LogLine, MemorySample, Program};
 use serde::{Deserialize, Serialize};
 pub(super) use stream::{GapCount, ShardReader, StreamRecord, TrimmedRead};
+pub(super) use test_support::fault_proxy::CloudService;
 pub(super) use traffic::{Delivery, OrderLine, Post, Publish, PublishedMark, Redelivery, Step};
 
 /// One run.

@@ -146,7 +146,7 @@ async fn observe(
         );
         let acted = unless_stopped(stopping, act).await;
         // However that ended: processes in bad weather take long to end.
-        active_faults.clear();
+        active_faults.end_faults();
         cluster.end().await;
         acted
     };

@@ -3,16 +3,14 @@
 //! waiting for a condition.
 
 pub mod child_process;
-mod connections;
-mod proxy;
+pub mod fault_proxy;
 pub mod reserved_port;
 mod service;
 pub mod signals;
-mod upstream;
 
 use std::time::Duration;
 
-pub use proxy::{Call, Count, Fault, Proxy};
+pub use fault_proxy::{Call, Count, Fault, Proxy};
 pub use service::{Service, ServiceError};
 
 /// How long a service may take to start or to stop before a test gives up.

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use test_support::fault_proxy::CloudService;
 
 /// One fault that happened, not one that was merely planned.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,24 +18,6 @@ pub(crate) struct Fault {
     pub service: Option<CloudService>,
     /// Such as `SendMessageBatch`.
     pub operation: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum CloudService {
-    Dynamodb,
-    Streams,
-    Sqs,
-}
-
-impl CloudService {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Dynamodb => "DynamoDB",
-            Self::Streams => "DynamoDB Streams",
-            Self::Sqs => "SQS",
-        }
-    }
 }
 
 /// Shorter ones are what networks do every day: nothing may go wrong for them.

@@ -74,7 +74,7 @@ impl ProcessSupervisor {
     /// One incarnation, from its start to its end; returns the pause after it.
     async fn live(&mut self, incarnation: u32) -> io::Result<Duration> {
         let recorder = Arc::clone(&self.config.recorder);
-        self.config.proxy.serves(incarnation);
+        self.config.proxy.set_incarnation(incarnation);
         let mut spec = self.config.spec.clone();
         if self.config.program == Program::OutboxRelay {
             // Another name each time, as on a new machine: its leases have to

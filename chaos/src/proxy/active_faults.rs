@@ -1,23 +1,20 @@
-//! What all processes meet alike: outages, faults that wait for their moment,
-//! and what was trimmed from the stream or handed out by the queue.
+//! The faults that all processes share: outages, armed faults, trimmed stream records and
+//! redelivered messages.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use test_support::fault_proxy::{CloudService, Cut, HttpResponse, Tasks, Upstream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::protocol::Answer;
 use super::redelivery::HandedOut;
 use super::sampling::FaultSampler;
+use super::service_errors;
 use super::streams::Trims;
-use super::upstream::Upstream;
-use super::{Cut, refusals};
-use crate::history::{CloudService, Fault, FaultKind};
+use crate::history::{Fault, FaultKind};
 use crate::recorder::Recorder;
 use crate::schedule::Manner;
 
@@ -30,25 +27,25 @@ pub(crate) struct ActiveFaults {
     pub(super) handed_out: HandedOut,
     seed: u64,
     kinds: Vec<FaultKind>,
-    sky: watch::Sender<Sky>,
+    phase: watch::Sender<Phase>,
     outages: Mutex<Vec<Outage>>,
-    /// Relays to be killed after a send: how long each stays dead.
+    /// Armed kills after a send: the downtime of each relay.
     kills: Mutex<VecDeque<Duration>>,
-    /// Pages to be trimmed.
+    /// Number of pages to be trimmed.
     pages: AtomicU32,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    /// Of all proxies.
+    pub(super) tasks: Arc<Tasks>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sky {
-    Storm,
-    Lull,
-    /// Until the end.
-    Clear,
+enum Phase {
+    Faults,
+    Quiet,
+    /// No fault begins any more.
+    Ended,
 }
 
-/// A service that is away.
+/// An outage of one service or of all.
 #[derive(Clone, Debug)]
 pub(super) struct Outage {
     service: Option<CloudService>,
@@ -70,16 +67,16 @@ impl ActiveFaults {
             kinds: kinds.to_vec(),
             trims: Trims::default(),
             handed_out: HandedOut::default(),
-            sky: watch::Sender::new(Sky::Storm),
+            phase: watch::Sender::new(Phase::Faults),
             outages: Mutex::default(),
             kills: Mutex::default(),
             pages: AtomicU32::new(0),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            tasks: Arc::default(),
         }
     }
 
-    /// Makes a service, or all of them, be away for a while.
+    /// Makes a service, or all services if `None`, unavailable for this time, at most until the
+    /// phase ends.
     pub(crate) async fn outage_of(
         &self,
         service: Option<CloudService>,
@@ -88,11 +85,11 @@ impl ActiveFaults {
     ) {
         let at = self.recorder.now();
         let over = CancellationToken::new();
-        // It ends with this future, too.
+        // The outage also ends if this future is dropped.
         let _ends = over.clone().drop_guard();
-        // No outage outlives the storm it is part of.
-        let mut sky = self.sky.subscribe();
-        if *sky.borrow() == Sky::Clear {
+        // An outage ends with the fault phase at the latest.
+        let mut phase = self.phase.subscribe();
+        if *phase.borrow() == Phase::Ended {
             return;
         }
         lock(&self.outages).push(Outage {
@@ -102,7 +99,7 @@ impl ActiveFaults {
         });
         tokio::select! {
             () = tokio::time::sleep(lasting) => {}
-            _ = sky.changed() => {}
+            _ = phase.changed() => {}
         }
         over.cancel();
         lock(&self.outages).retain(|outage| !outage.over.is_cancelled());
@@ -116,90 +113,79 @@ impl ActiveFaults {
         });
     }
 
-    /// The next relay whose send is answered is killed, and stays dead for
-    /// `pause`.
+    /// Kills the next relay whose send was answered, before it receives the response; the relay is
+    /// started again after `pause`.
     pub(crate) fn arm_kill(&self, pause: Duration) {
         lock(&self.kills).push_back(pause);
     }
 
-    /// Records of the next page that is read are trimmed.
+    /// Trims records of the next page that a relay reads.
     pub(crate) fn arm_trim(&self) {
         self.pages.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Nothing goes wrong by itself for a while.
-    pub(crate) fn lull(&self) {
-        self.sky.send_replace(Sky::Lull);
+    /// Pauses the sampled faults of requests.
+    pub(crate) fn begin_quiet_phase(&self) {
+        self.phase.send_replace(Phase::Quiet);
     }
 
-    /// Requests meet their faults again.
-    pub(crate) fn storm(&self) {
-        self.sky.send_replace(Sky::Storm);
+    /// Resumes the sampled faults of requests.
+    pub(crate) fn begin_fault_phase(&self) {
+        self.phase.send_replace(Phase::Faults);
     }
 
-    /// Ends what goes wrong, for good. What was trimmed stays so.
-    pub(crate) fn clear(&self) {
-        self.sky.send_replace(Sky::Clear);
+    /// Ends all faults permanently. Trimmed records stay trimmed.
+    pub(crate) fn end_faults(&self) {
+        self.phase.send_replace(Phase::Ended);
     }
 
-    /// Closes all proxies; their connections are cut.
+    /// Closes all proxies and cuts their connections.
     pub(crate) async fn close(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.close().await;
     }
 
-    pub(super) fn is_stormy(&self) -> bool {
-        *self.sky.borrow() == Sky::Storm
+    pub(super) fn in_fault_phase(&self) -> bool {
+        *self.phase.borrow() == Phase::Faults
     }
 
     pub(super) fn sampler(&self, process: &str) -> FaultSampler {
         FaultSampler::new(self.seed, process, &self.kinds)
     }
 
-    /// The outage that a request to `service` meets.
+    /// Returns the outage that affects a request to `service`.
     pub(super) fn outage(&self, service: CloudService) -> Option<Outage> {
         let outages = lock(&self.outages);
         let hits = |outage: &&Outage| {
-            !outage.over.is_cancelled() && outage.service.is_none_or(|away| away == service)
+            !outage.over.is_cancelled() && outage.service.is_none_or(|affected| affected == service)
         };
         outages.iter().find(hits).cloned()
     }
 
     pub(super) fn take_kill(&self) -> Option<Duration> {
-        if !self.is_stormy() {
+        if !self.in_fault_phase() {
             return None;
         }
         lock(&self.kills).pop_front()
     }
 
     pub(super) fn wants_trim(&self) -> bool {
-        self.is_stormy() && self.pages.load(Ordering::Relaxed) > 0
+        self.in_fault_phase() && self.pages.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn trim_is_done(&self) {
-        // Two readers may have found a page at once: then it was one too many.
+        // Two readers may have trimmed a page at the same time; the count must not go below zero.
         let less = |pages: u32| pages.checked_sub(1);
         let _ = self
             .pages
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
-
-    /// Runs until it is done or the proxies close: then there is no outcome.
-    pub(super) fn spawn<F>(&self, work: F) -> JoinHandle<Option<F::Output>>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        let stop = self.stop.clone();
-        self.tasks.spawn(stop.run_until_cancelled_owned(work))
-    }
 }
 
 impl Outage {
-    /// What a request gets from a service that is away.
-    pub(super) async fn answer(&self, service: CloudService) -> Result<Answer, Cut> {
+    /// Responds to a request during the outage.
+    pub(super) async fn respond(&self, service: CloudService) -> Result<HttpResponse, Cut> {
         match self.manner {
-            Manner::Refuses => Ok(refusals::unavailable().answer(service)),
+            Manner::Refuses => Ok(service_errors::unavailable().response(service)),
             Manner::Cuts => Err(Cut),
             Manner::Silent => {
                 self.over.cancelled().await;
@@ -221,8 +207,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     fn active_faults() -> Arc<ActiveFaults> {
-        let nobody = http::Uri::from_static("http://127.0.0.1:9");
-        let upstream = Upstream::new(nobody.clone(), nobody.clone(), nobody);
+        let unreachable = http::Uri::from_static("http://127.0.0.1:9");
+        let upstream = Upstream::new(unreachable.clone(), unreachable.clone(), unreachable);
         let recorder = Arc::new(Recorder::new(Settings::default()));
         Arc::new(ActiveFaults::new(recorder, upstream, 1, &[]))
     }
@@ -232,24 +218,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_outage_that_nobody_waits_for_is_over_and_so_is_what_it_holds_up() {
+    async fn dropping_an_outage_ends_it_and_releases_held_requests() {
         let active_faults = active_faults();
-        let held_up = {
+        let held = {
             let outage = silence(&active_faults);
             tokio::select! {
                 biased;
-                () = outage => unreachable!("it lasts"),
+                () = outage => unreachable!("the outage lasts an hour"),
                 () = tokio::task::yield_now() => {}
             }
-            // Another process asked while it lasted.
+            // A request that arrived during the outage.
             lock(&active_faults.outages)[0].clone()
         };
         assert!(active_faults.outage(CloudService::Sqs).is_none());
-        assert!(held_up.answer(CloudService::Sqs).await.is_err());
+        assert!(held.respond(CloudService::Sqs).await.is_err());
     }
 
     #[tokio::test]
-    async fn clear_weather_ends_outages_and_lets_none_begin() {
+    async fn ending_faults_ends_outages_and_prevents_new_ones() {
         let active_faults = active_faults();
         let lasting = tokio::spawn({
             let active_faults = Arc::clone(&active_faults);
@@ -258,7 +244,7 @@ mod tests {
         while active_faults.outage(CloudService::Sqs).is_none() {
             tokio::task::yield_now().await;
         }
-        active_faults.clear();
+        active_faults.end_faults();
         lasting.await.unwrap();
         silence(&active_faults).await;
         assert!(active_faults.outage(CloudService::Sqs).is_none());

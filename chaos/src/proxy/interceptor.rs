@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
+use test_support::fault_proxy::{
+    AwsRequest, AwsResponse, Cut, HttpResponse, ServiceError, json_response,
+};
 
 use super::partial::{self, Failed};
-use super::protocol::{self, Answer, Call, Refusal, Reply};
 use super::streams::Page;
-use super::{Cut, ProxyContext, marks, refusals, sqs};
+use super::{ProxyContext, marks, service_errors, sqs};
 use crate::history::{
     Delivery, Fault, FaultKind, Publish, PublishedMark, Redelivery, ShardReader, StreamRecord,
     TrimmedRead,
@@ -20,7 +22,7 @@ pub(super) struct Interceptor {
     context: Arc<ProxyContext>,
     /// Of the process that asks.
     incarnation: u32,
-    call: Call,
+    request: AwsRequest,
     fault: Option<FaultKind>,
     random: fastrand::Rng,
     at: u64,
@@ -29,36 +31,38 @@ pub(super) struct Interceptor {
 }
 
 impl Interceptor {
-    pub(super) fn new(context: &Arc<ProxyContext>, call: Call, waiting: Weak<()>) -> Self {
-        let (fault, random) = context.sampler.sample(&call.operation);
+    pub(super) fn new(context: &Arc<ProxyContext>, request: AwsRequest, waiting: Weak<()>) -> Self {
+        let (fault, random) = context.sampler.sample(&request.operation);
         Self {
             incarnation: context.incarnation.load(Ordering::Acquire),
             at: context.active_faults.recorder.now(),
-            fault: fault.filter(|_| context.active_faults.is_stormy()),
+            fault: fault.filter(|_| context.active_faults.in_fault_phase()),
             context: Arc::clone(context),
-            call,
+            request,
             random,
             waiting,
         }
     }
 
-    pub(super) async fn run(mut self) -> Result<Answer, Cut> {
-        let refusal = match self.fault {
+    pub(super) async fn run(mut self) -> Result<HttpResponse, Cut> {
+        let error = match self.fault {
             Some(FaultKind::CutBefore) => {
                 self.note(FaultKind::CutBefore);
                 return Err(Cut);
             }
-            Some(FaultKind::Throttle) => Some(refusals::throttled(&self.call, &mut self.random)),
-            Some(FaultKind::TransactionConflict) => {
-                Some(refusals::conflict(&self.call, &mut self.random))
+            Some(FaultKind::Throttle) => {
+                Some(service_errors::throttled(&self.request, &mut self.random))
             }
-            Some(FaultKind::ExpiredIterator) => Some(refusals::expired()),
+            Some(FaultKind::TransactionConflict) => {
+                Some(service_errors::conflict(&self.request, &mut self.random))
+            }
+            Some(FaultKind::ExpiredIterator) => Some(service_errors::expired()),
             // These two come before the effect as often as after it.
             Some(FaultKind::ServerError) if self.random.bool() => {
-                Some(refusals::failed(self.call.service))
+                Some(service_errors::failed(self.request.service))
             }
             Some(FaultKind::TransactionInProgress) if self.random.bool() => {
-                Some(refusals::in_progress())
+                Some(service_errors::in_progress())
             }
             Some(FaultKind::Latency) => {
                 self.hold_up().await;
@@ -66,8 +70,8 @@ impl Interceptor {
             }
             _ => None,
         };
-        match (self.fault, refusal) {
-            (Some(kind), Some(refusal)) => Ok(self.refuse(kind, &refusal)),
+        match (self.fault, error) {
+            (Some(kind), Some(error)) => Ok(self.refuse(kind, &error)),
             _ => self.forward().await,
         }
     }
@@ -87,14 +91,14 @@ impl Interceptor {
         );
     }
 
-    async fn forward(mut self) -> Result<Answer, Cut> {
+    async fn forward(mut self) -> Result<HttpResponse, Cut> {
         let active_faults = Arc::clone(&self.context.active_faults);
         let split = match self.fault {
             Some(FaultKind::PartialSend | FaultKind::PartialDelete) => {
-                partial::split_entries(&self.call, &mut self.random)
+                partial::split_entries(&self.request, &mut self.random)
             }
             Some(FaultKind::PartialStatement) => {
-                partial::split_statements(&self.call, &mut self.random)
+                partial::split_statements(&self.request, &mut self.random)
             }
             _ => None,
         };
@@ -103,41 +107,45 @@ impl Interceptor {
             self.note(kind);
             let Some(rest) = split.rest else {
                 let body = split.failed.merge(Value::Null);
-                return Ok(protocol::answer(self.call.service, StatusCode::OK, &body));
+                return Ok(json_response(
+                    self.request.service,
+                    StatusCode::OK,
+                    body.to_string(),
+                ));
             };
-            self.call = rest;
+            self.request = rest;
             failed = Some(split.failed);
         }
-        if self.call.operation == "GetShardIterator" {
-            self.call = match active_faults.trims.locate(self.call.clone()) {
-                Ok(call) => call,
+        if self.request.operation == "GetShardIterator" {
+            self.request = match active_faults.trims.locate(self.request.clone()) {
+                Ok(request) => request,
                 // What was trimmed before: no fault of its own.
-                Err(refusal) => {
+                Err(error) => {
                     self.trimmed_read();
-                    return Ok(refusal.answer(self.call.service));
+                    return Ok(error.response(self.request.service));
                 }
             };
         }
         let forwarded_at = active_faults.recorder.now();
-        let reply = active_faults.upstream.send(&self.call).await?;
-        match self.call.operation.as_str() {
-            "SendMessageBatch" => self.sent(forwarded_at, &reply).await?,
-            "BatchExecuteStatement" => self.marked(&reply),
-            "GetShardIterator" => active_faults.trims.located(&self.call, &reply),
+        let response = active_faults.upstream.send(&self.request).await?;
+        match self.request.operation.as_str() {
+            "SendMessageBatch" => self.sent(forwarded_at, &response).await?,
+            "BatchExecuteStatement" => self.marked(&response),
+            "GetShardIterator" => active_faults.trims.located(&self.request, &response),
             "GetRecords" => {
-                if let Some(lost) = self.trimmed(&reply) {
+                if let Some(lost) = self.trimmed(&response) {
                     self.note_records(lost, true);
                     self.trimmed_read();
-                    return Ok(self.refuse(FaultKind::TrimmedIterator, &refusals::trimmed()));
+                    return Ok(self.refuse(FaultKind::TrimmedIterator, &service_errors::trimmed()));
                 }
-                if let Some(page) = active_faults.trims.read(&self.call, &reply) {
+                if let Some(page) = active_faults.trims.read(&self.request, &response) {
                     self.note_reader(&page);
                     self.note_records(page, false);
                 }
             }
             _ => {}
         }
-        self.after_the_effect(reply, failed).await
+        self.after_the_effect(response, failed).await
     }
 
     /// Whether the process learns what the service answered.
@@ -153,38 +161,39 @@ impl Interceptor {
     /// The answer to a request that took effect.
     async fn after_the_effect(
         mut self,
-        reply: Reply,
+        response: AwsResponse,
         failed: Option<Failed>,
-    ) -> Result<Answer, Cut> {
+    ) -> Result<HttpResponse, Cut> {
         match self.fault {
             Some(FaultKind::CutAfter) => {
                 self.note(FaultKind::CutAfter);
                 Err(Cut)
             }
             Some(FaultKind::ServerError) => {
-                let refusal = refusals::failed(self.call.service);
-                Ok(self.refuse(FaultKind::ServerError, &refusal))
+                let error = service_errors::failed(self.request.service);
+                Ok(self.refuse(FaultKind::ServerError, &error))
             }
-            Some(FaultKind::TransactionInProgress) => {
-                Ok(self.refuse(FaultKind::TransactionInProgress, &refusals::in_progress()))
+            Some(FaultKind::TransactionInProgress) => Ok(self.refuse(
+                FaultKind::TransactionInProgress,
+                &service_errors::in_progress(),
+            )),
+            _ if self.request.operation == "ReceiveMessage" => Ok(self.handed_out(response).await),
+            _ => Ok(match (failed, response.json()) {
+                (Some(failed), Some(body)) => response.with_body(&failed.merge(body)),
+                _ => response,
             }
-            _ if self.call.operation == "ReceiveMessage" => Ok(self.handed_out(reply).await),
-            _ => Ok(match (failed, reply.json()) {
-                (Some(failed), Some(body)) => reply.with_body(&failed.merge(body)),
-                _ => reply,
-            }
-            .into_answer()),
+            .into_http()),
         }
     }
 
     /// Notes what a queue took, and kills the relay that sent it when that is
     /// what is waited for.
-    async fn sent(&self, forwarded_at: u64, reply: &Reply) -> Result<(), Cut> {
-        let Some(body) = reply.json() else {
+    async fn sent(&self, forwarded_at: u64, response: &AwsResponse) -> Result<(), Cut> {
+        let Some(body) = response.json() else {
             return Ok(());
         };
         let active_faults = &self.context.active_faults;
-        let sent = sqs::sent(&self.call, &body);
+        let sent = sqs::sent(&self.request, &body);
         let answered_at = active_faults.recorder.now();
         let killed = self.is_told() && !sent.events.is_empty() && self.kill().await;
         active_faults.recorder.write(|history| {
@@ -206,13 +215,13 @@ impl Interceptor {
     }
 
     /// Notes which events are marked as published now.
-    fn marked(&self, reply: &Reply) {
-        let Some(body) = reply.json() else {
+    fn marked(&self, response: &AwsResponse) {
+        let Some(body) = response.json() else {
             return;
         };
         let recorder = &self.context.active_faults.recorder;
         let at = recorder.now();
-        let marks = marks::marked(&self.call, &body);
+        let marks = marks::marked(&self.request, &body);
         recorder.write(|history| {
             history.marks.extend(
                 marks
@@ -240,14 +249,14 @@ impl Interceptor {
     }
 
     /// The records that are taken away before the process reads them.
-    fn trimmed(&mut self, reply: &Reply) -> Option<Page> {
+    fn trimmed(&mut self, response: &AwsResponse) -> Option<Page> {
         let active_faults = &self.context.active_faults;
         if !self.is_told() || !active_faults.wants_trim() {
             return None;
         }
         let lost = active_faults
             .trims
-            .trim(&self.call, reply, &mut self.random)?;
+            .trim(&self.request, response, &mut self.random)?;
         active_faults.trim_is_done();
         Some(lost)
     }
@@ -307,16 +316,16 @@ impl Interceptor {
 
     /// The answer to a ReceiveMessage, perhaps with a message too many or in
     /// another order; notes who gets what.
-    async fn handed_out(&mut self, reply: Reply) -> Answer {
-        let Some(mut body) = reply.json() else {
-            return reply.into_answer();
+    async fn handed_out(&mut self, response: AwsResponse) -> HttpResponse {
+        let Some(mut body) = response.json() else {
+            return response.into_http();
         };
         let active_faults = Arc::clone(&self.context.active_faults);
         let process = &self.context.process;
         let taken = sqs::messages(&body).to_vec();
         let mut repeated = active_faults
             .handed_out
-            .share(process, &self.call, &mut body)
+            .share(process, &self.request, &mut body)
             .map(|message| (message, Redelivery::Concurrent));
         match self.fault {
             Some(FaultKind::DuplicateDelivery) if !taken.is_empty() && self.random.bool() => {
@@ -326,7 +335,7 @@ impl Interceptor {
             Some(FaultKind::DuplicateDelivery) if repeated.is_none() => {
                 repeated = active_faults
                     .handed_out
-                    .repeat(&self.call, &mut body, &mut self.random)
+                    .repeat(&self.request, &mut body, &mut self.random)
                     .map(|message| (message, Redelivery::Later));
             }
             Some(FaultKind::ReorderDelivery) if sqs::reorder(&mut body, &mut self.random) => {
@@ -356,12 +365,12 @@ impl Interceptor {
                 .filter_map(|(message, how)| delivery(message, Some(*how)));
             history.deliveries.extend(again);
         });
-        reply.with_body(&body).into_answer()
+        response.with_body(&body).into_http()
     }
 
-    fn refuse(&self, kind: FaultKind, refusal: &Refusal) -> Answer {
+    fn refuse(&self, kind: FaultKind, error: &ServiceError) -> HttpResponse {
         self.note(kind);
-        refusal.answer(self.call.service)
+        error.response(self.request.service)
     }
 
     fn note(&self, kind: FaultKind) {
@@ -374,8 +383,8 @@ impl Interceptor {
             until,
             kind,
             process: Some(self.context.process.clone()),
-            service: Some(self.call.service),
-            operation: Some(self.call.operation.clone()),
+            service: Some(self.request.service),
+            operation: Some(self.request.operation.clone()),
         });
     }
 }

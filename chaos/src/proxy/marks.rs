@@ -1,13 +1,12 @@
 //! Which events a relay's BatchExecuteStatement marked as published.
 
 use serde_json::Value;
-
-use super::protocol::Call;
+use test_support::fault_proxy::AwsRequest;
 
 /// Aggregate and sequence of each event whose statement was executed. The key
 /// that a statement's WHERE names stands last among its parameters.
-pub(super) fn marked(call: &Call, answer: &Value) -> Vec<(String, u64)> {
-    let body = call.json();
+pub(super) fn marked(request: &AwsRequest, answer: &Value) -> Vec<(String, u64)> {
+    let body = request.json();
     let statements = body["Statements"].as_array().into_iter().flatten();
     let responses = answer["Responses"].as_array().into_iter().flatten();
     statements
@@ -36,14 +35,14 @@ mod tests {
         let statement = |id: &str, sequence: &str| json!({"Statement": "UPDATE", "Parameters": [{"N": "7"}, {"S": id}, {"N": sequence}]});
         let body =
             json!({"Statements": [statement("a", "1"), statement("b", "2"), statement("c", "3")]});
-        let call = Call::of(CloudService::Dynamodb, "BatchExecuteStatement", &body);
+        let request = AwsRequest::of(CloudService::Dynamodb, "BatchExecuteStatement", &body);
         let refused = json!({"Error": {"Code": "ConditionalCheckFailed"}});
         let answer =
             json!({"Responses": [{"TableName": "outbox"}, refused, {"TableName": "outbox"}]});
         assert_eq!(
-            marked(&call, &answer),
+            marked(&request, &answer),
             [("a".to_owned(), 1), ("c".to_owned(), 3)]
         );
-        assert_eq!(marked(&call, &Value::Null), []);
+        assert_eq!(marked(&request, &Value::Null), []);
     }
 }

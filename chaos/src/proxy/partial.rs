@@ -2,8 +2,7 @@
 //! effect, and the two answers become one.
 
 use serde_json::{Value, json};
-
-use super::protocol::Call;
+use test_support::fault_proxy::AwsRequest;
 
 /// Items of a list with their places in it, in ascending order.
 type Placed = Vec<(usize, Value)>;
@@ -21,13 +20,13 @@ pub(super) enum Failed {
 #[derive(Debug)]
 pub(super) struct Split {
     /// What is forwarded; `None` when all of it fails.
-    pub(super) rest: Option<Call>,
+    pub(super) rest: Option<AwsRequest>,
     pub(super) failed: Failed,
 }
 
 /// Splits a SendMessageBatch or DeleteMessageBatch; `None` when it is empty.
-pub(super) fn split_entries(call: &Call, random: &mut fastrand::Rng) -> Option<Split> {
-    let mut body = call.json();
+pub(super) fn split_entries(request: &AwsRequest, random: &mut fastrand::Rng) -> Option<Split> {
+    let mut body = request.json();
     let (rest, failed) = divide(body["Entries"].as_array()?, random)?;
     let failed = failed
         .into_iter()
@@ -42,20 +41,20 @@ pub(super) fn split_entries(call: &Call, random: &mut fastrand::Rng) -> Option<S
         .collect();
     body["Entries"] = rest.into();
     Some(Split {
-        rest: forwarded(call, &body, "Entries"),
+        rest: forwarded(request, &body, "Entries"),
         failed: Failed::Entries(failed),
     })
 }
 
 /// Splits a BatchExecuteStatement; `None` when it is empty.
-pub(super) fn split_statements(call: &Call, random: &mut fastrand::Rng) -> Option<Split> {
+pub(super) fn split_statements(request: &AwsRequest, random: &mut fastrand::Rng) -> Option<Split> {
     const TRANSIENT: [&str; 4] = [
         "InternalServerError",
         "ProvisionedThroughputExceeded",
         "ThrottlingError",
         "TransactionConflict",
     ];
-    let mut body = call.json();
+    let mut body = request.json();
     let (rest, failed) = divide(body["Statements"].as_array()?, random)?;
     let failed = failed
         .into_iter()
@@ -67,7 +66,7 @@ pub(super) fn split_statements(call: &Call, random: &mut fastrand::Rng) -> Optio
         .collect();
     body["Statements"] = rest.into();
     Some(Split {
-        rest: forwarded(call, &body, "Statements"),
+        rest: forwarded(request, &body, "Statements"),
         failed: Failed::Statements(failed),
     })
 }
@@ -90,9 +89,9 @@ fn divide(items: &[Value], random: &mut fastrand::Rng) -> Option<(Vec<Value>, Pl
     Some((rest, failed))
 }
 
-fn forwarded(call: &Call, body: &Value, list: &str) -> Option<Call> {
+fn forwarded(request: &AwsRequest, body: &Value, list: &str) -> Option<AwsRequest> {
     let left = body[list].as_array().is_some_and(|left| !left.is_empty());
-    left.then(|| call.with_body(body))
+    left.then(|| request.with_body(body))
 }
 
 impl Failed {
@@ -136,15 +135,15 @@ mod tests {
     use super::*;
     use crate::history::CloudService;
 
-    fn batch(count: usize) -> Call {
+    fn batch(count: usize) -> AwsRequest {
         let entries: Vec<_> = (0..count).map(|n| json!({"Id": n.to_string()})).collect();
         let body = json!({"QueueUrl": "q", "Entries": entries});
-        Call::of(CloudService::Sqs, "SendMessageBatch", &body)
+        AwsRequest::of(CloudService::Sqs, "SendMessageBatch", &body)
     }
 
     /// As the service would answer.
-    fn successes(call: &Call) -> Value {
-        let body = call.json();
+    fn successes(request: &AwsRequest) -> Value {
+        let body = request.json();
         let ids = body["Entries"].as_array().unwrap().iter();
         let successful: Vec<_> = ids.map(|entry| json!({"Id": entry["Id"]})).collect();
         json!({"Successful": successful})
@@ -188,8 +187,8 @@ mod tests {
             let random = &mut fastrand::Rng::with_seed(seed);
             let statements: Vec<_> = (0..25).map(|n| json!({"Statement": n})).collect();
             let body = json!({"Statements": statements});
-            let call = Call::of(CloudService::Dynamodb, "BatchExecuteStatement", &body);
-            let split = split_statements(&call, random).unwrap();
+            let request = AwsRequest::of(CloudService::Dynamodb, "BatchExecuteStatement", &body);
+            let split = split_statements(&request, random).unwrap();
             let executed: Vec<_> = split.rest.map_or_else(Vec::new, |rest| {
                 rest.json()["Statements"].as_array().unwrap().clone()
             });

@@ -7,9 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use test_support::fault_proxy::AwsRequest;
 use tokio::sync::oneshot;
 
-use super::protocol::Call;
 use super::sqs::{put_messages, take_messages};
 
 /// How far back a repetition reaches.
@@ -47,16 +47,16 @@ impl HandedOut {
         }
     }
 
-    /// Adds one of them to the answer of `call`, a ReceiveMessage, and returns
+    /// Adds one of them to the answer of `request`, a ReceiveMessage, and returns
     /// it; `None` when there is none, or no room.
     pub(super) fn repeat(
         &self,
-        call: &Call,
+        request: &AwsRequest,
         answer: &mut Value,
         random: &mut fastrand::Rng,
     ) -> Option<Value> {
         let remembered = lock(&self.messages);
-        if remembered.is_empty() || !has_room(call, answer) {
+        if remembered.is_empty() || !has_room(request, answer) {
             return None;
         }
         let message = remembered[random.usize(..remembered.len())].clone();
@@ -78,11 +78,16 @@ impl HandedOut {
     }
 
     /// Adds a message that another process is about to get to the answer of
-    /// `call`, a ReceiveMessage of `process`, and returns it.
-    pub(super) fn share(&self, process: &str, call: &Call, answer: &mut Value) -> Option<Value> {
+    /// `request`, a ReceiveMessage of `process`, and returns it.
+    pub(super) fn share(
+        &self,
+        process: &str,
+        request: &AwsRequest,
+        answer: &mut Value,
+    ) -> Option<Value> {
         let mut offers = lock(&self.offers);
         offers.retain(|offer| !offer.taken.is_closed());
-        if !has_room(call, answer) {
+        if !has_room(request, answer) {
             return None;
         }
         let theirs = offers.iter().position(|offer| offer.holder != process)?;
@@ -93,8 +98,8 @@ impl HandedOut {
 }
 
 /// SQS never hands out more than it is asked for.
-fn has_room(call: &Call, answer: &Value) -> bool {
-    let most = call.json()["MaxNumberOfMessages"].as_u64().unwrap_or(1);
+fn has_room(request: &AwsRequest, answer: &Value) -> bool {
+    let most = request.json()["MaxNumberOfMessages"].as_u64().unwrap_or(1);
     (super::sqs::messages(answer).len() as u64) < most
 }
 
@@ -131,9 +136,9 @@ mod tests {
     use super::*;
     use crate::history::CloudService;
 
-    fn ask(most: u64) -> Call {
+    fn ask(most: u64) -> AwsRequest {
         let body = json!({"MaxNumberOfMessages": most});
-        Call::of(CloudService::Sqs, "ReceiveMessage", &body)
+        AwsRequest::of(CloudService::Sqs, "ReceiveMessage", &body)
     }
 
     #[test]

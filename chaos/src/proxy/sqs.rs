@@ -3,8 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-
-use super::protocol::Call;
+use test_support::fault_proxy::AwsRequest;
 
 /// A SendMessageBatch and its answer: the entries that the queue took.
 pub(super) struct Sent {
@@ -22,8 +21,8 @@ pub(super) struct Event {
 }
 
 /// Reads which events a queue took.
-pub(super) fn sent(call: &Call, answer: &Value) -> Sent {
-    let body = call.json();
+pub(super) fn sent(request: &AwsRequest, answer: &Value) -> Sent {
+    let body = request.json();
     let ids = answer["Successful"].as_array();
     let is_taken = |entry: &&Value| {
         ids.is_some_and(|ids| ids.iter().any(|success| success["Id"] == entry["Id"]))
@@ -117,7 +116,7 @@ pub(super) mod tests {
                 {"Id": "1", "MessageBody": message(1)["Body"]},
             ],
         });
-        let request = Call::of(CloudService::Sqs, "SendMessageBatch", &batch);
+        let request = AwsRequest::of(CloudService::Sqs, "SendMessageBatch", &batch);
         let answer = json!({"Successful": [{"Id": "1"}], "Failed": [{"Id": "0"}]});
         let sent = sent(&request, &answer);
         assert_eq!(sent.queue, "order-events");

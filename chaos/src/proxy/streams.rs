@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
+use test_support::fault_proxy::{AwsRequest, AwsResponse, ServiceError};
 
-use super::protocol::{Call, Refusal, Reply};
-use super::refusals;
+use super::service_errors;
 
 /// A stream's ARN and a shard's id.
 type Shard = (String, String);
@@ -39,42 +39,45 @@ struct State {
 }
 
 impl Trims {
-    /// A GetShardIterator as the service has to be asked it, or its refusal:
+    /// A GetShardIterator as the service has to be asked it, or its error:
     /// the oldest record is the one after the horizon.
-    pub(super) fn locate(&self, call: Call) -> Result<Call, Box<Refusal>> {
-        let mut body = call.json();
+    pub(super) fn locate(&self, request: AwsRequest) -> Result<AwsRequest, Box<ServiceError>> {
+        let mut body = request.json();
         let Some(horizon) = self.state().horizons.get(&shard(&body)).cloned() else {
-            return Ok(call);
+            return Ok(request);
         };
         let number = body["SequenceNumber"].as_str();
         match body["ShardIteratorType"].as_str() {
             Some("TRIM_HORIZON") => {
                 body["ShardIteratorType"] = json!("AFTER_SEQUENCE_NUMBER");
                 body["SequenceNumber"] = json!(horizon);
-                Ok(call.with_body(&body))
+                Ok(request.with_body(&body))
             }
             Some("AFTER_SEQUENCE_NUMBER" | "AT_SEQUENCE_NUMBER")
                 if number.is_some_and(|number| compare(number, &horizon).is_lt()) =>
             {
-                Err(Box::new(refusals::trimmed()))
+                Err(Box::new(service_errors::trimmed()))
             }
-            _ => Ok(call),
+            _ => Ok(request),
         }
     }
 
     /// Remembers whose the new iterator is.
-    pub(super) fn located(&self, call: &Call, reply: &Reply) {
-        if let Some(iterator) = reply.json().and_then(|body| text(&body["ShardIterator"])) {
+    pub(super) fn located(&self, request: &AwsRequest, response: &AwsResponse) {
+        if let Some(iterator) = response
+            .json()
+            .and_then(|body| text(&body["ShardIterator"]))
+        {
             let mut state = self.state();
-            state.iterators.insert(iterator, shard(&call.json()));
+            state.iterators.insert(iterator, shard(&request.json()));
         }
     }
 
     /// Follows a reader from page to page; what it reads, unless that is an
     /// error.
-    pub(super) fn read(&self, call: &Call, reply: &Reply) -> Option<Page> {
-        let used = text(&call.json()["ShardIterator"])?;
-        let body = reply.json()?;
+    pub(super) fn read(&self, request: &AwsRequest, response: &AwsResponse) -> Option<Page> {
+        let used = text(&request.json()["ShardIterator"])?;
+        let body = response.json()?;
         let mut state = self.state();
         let shard = state.iterators.remove(&used)?;
         let page = Page {
@@ -91,11 +94,11 @@ impl Trims {
     /// and returns their events; `None` when the page has no record.
     pub(super) fn trim(
         &self,
-        call: &Call,
-        reply: &Reply,
+        request: &AwsRequest,
+        response: &AwsResponse,
         random: &mut fastrand::Rng,
     ) -> Option<Page> {
-        let body = reply.json()?;
+        let body = response.json()?;
         let records = records(&body);
         if records.is_empty() {
             return None;
@@ -105,7 +108,7 @@ impl Trims {
         let mut state = self.state();
         let shard = state
             .iterators
-            .get(call.json()["ShardIterator"].as_str()?)?;
+            .get(request.json()["ShardIterator"].as_str()?)?;
         let shard = shard.clone();
         let page = Page {
             shard: shard.1.clone(),
@@ -163,20 +166,20 @@ mod tests {
     use super::*;
     use crate::history::CloudService;
 
-    fn call(body: &Value) -> Call {
-        Call::of(CloudService::Streams, "", body)
+    fn request(body: &Value) -> AwsRequest {
+        AwsRequest::of(CloudService::Streams, "", body)
     }
 
-    fn reply(body: &Value) -> Reply {
-        Reply {
+    fn response(body: &Value) -> AwsResponse {
+        AwsResponse {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: body.to_string().into(),
         }
     }
 
-    fn at(kind: &str, number: Option<&str>) -> Call {
-        call(&json!({
+    fn at(kind: &str, number: Option<&str>) -> AwsRequest {
+        request(&json!({
             "StreamArn": "arn", "ShardId": "s", "ShardIteratorType": kind, "SequenceNumber": number,
         }))
     }
@@ -192,7 +195,7 @@ mod tests {
         let trims = Trims::default();
         trims.located(
             &at("TRIM_HORIZON", None),
-            &reply(&json!({"ShardIterator": "i"})),
+            &response(&json!({"ShardIterator": "i"})),
         );
         let page = json!({
             "NextShardIterator": "j",
@@ -202,9 +205,9 @@ mod tests {
                 record("INSERT", "009"),
             ],
         });
-        let read = call(&json!({"ShardIterator": "i"}));
+        let read = request(&json!({"ShardIterator": "i"}));
         let random = &mut fastrand::Rng::with_seed(1);
-        let lost = trims.trim(&read, &reply(&page), random).unwrap();
+        let lost = trims.trim(&read, &response(&page), random).unwrap();
         assert_eq!(lost.shard, "s");
         assert_eq!(lost.events[0], ("a-007".to_owned(), 1));
         let first = trims.locate(at("TRIM_HORIZON", None)).unwrap().json();
@@ -235,10 +238,10 @@ mod tests {
         let trims = Trims::default();
         trims.located(
             &at("TRIM_HORIZON", None),
-            &reply(&json!({"ShardIterator": "i"})),
+            &response(&json!({"ShardIterator": "i"})),
         );
-        let read = call(&json!({"ShardIterator": "i"}));
-        let page = reply(&json!({"Records": []}));
+        let read = request(&json!({"ShardIterator": "i"}));
+        let page = response(&json!({"Records": []}));
         let random = &mut fastrand::Rng::with_seed(1);
         assert_eq!(trims.trim(&read, &page, random), None);
     }
@@ -248,17 +251,17 @@ mod tests {
         let trims = Trims::default();
         trims.located(
             &at("TRIM_HORIZON", None),
-            &reply(&json!({"ShardIterator": "i"})),
+            &response(&json!({"ShardIterator": "i"})),
         );
         for (used, next) in [("i", "j"), ("j", "k")] {
-            let read = call(&json!({"ShardIterator": used}));
+            let read = request(&json!({"ShardIterator": used}));
             let records = [record("INSERT", used), record("MODIFY", next)];
             let page = json!({"NextShardIterator": next, "Records": records});
             let expected = Page {
                 shard: "s".to_owned(),
                 events: vec![(format!("a-{used}"), 1)],
             };
-            assert_eq!(trims.read(&read, &reply(&page)), Some(expected));
+            assert_eq!(trims.read(&read, &response(&page)), Some(expected));
         }
         assert_eq!(trims.state().iterators.keys().collect::<Vec<_>>(), ["k"]);
     }

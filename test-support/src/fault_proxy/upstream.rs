@@ -1,4 +1,4 @@
-//! The services behind the proxies.
+//! Forwards requests to the services behind the proxies.
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -8,12 +8,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use super::Cut;
-use super::protocol::{Call, Reply};
-use crate::history::CloudService;
+use super::{AwsRequest, AwsResponse, CloudService, Cut};
 
+/// The endpoints of the three services and a connection pool.
 #[derive(Debug)]
-pub(crate) struct Upstream {
+pub struct Upstream {
     client: Client<HttpConnector, Full<Bytes>>,
     dynamodb: Uri,
     streams: Uri,
@@ -21,9 +20,11 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(dynamodb: Uri, streams: Uri, sqs: Uri) -> Self {
+    /// Creates a client of the services at these endpoints.
+    #[must_use]
+    pub fn new(dynamodb: Uri, streams: Uri, sqs: Uri) -> Self {
         let mut connector = HttpConnector::new();
-        // Small requests must not wait for each other's acknowledgement.
+        // Small requests must not wait for each other's acknowledgement (Nagle's algorithm).
         connector.set_nodelay(true);
         Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
@@ -33,32 +34,31 @@ impl Upstream {
         }
     }
 
-    /// Forwards a request as it came; only what belongs to its connection is
-    /// made anew.
+    /// Forwards a request unchanged, except for the headers that belong to its connection.
     ///
     /// # Errors
-    /// When the service breaks the connection, or is not there.
-    pub(super) async fn send(&self, call: &Call) -> Result<Reply, Cut> {
-        let uri = match call.service {
+    /// When the service is unreachable or closes the connection.
+    pub async fn send(&self, aws: &AwsRequest) -> Result<AwsResponse, Cut> {
+        let uri = match aws.service {
             CloudService::Dynamodb => &self.dynamodb,
             CloudService::Streams => &self.streams,
             CloudService::Sqs => &self.sqs,
         };
-        let mut request = Request::new(Full::new(call.body.clone()));
+        let mut request = Request::new(Full::new(aws.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
-        *request.headers_mut() = call.headers.clone();
+        *request.headers_mut() = aws.headers.clone();
         for name in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             request.headers_mut().remove(name);
         }
         let failed = |error: &dyn std::error::Error| {
-            tracing::debug!(%error, operation = call.operation, "a service did not answer the proxy");
+            tracing::debug!(%error, operation = aws.operation, "a service did not answer the proxy");
             Cut
         };
-        let answer = self.client.request(request).await;
-        let (parts, body) = answer.map_err(|error| failed(&error))?.into_parts();
+        let response = self.client.request(request).await;
+        let (parts, body) = response.map_err(|error| failed(&error))?.into_parts();
         let body = body.collect().await.map_err(|error| failed(&error))?;
-        Ok(Reply {
+        Ok(AwsResponse {
             status: parts.status,
             headers: parts.headers,
             body: body.to_bytes(),
