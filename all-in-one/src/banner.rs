@@ -1,9 +1,9 @@
-//! What `up` prints once everything is ready.
+//! The addresses that `up` prints once everything is ready.
 
 use std::fmt;
 use std::io::Write;
 
-/// Where things are.
+/// Addresses of the system.
 #[derive(Debug)]
 pub(crate) struct Banner {
     pub(crate) api: String,
@@ -11,15 +11,15 @@ pub(crate) struct Banner {
     pub(crate) worker: String,
     pub(crate) dynamodb: String,
     pub(crate) sqs: String,
-    /// Of the first three.
+    /// Pids of the first three.
     pub(crate) pids: Vec<Option<u32>>,
-    /// Where traces and metrics go, when they go anywhere.
+    /// Endpoint of traces and metrics, if they are exported.
     pub(crate) otlp: Option<String>,
 }
 
 impl Banner {
     pub(crate) fn print(&self) {
-        // Standard output may be closed; that is no reason to stop.
+        // A closed standard output is not an error.
         let _ = write!(std::io::stdout().lock(), "{self}");
     }
 
@@ -41,7 +41,7 @@ impl fmt::Display for Banner {
             sqs,
             ..
         } = self;
-        writeln!(f, "\nEverything is up.\n")?;
+        writeln!(f, "\nEverything is running.\n")?;
         for (service, name, url, more) in [
             (0, "order-api", api, "/docs"),
             (1, "outbox-relay", relay, "/"),
@@ -57,7 +57,10 @@ impl fmt::Display for Banner {
             f,
             "  curl -i {api}/orders -H 'content-type: application/json' -d '{ORDER}'\n"
         )?;
-        writeln!(f, "Its Location a moment later, PROCESSED by then:\n")?;
+        writeln!(
+            f,
+            "Then query its Location; a moment later its status is PROCESSED:\n"
+        )?;
         writeln!(f, "  curl {api}/orders/<order_id>\n")?;
         writeln!(f, "Kill a service and watch it recover:  kill -9 <pid>")?;
         if let Some(otlp) = self.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) {
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_curl_can_be_pasted_into_a_shell() {
+    fn the_printed_curl_command_is_valid_in_a_shell() {
         let banner = Banner {
             api: "http://127.0.0.1:8080".to_owned(),
             relay: "http://127.0.0.1:8081".to_owned(),

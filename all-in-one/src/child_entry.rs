@@ -1,4 +1,4 @@
-//! A service in this process: the other side of `test_support::child_process`.
+//! Runs a service in this process: the counterpart of `test_support::child_process`.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,12 +9,12 @@ use shared::runtime::service::{Context, ProcessOptions, RunError};
 use test_support::child_process::LIFELINE;
 use tokio::net::unix::pipe;
 
-/// How long a service goes on without its parent. The embedded cloud is gone
-/// with it, so there is nothing to finish.
+/// Time for which a service continues without its parent. The embedded cloud ended with the parent,
+/// so no work can be completed.
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 
-/// Runs `service` as its own program would, except that it also stops when the
-/// `up` that started it is gone.
+/// Runs `service` as its own program would. In addition, it stops when the parent process has
+/// ended.
 pub(crate) fn run<F>(
     name: &'static str,
     options: &ProcessOptions,
@@ -29,16 +29,16 @@ where
         }
         let stop = context.stop.clone();
         let orphaned = async {
-            parent_gone().await.map_err(|error| {
+            parent_ended().await.map_err(|error| {
                 RunError::Failed(format!(
                     "standard input is not the pipe to all-in-one: {error}"
                 ))
             })?;
-            tracing::warn!("all-in-one is gone; stopping");
+            tracing::warn!("the all-in-one process has ended; stopping");
             stop.cancel();
             tokio::time::sleep(ORPHAN_GRACE).await;
             Err(RunError::Failed(
-                "all-in-one is gone, and the embedded cloud with it".to_owned(),
+                "the all-in-one process has ended, and the embedded cloud with it".to_owned(),
             ))
         };
         tokio::select! {
@@ -48,8 +48,8 @@ where
     })
 }
 
-/// Returns when the other end of standard input, a pipe, is closed.
-async fn parent_gone() -> io::Result<()> {
+/// Waits until the other end of standard input, a pipe, is closed.
+async fn parent_ended() -> io::Result<()> {
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let lifeline = pipe::Receiver::from_owned_fd(input)?;
     let mut nothing = [0; 16];

@@ -1,4 +1,4 @@
-//! Sub-commands and options. The services' own options are theirs, unchanged.
+//! Sub-commands and options. The sub-commands of the services have the options of the services.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -9,9 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use shared::provision::ResourceNames;
 use shared::runtime::service::ProcessOptions;
 
-/// The whole system on this machine: DynamoDB, SQS and the three services.
+/// Runs the whole system on this machine: DynamoDB, SQS and the three services.
 ///
-/// Without a sub-command it is `up`.
+/// The default sub-command is `up`.
 #[derive(Debug, Parser)]
 #[command(name = "all-in-one", version)]
 pub struct Cli {
@@ -20,8 +20,7 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// This process's own command line, or the exit code when there is nothing
-    /// to run.
+    /// Parses the command line of this process. Returns the exit code if there is nothing to run.
     pub fn from_arguments() -> Result<Self, ExitCode> {
         let mut arguments: Vec<_> = std::env::args_os().collect();
         insert_up(&mut arguments);
@@ -29,9 +28,9 @@ impl Cli {
     }
 }
 
-/// Names `up` where no sub-command is named: without arguments, or with an
-/// option first. Options of `up` beside the sub-commands would do the same, but
-/// then a variable that only `up` objects to would stop every sub-command.
+/// Inserts `up` if no sub-command is given: without arguments, or if an option is first. Options of
+/// `up` beside the sub-commands would have the same effect, but then an invalid environment
+/// variable of `up` would stop every sub-command.
 fn insert_up(arguments: &mut Vec<OsString>) {
     let is_up = match arguments.get(1).map(|first| first.to_string_lossy()) {
         None => !arguments.is_empty(),
@@ -50,11 +49,10 @@ pub enum Command {
     Up(Box<UpOptions>),
     /// Start only the embedded DynamoDB and SQS, until Ctrl-C.
     Cloud(CloudCommand),
-    /// Create tables and queues where they are missing, on the endpoint that
-    /// the AWS SDK's variables name.
+    /// Create missing tables and queues at the endpoint configured by the AWS SDK's variables.
     Provision(ProvisionCommand),
-    /// Start everything, kill it and cut it off under load, and check that
-    /// nothing was lost: exits with 0 if everything held, with 1 if not.
+    /// Run the whole system with injected faults and check that no guarantee is violated: exits
+    /// with 0 if all hold, with 1 if not.
     Chaos(Box<ChaosOptions>),
     /// Run the HTTP API.
     OrderApi(Box<order_api::Config>),
@@ -62,21 +60,21 @@ pub enum Command {
     OutboxRelay(Box<outbox_relay::cli::Cli>),
     /// Run the worker.
     InventoryWorker(Box<inventory_worker::Config>),
-    /// Exit with 0 if a URL answers with success, for container health checks.
+    /// Exit with 0 if a URL responds with success; for container health checks.
     Healthcheck {
-        /// Such as `http://127.0.0.1:8080/readyz`.
+        /// URL, such as `http://127.0.0.1:8080/readyz`.
         url: String,
     },
 }
 
-/// `up`: the three listening options are the services' own, so that a taken
-/// port is noticed before anything starts.
+/// Options of `up`. The three listening addresses are those of the services, so that a port in use
+/// is reported before anything starts.
 #[derive(Clone, Debug, Args)]
 pub struct UpOptions {
     #[command(flatten)]
     pub cloud: CloudOptions,
 
-    /// Where order-api listens.
+    /// Listening address of order-api.
     #[arg(
         long,
         env = "ORDER_API_LISTEN",
@@ -86,7 +84,7 @@ pub struct UpOptions {
     )]
     pub order_api_listen: SocketAddr,
 
-    /// Where the relay's health, metrics and operator pages are.
+    /// Listening address of the relay's health, metrics and operator pages.
     #[arg(
         long,
         env = "RELAY_ADMIN_LISTEN",
@@ -96,7 +94,7 @@ pub struct UpOptions {
     )]
     pub relay_admin_listen: SocketAddr,
 
-    /// Where the worker's health and metrics are.
+    /// Listening address of the worker's health and metrics.
     #[arg(
         long,
         env = "WORKER_ADMIN_LISTEN",
@@ -113,11 +111,11 @@ pub struct UpOptions {
     pub process: ProcessOptions,
 }
 
-/// Where the embedded cloud listens; port 0 takes any free one.
+/// Listening addresses of the embedded cloud; port 0 selects a free port.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Embedded cloud")]
 pub struct CloudOptions {
-    /// Where DynamoDB and DynamoDB Streams listen.
+    /// Listening address of DynamoDB and DynamoDB Streams.
     #[arg(
         long,
         env = "ALL_IN_ONE_DYNAMODB_LISTEN",
@@ -126,7 +124,7 @@ pub struct CloudOptions {
     )]
     pub dynamodb_listen: SocketAddr,
 
-    /// Where SQS listens.
+    /// Listening address of SQS.
     #[arg(
         long,
         env = "ALL_IN_ONE_SQS_LISTEN",
@@ -147,8 +145,7 @@ pub struct CloudCommand {
 
 #[derive(Clone, Debug, Args)]
 pub struct ProvisionCommand {
-    /// Also stock WIDGET-1 … WIDGET-5 with 1,000,000 pieces each, where they
-    /// are not stocked yet.
+    /// Also stock WIDGET-1 … WIDGET-5 with 1,000,000 pieces each, unless they are already stocked.
     #[arg(long)]
     pub stock: bool,
 
@@ -166,12 +163,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn up_is_meant_where_no_sub_command_is_named() {
+    fn up_is_the_default_sub_command() {
         for (given, wanted) in [
             (&["all-in-one"][..], &["all-in-one", "up"][..]),
             (

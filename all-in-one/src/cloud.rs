@@ -1,15 +1,15 @@
-//! The embedded cloud, alone or below `up`.
+//! The embedded cloud, by itself or as part of `up`.
 
 use local_cloud::{Config, LocalCloud, Service, StartError};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::CloudOptions;
-use crate::up::UpError;
+use crate::error::UpError;
 
 /// Starts DynamoDB and SQS.
 ///
 /// # Errors
-/// For a taken port, a sentence that names the option to change.
+/// For a port in use, a sentence that names the option to change.
 pub(crate) async fn start(options: CloudOptions) -> Result<LocalCloud, UpError> {
     let config = Config {
         dynamodb: options.dynamodb_listen,
@@ -33,10 +33,11 @@ pub(crate) async fn start(options: CloudOptions) -> Result<LocalCloud, UpError> 
 const DYNAMODB: &str = "--dynamodb-listen (ALL_IN_ONE_DYNAMODB_LISTEN)";
 const SQS: &str = "--sqs-listen (ALL_IN_ONE_SQS_LISTEN)";
 
-/// `cloud`: serves until `stop`, after printing what a shell needs to use it.
+/// Runs the sub-command `cloud`: prints the environment variables for other programs and serves
+/// until `stop`.
 pub(crate) async fn run(options: CloudOptions, stop: CancellationToken) -> Result<(), UpError> {
     let cloud = start(options).await?;
-    println!("# DynamoDB and SQS are up until Ctrl-C. For programs that are to use them:");
+    println!("# DynamoDB and SQS run until Ctrl-C. Environment of programs that use them:");
     for (name, value) in cloud.env() {
         println!("export {name}={value}");
     }

@@ -1,4 +1,4 @@
-//! What each sub-command does, from the command line to the exit code.
+//! Executes each sub-command, from the command line to the exit code.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use test_support::signals::{Signals, Stopping};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Cli, Command, ProvisionCommand, UpOptions};
+use crate::error::UpError;
 use crate::readiness::Probe;
-use crate::up::{self, UpError};
-use crate::{child_entry, cloud};
+use crate::{child_entry, cloud, up};
 
-/// Runs what the command line asks for.
+/// Runs the selected sub-command.
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Up(options) => run_up(*options),
@@ -58,8 +58,8 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn run_up(options: UpOptions) -> ExitCode {
-    // The services read their options from the environment that they share
-    // with this process: what is wrong there is said before anything starts.
+    // The services read their options from the environment that they share with this process:
+    // errors there are reported before anything starts.
     for name in up::SERVICES {
         match runtime::service::parse_from::<Cli, _>(["all-in-one", name]) {
             Err(code) => return code,
@@ -104,7 +104,7 @@ async fn run_provision(command: ProvisionCommand, context: Context) -> Result<()
     }
 }
 
-/// Runs `work` with logging and with signals passed on to it.
+/// Runs `work` with logging, and forwards signals to it.
 fn until_signal<F>(log_format: LogFormat, work: impl FnOnce(Stopping) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), UpError>>,
@@ -138,11 +138,11 @@ fn healthcheck(url: &str) -> ExitCode {
     let Some(runtime) = runtime() else {
         return ExitCode::FAILURE;
     };
-    let asked = runtime.block_on(async {
+    let ready = runtime.block_on(async {
         let probe = Probe::new().map_err(|error| error.to_string())?;
-        probe.ask(url).await
+        probe.check(url).await
     });
-    match asked {
+    match ready {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("{url}: {reason}");

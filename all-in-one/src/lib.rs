@@ -24,6 +24,7 @@ mod child_entry;
 pub mod cli;
 mod cloud;
 mod commands;
+mod error;
 mod readiness;
 mod supervisor;
 mod up;

@@ -1,5 +1,4 @@
-//! Keeps the services running: starts them, restarts the ones that die, stops
-//! them in order.
+//! Supervises the services: starts them, restarts those that end, and stops them in order.
 
 use std::time::Duration;
 
@@ -12,19 +11,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::readiness::Probe;
 
-/// How long a service may take to become ready at first.
+/// Time limit for the first readiness of a service.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// The pause before a restart: the first after a long life, doubled at every
-/// death soon after the start, never longer than the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Delay before a restart: the first value after a long uptime, doubled after every early end, at
+/// most the second value.
+const MIN_RESTART_DELAY: Duration = Duration::from_millis(100);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(5);
 
-/// A service that lived this long did not die of its start.
-const LONG_LIFE: Duration = Duration::from_secs(10);
+/// Uptime after which an end is not attributed to the start.
+const STABLE_UPTIME: Duration = Duration::from_secs(10);
 
-/// How long past its own grace period a service may take to end: it gives up
-/// unfinished work 2 s after that, and flushes telemetry for at most 5 s.
+/// Time after the grace period until a service is killed: it abandons unfinished work 2 s after the
+/// grace period, and flushes telemetry for at most 5 s.
 const PAST_GRACE: Duration = Duration::from_secs(8);
 
 /// All services, in the order in which they are stopped.
@@ -48,16 +47,16 @@ enum State {
     Running {
         pid: u32,
     },
-    /// And why: an exit status, a signal, or no start at all.
+    /// With the exit status, the signal, or the error of the start.
     Ended {
         how: String,
     },
 }
 
-/// A service did not come up.
+/// A service did not become ready.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotReady {
-    #[error("{service} ended before it was ready ({how}); its last lines above say why")]
+    #[error("{service} ended before it was ready ({how}); see its last log lines above")]
     Ended { service: &'static str, how: String },
     #[error("{service} was not ready within {} s: {reason}", READY_WITHIN.as_secs())]
     Silent {
@@ -67,9 +66,8 @@ pub(crate) enum NotReady {
 }
 
 impl Supervisor {
-    /// Starts `specs`, each with the URL where it is asked whether it is ready.
-    /// `grace` is what the services have for finishing their work; `force` kills
-    /// them instead.
+    /// Starts `specs`, each with the base URL of its readiness check. `grace` is the grace period
+    /// of the services; `force` kills them instead.
     pub(crate) fn start(
         specs: Vec<(Spec, String)>,
         grace: Duration,
@@ -78,7 +76,7 @@ impl Supervisor {
         let start = |(spec, url): (Spec, String)| {
             let stop = CancellationToken::new();
             let (report, state) = watch::channel(State::Starting);
-            let keeper = Keeper {
+            let supervised = ServiceTask {
                 spec: spec.clone(),
                 report,
                 patience: grace + PAST_GRACE,
@@ -90,7 +88,7 @@ impl Supervisor {
                 url,
                 state,
                 stop,
-                task: tokio::spawn(keeper.keep_running()),
+                task: tokio::spawn(supervised.keep_running()),
             }
         };
         Self {
@@ -98,17 +96,17 @@ impl Supervisor {
         }
     }
 
-    /// Waits until every service says that it is ready.
+    /// Waits until every service is ready.
     ///
     /// # Errors
-    /// When one of them ends first, or takes too long.
+    /// When a service ends first or exceeds the time limit.
     pub(crate) async fn ready(&self, probe: &Probe) -> Result<(), NotReady> {
         try_join_all(self.services.iter().map(|service| service.ready(probe))).await?;
         Ok(())
     }
 
-    /// The services' pids, in the order of their specs; none between a death
-    /// and a restart.
+    /// Returns the pids of the services, in the order of their specs; `None` while a service is
+    /// restarting.
     pub(crate) fn pids(&self) -> Vec<Option<u32>> {
         let pid = |service: &Service| match *service.state.borrow() {
             State::Running { pid } => Some(pid),
@@ -117,13 +115,13 @@ impl Supervisor {
         self.services.iter().map(pid).collect()
     }
 
-    /// Stops the services one after the other, so that each can hand its work
-    /// to the next. None is left when this returns.
+    /// Stops the services one after the other, so that each can pass its work to the next, and
+    /// waits for their end.
     pub(crate) async fn stop(self) {
         for service in self.services {
             service.stop.cancel();
             if let Err(error) = service.task.await {
-                tracing::error!(service = service.spec.name, %error, "a supervisor failed");
+                tracing::error!(service = service.spec.name, %error, "a supervisor panicked");
             }
         }
     }
@@ -149,8 +147,8 @@ impl Service {
     }
 }
 
-/// The task behind one service.
-struct Keeper {
+/// Task that supervises one service.
+struct ServiceTask {
     spec: Spec,
     report: watch::Sender<State>,
     patience: Duration,
@@ -158,10 +156,10 @@ struct Keeper {
     force: CancellationToken,
 }
 
-impl Keeper {
+impl ServiceTask {
     async fn keep_running(self) {
         let service = self.spec.name;
-        let mut early_deaths = 0;
+        let mut early_ends = 0;
         while !self.stop.is_cancelled() {
             let started = Instant::now();
             let how = match self.spec.spawn() {
@@ -169,19 +167,19 @@ impl Keeper {
                     let pid = process.pid();
                     tracing::info!(service, pid, "service started");
                     self.report.send_replace(State::Running { pid });
-                    let Some(how) = self.until_dead(process).await else {
+                    let Some(how) = self.until_ended(process).await else {
                         return;
                     };
                     how
                 }
                 Err(error) => format!("it could not be started: {error}"),
             };
-            early_deaths = if started.elapsed() >= LONG_LIFE {
+            early_ends = if started.elapsed() >= STABLE_UPTIME {
                 0
             } else {
-                early_deaths + 1
+                early_ends + 1
             };
-            let pause = pause(early_deaths);
+            let pause = restart_delay(early_ends);
             self.report.send_replace(State::Ended { how });
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -190,8 +188,8 @@ impl Keeper {
         }
     }
 
-    /// How it died by itself; nothing when it was stopped.
-    async fn until_dead(&self, mut process: Process) -> Option<String> {
+    /// Waits for the end of `process`. Returns the reason, or `None` if it was stopped.
+    async fn until_ended(&self, mut process: Process) -> Option<String> {
         let service = self.spec.name;
         let pid = process.pid();
         let status = tokio::select! {
@@ -201,7 +199,7 @@ impl Keeper {
                     Ok(status) if status.success() => {
                         tracing::info!(service, pid, "service stopped");
                     }
-                    Ok(status) => tracing::warn!(service, pid, %status, "service did not stop well"),
+                    Ok(status) => tracing::warn!(service, pid, %status, "service stopped with an error"),
                     Err(error) => tracing::error!(service, pid, %error, "service could not be stopped"),
                 }
                 return None;
@@ -211,15 +209,20 @@ impl Keeper {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::warn!(service, pid, how, "service died; starting it again");
+        tracing::warn!(
+            service,
+            pid,
+            how,
+            "service ended unexpectedly; restarting it"
+        );
         Some(how)
     }
 }
 
-/// The pause before the next start, after this many deaths soon after a start.
-fn pause(early_deaths: u32) -> Duration {
-    let doublings = early_deaths.saturating_sub(1).min(16);
-    (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+/// Returns the delay before the next start, after this many early ends.
+fn restart_delay(early_ends: u32) -> Duration {
+    let doublings = early_ends.saturating_sub(1).min(16);
+    (MIN_RESTART_DELAY * 2_u32.pow(doublings)).min(MAX_RESTART_DELAY)
 }
 
 #[cfg(test)]
@@ -227,11 +230,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_that_keeps_dying_is_restarted_ever_more_slowly() {
-        assert_eq!(pause(0), FIRST_PAUSE);
-        assert_eq!(pause(1), FIRST_PAUSE);
-        assert_eq!(pause(2), FIRST_PAUSE * 2);
-        assert_eq!(pause(7), LONGEST_PAUSE);
-        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+    fn restart_delay_doubles_up_to_its_limit() {
+        assert_eq!(restart_delay(0), MIN_RESTART_DELAY);
+        assert_eq!(restart_delay(1), MIN_RESTART_DELAY);
+        assert_eq!(restart_delay(2), MIN_RESTART_DELAY * 2);
+        assert_eq!(restart_delay(7), MAX_RESTART_DELAY);
+        assert_eq!(restart_delay(u32::MAX), MAX_RESTART_DELAY);
     }
 }

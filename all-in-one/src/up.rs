@@ -1,14 +1,11 @@
-//! `up`: the cloud in this process, the services as children, until a signal.
+//! The sub-command `up`: the cloud in this process, the services as children, until a signal.
 
-use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 
-use chaos::ChaosError;
 use clap::ValueEnum;
 use local_cloud::LocalCloud;
 use shared::aws::Clients;
-use shared::provision::{self, ProvisionError};
+use shared::provision;
 use test_support::child_process::Spec;
 use test_support::reserved_port::Reservation;
 use test_support::signals::Stopping;
@@ -16,71 +13,20 @@ use test_support::signals::Stopping;
 use crate::banner::Banner;
 use crate::cli::UpOptions;
 use crate::cloud;
+use crate::error::UpError;
 use crate::readiness::Probe;
-use crate::supervisor::{NotReady, Supervisor};
+use crate::supervisor::Supervisor;
 
-/// The services, as their sub-commands are called, in the order in which they
-/// stop: what is accepted last is published and worked off.
+/// Names of the services and of their sub-commands, in the order in which they stop, so that the
+/// last accepted orders are still published and processed.
 pub(crate) const SERVICES: [&str; 3] = ["order-api", "outbox-relay", "inventory-worker"];
 
-/// The relay keeps its name over restarts, so that it takes its own leases back
-/// at once instead of waiting for them to expire.
+/// The relay keeps its name across restarts, so that it acquires its own leases at once instead of
+/// waiting for them to expire.
 const RELAY_INSTANCE: &str = "relay-1";
 
-/// Why `up`, `cloud` or `chaos` ended by itself.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpError {
-    #[error("{0}")]
-    Usage(String),
-    #[error("{service} cannot listen on {address}: {reason}; choose another with {option}")]
-    Port {
-        service: &'static str,
-        address: SocketAddr,
-        reason: String,
-        option: &'static str,
-    },
-    #[error("the embedded cloud could not start: {0}")]
-    Cloud(local_cloud::StartError),
-    #[error("{0}")]
-    Provision(#[from] ProvisionError),
-    #[error("{0}")]
-    NotReady(#[from] NotReady),
-    #[error("this program's own file cannot be found: {0}")]
-    Program(io::Error),
-    #[error("signals cannot be received: {0}")]
-    Signals(io::Error),
-    #[error("the services cannot be asked whether they are ready: {0}")]
-    Probe(#[from] reqwest::Error),
-    #[error("the temporary folder could not be removed: {0}")]
-    Folder(io::Error),
-    #[error("{0}")]
-    Chaos(#[from] ChaosError),
-}
-
-impl UpError {
-    pub(crate) fn port(
-        service: &'static str,
-        address: SocketAddr,
-        source: &io::Error,
-        option: &'static str,
-    ) -> Self {
-        let reason = match source.kind() {
-            io::ErrorKind::AddrInUse => "another program is using the port".to_owned(),
-            io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-            io::ErrorKind::PermissionDenied => "this user may not listen there".to_owned(),
-            _ => source.to_string(),
-        };
-        Self::Port {
-            service,
-            address,
-            reason,
-            option,
-        }
-    }
-}
-
-/// Starts everything, says where it is, and stops it all in order when
-/// `stopping` says so. Leaves no process and no file, however it ends.
+/// Starts everything, prints the addresses, and stops everything in order when `stopping` is
+/// cancelled. No process and no file is left, whatever the outcome.
 pub(crate) async fn run(options: UpOptions, stopping: Stopping) -> Result<(), UpError> {
     let program = std::env::current_exe().map_err(UpError::Program)?;
     let ports = Ports::reserve(&options)?;
@@ -131,13 +77,13 @@ async fn serve(
         };
         banner.print();
         stopping.stop.cancelled().await;
-        tracing::info!("stopping; a second Ctrl-C kills at once");
+        tracing::info!("stopping; press Ctrl-C again to kill the services");
     }
     supervisor.stop().await;
     outcome
 }
 
-/// The services' addresses.
+/// Reserved addresses of the services.
 struct Ports {
     order_api: Reservation,
     relay_admin: Reservation,
@@ -170,7 +116,7 @@ impl Ports {
     }
 }
 
-/// How the services are started, and where each is asked whether it is ready.
+/// Returns the command of each service and its base URL.
 fn specs(
     options: &UpOptions,
     program: &Path,

@@ -1,4 +1,4 @@
-//! The DynamoDB and SQS of a run: embedded, or somebody else's.
+//! DynamoDB and SQS of a run: embedded, or at other endpoints.
 
 use std::io;
 use std::time::Duration;
@@ -16,43 +16,42 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::Endpoints;
 
-/// Nobody checks what a request was signed with.
+/// Credentials for signatures that the backend does not check.
 const REGION: &str = "us-east-1";
 const KEY: &str = "local";
 
-/// As the services' own clients have it.
+/// Same value as in the clients of the services.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Ordered rarely, by one order in a hundred: so few pieces that it runs out
-/// within 20 s at the default rate, and orders for it are rejected from then on.
+/// SKU of one order in a hundred, with so few pieces that the stock runs out within 20 s at the
+/// default rate. Later orders for it are rejected.
 pub(super) const SCARCE_SKU: &str = "SCARCE-1";
 const SCARCE_PIECES: u64 = 15;
 
-/// What a run works on.
+/// Tables, queues and clients of a run.
 #[derive(Debug)]
 pub(super) struct Backend {
-    /// `None` when it is somebody else's.
+    /// `None` for other endpoints.
     cloud: Option<LocalCloud>,
     dynamodb: Uri,
     streams: Uri,
     sqs: Uri,
-    /// Past the proxies.
+    /// Clients that bypass the proxies.
     pub(super) clients: Clients,
     pub(super) names: ResourceNames,
-    /// Where events go that are no orders'. FIFO, so that the order they were
-    /// sent in is the order they are delivered in.
+    /// Queue of the events of the sequence workload. FIFO, so that events are delivered in the
+    /// order in which they were sent.
     pub(super) chaos_queue: String,
-    /// What the names of tables and queues have in common; empty in the
-    /// embedded cloud.
+    /// Common suffix of the names of tables and queues; empty in the embedded cloud.
     suffix: String,
 }
 
-/// Why there is nothing to run on.
+/// Error of the backend.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     #[error("the embedded cloud could not start: {0}")]
     Start(#[from] StartError),
-    #[error("an address of the embedded cloud is no URL: {0}")]
+    #[error("an address of the embedded cloud is not a URL: {0}")]
     Address(#[from] http::uri::InvalidUri),
     #[error("{0}")]
     Provision(#[from] ProvisionError),
@@ -65,7 +64,7 @@ pub enum BackendError {
 }
 
 impl Backend {
-    /// Starts the embedded cloud, or finds the other one.
+    /// Starts the embedded cloud, or connects to the other endpoints.
     pub(super) async fn open(endpoints: &Endpoints) -> Result<Self, BackendError> {
         if let (Some(dynamodb), Some(sqs)) = (&endpoints.dynamodb_endpoint, &endpoints.sqs_endpoint)
         {
@@ -106,7 +105,7 @@ impl Backend {
         }
     }
 
-    /// Creates and fills everything.
+    /// Creates the tables and queues and the stock.
     pub(super) async fn prepare(&self) -> Result<(), BackendError> {
         provision::create_resources(&self.clients, &self.names).await?;
         provision::queue(&self.clients.sqs, &self.chaos_queue).await?;
@@ -117,7 +116,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Where the proxies forward to.
+    /// Returns the endpoints to which the proxies forward.
     pub(super) fn upstream(&self) -> Upstream {
         Upstream::new(
             self.dynamodb.clone(),
@@ -126,7 +125,7 @@ impl Backend {
         )
     }
 
-    /// The service it runs against, unless it is the embedded one.
+    /// Returns the endpoint, or `None` for the embedded cloud.
     pub(super) fn endpoint(&self) -> Option<String> {
         match self.cloud {
             Some(_) => None,
@@ -134,7 +133,7 @@ impl Backend {
         }
     }
 
-    /// The variables of a process whose services are behind `proxy`.
+    /// Returns the environment variables of a process whose services are behind `proxy`.
     pub(super) fn environment(&self, proxy: &str) -> Vec<(&'static str, String)> {
         let [region, key] = [REGION, KEY].map(str::to_owned);
         let routes = format!(
@@ -155,15 +154,15 @@ impl Backend {
         .collect()
     }
 
-    /// Every queue, dead letters apart.
+    /// Returns every queue except the dead-letter queues.
     pub(super) fn queues(&self) -> [&str; 2] {
         [&self.names.worker_queue, &self.chaos_queue]
     }
 
-    /// Leaves nothing behind, unless `force` comes first.
+    /// Deletes everything that the run created, unless `force` is cancelled first.
     ///
     /// # Errors
-    /// The first thing that could not be deleted; the others are logged.
+    /// The first failed deletion; the others are logged.
     pub(super) async fn close(self, force: &CancellationToken) -> Result<(), BackendError> {
         match self.cloud {
             Some(cloud) => cloud.stop().await.map_err(BackendError::Folder),
@@ -174,8 +173,8 @@ impl Backend {
         }
     }
 
-    /// Tries everything at once: one that fails keeps no other from it, and a
-    /// service that does not answer is waited for once.
+    /// Deletes everything concurrently: one failure does not prevent the others, and an
+    /// unresponsive service is waited for only once.
     async fn delete(&self) -> Result<(), BackendError> {
         let names = &self.names;
         let tables = [
@@ -242,7 +241,7 @@ impl Backend {
     }
 }
 
-/// Clients with nothing in between.
+/// Creates clients that bypass the proxies.
 fn clients(dynamodb: &Uri, streams: &Uri, sqs: &Uri) -> Clients {
     let config = |endpoint: &Uri| {
         SdkConfig::builder()

@@ -1,4 +1,4 @@
-//! All processes of a run, and what each is told.
+//! All processes of a run and their configuration.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,31 +19,30 @@ use super::processes::{Member, Remote, SupervisorConfig};
 use super::proxy::{ActiveFaults, Proxy};
 use super::recorder::Recorder;
 
-/// How many requests the API works on at once, which is its default. After a
-/// long outage more than that come back at once, and some are refused.
+/// Number of requests that the API handles concurrently; its default. After a long outage more
+/// requests arrive at once, and some are rejected.
 pub(super) const API_CONCURRENCY: usize = 512;
 
-/// A process that is well answers at once.
+/// Time limit for a metrics request. A healthy process responds at once.
 const METRICS_WITHIN: Duration = Duration::from_secs(1);
 
-/// What a process has for finishing its work after SIGTERM.
+/// Grace period after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Messages of a killed worker come back after this.
+/// Visibility timeout: the messages of a killed worker are redelivered after this time.
 const VISIBILITY: &str = "5s";
 
-/// The sweeper looks for what the stream no longer has. Far below its defaults,
-/// so that it has work in a run of a minute. Each time it looks it reads what
-/// is pending, and after a storm that is much.
+/// Interval and minimum age of the sweeper. Far below the defaults, so that a run of a minute
+/// exercises it. Each sweep reads all pending events, and there are many after a fault phase.
 const SWEEP_INTERVAL: &str = "5s";
 const SWEEP_AFTER: &str = "3s";
 
 /// All processes.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    /// Kept while the API is dead.
+    /// Reserved also while the API is not running.
     api: Reservation,
-    /// API, relays, workers.
+    /// In the order API, relays, workers.
     members: Vec<Member>,
     heal: CancellationToken,
 }
@@ -114,7 +113,7 @@ impl Cluster {
         }
     }
 
-    /// What only processes of this kind are told.
+    /// Returns the variables that are specific to `program`.
     fn environment(&self, options: &ChaosOptions, program: Program) -> Vec<(&'static str, String)> {
         let any_port = || "127.0.0.1:0".to_owned();
         let mut environment = match program {
@@ -154,19 +153,18 @@ impl Cluster {
         members.map(|member| member.remote.clone()).collect()
     }
 
-    /// From now on every process runs.
+    /// Keeps every process running from now on.
     pub(super) fn heal(&self) {
         self.heal.cancel();
     }
 
-    /// Ends all processes at once, stopped ones, too; none is left when this
-    /// returns.
+    /// Stops all processes, including paused ones, and waits for their end.
     pub(super) async fn end(self) {
         join_all(self.members.into_iter().map(Member::end)).await;
     }
 }
 
-/// Where the log of `process` goes, emptied.
+/// Returns the log file of `process`, truncated.
 fn log_file(folder: Option<&Path>, process: &str) -> Result<Option<PathBuf>, ChaosError> {
     let Some(folder) = folder else {
         return Ok(None);

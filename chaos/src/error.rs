@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use aws_sdk_dynamodb::error::DisplayErrorContext;
+
 use super::backend::BackendError;
-use super::final_state::Unreadable;
-use super::sequence_workload::NotWritten;
 
 /// Reason why a run did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -30,4 +30,37 @@ pub enum ChaosError {
     Interrupted,
     #[error("{0} violations of what must always hold")]
     Violated(usize),
+}
+
+/// Error: a table or queue could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} could not be read: {reason}")]
+pub struct Unreadable {
+    what: String,
+    reason: String,
+}
+
+impl Unreadable {
+    pub(crate) fn new(what: &str, error: &(impl std::error::Error + 'static)) -> Self {
+        Self {
+            what: format!("`{what}`"),
+            reason: DisplayErrorContext(error).to_string(),
+        }
+    }
+
+    pub(crate) fn malformed(table: &str, reason: impl ToString) -> Self {
+        Self {
+            what: format!("an item of `{table}`"),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// Error: an event could not be written, so the sequence of its aggregate ends.
+#[derive(Debug, thiserror::Error)]
+#[error("event {aggregate_id}:{sequence} could not be written: {reason}")]
+pub struct NotWritten {
+    pub(crate) aggregate_id: String,
+    pub(crate) sequence: u64,
+    pub(crate) reason: String,
 }

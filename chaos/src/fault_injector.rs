@@ -1,4 +1,4 @@
-//! Does to processes and services what the schedule says.
+//! Injects the faults of the schedule into processes and services.
 
 use std::sync::Arc;
 
@@ -15,17 +15,16 @@ use super::schedule::{Incident, Schedule, Victim};
 
 #[derive(Debug)]
 pub(super) struct FaultInjector {
-    /// When the run began.
+    /// Start of the run.
     pub(super) began: Instant,
     pub(super) recorder: Arc<Recorder>,
     pub(super) active_faults: Arc<ActiveFaults>,
-    /// API, relays, workers.
+    /// In the order API, relays, workers.
     pub(super) processes: Vec<Remote>,
 }
 
 impl FaultInjector {
-    /// Works the schedule off; returns at its end, or at `stop`, when every
-    /// outage is over.
+    /// Executes the schedule. Returns at its end, or at `stop`, once every outage is over.
     pub(super) async fn run(self, schedule: Schedule, stop: CancellationToken) {
         let mut outages = JoinSet::new();
         for action in schedule.actions {
@@ -76,11 +75,11 @@ impl FaultInjector {
                     operation: None,
                 });
             }
-            Incident::LullBegins => {
+            Incident::QuietPhaseBegins => {
                 self.active_faults.begin_quiet_phase();
                 join_all(self.processes.iter().map(Remote::revive)).await;
             }
-            Incident::LullEnds => self.active_faults.begin_fault_phase(),
+            Incident::QuietPhaseEnds => self.active_faults.begin_fault_phase(),
             Incident::KillAfterSend { pause } => self.active_faults.arm_kill(pause),
             Incident::Trim => self.active_faults.arm_trim(),
             Incident::Outage {
@@ -96,7 +95,7 @@ impl FaultInjector {
         }
     }
 
-    /// The victim, and the others for when it is dead already.
+    /// Returns the victim, followed by the other processes in case it is not running.
     fn from(&self, victim: Victim) -> impl Iterator<Item = &Remote> {
         let first = match victim {
             Victim::Process(number) => number,
@@ -106,7 +105,7 @@ impl FaultInjector {
         all.cycle().skip(first).take(self.processes.len())
     }
 
-    /// Which process reads the stream; the first relay when none did.
+    /// Returns the index of the process that reads the stream, or of the first relay if none does.
     fn lease_holder(&self) -> usize {
         let last = |history: &History| Some(history.readers.last()?.relay.clone());
         let name = self.recorder.read(last);

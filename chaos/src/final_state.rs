@@ -1,10 +1,8 @@
-//! Looks at tables and queues from outside: whether everything is settled, and
-//! at the end, what they hold.
+//! Reads tables and queues directly: whether everything is settled, and their contents at the end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
 use aws_sdk_sqs::types::QueueAttributeName;
 use outbox::OutboxItem;
@@ -15,43 +13,20 @@ use shared::provision::dead_letter_queue_name;
 use tokio::time::Instant;
 
 use super::backend::Backend;
+use super::error::Unreadable;
 use super::history::{
     DeadLetter, End, IdempotencyRow, Level, OrderLine, OrderRow, OutboxRow, Stock,
 };
 use super::recorder::Recorder;
 
-/// Between two looks at whether everything is settled.
+/// Interval between two checks whether everything is settled.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// Something could not be looked at.
-#[derive(Debug, thiserror::Error)]
-#[error("{what} could not be read: {reason}")]
-pub struct Unreadable {
-    what: String,
-    reason: String,
-}
 
 type Item = HashMap<String, AttributeValue>;
 
-impl Unreadable {
-    fn new(what: &str, error: &(impl std::error::Error + 'static)) -> Self {
-        Self {
-            what: format!("`{what}`"),
-            reason: DisplayErrorContext(error).to_string(),
-        }
-    }
-
-    fn malformed(table: &str, reason: impl ToString) -> Self {
-        Self {
-            what: format!("an item of `{table}`"),
-            reason: reason.to_string(),
-        }
-    }
-}
-
 impl Backend {
-    /// Waits until nothing is pending, the queues are empty and every order is
-    /// settled; returns whether that was before `deadline`.
+    /// Waits until no event is pending, the queues are empty and every order is settled. Returns
+    /// whether that was before `deadline`.
     pub(super) async fn settled(&self, deadline: Instant) -> Result<bool, Unreadable> {
         while !self.is_settled().await? {
             if Instant::now() >= deadline {
@@ -119,7 +94,7 @@ impl Backend {
         Ok(count)
     }
 
-    /// Messages in a queue, the ones in hand and the delayed ones included.
+    /// Returns the number of messages in a queue, including messages in flight and delayed ones.
     async fn messages(&self, queue: &str) -> Result<u64, Unreadable> {
         let url = self.queue_url(queue).await?;
         let answer = self
@@ -146,7 +121,7 @@ impl Backend {
             .map_err(|error| Unreadable::new(queue, &error))
     }
 
-    /// Stock by SKU.
+    /// Returns the stock by SKU.
     pub(super) async fn stock(&self) -> Result<BTreeMap<String, Level>, Unreadable> {
         let table = &self.names.inventory_table;
         let mut stock = BTreeMap::new();
@@ -170,8 +145,7 @@ impl Backend {
         Ok(stock)
     }
 
-    /// Everything there is, once nothing runs any more. `before` is the stock
-    /// at the start.
+    /// Returns the final state, once no process runs any more. `before` is the stock at the start.
     pub(super) async fn end(
         &self,
         recorder: &Recorder,
@@ -286,11 +260,11 @@ impl Backend {
             .map_err(|error| Unreadable::new(table, &error))
     }
 
-    /// Takes all messages out of a dead-letter queue.
+    /// Receives all messages of a dead-letter queue.
     async fn dead_letters(&self, queue: &str) -> Result<Vec<DeadLetter>, Unreadable> {
         let url = self.queue_url(queue).await?;
         let mut letters = Vec::new();
-        // Each answer has one message at least as long as there are some.
+        // Each response has at least one message as long as the queue is not empty.
         while letters.len() as u64 != self.messages(queue).await? {
             let answer = self
                 .clients

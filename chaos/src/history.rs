@@ -1,7 +1,6 @@
-//! Everything that one run saw from outside: what clients were answered, what
-//! passed the proxies, which faults were injected, and what tables and queues
-//! held at the end. [`super::checkers`] judges it and [`super::report`] describes
-//! it; neither needs anything else.
+//! Observations of one run from outside: responses to clients, traffic of the proxies, injected
+//! faults, and the final contents of tables and queues. [`super::checkers`] check it and
+//! [`super::report`] describes it; neither needs any other input.
 //!
 //! Times are whole milliseconds since the start of the run.
 
@@ -23,56 +22,56 @@ pub(super) use traffic::{Delivery, OrderLine, Post, Publish, PublishedMark, Rede
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct History {
     pub settings: Settings,
-    /// Every `POST /orders`, repetitions with the same key included.
+    /// Every `POST /orders`, including repeated requests with the same key.
     pub posts: Vec<Post>,
-    /// Events that were written straight into the outbox.
+    /// Events of the sequence workload, written directly into the outbox.
     pub steps: Vec<Step>,
-    /// In the order of time, with all repetitions.
+    /// In the order of time, including repeated reads.
     pub records: Vec<StreamRecord>,
     /// In the order of time.
     pub readers: Vec<ShardReader>,
     /// In the order of time.
     pub trimmed_reads: Vec<TrimmedRead>,
-    /// One of each incarnation that answered.
+    /// One for each incarnation that responded.
     pub gap_counts: Vec<GapCount>,
-    /// What the queues accepted from relays, in the order of [`Publish::at`].
+    /// Events that the queues accepted from relays, in the order of [`Publish::at`].
     pub publishes: Vec<Publish>,
     pub marks: Vec<PublishedMark>,
-    /// Of each consumer in the order in which it got them.
+    /// For each consumer in the order of delivery.
     pub deliveries: Vec<Delivery>,
     pub faults: Vec<Fault>,
     pub lives: Vec<Life>,
-    /// The lines at level ERROR, panics, and the relays' lost leases.
+    /// Lines at level ERROR, panics, and lost leases.
     pub logs: Vec<LogLine>,
     pub memory: Vec<MemorySample>,
     pub end: End,
 }
 
-/// How the run was made, and the bounds it is judged by.
+/// Configuration of the run and the bounds that it is checked against.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Settings {
     pub seed: u64,
-    /// When it began: RFC 3339, for people.
+    /// Start of the run, in RFC 3339, for readers of the report.
     pub started_at: String,
-    /// How long load and faults went on; draining comes after it.
+    /// Duration of workloads and faults; draining comes after it.
     pub duration_ms: u64,
-    /// Orders per second that were asked for.
+    /// Requested orders per second.
     pub rate: u32,
     pub relays: u32,
     pub workers: u32,
     pub faults: Vec<FaultKind>,
-    /// Those of them that were injected by themselves, while nothing else was
-    /// wrong, one for each time.
+    /// Kinds that were injected in isolation, while no other fault was active; one entry for each
+    /// injection.
     pub isolated: Vec<FaultKind>,
-    /// The service it ran against; `None` for the embedded cloud.
+    /// Endpoint of the backend; `None` for the embedded cloud.
     pub endpoint: Option<String>,
     pub lease_duration_ms: u64,
-    /// How many requests the API works on at once. It refuses what is more.
+    /// Number of requests that the API handles concurrently. It rejects further requests.
     pub api_concurrency: usize,
-    /// Within this time after the last fault everything must be settled.
+    /// Time limit for settling after the last fault.
     pub drain_limit_ms: u64,
-    /// How many events a relay may have sent and not marked.
+    /// Upper bound on the events that a relay may have sent and not marked.
     pub in_flight_bound: usize,
-    /// Resident memory that no process may pass.
+    /// Upper bound on the resident memory of each process.
     pub memory_limit_bytes: u64,
 }

@@ -1,4 +1,4 @@
-//! What a process logs: read as it comes, for its readiness, errors and panics.
+//! Reads the log of a process while it runs: readiness, errors and panics.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -12,34 +12,34 @@ use super::error::ChaosError;
 use super::history::{LogKind, LogLine};
 use super::recorder::Recorder;
 
-/// A panic's message and backtrace; more lines than these are another's.
+/// Maximum number of lines of a panic: its message and backtrace.
 const PANIC_LINES: usize = 40;
 
-/// Longer texts say nothing more.
+/// Maximum length of a recorded text, in characters.
 const MAX_TEXT: usize = 2_000;
 
-/// A process listens.
+/// A process that is listening.
 #[derive(Clone, Debug)]
 pub(super) struct Ready {
     pub(super) at: u64,
-    /// As it logs it.
+    /// Address as it is logged.
     pub(super) address: Option<String>,
 }
 
-/// One incarnation's log.
+/// Log of one incarnation.
 pub(super) struct Log<'a> {
     pub(super) recorder: &'a Recorder,
     pub(super) process: &'a str,
-    /// Told when the process first says that it listens.
+    /// Notified when the process first logs that it is listening.
     pub(super) ready: &'a watch::Sender<Option<Ready>>,
-    /// Where all of it goes as well.
+    /// File for a copy of the log.
     pub(super) file: Option<&'a Path>,
 }
 
 impl Log<'_> {
     /// Reads until the process has ended.
     ///
-    /// A file that cannot be written is done without, and makes the run fail.
+    /// A failure to write the file does not stop the reading, but makes the run fail.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -112,7 +112,7 @@ impl Log<'_> {
     }
 }
 
-/// A file that a log is copied to, until that fails.
+/// File that a log is copied to, until a write fails.
 struct LogFile<'a> {
     path: &'a Path,
     file: io::Result<BufWriter<File>>,
@@ -144,7 +144,7 @@ impl<'a> LogFile<'a> {
     }
 }
 
-/// As Rust's own panic handler begins.
+/// Returns `true` for the first line of a panic, as Rust's panic handler prints it.
 fn is_panic(line: &str) -> bool {
     line.starts_with("thread '") && line.contains("panicked at")
 }

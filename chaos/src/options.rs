@@ -12,45 +12,42 @@ use shared::runtime::telemetry::LogFormat;
 
 use super::history::FaultKind;
 
-/// `chaos`.
+/// Options of the chaos tester.
 #[derive(Clone, Debug, Args)]
 pub struct ChaosOptions {
-    /// How long load and faults go on, 5s to 24h. Draining comes after it.
+    /// Duration of workloads and faults, 5s to 24h. Draining comes after it.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub duration: Duration,
 
-    /// Orders per second, 1 to 2000. Events that no order brings forth are
-    /// written half as often besides.
+    /// Orders per second, 1 to 2000. The sequence workload writes half as many events in addition.
     #[arg(long, value_name = "ORDERS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=2_000))]
     pub rate: u32,
 
-    /// What goes wrong: a comma-separated list [default: everything].
+    /// Faults to inject, a comma-separated list [default: all kinds].
     #[arg(long, value_enum, value_name = "FAULTS", value_delimiter = ',', default_values_t = FaultKind::value_variants().to_vec(), hide_default_value = true)]
     pub faults: Vec<FaultKind>,
 
-    /// Repeats the schedule of a run, which its report names [default: another
-    /// every time].
+    /// Seed of the schedule; the report of a run names it [default: random].
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
 
-    /// How many relays, 1 to 16.
+    /// Number of relays, 1 to 16.
     #[arg(long, value_name = "PROCESSES", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub relays: u8,
 
-    /// How many workers, 1 to 16.
+    /// Number of workers, 1 to 16.
     #[arg(long, value_name = "PROCESSES", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub workers: u8,
 
-    /// How long a relay that gives no sign of life keeps its shards, 1s to 60s.
+    /// Time after which the leases of an unresponsive relay expire, 1s to 60s.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = lease_duration)]
     pub lease_duration: Duration,
 
-    /// Once load and faults have ended, everything must be settled within this
-    /// time, 1s to 1h.
+    /// Time limit for draining after workloads and faults have ended, 1s to 1h.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = drain_limit)]
     pub drain_limit: Duration,
 
-    /// Resident memory that no process may pass, in MiB, 1 to 1048576.
+    /// Upper bound on the resident memory of each process, in MiB, 1 to 1048576.
     #[arg(long, value_name = "MIB", default_value_t = 160, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub memory_limit: u64,
 
@@ -60,35 +57,35 @@ pub struct ChaosOptions {
     #[command(flatten)]
     pub output: Output,
 
-    /// Run this instead of the worker, to see the checks fail.
+    /// Program to run instead of the worker, to test that the checks fail.
     #[arg(long, value_name = "PATH", hide = true)]
     pub worker_program: Option<PathBuf>,
 
-    /// How log lines are written.
+    /// Format of log lines.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
 
-/// Instead of the embedded cloud. Tables and queues of this run's own are
-/// created there, and deleted at the end. Requests are signed for the proxy's
-/// address, so this is for services that do not check signatures.
+/// Endpoints of another cloud. The run creates tables and queues of its own there and deletes them
+/// at the end. Requests are signed for the address of the proxy, so the services must not check
+/// signatures.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Another cloud")]
 pub struct Endpoints {
-    /// Where DynamoDB is, such as http://127.0.0.1:8000.
+    /// Endpoint of DynamoDB, such as http://127.0.0.1:8000.
     #[arg(long, value_name = "URL", requires = "sqs_endpoint", value_parser = endpoint)]
     pub dynamodb_endpoint: Option<Uri>,
 
-    /// Where DynamoDB Streams is [default: where DynamoDB is].
+    /// Endpoint of DynamoDB Streams [default: that of DynamoDB].
     #[arg(long, value_name = "URL", requires = "dynamodb_endpoint", value_parser = endpoint)]
     pub streams_endpoint: Option<Uri>,
 
-    /// Where SQS is.
+    /// Endpoint of SQS.
     #[arg(long, value_name = "URL", requires = "dynamodb_endpoint", value_parser = endpoint)]
     pub sqs_endpoint: Option<Uri>,
 }
 
-/// What is left of a run besides what it prints.
+/// Files to be written in addition to the printed report.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct Output {
@@ -96,25 +93,24 @@ pub struct Output {
     #[arg(long, value_name = "FILE", value_parser = file)]
     pub report: Option<PathBuf>,
 
-    /// Write the report as a page.
+    /// Write the report as an HTML page.
     #[arg(long, value_name = "FILE", value_parser = file)]
     pub html: Option<PathBuf>,
 
-    /// Write everything that was seen, which is what the report is made from,
-    /// as JSON.
+    /// Write the history, from which the report is computed, as JSON.
     #[arg(long, value_name = "FILE", value_parser = file)]
     pub history: Option<PathBuf>,
 
-    /// Write what each process logs to a file in this folder.
+    /// Write the log of each process to a file in this folder.
     #[arg(long, value_name = "FOLDER")]
     pub logs: Option<PathBuf>,
 }
 
-/// A file that can be written in the end: a run is too long to find out then.
+/// Parses the name of a writable file. A failure at the end of a run would be too late.
 fn file(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if text.is_empty() || path.is_dir() {
-        return Err("write the name of a file".to_owned());
+        return Err("expected the name of a file".to_owned());
     }
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
@@ -122,12 +118,12 @@ fn file(text: &str) -> Result<PathBuf, String> {
         }
         _ => match try_to_write(&path) {
             Ok(()) => Ok(path),
-            Err(error) => Err(format!("it cannot be written: {error}")),
+            Err(error) => Err(format!("the file cannot be written: {error}")),
         },
     }
 }
 
-/// Opens a file for writing, and leaves everything as it was.
+/// Opens a file for writing without changing or leaving anything.
 fn try_to_write(path: &Path) -> io::Result<()> {
     match File::create_new(path) {
         Ok(_) => fs::remove_file(path),
@@ -153,10 +149,10 @@ fn drain_limit(text: &str) -> Result<Duration, String> {
 fn endpoint(text: &str) -> Result<Uri, String> {
     let uri = text.parse::<Uri>().map_err(|error| error.to_string())?;
     if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
-        return Err("write it as http://HOST:PORT".to_owned());
+        return Err("expected http://HOST:PORT".to_owned());
     }
     if uri.path() != "/" || uri.query().is_some() {
-        return Err("an endpoint has no path".to_owned());
+        return Err("an endpoint must not have a path".to_owned());
     }
     Ok(uri)
 }
@@ -178,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_injected_by_default() {
+    fn all_faults_are_injected_by_default() {
         assert_eq!(parse(&[]).unwrap().faults, FaultKind::value_variants());
         let few = parse(&["--faults", "kill,cut-after"]).unwrap().faults;
         assert_eq!(few, [FaultKind::Kill, FaultKind::CutAfter]);
     }
 
     #[test]
-    fn an_endpoint_is_an_http_address_and_comes_with_the_other() {
+    fn both_endpoints_are_required_and_must_be_http_addresses() {
         let both = ["--dynamodb-endpoint", "http://h:1", "--sqs-endpoint"];
         assert!(parse(&[&both[..], &["http://h:2"]].concat()).is_ok());
         for wrong in ["https://h:2", "h:2", "http://", "http://h:2/path"] {
@@ -195,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_refused() {
+    fn invalid_values_are_rejected() {
         for wrong in [
             ["--duration", "1s"],
             ["--duration", "10"],

@@ -1,5 +1,5 @@
-//! The clients: people who place orders, with and without an `Idempotency-Key`,
-//! and who do what clients do when they get no answer.
+//! The clients of the API: they place orders with and without an `Idempotency-Key`, and retry as
+//! real clients do.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,23 +16,22 @@ use super::backend::SCARCE_SKU;
 use super::history::{OrderLine, Post};
 use super::recorder::{Recorder, millis};
 
-/// A client waits this long for one answer: longer than the API works on a
-/// request.
+/// Time limit for one response; longer than the request timeout of the API.
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 
-/// Clients at once. Those that come while there are so many go away again, so
-/// that a long outage does not end in a stampede.
+/// Maximum number of concurrent clients. Further clients give up immediately, so that a long outage
+/// does not end in a stampede.
 const MAX_CLIENTS: usize = 1_000;
 
-/// How a client with a key tries again: for minutes, so that it learns what
-/// became of its order in the end.
+/// Retry policy of a client with a key: it retries for minutes, so that it learns the outcome of
+/// its order.
 const RETRY: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(2))
     .with_max_times(100);
 
-/// A SKU that nobody stocks.
+/// A SKU without stock.
 const UNKNOWN_SKU: &str = "UNKNOWN-1";
 
 /// All clients of a run.
@@ -42,39 +41,39 @@ pub(super) struct OrderWorkload {
     url: String,
     recorder: Arc<Recorder>,
     seed: u64,
-    /// From then on no client tries again.
+    /// Cancelled when clients must not retry any more.
     pub(super) give_up: CancellationToken,
 }
 
-/// One order that a client wants.
-struct Wish {
+/// One order to be placed.
+struct NewOrder {
     customer_id: String,
     key: Option<String>,
     lines: Vec<OrderLine>,
     manner: Manner,
 }
 
-/// What a client with a key does.
+/// Behaviour of a client with a key.
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
-    /// Tries until it is answered.
+    /// Retries until it receives a response.
     Patient,
-    /// Goes away after the first error.
+    /// Gives up after the first error.
     GivesUp,
-    /// Sends everything twice at once.
+    /// Sends every request twice at the same time.
     Twice,
-    /// Asks again after it was answered.
+    /// Repeats the request after it received a response.
     AsksAgain,
 }
 
-/// What an answer means to a client.
+/// Meaning of a response to a client.
 enum Answered {
     Settled,
     TryAgain,
 }
 
 impl OrderWorkload {
-    /// Clients of the API at `url`.
+    /// Creates the clients of the API at `url`.
     pub(super) fn new(url: String, recorder: Arc<Recorder>, seed: u64) -> reqwest::Result<Self> {
         let http = reqwest::Client::builder()
             .timeout(ANSWER_WITHIN)
@@ -90,13 +89,12 @@ impl OrderWorkload {
         })
     }
 
-    /// Places `rate` orders a second until `stop`, and then lets the clients
-    /// that are still trying finish, for as long as `patience`. Answers under
-    /// way then are still waited for.
+    /// Places `rate` orders per second until `stop`, then waits at most `patience` for the clients
+    /// that still retry. Responses that are outstanding by then are still awaited.
     pub(super) async fn run(self, rate: u32, stop: CancellationToken, patience: Duration) {
         let mut clients = JoinSet::new();
         let mut due = tokio::time::interval(Duration::from_secs(1) / rate);
-        // A busy machine may be late; what was asked for is a rate.
+        // Late ticks are made up for: the rate is an average.
         due.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut number = 0;
         loop {
@@ -107,20 +105,20 @@ impl OrderWorkload {
             while clients.try_join_next().is_some() {}
             number += 1;
             if clients.len() < MAX_CLIENTS {
-                let wish = self.wish(number);
-                clients.spawn(self.clone().place(wish));
+                let order = self.order(number);
+                clients.spawn(self.clone().place(order));
             }
         }
         let mut rest = pin!(async { while clients.join_next().await.is_some() {} });
         if tokio::time::timeout(patience, &mut rest).await.is_err() {
-            tracing::warn!("clients still have no answer");
+            tracing::warn!("clients are still waiting for a response");
             self.give_up.cancel();
             rest.await;
         }
     }
 
-    /// The `number`-th order: it follows from the seed alone.
-    fn wish(&self, number: u64) -> Wish {
+    /// Returns the `number`-th order, which depends on the seed only.
+    fn order(&self, number: u64) -> NewOrder {
         let mut random = fastrand::Rng::with_seed(self.seed.rotate_left(32) ^ number);
         let mut skus: Vec<_> = (1..=5).map(|n| format!("WIDGET-{n}")).collect();
         random.shuffle(&mut skus);
@@ -136,7 +134,7 @@ impl OrderWorkload {
         };
         let lines = skus.into_iter().map(line).collect();
         let has_key = random.u8(..10) < 7;
-        Wish {
+        NewOrder {
             customer_id: format!("c-{number}"),
             key: has_key.then(|| format!("key-{}-{number}", self.seed)),
             lines,
@@ -150,25 +148,28 @@ impl OrderWorkload {
         }
     }
 
-    async fn place(self, wish: Wish) {
-        match wish.manner {
+    async fn place(self, order: NewOrder) {
+        match order.manner {
             Manner::GivesUp => {
-                self.post(&wish).await;
+                self.post(&order).await;
             }
-            Manner::Patient => self.insist(&wish).await,
+            Manner::Patient => self.retry_until_answered(&order).await,
             Manner::Twice => {
-                tokio::join!(self.insist(&wish), self.insist(&wish));
+                tokio::join!(
+                    self.retry_until_answered(&order),
+                    self.retry_until_answered(&order)
+                );
             }
             Manner::AsksAgain => {
-                self.insist(&wish).await;
-                self.insist(&wish).await;
+                self.retry_until_answered(&order).await;
+                self.retry_until_answered(&order).await;
             }
         }
     }
 
-    async fn insist(&self, wish: &Wish) {
+    async fn retry_until_answered(&self, order: &NewOrder) {
         let mut pauses = RETRY.build();
-        while let Answered::TryAgain = self.post(wish).await {
+        while let Answered::TryAgain = self.post(order).await {
             let Some(pause) = pauses.next() else { return };
             let rested = self.give_up.run_until_cancelled(tokio::time::sleep(pause));
             if rested.await.is_none() {
@@ -177,10 +178,10 @@ impl OrderWorkload {
         }
     }
 
-    async fn post(&self, wish: &Wish) -> Answered {
+    async fn post(&self, order: &NewOrder) -> Answered {
         let at = self.recorder.now();
         let began = Instant::now();
-        let (status, order_id, replayed) = match self.ask(wish).await {
+        let (status, order_id, replayed) = match self.request(order).await {
             Ok((status, order_id, replayed)) => (Some(status), order_id, replayed),
             Err(_) => (None, None, false),
         };
@@ -193,9 +194,9 @@ impl OrderWorkload {
             history.posts.push(Post {
                 at,
                 took_ms: millis(began.elapsed()),
-                key: wish.key.clone(),
-                customer_id: wish.customer_id.clone(),
-                lines: wish.lines.clone(),
+                key: order.key.clone(),
+                customer_id: order.customer_id.clone(),
+                lines: order.lines.clone(),
                 status: status.map(|status| status.as_u16()),
                 order_id,
                 replayed,
@@ -204,10 +205,13 @@ impl OrderWorkload {
         answered
     }
 
-    /// Status, the order's id if it is a 201, and whether it is a replay. An
-    /// answer that breaks off is none.
-    async fn ask(&self, wish: &Wish) -> reqwest::Result<(StatusCode, Option<String>, bool)> {
-        let items: Vec<_> = wish
+    /// Returns the status, the order id of a 201, and whether the response is a replay. An
+    /// incomplete response is an error.
+    async fn request(
+        &self,
+        order: &NewOrder,
+    ) -> reqwest::Result<(StatusCode, Option<String>, bool)> {
+        let items: Vec<_> = order
             .lines
             .iter()
             .map(|line| {
@@ -215,11 +219,11 @@ impl OrderWorkload {
             })
             .collect();
         let mut request = self.http.post(&self.url).json(&json!({
-            "customer_id": wish.customer_id,
+            "customer_id": order.customer_id,
             "currency": "EUR",
             "items": items,
         }));
-        if let Some(key) = &wish.key {
+        if let Some(key) = &order.key {
             request = request.header("Idempotency-Key", key);
         }
         let answer = request.send().await?;
@@ -237,39 +241,39 @@ mod tests {
     use crate::history::Settings;
 
     #[test]
-    fn the_orders_follow_from_the_seed() {
+    fn orders_depend_on_the_seed_only() {
         let recorder = Arc::new(Recorder::new(Settings::default()));
         let load = |seed| OrderWorkload::new(String::new(), Arc::clone(&recorder), seed).unwrap();
         let lines = |seed| -> Vec<_> {
             let load = load(seed);
-            (1..100).map(|number| load.wish(number).lines).collect()
+            (1..100).map(|number| load.order(number).lines).collect()
         };
         assert_eq!(lines(1), lines(1));
         assert_ne!(lines(1), lines(2));
     }
 
     #[test]
-    fn every_manner_of_client_is_there_and_no_sku_comes_twice() {
+    fn every_client_behaviour_occurs_and_no_sku_repeats_in_an_order() {
         let recorder = Arc::new(Recorder::new(Settings::default()));
         let load = OrderWorkload::new(String::new(), recorder, 1).unwrap();
-        let wishes: Vec<_> = (1..1_000).map(|number| load.wish(number)).collect();
+        let new_orders: Vec<_> = (1..1_000).map(|number| load.order(number)).collect();
         for manner in [
             Manner::Patient,
             Manner::GivesUp,
             Manner::Twice,
             Manner::AsksAgain,
         ] {
-            let found = wishes
+            let found = new_orders
                 .iter()
-                .any(|wish| wish.key.is_some() && wish.manner == manner);
+                .any(|order| order.key.is_some() && order.manner == manner);
             assert!(found);
         }
-        assert!(wishes.iter().any(|wish| wish.key.is_none()));
-        for wish in wishes {
-            let mut skus: Vec<_> = wish.lines.iter().map(|line| &line.sku).collect();
+        assert!(new_orders.iter().any(|order| order.key.is_none()));
+        for order in new_orders {
+            let mut skus: Vec<_> = order.lines.iter().map(|line| &line.sku).collect();
             skus.sort();
             skus.dedup();
-            assert_eq!(skus.len(), wish.lines.len());
+            assert_eq!(skus.len(), order.lines.len());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The processes under test: each kept running by a task of its own, which also
-//! does to it what the schedule says, and notes its lives.
+//! The processes under test. A task for each of them keeps it running, injects the scheduled faults
+//! into it and records its incarnations.
 
 mod gaps;
 mod process_supervisor;
@@ -19,24 +19,24 @@ use super::kill_switch::KillRequests;
 use super::proxy::Proxy;
 use super::recorder::Recorder;
 
-/// Reaches a process through its keeper.
+/// Handle of a process: sends commands to its supervisor.
 #[derive(Clone, Debug)]
 pub(super) struct Remote {
     pub(super) name: String,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Request>,
 }
 
-/// What a keeper is told to do, and whether there was a process to do it to.
+/// A command for a supervisor. The response is `true` if there was a process to apply it to.
 #[derive(Debug)]
-struct Order {
-    what: Command,
+struct Request {
+    command: Command,
     done: oneshot::Sender<bool>,
 }
 
 #[derive(Debug)]
 enum Command {
     Kill {
-        /// How it is noted; `None` when it is part of something larger.
+        /// Kind to be recorded; `None` if the kill is part of a larger fault.
         kind: Option<FaultKind>,
         pause: Duration,
     },
@@ -46,52 +46,52 @@ enum Command {
     Stop {
         lasting: Duration,
     },
-    /// Whatever was done to it is over.
+    /// Ends pauses and restarts the process.
     Revive,
 }
 
 impl Remote {
-    /// The process's name, and where its keeper gets its orders.
-    pub(super) fn new(name: String) -> (Self, Orders) {
-        // One order at a time is worked on; who gives one waits for it.
-        let (orders, received) = mpsc::channel(8);
-        (Self { name, orders }, Orders(received))
+    /// Creates the handle of a process and the receiver for its supervisor.
+    pub(super) fn new(name: String) -> (Self, Requests) {
+        // Commands are executed one at a time, and the sender waits for the result.
+        let (commands, received) = mpsc::channel(8);
+        (Self { name, commands }, Requests(received))
     }
 
-    /// SIGKILL; the process is started again after `pause`. Returns once the
-    /// signal is sent, with `false` when no process was running.
+    /// Sends SIGKILL; the process is started again after `pause`. Returns once the signal is sent,
+    /// with `false` if no process was running.
     pub(super) async fn kill(&self, kind: Option<FaultKind>, pause: Duration) -> bool {
-        self.order(Command::Kill { kind, pause }).await
+        self.send(Command::Kill { kind, pause }).await
     }
 
-    /// SIGTERM; the process is started again `pause` after its end.
+    /// Sends SIGTERM; the process is started again `pause` after its end.
     pub(super) async fn terminate(&self, pause: Duration) -> bool {
-        self.order(Command::Term { pause }).await
+        self.send(Command::Term { pause }).await
     }
 
-    /// SIGSTOP, and SIGCONT after `lasting`.
+    /// Sends SIGSTOP, and SIGCONT after `lasting`.
     pub(super) async fn stop(&self, lasting: Duration) -> bool {
-        self.order(Command::Stop { lasting }).await
+        self.send(Command::Stop { lasting }).await
     }
 
-    /// SIGCONT to one that is stopped; one that is dead is started at once.
+    /// Sends SIGCONT to a paused process; starts one that is not running.
     pub(super) async fn revive(&self) {
-        self.order(Command::Revive).await;
+        self.send(Command::Revive).await;
     }
 
-    async fn order(&self, what: Command) -> bool {
+    async fn send(&self, command: Command) -> bool {
         let (done, hit) = oneshot::channel();
-        let given = self.orders.send(Order { what, done }).await;
-        // The keeper is gone when the run is over.
+        let given = self.commands.send(Request { command, done }).await;
+        // The supervisor ends with the run.
         given.is_ok() && hit.await.unwrap_or(false)
     }
 }
 
-/// The keeper's end of a [`Remote`].
+/// Receiver of the commands of a [`Remote`].
 #[derive(Debug)]
-pub(super) struct Orders(mpsc::Receiver<Order>);
+pub(super) struct Requests(mpsc::Receiver<Request>);
 
-/// One process, from its first start to the end of the run.
+/// One supervised process, from its first start to the end of the run.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) remote: Remote,
@@ -100,36 +100,35 @@ pub(super) struct Member {
     ready: watch::Receiver<Option<u64>>,
 }
 
-/// What a keeper works with.
+/// Configuration of a supervisor.
 #[derive(Debug)]
 pub(super) struct SupervisorConfig {
     pub(super) program: Program,
     pub(super) spec: Spec,
     pub(super) proxy: Proxy,
-    /// From the proxy.
+    /// Kill requests of the proxy.
     pub(super) kills: KillRequests,
     pub(super) recorder: Arc<Recorder>,
-    /// Asks the process for its metrics.
+    /// Client for the metrics of the process.
     pub(super) http: reqwest::Client,
-    /// What the process has for finishing its work.
+    /// Grace period of the process.
     pub(super) grace: Duration,
-    /// Its log goes here too.
+    /// File for a copy of the log.
     pub(super) log_file: Option<PathBuf>,
-    /// From then on nothing is done to it any more: what is stopped goes on,
-    /// what is dead is started.
+    /// Cancelled at the end of the faults: paused processes continue, others are started.
     pub(super) heal: CancellationToken,
-    /// Kill rather than wait.
+    /// Cancelled when processes must be killed instead of stopped.
     pub(super) force: CancellationToken,
 }
 
 impl Member {
-    pub(super) fn start(config: SupervisorConfig, remote: Remote, orders: Orders) -> Self {
+    pub(super) fn start(config: SupervisorConfig, remote: Remote, requests: Requests) -> Self {
         let stop = CancellationToken::new();
         let (first_ready, ready) = watch::channel(None);
         let supervisor = ProcessSupervisor {
             config,
             name: remote.name.clone(),
-            orders: orders.0,
+            requests: requests.0,
             stop: stop.clone(),
             first_ready,
         };
@@ -141,18 +140,18 @@ impl Member {
         }
     }
 
-    /// Waits until it has been ready once.
+    /// Waits until the process has been ready once.
     pub(super) async fn ready(&self) {
         let mut ready = self.ready.clone();
-        // The keeper is gone when the run is stopped early.
+        // The supervisor ends early if the run is stopped.
         let _ = ready.wait_for(Option::is_some).await;
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits for the end of the process.
     pub(super) async fn end(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
-            tracing::error!(process = self.remote.name, %error, "a keeper failed");
+            tracing::error!(process = self.remote.name, %error, "a process supervisor panicked");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The line that says how a run is going: rewritten in place on a terminal, a
-//! new one every few seconds elsewhere.
+//! The progress line: rewritten in place on a terminal, a new line every few seconds elsewhere.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,7 +14,7 @@ use super::recorder::Recorder;
 const ON_TERMINAL: Duration = Duration::from_millis(500);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 
-/// What a line says. Counts go over the history once, not at every line.
+/// Content of a progress line. Counts are updated incrementally instead of from the whole history.
 #[derive(Debug, Default)]
 struct Progress {
     at: Duration,
@@ -29,7 +28,7 @@ struct Progress {
     faults: usize,
 }
 
-/// Says how it goes until `stop`.
+/// Shows the progress until `stop`.
 pub(super) async fn show(recorder: Arc<Recorder>, duration: Duration, stop: CancellationToken) {
     let terminal = std::io::stderr().is_terminal();
     let _line = terminal.then(|| Line);
@@ -38,7 +37,7 @@ pub(super) async fn show(recorder: Arc<Recorder>, duration: Duration, stop: Canc
         duration,
         ..Progress::default()
     };
-    // The first tick is at once, when there is nothing to say.
+    // The first tick is immediate, when there is nothing to report.
     due.tick().await;
     loop {
         tokio::select! {
@@ -46,9 +45,9 @@ pub(super) async fn show(recorder: Arc<Recorder>, duration: Duration, stop: Canc
             () = stop.cancelled() => break,
         }
         progress.at = Duration::from_millis(recorder.now());
-        recorder.read(|history| progress.look(history));
+        recorder.read(|history| progress.update(history));
         let mut out = std::io::stderr().lock();
-        // A terminal that is gone is no reason to stop.
+        // A closed terminal is not an error.
         let _ = if terminal {
             write!(out, "\r\x1b[2K{progress}").and_then(|()| out.flush())
         } else {
@@ -57,8 +56,7 @@ pub(super) async fn show(recorder: Arc<Recorder>, duration: Duration, stop: Canc
     }
 }
 
-/// The line on the terminal: wiped away at the end, however it comes, so that
-/// what is printed next begins on an empty one.
+/// The line on a terminal. Cleared when dropped, so that the next output starts on an empty line.
 struct Line;
 
 impl Drop for Line {
@@ -68,7 +66,7 @@ impl Drop for Line {
 }
 
 impl Progress {
-    fn look(&mut self, history: &History) {
+    fn update(&mut self, history: &History) {
         let posts = &history.posts[self.posts_seen..];
         self.orders += posts
             .iter()
@@ -138,14 +136,14 @@ mod tests {
             duration: Duration::from_secs(60),
             ..Progress::default()
         };
-        progress.look(&history);
+        progress.update(&history);
         let line = progress.to_string();
         assert!(
             line.contains("orders 2  events 2, 1 not published"),
             "{line}"
         );
         history.publishes.push(publish("b"));
-        progress.look(&history);
+        progress.update(&history);
         let line = progress.to_string();
         assert!(line.contains("events 2, 0 not published"), "{line}");
     }

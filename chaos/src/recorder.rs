@@ -1,4 +1,4 @@
-//! Gathers the history of a run from everything that sees a part of it.
+//! Collects the history of a run from all its observers.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use super::history::{Fault, History, Settings};
 pub(super) struct Recorder {
     began: OnceLock<Began>,
     history: Mutex<History>,
-    /// Why the history is not whole, the first reason.
+    /// First reason why the history is incomplete.
     failure: Mutex<Option<ChaosError>>,
 }
 
-/// The start of the run, by the clock that nobody sets and by the wall's.
+/// Start of the run, by the monotonic clock and by the wall clock.
 #[derive(Clone, Copy, Debug)]
 struct Began {
     instant: Instant,
@@ -36,7 +36,7 @@ impl Recorder {
         }
     }
 
-    /// The run begins, now that everything is ready; returns when that was.
+    /// Starts the clock of the run, once everything is ready. Returns the start.
     pub(super) fn begin(&self) -> Instant {
         let began = *self.began.get_or_init(|| Began {
             instant: Instant::now(),
@@ -46,39 +46,38 @@ impl Recorder {
         began.instant
     }
 
-    /// Milliseconds since the start of the run; 0 before it.
+    /// Returns the milliseconds since the start of the run; 0 before it.
     pub(super) fn now(&self) -> u64 {
         let began = self.began.get();
         began.map_or(0, |began| millis(began.instant.elapsed()))
     }
 
-    /// A stored time in milliseconds since the start of the run. It is by the
-    /// wall clock of whoever stored it, which is this machine.
+    /// Converts a stored timestamp to milliseconds since the start of the run. It comes from the
+    /// wall clock of this machine.
     pub(super) fn since_start(&self, at: Timestamp) -> u64 {
         let began = self.began.get();
         let since = began.map_or(0, |began| at.as_millis() - began.at.as_millis());
         u64::try_from(since).unwrap_or(0)
     }
 
-    /// Adds to the history. The lock is held for `write` only.
+    /// Changes the history. The lock is held for `write` only.
     pub(super) fn write(&self, write: impl FnOnce(&mut History)) {
         write(&mut self.lock());
     }
 
-    /// Looks at the history.
+    /// Reads the history.
     pub(super) fn read<T>(&self, read: impl FnOnce(&History) -> T) -> T {
         read(&self.lock())
     }
 
-    /// Something could not be seen or kept. The run goes on, but it cannot
-    /// pass any more.
+    /// Records that something could not be observed or stored. The run continues, but it fails.
     pub(super) fn fail(&self, error: ChaosError) {
         tracing::error!("{error}");
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
     }
 
-    /// The first failure, if there was one.
+    /// Returns the first failure.
     pub(super) fn take_failure(&self) -> Option<ChaosError> {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.take()
@@ -88,10 +87,10 @@ impl Recorder {
         self.write(|history| history.faults.push(fault));
     }
 
-    /// The whole history, sorted by time; nothing is left here.
+    /// Takes the history, sorted by time.
     pub(super) fn take(&self) -> History {
         let mut history = std::mem::take(&mut *self.lock());
-        // What lasts is noted when it ends.
+        // Faults with a duration are recorded at their end.
         history.posts.sort_by_key(|post| post.at);
         history.steps.sort_by_key(|step| step.at);
         history.publishes.sort_by_key(|publish| publish.at);
@@ -105,7 +104,7 @@ impl Recorder {
     }
 }
 
-/// Whole milliseconds; 64 bits of them are longer than anything runs.
+/// Returns whole milliseconds; 64 bits are sufficient for any run.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

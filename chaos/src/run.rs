@@ -1,5 +1,5 @@
-//! One run: start everything, let it go wrong for a while, heal it, wait until
-//! it is settled, stop everything, and judge what was seen.
+//! One run: starts everything, injects faults, ends the faults, waits until the system is settled,
+//! stops everything and checks the history.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -24,31 +24,33 @@ use super::schedule::{Plan, Schedule};
 use super::sequence_workload::{Consumer, SequenceWorkload};
 use super::{checkers, progress};
 
-/// Processes start within a second or so; on a busy machine they take longer.
+/// Time limit for the start of all processes. They start within a second or so; on a busy machine
+/// it takes longer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// A relay has at most this many events sent and not marked: 16 batches of 10
-/// under way, and those that wait for their mark.
+/// Upper bound on the events of one relay that are sent and not yet marked: 16 batches of 10 in
+/// flight, and the events that wait for their mark.
 const IN_FLIGHT: usize = 16 * 10 + outbox_relay::policy::send_scheduler::MAX_UNMARKED;
 
-/// Runs it all. Leaves no process and no table, however it ends.
+/// Runs `program` as the services, injects faults and checks the result. No process and no table is
+/// left, whatever the outcome.
 ///
 /// # Errors
-/// [`ChaosError::Violated`] when something did not hold, the others when that
-/// could not be found out.
+/// [`ChaosError::Violated`] if a guarantee did not hold; any other error if that could not be
+/// determined.
 pub async fn run(
     program: PathBuf,
     options: ChaosOptions,
     stopping: Stopping,
 ) -> Result<(), ChaosError> {
-    // Short enough to be typed.
+    // A short seed is easy to type.
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let backend = Backend::open(&options.endpoints).await?;
     let judged = match observe(&program, &options, seed, &backend, &stopping).await {
-        Ok(seen) => conclude(&options, seen),
+        Ok(completed) => conclude(&options, completed),
         Err(error) => Err(error),
     };
-    // The verdict is out by now, whatever becomes of tables and queues.
+    // The verdict is printed by now, even if tables and queues cannot be deleted.
     match (judged, backend.close(&stopping.force).await) {
         (Err(first), Err(second)) => {
             tracing::error!("{second}");
@@ -58,13 +60,13 @@ pub async fn run(
     }
 }
 
-/// A run that came to its end, and what went wrong with looking at it.
-struct Seen {
+/// A completed run, and the first failure to observe it.
+struct Completed {
     history: History,
     failure: Option<ChaosError>,
 }
 
-/// Works until the first Ctrl-C.
+/// Runs `work` until the first Ctrl-C.
 async fn unless_stopped<T>(
     stopping: &Stopping,
     work: impl Future<Output = Result<T, ChaosError>>,
@@ -73,7 +75,7 @@ async fn unless_stopped<T>(
     outcome.unwrap_or(Err(ChaosError::Interrupted))
 }
 
-/// What was asked for, and the bounds it is judged by.
+/// Returns the configuration of the run and the bounds that it is checked against.
 fn settings(
     options: &ChaosOptions,
     seed: u64,
@@ -104,7 +106,7 @@ async fn observe(
     seed: u64,
     backend: &Backend,
     stopping: &Stopping,
-) -> Result<Seen, ChaosError> {
+) -> Result<Completed, ChaosError> {
     let prepare = async {
         backend.prepare().await?;
         Ok(backend.stock().await?)
@@ -126,7 +128,7 @@ async fn observe(
         seed,
         &options.faults,
     ));
-    let acted = async {
+    let outcome = async {
         let cluster = Cluster::start(
             program,
             options,
@@ -144,15 +146,15 @@ async fn observe(
             &active_faults,
             &cluster,
         );
-        let acted = unless_stopped(stopping, act).await;
-        // However that ended: processes in bad weather take long to end.
+        let outcome = unless_stopped(stopping, act).await;
+        // Faults end in any case: with faults, processes take long to stop.
         active_faults.end_faults();
         cluster.end().await;
-        acted
+        outcome
     };
-    let acted = acted.await;
+    let outcome = outcome.await;
     active_faults.close().await;
-    let drained = acted?;
+    let drained = outcome?;
     let end = async { Ok(backend.end(&recorder, &before, drained).await?) };
     let end = unless_stopped(stopping, end).await;
     let failure = recorder.take_failure();
@@ -167,12 +169,12 @@ async fn observe(
     let (end, failure) = end?;
     let mut history = recorder.take();
     history.end = end;
-    Ok(Seen { history, failure })
+    Ok(Completed { history, failure })
 }
 
-/// Load and faults, and the time after them until all is settled; returns how
-/// long that took, or `None` when it is not. When the service fails, load and
-/// faults end early, and the recorder knows why.
+/// Runs workloads and faults, then waits until everything is settled. Returns the time that this
+/// took, or `None` if the system did not settle in time. If a service fails, workloads and faults
+/// end early, and the recorder has the reason.
 async fn act(
     options: &ChaosOptions,
     schedule: Schedule,
@@ -185,7 +187,7 @@ async fn act(
         .await
         .map_err(|_| ChaosError::NotReady(READY_WITHIN.as_secs()))?;
     let seed = recorder.read(|history| history.settings.seed);
-    let calm = CancellationToken::new();
+    let faults_over = CancellationToken::new();
     let settled = CancellationToken::new();
     let queue_url = backend.queue_url(&backend.chaos_queue).await?;
     let began = Instant::from_std(recorder.begin());
@@ -211,21 +213,23 @@ async fn act(
     };
 
     let timer = async {
-        let over = calm.run_until_cancelled(tokio::time::sleep_until(end_of_faults));
+        let over = faults_over.run_until_cancelled(tokio::time::sleep_until(end_of_faults));
         over.await;
-        calm.cancel();
+        faults_over.cancel();
         Instant::now()
     };
     let faults = async {
-        fault_injector.run(schedule, calm.clone()).await;
+        fault_injector.run(schedule, faults_over.clone()).await;
         cluster.heal();
     };
     let work = async {
         let writing = async {
-            let written = sequences.run((options.rate / 2).max(1), calm.clone()).await;
+            let written = sequences
+                .run((options.rate / 2).max(1), faults_over.clone())
+                .await;
             if let Err(error) = written {
                 recorder.fail(error.into());
-                // Nobody answers these clients any more either.
+                // These clients will not get a response either.
                 give_up.cancel();
             }
         };
@@ -233,7 +237,7 @@ async fn act(
             writing,
             timer,
             faults,
-            orders.run(options.rate, calm.clone(), options.drain_limit),
+            orders.run(options.rate, faults_over.clone(), options.drain_limit),
         );
         let is_settled = backend.settled(ended + options.drain_limit).await;
         settled.cancel();
@@ -260,16 +264,16 @@ fn plan(options: &ChaosOptions) -> Plan<'_> {
     }
 }
 
-/// Judges the run, and says so: first to whoever looks, then to every file,
-/// whatever becomes of the others.
+/// Checks the history and reports the result: first on standard output, then in every file, even if
+/// one of them fails.
 ///
 /// # Errors
-/// The first thing that went wrong; violations only when nothing did.
-fn conclude(options: &ChaosOptions, seen: Seen) -> Result<(), ChaosError> {
-    let Seen { history, failure } = seen;
+/// The first failure; violations only if there was no failure.
+fn conclude(options: &ChaosOptions, completed: Completed) -> Result<(), ChaosError> {
+    let Completed { history, failure } = completed;
     let violations = checkers::check(&history);
     let report = Report::of(&history, &violations);
-    // Standard output may be closed; that is no reason to fail.
+    // A closed standard output is not an error.
     let _ = io::stdout().write_all(report.to_text().as_bytes());
     let Output {
         report: json,
@@ -296,7 +300,7 @@ fn conclude(options: &ChaosOptions, seen: Seen) -> Result<(), ChaosError> {
     }
 }
 
-/// Writes a file, when one is asked for.
+/// Writes a file if `path` is given.
 fn write(
     path: Option<&Path>,
     content: impl FnOnce() -> io::Result<String>,

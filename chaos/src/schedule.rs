@@ -1,34 +1,32 @@
-//! What happens to processes and services, and when: all of it drawn from the
-//! seed before the run begins. Faults of single requests are drawn by
-//! [`super::proxy`], from the same seed.
+//! The schedule of faults of processes and services, generated from the seed before the run begins.
+//! Faults of single requests are sampled by [`super::proxy`], from the same seed.
 //!
-//! A run is a row of storms with lulls between them ([`phases`]). The time of
-//! the storms is cut into equal slots, one for each fault of a kind, and a fault
-//! comes at a random instant of its slot. So a run of ten minutes has as many
-//! kills as its length says, and a short one has one of everything.
+//! A run consists of fault phases with quiet phases between them ([`phases`]). The time of the
+//! fault phases is divided into equal slots for each kind of fault, and a fault occurs at a random
+//! instant of its slot. So the number of kills is proportional to the length of a run, and a short
+//! run has one fault of each kind.
 
 mod phases;
 mod sampling;
 
 use std::time::Duration;
 
-use phases::{Lull, Measured, Phases};
+use phases::{Measured, Phases, QuietPhase};
 use sampling::{outage, service, what};
 
 use super::history::{CloudService, FaultKind};
 
-/// What happens to the system, in the order of time.
+/// Actions in the order of time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Schedule {
     pub(super) actions: Vec<Action>,
-    /// Each fault that comes by itself, in a lull, so that the recovery from it
-    /// can be judged.
+    /// Faults of the quiet phases, so that the recovery from each can be checked.
     pub(super) isolated: Vec<FaultKind>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Action {
-    /// Since the start of the run.
+    /// Time since the start of the run.
     pub(super) at: Duration,
     pub(super) what: Incident,
 }
@@ -37,54 +35,53 @@ pub(super) struct Action {
 pub(super) enum Incident {
     /// SIGKILL. The process is started again after the pause.
     Kill { victim: Victim, pause: Duration },
-    /// SIGKILL of everything; a pause for each process.
+    /// SIGKILL of all processes, with a pause for each of them.
     KillAll { pauses: Vec<Duration> },
     /// SIGTERM. The process is started again after the pause.
     Term { victim: Victim, pause: Duration },
     /// SIGSTOP, and SIGCONT after this time.
     Stop { victim: Victim, lasting: Duration },
-    /// The next relay whose send is answered is killed before it knows.
+    /// SIGKILL of the next relay whose send was answered, before it receives the response.
     KillAfterSend { pause: Duration },
-    /// Records of the next page that is read are trimmed from the stream.
+    /// Trim of records of the next page that is read.
     Trim,
-    /// From then on nothing goes wrong but what the schedule says, and every
-    /// process runs.
-    LullBegins,
-    /// Faults of requests happen again.
-    LullEnds,
-    /// A service is away.
+    /// Start of a quiet phase: only scheduled faults occur, and every process runs.
+    QuietPhaseBegins,
+    /// End of a quiet phase: faults of requests occur again.
+    QuietPhaseEnds,
+    /// Outage of a service.
     Outage {
-        /// `None`: all of them.
+        /// `None` for all services.
         service: Option<CloudService>,
         manner: Manner,
         lasting: Duration,
     },
 }
 
-/// Which process is hit.
+/// Target of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Victim {
-    /// By its number among the processes: API first, then relays, then workers.
+    /// Index of the process, in the order API, relays, workers.
     Process(usize),
-    /// The relay that began to read a shard last: it has the lease.
+    /// Relay that started to read a shard last and thus owns the lease.
     LeaseHolder,
 }
 
 const API: Victim = Victim::Process(0);
 const FIRST_RELAY: usize = 1;
 
-/// How a service that is away looks from outside.
+/// Symptom of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// It answers 503.
+    /// The service responds with 503.
     Refuses,
-    /// It closes connections.
+    /// The service closes connections.
     Cuts,
-    /// It takes requests and never answers.
+    /// The service accepts requests and never responds.
     Silent,
 }
 
-/// What the schedule depends on besides the seed.
+/// Parameters of the schedule in addition to the seed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan<'a> {
     pub(super) duration: Duration,
@@ -94,7 +91,7 @@ pub(super) struct Plan<'a> {
     pub(super) faults: &'a [FaultKind],
 }
 
-/// The mean time between two faults of a kind, during storms.
+/// Returns the mean time between two faults of a kind during fault phases.
 const fn interval(kind: FaultKind) -> Option<Duration> {
     let millis = match kind {
         FaultKind::Kill => 2_000,
@@ -109,11 +106,11 @@ const fn interval(kind: FaultKind) -> Option<Duration> {
     Some(Duration::from_millis(millis))
 }
 
-/// Nothing happens before the system is warm.
+/// Time without faults at the start, until the system has warmed up.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 impl Schedule {
-    /// The same seed and plan make the same schedule.
+    /// Generates the schedule; the same seed and plan produce the same schedule.
     pub(super) fn new(seed: u64, plan: &Plan<'_>) -> Self {
         let phases = Phases::of(plan.duration, plan.lease_duration);
         let mut actions = Vec::new();
@@ -121,41 +118,46 @@ impl Schedule {
             if let Some(interval) = interval(kind)
                 && !plan.faults[..n].contains(&kind)
             {
-                // Of its own, so that leaving a kind out does not move the others.
+                // A separate generator for each kind, so that omitting a kind does not change the
+                // others.
                 let mut random = random(seed, kind as u64);
-                // What is trimmed is left to the sweeper, which takes longer than a
-                // lull lasts: then no recovery would be from one fault alone.
+                // Trimmed events are left to the sweeper, which takes longer than a quiet phase
+                // lasts: the recovery would then not be from one fault alone.
                 let from = match kind {
-                    FaultKind::TrimmedIterator => phases.before_last_storm,
+                    FaultKind::TrimmedIterator => phases.before_last_fault_phase,
                     _ => Duration::ZERO,
                 };
-                let times = times(phases.storm - from, interval, waits(kind), &mut random);
-                actions.extend(times.map(|(in_storm, mut random)| Action {
-                    at: phases.instant(from + in_storm),
+                let times = times(phases.fault_time - from, interval, waits(kind), &mut random);
+                actions.extend(times.map(|(fault_time, mut random)| Action {
+                    at: phases.instant(from + fault_time),
                     what: what(kind, plan, &mut random),
                 }));
             }
         }
-        let mut random = random(seed, LULLS);
+        let mut random = random(seed, QUIET_PHASES);
         let mut isolated = Vec::new();
-        for lull in &phases.lulls {
-            let (kind, fault) = measured(lull, plan, &mut random);
+        for quiet_phase in &phases.quiet_phases {
+            let (kind, fault) = measured(quiet_phase, plan, &mut random);
             let fault = plan.faults.contains(&kind).then_some(fault);
-            // Nobody takes over from a relay that is alone.
+            // A single relay has no other relay to take over.
             if fault.is_some() && (plan.relays > 1 || !kind.is_of_processes()) {
                 isolated.push(kind);
             }
-            actions.extend(during(lull, fault));
+            actions.extend(during(quiet_phase, fault));
         }
         actions.sort_by_key(|action| action.at);
         Self { actions, isolated }
     }
 }
 
-/// The one fault of a lull.
-fn measured(lull: &Lull, plan: &Plan<'_>, random: &mut fastrand::Rng) -> (FaultKind, Incident) {
-    match lull.measured {
-        // So long that its successor has the lease before it is back.
+/// Returns the one fault of a quiet phase.
+fn measured(
+    quiet_phase: &QuietPhase,
+    plan: &Plan<'_>,
+    random: &mut fastrand::Rng,
+) -> (FaultKind, Incident) {
+    match quiet_phase.measured {
+        // The pause is so long that another relay acquires the lease first.
         Measured::Kill => {
             let victim = Victim::LeaseHolder;
             let pause = plan.lease_duration + Duration::from_secs(1);
@@ -174,36 +176,39 @@ fn measured(lull: &Lull, plan: &Plan<'_>, random: &mut fastrand::Rng) -> (FaultK
     }
 }
 
-/// A lull, and the one fault in it.
-fn during(lull: &Lull, fault: Option<Incident>) -> impl Iterator<Item = Action> {
+/// Returns the actions of a quiet phase with its fault.
+fn during(quiet_phase: &QuietPhase, fault: Option<Incident>) -> impl Iterator<Item = Action> {
     [
-        Some((lull.at, Incident::LullBegins)),
-        fault.map(|fault| (lull.fault_at, fault)),
-        Some((lull.at + lull.lasting, Incident::LullEnds)),
+        Some((quiet_phase.at, Incident::QuietPhaseBegins)),
+        fault.map(|fault| (quiet_phase.fault_at, fault)),
+        Some((
+            quiet_phase.at + quiet_phase.lasting,
+            Incident::QuietPhaseEnds,
+        )),
     ]
     .into_iter()
     .flatten()
     .map(|(at, what)| Action { at, what })
 }
 
-/// Random numbers for one purpose.
+/// Returns a generator for one purpose.
 fn random(seed: u64, purpose: u64) -> fastrand::Rng {
     fastrand::Rng::with_seed(seed ^ purpose.wrapping_mul(SPREAD))
 }
 
-/// Not the number of any kind of fault.
-const LULLS: u64 = u64::MAX;
+/// Distinct from the numbers of the kinds of faults.
+const QUIET_PHASES: u64 = u64::MAX;
 
-/// The golden ratio in 64 bits: neighbouring numbers get seeds far apart.
+/// Golden ratio in 64 bits: it spreads adjacent seeds.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Whether a fault waits for its moment, once its time has come.
+/// Returns `true` for a fault that is armed and waits for its occasion.
 const fn waits(kind: FaultKind) -> bool {
     matches!(kind, FaultKind::KillAfterSend | FaultKind::TrimmedIterator)
 }
 
-/// One instant in each of the equal slots, and random numbers for each. What
-/// waits for its moment begins early in its slot.
+/// Returns one instant in each of the equal slots, with a generator for each. Armed faults begin
+/// early in their slot.
 fn times(
     duration: Duration,
     interval: Duration,
@@ -238,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_makes_one_schedule() {
+    fn a_seed_determines_the_schedule() {
         let plan = plan(600, FaultKind::value_variants());
         assert_eq!(Schedule::new(7, &plan), Schedule::new(7, &plan));
         assert_ne!(Schedule::new(7, &plan), Schedule::new(8, &plan));
     }
 
     #[test]
-    fn leaving_a_kind_out_leaves_the_others_as_they_are() {
+    fn omitting_a_kind_does_not_change_the_others() {
         let kills = |faults: &[FaultKind]| -> Vec<_> {
             let actions = Schedule::new(1, &plan(60, faults)).actions.into_iter();
             actions
@@ -260,12 +265,15 @@ mod tests {
     }
 
     #[test]
-    fn in_a_lull_one_thing_happens() {
+    fn a_quiet_phase_has_one_fault() {
         let schedule = Schedule::new(1, &plan(600, FaultKind::value_variants()));
         let mut actions = schedule.actions.iter().map(|action| &action.what);
-        let mut lulls = 0;
-        while actions.by_ref().any(|what| *what == Incident::LullBegins) {
-            lulls += 1;
+        let mut quiet_phases = 0;
+        while actions
+            .by_ref()
+            .any(|what| *what == Incident::QuietPhaseBegins)
+        {
+            quiet_phases += 1;
             let only = actions.next().unwrap();
             let measured = matches!(
                 only,
@@ -278,19 +286,21 @@ mod tests {
                 } | Incident::Outage { .. }
             );
             assert!(measured, "{only:?}");
-            assert_eq!(actions.next(), Some(&Incident::LullEnds));
+            assert_eq!(actions.next(), Some(&Incident::QuietPhaseEnds));
         }
-        assert!(lulls > 6, "{lulls}");
-        assert_eq!(schedule.isolated.len(), lulls);
+        assert!(quiet_phases > 6, "{quiet_phases}");
+        assert_eq!(schedule.isolated.len(), quiet_phases);
     }
 
     #[test]
-    fn nothing_is_trimmed_before_a_lull() {
+    fn no_records_are_trimmed_before_a_quiet_phase() {
         for seconds in [5, 60, 600] {
             let schedule = Schedule::new(1, &plan(seconds, FaultKind::value_variants()));
             let mut actions = schedule.actions.iter();
-            let lull = |action: &&Action| action.what == Incident::LullEnds;
-            let last = actions.rfind(lull).map_or(Duration::ZERO, |end| end.at);
+            let quiet_phase = |action: &&Action| action.what == Incident::QuietPhaseEnds;
+            let last = actions
+                .rfind(quiet_phase)
+                .map_or(Duration::ZERO, |end| end.at);
             let trims = schedule.actions.iter();
             let trims: Vec<_> = trims.filter(|one| one.what == Incident::Trim).collect();
             assert!(!trims.is_empty(), "{seconds} s");
@@ -299,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_happens_is_to_be_judged() {
+    fn only_injected_faults_are_listed_as_isolated() {
         let isolated = |relays, faults: &[FaultKind]| {
             let plan = Plan {
                 relays,
@@ -329,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_run_has_one_of_everything() {
+    fn the_shortest_run_has_one_fault_of_each_kind() {
         let kinds = FaultKind::value_variants();
         let schedule = Schedule::new(3, &plan(5, kinds));
         for expected in kinds.iter().filter(|kind| interval(**kind).is_some()) {
@@ -350,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_happens_within_the_run_and_in_order() {
+    fn actions_are_ordered_and_within_the_run() {
         let plan = plan(600, FaultKind::value_variants());
         let schedule = Schedule::new(5, &plan);
         assert!(schedule.actions.is_sorted_by_key(|action| action.at));

@@ -1,6 +1,6 @@
-//! A second kind of writer, which puts aggregates with many events straight
-//! into the outbox, as any program may; and the consumer of their queue. Orders
-//! have one event each, so only these can show that order is kept.
+//! Writers that put aggregates with many events directly into the outbox, as any program may, and
+//! the consumer of their queue. An order has one event, so only these aggregates show that
+//! per-aggregate order holds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,26 +16,27 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::error::NotWritten;
 use super::history::{Delivery, Step};
 use super::recorder::Recorder;
 
-/// Aggregates that are written to at the same time.
+/// Number of aggregates that are written concurrently.
 const WRITERS: u32 = 8;
 
-/// The longest an aggregate becomes, in events.
+/// Maximum number of events of an aggregate.
 const MAX_STEPS: u64 = 30;
 
-/// Attempts to write one event. Nothing stands between writer and service, so
-/// these are not about injected faults.
+/// Attempts to write one event. There is no proxy between the writers and the service, so these
+/// retries are not for injected faults.
 const ATTEMPTS: u32 = 5;
 
-/// Between attempts, and between two polls that failed.
+/// Delay between attempts, and after a failed poll.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Polls at once: each hands over ten messages at most.
+/// Number of concurrent polls; each receives up to ten messages.
 const CONSUMERS: usize = 4;
 
-/// Writes events until it is told to stop.
+/// Writes events until it is stopped.
 #[derive(Clone, Debug)]
 pub(super) struct SequenceWorkload {
     pub(super) clients: Clients,
@@ -44,21 +45,12 @@ pub(super) struct SequenceWorkload {
     pub(super) seed: u64,
 }
 
-/// An event could not be written, so the order of its aggregate is over.
-#[derive(Debug, thiserror::Error)]
-#[error("event {aggregate_id}:{sequence} could not be written: {reason}")]
-pub struct NotWritten {
-    aggregate_id: String,
-    sequence: u64,
-    reason: String,
-}
-
 impl SequenceWorkload {
     /// Writes about `rate` events a second.
     ///
     /// # Errors
-    /// When the service does not take one, which cancels `stop`: there is no
-    /// use in going on.
+    /// When an event could not be written. This cancels `stop`, because the run cannot pass any
+    /// more.
     pub(super) async fn run(self, rate: u32, stop: CancellationToken) -> Result<(), NotWritten> {
         let mut writers = JoinSet::new();
         for writer in 0..WRITERS {
@@ -70,10 +62,10 @@ impl SequenceWorkload {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     stop.cancel();
-                    // The others note what they have written.
+                    // The other writers record what they have written.
                     written = written.and(Err(error));
                 }
-                Err(error) => tracing::error!(%error, "a writer of events failed"),
+                Err(error) => tracing::error!(%error, "a writer of events panicked"),
             }
         }
         written
@@ -92,7 +84,7 @@ impl SequenceWorkload {
         for aggregate in 1_u64.. {
             let aggregate_id = format!("steps-{writer}-{aggregate}");
             for sequence in 1..=random.u64(1..=MAX_STEPS) {
-                // Some follow each other as fast as they can be written.
+                // Some events follow each other without a pause.
                 if random.u8(..4) > 0 {
                     tokio::select! {
                         _ = due.tick() => {}
@@ -150,7 +142,7 @@ impl SequenceWorkload {
             match sent {
                 Ok(_) => return Ok(()),
                 // An earlier attempt took effect.
-                Err(error) if is_there(&error) => return Ok(()),
+                Err(error) if already_exists(&error) => return Ok(()),
                 Err(error) => reason = DisplayErrorContext(&error).to_string(),
             }
             tokio::time::sleep(PAUSE).await;
@@ -159,7 +151,7 @@ impl SequenceWorkload {
     }
 }
 
-fn is_there(error: &SdkError<TransactWriteItemsError>) -> bool {
+fn already_exists(error: &SdkError<TransactWriteItemsError>) -> bool {
     match error.as_service_error() {
         Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled
             .cancellation_reasons()
@@ -169,7 +161,7 @@ fn is_there(error: &SdkError<TransactWriteItemsError>) -> bool {
     }
 }
 
-/// Takes events from their queue.
+/// Consumer of the events.
 #[derive(Clone, Debug)]
 pub(super) struct Consumer {
     pub(super) sqs: aws_sdk_sqs::Client,
@@ -178,7 +170,7 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// Takes what comes until `stop`, which ends it within a poll.
+    /// Receives events until `stop`, which takes effect within one poll.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut polls = JoinSet::new();
         for _ in 0..CONSUMERS {
@@ -190,7 +182,11 @@ impl Consumer {
     async fn poll(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if let Err(reason) = self.round().await {
-                tracing::warn!(queue = self.queue_url, reason, "events could not be taken");
+                tracing::warn!(
+                    queue = self.queue_url,
+                    reason,
+                    "receiving events failed; retrying"
+                );
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -215,8 +211,8 @@ impl Consumer {
             let body: Value = serde_json::from_str(message.body.as_deref()?).ok()?;
             body["id"].as_str().map(str::to_owned)
         });
-        // Noted before they are deleted: the next events of these aggregates
-        // are handed out after that.
+        // Recorded before the messages are deleted: the next events of these aggregates are
+        // delivered only after that.
         self.recorder.write(|history| {
             history.deliveries.extend(ids.map(|event_id| Delivery {
                 at,

@@ -1,9 +1,8 @@
-//! One service as a child process.
+//! A service as a child process.
 //!
-//! A child is in a process group of its own, so that the terminal's Ctrl-C
-//! reaches only the parent, which stops the children in order. It has one end
-//! of a pipe as its standard input and ends when the other end, held here,
-//! closes: so it ends with its parent, even if that is killed.
+//! Each child has its own process group, so that Ctrl-C in the terminal reaches only the parent,
+//! which stops the children in order. Its standard input is a pipe, and it ends when this process
+//! closes the other end: a child ends with its parent even if the parent is killed.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,11 +14,11 @@ use nix::unistd::Pid;
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
-/// Tells a service that its standard input is the pipe described above.
+/// Environment variable that is set if standard input is the pipe described above.
 pub const LIFELINE: &str = "ALL_IN_ONE_LIFELINE";
 
-/// Variables of the caller that would lead a child elsewhere than to the
-/// embedded cloud, or give all three the same name.
+/// Environment variables that children do not inherit: they would direct a child away from the
+/// embedded cloud, or give all services the same name.
 const NOT_PASSED_ON: [&str; 6] = [
     "OTEL_SERVICE_NAME",
     "AWS_PROFILE",
@@ -29,16 +28,16 @@ const NOT_PASSED_ON: [&str; 6] = [
     "AWS_USE_DUALSTACK_ENDPOINT",
 ];
 
-/// How a service is started; the same at every restart.
+/// Command that starts a service; the same for every restart.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// The sub-command, which is also the service's name.
+    /// Sub-command, which is also the name of the service.
     pub name: &'static str,
-    /// This executable.
+    /// Path of the executable.
     pub program: PathBuf,
-    /// On top of this process's own environment.
+    /// Additions to the environment of this process.
     pub environment: Vec<(&'static str, String)>,
-    /// Whether what it logs is for this process, and not for the terminal.
+    /// Whether this process reads the log; otherwise it goes to the terminal.
     pub log_is_read: bool,
 }
 
@@ -73,7 +72,7 @@ impl Spec {
         Ok(Process {
             pid: child.id().unwrap_or_default(),
             log: child.stderr.take(),
-            // Waiting for a child closes the input it still owns.
+            // `Child::wait` would close an input that is still owned by the child.
             _lifeline: child.stdin.take(),
             child,
         })
@@ -85,26 +84,27 @@ impl Process {
         self.pid
     }
 
-    /// What it logs, when [`Spec::log_is_read`]; once.
+    /// Takes the log if [`Spec::log_is_read`] is set; `None` on further calls.
     pub fn take_log(&mut self) -> Option<ChildStderr> {
         self.log.take()
     }
 
-    /// Nothing happens to one that has ended.
+    /// Sends a signal; has no effect once the process has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        // No id once its end was seen: its pid may be another's by now.
+        // `Child::id` is `None` once the end was observed: the pid may have been reused.
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             kill(Pid::from_raw(pid), signal)?;
         }
         Ok(())
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
-    /// SIGTERM; SIGKILL after `patience`, or at once when `force` is cancelled.
+    /// Sends SIGTERM and waits for the end; sends SIGKILL after `patience`, or once `force` is
+    /// cancelled.
     pub async fn stop(
         mut self,
         patience: Duration,

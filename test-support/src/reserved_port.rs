@@ -1,26 +1,26 @@
-//! The services' ports, taken before anything starts.
+//! Ports of services, reserved before anything starts.
 //!
-//! A port is checked by binding it, and stays bound, without listening, while
-//! its service is restarted: on Linux two sockets with `SO_REUSEADDR` may share
-//! a port as long as one of them at most listens, and no port that is bound is
-//! handed out as a free one. So port 0 becomes a port that stays the service's.
+//! A port is reserved by binding it without listening, and stays bound while its service restarts:
+//! on Linux two sockets with `SO_REUSEADDR` may share a port as long as at most one of them
+//! listens, and a bound port is never assigned as a free one. Port 0 becomes a port that is kept
+//! for the service.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpSocket;
 
-/// A port kept for one service.
+/// A port reserved for one service.
 #[derive(Debug)]
 pub struct Reservation {
     address: SocketAddr,
-    /// Elsewhere than on Linux the service could not bind next to it.
+    /// Only on Linux can the service bind next to this socket.
     #[cfg(target_os = "linux")]
     _socket: TcpSocket,
 }
 
 impl Reservation {
-    /// Takes `address`; port 0 becomes a free port.
+    /// Reserves `address`; port 0 selects a free port.
     pub fn take(address: SocketAddr) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -35,13 +35,13 @@ impl Reservation {
         })
     }
 
-    /// What the service is told to listen on.
+    /// Returns the address on which the service must listen.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `http://` and an address that can be connected to: a wildcard address
-    /// can be listened on, but not connected to everywhere.
+    /// Returns the URL for clients. A wildcard address becomes loopback, because not every system
+    /// can connect to it.
     pub fn url(&self) -> String {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

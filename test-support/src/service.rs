@@ -1,5 +1,5 @@
-//! A service under test as what it is in production: a process of its own,
-//! configured by variables, talked to over its ports and by signals.
+//! A service under test as in production: a separate process, configured by environment variables
+//! and controlled by signals.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,19 +21,18 @@ pub struct Service {
     log: Arc<Mutex<Vec<String>>>,
 }
 
-/// Why a service did not start.
+/// Reason why a service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     #[error("the process could not be started: {0}")]
     Spawn(#[from] io::Error),
-    #[error("the process ended or was silent before it listened; its log:\n{0}")]
+    #[error("the process did not listen in time; its log:\n{0}")]
     NotListening(String),
 }
 
 impl Service {
-    /// Starts `program` with `environment` on top of this process's own, and
-    /// waits until its first server listens. Listening options should be
-    /// given as `127.0.0.1:0`.
+    /// Starts `program` with `environment` in addition to the environment of this process, and
+    /// waits until its first server listens. Its listening addresses should be `127.0.0.1:0`.
     pub async fn start<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         program: impl AsRef<OsStr>,
         arguments: &[&str],
@@ -55,7 +54,7 @@ impl Service {
         let log = Arc::new(Mutex::new(Vec::new()));
         let (found, mut listening) = watch::channel(None);
         let lines = Arc::clone(&log);
-        // Ends with the process: its standard error closes.
+        // Ends with the process, which closes its standard error.
         tokio::spawn(async move {
             let mut reader = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = reader.next_line().await {
@@ -86,7 +85,7 @@ impl Service {
         }
     }
 
-    /// `http://address` + `path`.
+    /// Returns `http://ADDRESS` followed by `path`.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -95,22 +94,22 @@ impl Service {
         self.address
     }
 
-    /// `None` once it has ended.
+    /// Returns `None` once the process has ended.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Everything logged so far, one JSON object a line.
+    /// Returns the log so far, one JSON object per line.
     pub fn log(&self) -> String {
         joined(&self.log)
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits for the end of the process.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.child.kill().await
     }
 
-    /// SIGTERM, and waits for the end, at most [`PATIENCE`].
+    /// Sends SIGTERM and waits for the end of the process, at most [`PATIENCE`].
     pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             nix::sys::signal::kill(

@@ -1,5 +1,5 @@
-//! The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) asks for an
-//! orderly stop, the second for an immediate one.
+//! The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) requests an orderly stop, the
+//! second an immediate one.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Signals this close together are one wish: some callers signal the process
-/// and then its whole group.
-const ONE_KEYSTROKE: Duration = Duration::from_millis(500);
+/// Signals within this interval count as one: some callers signal the process and then its whole
+/// group.
+const SAME_REQUEST_WITHIN: Duration = Duration::from_millis(500);
 
-/// What the signals ask for.
+/// Stop requests by signals.
 #[derive(Clone, Debug, Default)]
 pub struct Stopping {
-    /// Finish and stop.
+    /// Cancelled to finish the work and stop.
     pub stop: CancellationToken,
-    /// Stop now.
+    /// Cancelled to stop immediately.
     pub force: CancellationToken,
 }
 
-/// From its creation on, the signals no longer end the process.
+/// Signal handlers. Once created, the signals no longer end the process.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
@@ -37,13 +37,13 @@ impl Signals {
         })
     }
 
-    /// Runs `work` to its end and meanwhile passes signals on to it.
+    /// Runs `work` and cancels `stopping` at signals meanwhile.
     pub async fn during<T>(mut self, stopping: Stopping, work: impl Future<Output = T>) -> T {
-        let pass_on = async {
+        let forward = async {
             self.next().await;
             stopping.stop.cancel();
             let first = Instant::now();
-            while first.elapsed() < ONE_KEYSTROKE {
+            while first.elapsed() < SAME_REQUEST_WITHIN {
                 self.next().await;
             }
             stopping.force.cancel();
@@ -51,7 +51,7 @@ impl Signals {
         };
         tokio::select! {
             outcome = work => outcome,
-            never = pass_on => never,
+            never = forward => never,
         }
     }
 

@@ -13,7 +13,7 @@ use thirtyfour::{
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// Quiet: a test's browser asks no one on the internet.
+/// Switches that disable all requests of the browser to the internet.
 const ARGUMENTS: [&str; 9] = [
     "--headless=new",
     // Tests run as root in containers, where Chromium's sandbox cannot start.
@@ -158,10 +158,10 @@ impl Browser {
     }
 }
 
-/// The port that the driver says it took.
+/// Returns the port that the driver printed.
 async fn port(driver: &mut Child) -> u16 {
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let lines = Arc::clone(&said);
+    let printed = Arc::new(Mutex::new(Vec::new()));
+    let lines = Arc::clone(&printed);
     let mut output = BufReader::new(driver.stdout.take().unwrap()).lines();
     // Reads on to the end: a full pipe would stop the driver.
     tokio::spawn(async move {
@@ -170,7 +170,7 @@ async fn port(driver: &mut Child) -> u16 {
         }
     });
     let port = eventually(PATIENCE, || async {
-        let lines = said.lock().unwrap();
+        let lines = printed.lock().unwrap();
         lines
             .iter()
             .find_map(|line| {

@@ -1,16 +1,16 @@
-//! What an operator sees and does.
+//! The console in a browser, as an operator uses it.
 
 use thirtyfour::Key;
 
 use crate::browser::Browser;
 use crate::system::System;
 
-/// What the reader of a payload must never see run.
+/// Script in a payload that must never run.
 const MARKUP: &str = "</pre><img src=x onerror=\"window.ran=1\"><script>window.ran=1</script>";
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
-async fn an_order_appears_and_is_found_with_its_whole_history() {
+async fn an_order_appears_and_its_whole_history_is_shown() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;
     let browser = Browser::start().await;
@@ -50,7 +50,7 @@ async fn an_order_appears_and_is_found_with_its_whole_history() {
         .until("document.activeElement.closest('#list') !== null")
         .await;
 
-    // What does not exist is said so.
+    // A missing event is reported.
     browser.keys("/").await;
     browser.keys("no-such-order".to_owned() + Key::Enter).await;
     browser.until_text("#view-problem", "no-such-order").await;
@@ -60,7 +60,7 @@ async fn an_order_appears_and_is_found_with_its_whole_history() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
-async fn a_poisoned_event_shows_why_and_a_retry_moves_it() {
+async fn a_failed_event_shows_its_reason_and_a_retry_publishes_it() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;
     let browser = Browser::start().await;
@@ -73,7 +73,7 @@ async fn a_poisoned_event_shows_why_and_a_retry_moves_it() {
     browser.until_text("#list", "order-7:1").await;
     browser.until_text("#list", "payload is not JSON").await;
     browser.until_text("#failed-count", "1").await;
-    // As `status` in the terminal says.
+    // The same as `status` in the terminal.
     browser.until_text("#health", "Needs attention").await;
     browser.click("#list a").await;
     browser
@@ -113,7 +113,7 @@ async fn a_poisoned_event_shows_why_and_a_retry_moves_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
-async fn an_open_event_shows_what_others_do_to_it() {
+async fn an_open_event_shows_concurrent_changes() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;
     system.event("order-9", "invoice.sent", "{}").await;
@@ -137,11 +137,11 @@ async fn an_open_event_shows_what_others_do_to_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
-async fn nothing_is_called_healthy_before_it_was_looked_at() {
+async fn health_is_unknown_before_the_first_check() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;
     let browser = Browser::start().await;
-    // What the page knew of failed events each time that it said so.
+    // The number of failed events at each time the page showed it.
     browser
         .before_each_page(
             "window.known = [];
@@ -161,7 +161,7 @@ async fn nothing_is_called_healthy_before_it_was_looked_at() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
-async fn a_discarded_event_wants_a_reason_and_keeps_it() {
+async fn discarding_an_event_requires_and_stores_a_reason() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;
     system.event("order-8", "invoice.sent", "{}").await;
@@ -179,7 +179,7 @@ async fn a_discarded_event_wants_a_reason_and_keeps_it() {
         .until("document.getElementById('dialog').open")
         .await;
     browser.click("#dialog-yes").await;
-    // The browser itself wants the field filled.
+    // The browser itself requires the field.
     browser
         .until("document.querySelector('#dialog-reason:invalid') !== null && document.getElementById('dialog').open")
         .await;
@@ -198,7 +198,7 @@ async fn a_discarded_event_wants_a_reason_and_keeps_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
-async fn a_token_is_asked_for_kept_for_the_tab_and_forgotten() {
+async fn the_token_is_requested_kept_for_the_tab_and_cleared() {
     let system = System::start().await;
     let relay = system
         .relay("relay-1", &[("RELAY_ADMIN_TOKEN", "s3cret")])

@@ -45,7 +45,7 @@ async fn a_killed_relay_shows_as_unhealthy_and_its_shards_move() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
-async fn a_relay_that_hangs_is_not_taken_for_a_quiet_one() {
+async fn a_hanging_relay_is_not_shown_as_idle() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;
     let browser = Browser::start().await;

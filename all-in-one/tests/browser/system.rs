@@ -12,7 +12,7 @@ use tokio::process::Command;
 /// The program under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_all-in-one");
 
-/// So that takeovers and retries are quick to wait for.
+/// Short intervals, so that takeovers and retries are quick.
 const ENVIRONMENT: [(&str, &str); 8] = [
     ("ORDER_API_LISTEN", "127.0.0.1:0"),
     ("RELAY_ADMIN_LISTEN", "127.0.0.1:0"),

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::support::{ANY, BINARY, signal};
 
 #[tokio::test]
-async fn the_printed_variables_lead_another_program_to_the_cloud() {
+async fn the_printed_variables_configure_another_program_for_the_cloud() {
     let folder = tempfile::tempdir().unwrap();
     let mut cloud = Command::new(BINARY)
         .args(["cloud", "--dynamodb-listen", ANY, "--sqs-listen", ANY])

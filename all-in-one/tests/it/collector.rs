@@ -44,12 +44,12 @@ pub(crate) struct Span {
 /// (service, metric)
 type MetricName = (String, String);
 
-/// What is known of a metric by what arrived of it.
+/// A metric, as exported.
 #[derive(Clone, Debug)]
 struct Metric {
-    /// In Prometheus's words.
+    /// Type in the terms of Prometheus.
     kind: &'static str,
-    /// As Prometheus spells them.
+    /// Labels in the spelling of Prometheus.
     labels: BTreeSet<String>,
 }
 

@@ -35,7 +35,7 @@ fn texts(list: &Value) -> Vec<&str> {
     items.map(|item| item.as_str().unwrap()).collect()
 }
 
-/// What compose makes of `${NAME:-default}` where the variable is not set.
+/// Substitutes `${NAME:-default}` as compose does for an unset variable.
 fn interpolated(value: &str) -> &str {
     let inner = value.strip_prefix("${").and_then(|v| v.strip_suffix('}'));
     match inner.and_then(|inner| inner.split_once(":-")) {
@@ -44,7 +44,7 @@ fn interpolated(value: &str) -> &str {
     }
 }
 
-/// The variables that a sub-command reads.
+/// Returns the variables that a sub-command reads.
 fn variables(command: &str) -> BTreeSet<String> {
     let cli = Cli::command();
     cli.find_subcommand(command)
@@ -55,7 +55,7 @@ fn variables(command: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_variable_is_one_that_its_program_reads() {
+fn every_variable_is_read_by_its_program() {
     let services = services();
     for name in OURS {
         let known = variables(name);
@@ -70,7 +70,7 @@ fn every_variable_is_one_that_its_program_reads() {
 }
 
 #[test]
-fn every_value_is_one_that_its_program_takes() {
+fn every_value_is_accepted_by_its_program() {
     use clap::Parser;
 
     let services = services();
@@ -108,7 +108,7 @@ fn every_value_is_one_that_its_program_takes() {
 }
 
 #[test]
-fn every_program_is_told_where_aws_is_and_services_where_traces_go() {
+fn every_program_has_aws_endpoints_and_services_have_an_otlp_endpoint() {
     let services = services();
     for name in OURS {
         let environment = services[name]["environment"].as_object().unwrap();
@@ -148,7 +148,7 @@ fn every_image_has_a_version() {
 }
 
 #[test]
-fn everything_starts_after_what_it_needs_and_says_when_it_is_healthy() {
+fn services_start_after_their_dependencies_and_have_health_checks() {
     let services = services();
     let condition =
         |service: &str, on: &str| services[service]["depends_on"][on]["condition"].clone();
@@ -180,7 +180,7 @@ fn everything_starts_after_what_it_needs_and_says_when_it_is_healthy() {
 }
 
 #[test]
-fn ports_are_the_contract_s_and_published_on_this_machine_only() {
+fn ports_match_the_contract_and_are_published_on_loopback_only() {
     let services = services();
     for (name, ports, variable) in [
         ("dynamodb", &["8000"][..], None),
@@ -211,7 +211,7 @@ fn ports_are_the_contract_s_and_published_on_this_machine_only() {
 }
 
 #[test]
-fn the_relay_s_console_has_a_token_because_it_is_reached_from_elsewhere() {
+fn the_console_has_a_token_because_it_is_reachable_from_the_network() {
     let services = services();
     let environment = &services["outbox-relay"]["environment"];
     let listens = environment["RELAY_ADMIN_LISTEN"].as_str().unwrap();
@@ -222,7 +222,7 @@ fn the_relay_s_console_has_a_token_because_it_is_reached_from_elsewhere() {
 }
 
 #[test]
-fn monitoring_is_started_only_when_asked_for() {
+fn monitoring_starts_only_with_its_profile() {
     for (name, service) in services() {
         let is_monitoring = ["prometheus", "grafana"].contains(&name.as_str());
         let profiles = texts(&service["profiles"]);
@@ -232,7 +232,7 @@ fn monitoring_is_started_only_when_asked_for() {
 }
 
 #[test]
-fn monitoring_is_given_the_repository_s_files() {
+fn monitoring_mounts_the_files_of_the_repository() {
     let services = services();
     let mounts = |service: &str| -> Vec<(String, String)> {
         let volumes = services[service]["volumes"].clone();

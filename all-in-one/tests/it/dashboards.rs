@@ -16,7 +16,7 @@ const ALERT_TESTS: &str = "deploy/prometheus/alerts_test.yml";
 const DASHBOARD: &str = "deploy/grafana/dashboard.json";
 const DATA_SOURCES: &str = "deploy/grafana/provisioning/datasources/datasources.yml";
 
-/// What Prometheus adds to every series of a target.
+/// Labels that Prometheus adds to every series of a target.
 const TARGET_LABELS: [&str; 2] = ["instance", "job"];
 
 struct Alert {
@@ -61,7 +61,7 @@ fn with_member<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
     }
 }
 
-/// The dashboard's queries, with its variables replaced.
+/// Returns the queries of the dashboard, with its variables replaced.
 fn queries() -> Vec<String> {
     let dashboard = dashboard();
     let mut targets = Vec::new();
@@ -79,7 +79,7 @@ fn queries() -> Vec<String> {
         .collect()
 }
 
-/// What a query names.
+/// Metrics and labels that a query uses.
 #[derive(Default)]
 struct Named {
     /// Names of series, each with the labels it is selected by.
@@ -126,7 +126,7 @@ impl ExprVisitor for Named {
     }
 }
 
-/// The labels that the series `name` has, when there is such a series.
+/// Returns the labels of the series `name`, or `None` if it does not exist.
 fn labels_of(name: &str, documented: &BTreeMap<String, Metric>) -> Option<BTreeSet<String>> {
     let mut labels: BTreeSet<_> = TARGET_LABELS.map(str::to_owned).into();
     // Made by Prometheus itself.
@@ -157,7 +157,7 @@ fn labels_of(name: &str, documented: &BTreeMap<String, Metric>) -> Option<BTreeS
 }
 
 #[test]
-fn every_query_asks_for_what_the_programs_export() {
+fn every_query_uses_exported_metrics() {
     let documented = catalogue();
     let alerts = alerts().into_iter().map(|alert| alert.expression);
     for query in alerts.chain(queries()) {
@@ -195,7 +195,7 @@ fn every_metric_is_on_the_dashboard() {
 }
 
 #[test]
-fn the_dashboard_asks_the_data_source_that_is_provisioned() {
+fn the_dashboard_uses_the_provisioned_data_source() {
     let sources = yaml(DATA_SOURCES);
     let sources = sources["datasources"].as_array().unwrap();
     let uids: BTreeSet<_> = sources.iter().map(|s| s["uid"].as_str().unwrap()).collect();
@@ -210,7 +210,7 @@ fn the_dashboard_asks_the_data_source_that_is_provisioned() {
 }
 
 #[test]
-fn panels_lie_side_by_side() {
+fn panels_do_not_overlap() {
     let dashboard = dashboard();
     let mut taken = BTreeSet::new();
     let mut ids = BTreeSet::new();
@@ -228,7 +228,7 @@ fn panels_lie_side_by_side() {
 }
 
 #[test]
-fn every_alert_has_its_section_in_the_runbook_and_its_test() {
+fn every_alert_has_a_runbook_section_and_a_test() {
     let runbook = repository_file(OPERATIONS);
     let section = runbook
         .split("\n## ")

@@ -15,16 +15,16 @@ async fn healthcheck(url: &str) -> std::process::Output {
 }
 
 #[tokio::test]
-async fn a_healthcheck_tells_success_from_everything_else() {
+async fn a_healthcheck_distinguishes_success_from_any_other_response() {
     let stack = Stack::start(&[]).await;
     let worker = stack.service("inventory-worker").await;
     let url = worker.url("/readyz");
     let ready = eventually(PATIENCE, || async {
-        let asked = healthcheck(&url).await;
-        if asked.status.success() {
+        let check = healthcheck(&url).await;
+        if check.status.success() {
             Ok(())
         } else {
-            Err(asked)
+            Err(check)
         }
     });
     ready.await.unwrap();
@@ -41,10 +41,10 @@ async fn a_healthcheck_tells_success_from_everything_else() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let away = healthcheck(&format!("http://{free}/readyz")).await;
-    assert_eq!(away.status.code(), Some(1));
+    let unreachable = healthcheck(&format!("http://{free}/readyz")).await;
+    assert_eq!(unreachable.status.code(), Some(1));
     assert!(
-        String::from_utf8_lossy(&away.stderr).contains("does not listen"),
-        "{away:?}"
+        String::from_utf8_lossy(&unreachable.stderr).contains("nothing is listening"),
+        "{unreachable:?}"
     );
 }

@@ -1,4 +1,4 @@
-//! What the services cost while nothing happens.
+//! CPU usage of idle services.
 
 use std::time::Duration;
 
@@ -8,15 +8,14 @@ use crate::support::{Stack, get_order, post_order};
 
 const WATCHED: Duration = Duration::from_secs(10);
 
-/// Of one core, for all three together. The promise is 3 % in the release
-/// profile; this one is not optimised.
+/// Share of one core, for all three together. The documented bound is 3 % in the release profile;
+/// this profile is not optimised.
 const ALLOWED: f64 = 0.06;
 
-/// Linux counts in hundredths of a second in /proc, whatever the kernel's own
-/// tick is.
+/// Linux reports hundredths of a second in /proc, regardless of the tick of the kernel.
 const TICKS_A_SECOND: f64 = 100.0;
 
-/// Time on a core so far, in user and kernel mode.
+/// Returns the CPU time so far, in user and kernel mode.
 fn cpu_ticks(service: &Service) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", service.pid().unwrap())).unwrap();
     // proc(5): utime and stime are fields 14 and 15, and the name ends at `)`.
@@ -25,7 +24,7 @@ fn cpu_ticks(service: &Service) -> u64 {
 }
 
 #[tokio::test]
-async fn idle_services_cost_next_to_nothing() {
+async fn idle_services_use_almost_no_cpu() {
     let stack = Stack::start(&[]).await;
     let services = [
         stack.service("order-api").await,
@@ -44,7 +43,7 @@ async fn idle_services_cost_next_to_nothing() {
     processed.await.unwrap();
 
     let before: u64 = services.iter().map(cpu_ticks).sum();
-    // A measurement over time, not a wait for something.
+    // A measurement over time, not a wait for a condition.
     tokio::time::sleep(WATCHED).await;
     let each: Vec<_> = services.iter().map(cpu_ticks).collect();
     let ticks = u32::try_from(each.iter().sum::<u64>() - before).unwrap();

@@ -15,7 +15,7 @@ const GOOD: usize = 5;
 struct Traffic {
     collector: Collector,
     services: Vec<(&'static str, Service)>,
-    /// What must not be in a label.
+    /// Values that must not occur in a label.
     ids: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ async fn dead_letter(stack: &Stack) {
         .unwrap();
 }
 
-/// Places an order for what nobody has.
+/// Places an order for a SKU without stock.
 async fn rejected(http: &reqwest::Client, api: &str) -> String {
     let order = json!({
         "customer_id": "c-1",
@@ -157,7 +157,7 @@ async fn settled(stack: &Stack) {
     settled.await.unwrap();
 }
 
-/// The message of an order once more, as a redelivery after a lost delete.
+/// Sends the message of an order again, as a redelivery after a lost delete.
 async fn deliver_again(stack: &Stack, order_id: &str) {
     let event = crate::support::item(&stack.dynamodb, order_id).await;
     let body = json!({
@@ -174,7 +174,7 @@ async fn deliver_again(stack: &Stack, order_id: &str) {
 }
 
 #[tokio::test]
-async fn the_documented_metrics_are_exported_with_values_that_make_sense() {
+async fn documented_metrics_are_exported_with_plausible_values() {
     let traffic = Traffic::happened().await;
     let documented = catalogue();
     for (service, _) in &traffic.services {

@@ -80,7 +80,7 @@ async fn everything_is_settled(stack: &Stack, orders: &[Order], services: &[&Ser
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_of_orders_have_their_effect_once_though_the_relay_is_killed() {
+async fn thousands_of_orders_have_their_effect_once_despite_a_relay_kill() {
     let stack = Stack::start(&[]).await;
     let api = stack.service("order-api").await;
     let worker = stack.service("inventory-worker").await;

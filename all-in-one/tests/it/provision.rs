@@ -60,7 +60,7 @@ async fn without_stock_the_inventory_stays_empty() {
 }
 
 #[test]
-fn a_name_that_no_table_or_queue_can_have_is_one_sentence_and_exit_code_64() {
+fn an_invalid_table_or_queue_name_is_one_sentence_and_exit_code_64() {
     for command in ["provision", "up"] {
         for (variable, value) in [
             ("ORDERS_TABLE", "a table"),
@@ -76,9 +76,13 @@ fn a_name_that_no_table_or_queue_can_have_is_one_sentence_and_exit_code_64() {
                 .env(variable, value)
                 .output()
                 .unwrap();
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert_eq!(output.status.code(), Some(64), "{variable}={value}: {said}");
-            assert_eq!(said.lines().count(), 1, "{said}");
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(
+                output.status.code(),
+                Some(64),
+                "{variable}={value}: {stderr}"
+            );
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
         }
     }
 }

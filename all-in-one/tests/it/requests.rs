@@ -13,7 +13,7 @@ use crate::support::{Stack, order_body};
 const ORDERS: usize = 1_000;
 const CONNECTIONS: usize = 16;
 
-/// Of idle programs, long enough for what happens every few seconds.
+/// Time over which idle programs are observed; long enough for requests every few seconds.
 const WATCHED: Duration = Duration::from_secs(5);
 
 struct Counted {
@@ -64,7 +64,7 @@ impl Requests {
         println!("{operation}: {size:.1} of {most} in a request");
     }
 
-    /// How often an idle program asked, per second.
+    /// Returns the number of requests per second of an idle program.
     fn rate(&self, operation: &str, before: &Self) -> f64 {
         let requests = self.of(operation).requests - before.of(operation).requests;
         requests as f64 / WATCHED.as_secs_f64()
@@ -131,7 +131,7 @@ fn size(item: &HashMap<String, AttributeValue>) -> usize {
 }
 
 #[tokio::test]
-async fn an_order_costs_the_requests_that_the_runbook_reckons_with() {
+async fn an_order_costs_the_requests_stated_in_the_runbook() {
     let stack = Stack::start(&[("RELAY_LEASE_DURATION", "1s")]).await;
     let api = Counted::start(&stack, "order-api").await;
     let relay = Counted::start(&stack, "outbox-relay").await;
@@ -141,35 +141,38 @@ async fn an_order_costs_the_requests_that_the_runbook_reckons_with() {
     settled(&stack).await;
 
     // Order, event and key in one transaction, and nothing else.
-    let asked = api.requests();
-    let transactions = asked.of("TransactWriteItems");
+    let requests = api.requests();
+    let transactions = requests.of("TransactWriteItems");
     assert_eq!(transactions.requests, ORDERS);
     assert_eq!(transactions.entries, 3 * ORDERS);
-    assert_eq!(asked.0.len(), 1, "{asked:?}");
+    assert_eq!(requests.0.len(), 1, "{requests:?}");
 
-    let asked = relay.requests();
-    asked.check_batches("SendMessageBatch", 10);
-    asked.check_batches("BatchExecuteStatement", 25);
-    // New events are sent without a look at the table.
-    assert_eq!(asked.of("BatchGetItem").requests, 0, "{asked:?}");
+    let requests = relay.requests();
+    requests.check_batches("SendMessageBatch", 10);
+    requests.check_batches("BatchExecuteStatement", 25);
+    // New events are sent without a table look-up.
+    assert_eq!(requests.of("BatchGetItem").requests, 0, "{requests:?}");
 
     // Order and stock in one transaction; deletes come after it.
     let deleted = eventually(PATIENCE, || async {
-        let asked = worker.requests();
-        let deletes = asked.of("DeleteMessageBatch");
+        let requests = worker.requests();
+        let deletes = requests.of("DeleteMessageBatch");
         if deletes.entries < ORDERS {
             Err(deletes)
         } else {
-            Ok(asked)
+            Ok(requests)
         }
     });
-    let asked = deleted.await.unwrap();
-    let transactions = asked.of("TransactWriteItems");
+    let requests = deleted.await.unwrap();
+    let transactions = requests.of("TransactWriteItems");
     assert_eq!(transactions.requests, ORDERS);
     assert_eq!(transactions.entries, 2 * ORDERS);
-    asked.check_batches("DeleteMessageBatch", 10);
-    let receives = asked.of("ReceiveMessage").requests;
-    assert!((ORDERS / 10..=ORDERS + 10).contains(&receives), "{asked:?}");
+    requests.check_batches("DeleteMessageBatch", 10);
+    let receives = requests.of("ReceiveMessage").requests;
+    assert!(
+        (ORDERS / 10..=ORDERS + 10).contains(&receives),
+        "{requests:?}"
+    );
 
     // So each write of one of them is one unit.
     for table in ["orders", "outbox", "idempotency_keys", "inventory"] {
@@ -181,7 +184,7 @@ async fn an_order_costs_the_requests_that_the_runbook_reckons_with() {
     idle(&relay, &worker).await;
 }
 
-/// What the programs ask while nothing happens.
+/// Counts the requests of idle programs.
 async fn idle(relay: &Counted, worker: &Counted) {
     let before = (relay.requests(), worker.requests());
     // A measurement over time, not a wait for something.

@@ -6,13 +6,13 @@ use test_support::{PATIENCE, eventually};
 use crate::collector::Span;
 use crate::support::{Placed, Traced, item};
 
-/// The sweeper publishes what becomes pending again.
+/// Short sweep interval: the sweeper publishes events that become pending again.
 const SWEEPING: [(&str, &str); 2] = [
     ("RELAY_SWEEP_INTERVAL", "100ms"),
     ("RELAY_SWEEP_AFTER", "100ms"),
 ];
 
-/// The spans of this name in the order's trace, in the order of their arrival.
+/// Returns the spans of this name in the order's trace, in the order of arrival.
 fn in_trace<'a>(spans: &'a [Span], order: &Placed, name: &str) -> Vec<&'a Span> {
     let of_order = spans.iter().filter(|span| span.trace_id == order.trace);
     of_order.filter(|span| span.name == name).collect()
@@ -45,7 +45,7 @@ async fn status(traced: &Traced, order: &Placed) -> String {
 }
 
 #[tokio::test]
-async fn a_retried_event_is_sent_in_its_trace() {
+async fn a_retried_event_is_sent_within_its_original_trace() {
     let no_route = ("RELAY_ROUTES", "nothing.*=order-events");
     let mut traced = Traced::start(&[&SWEEPING[..], &[no_route]].concat()).await;
     let order = traced.place(None).await;
@@ -81,7 +81,7 @@ async fn a_retried_event_is_sent_in_its_trace() {
 }
 
 #[tokio::test]
-async fn a_replayed_event_has_two_sendings_in_its_trace_and_one_effect() {
+async fn a_replayed_event_has_two_send_spans_and_one_effect() {
     let traced = Traced::start(&SWEEPING).await;
     let order = traced.place(None).await;
     traced.settled().await;

@@ -1,4 +1,4 @@
-//! What is not sampled leaves no span, anywhere; its ids go on all the same.
+//! Unsampled requests leave no span in any process; their ids are still propagated.
 
 use test_support::{PATIENCE, eventually};
 
@@ -8,7 +8,7 @@ use crate::support::{Placed, Traced, item};
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// The flags of the context that is stored with an order's event.
+/// Returns the flags of the context that is stored with an order's event.
 async fn stored_flags(traced: &Traced, order: &Placed) -> String {
     let event = item(&traced.stack.dynamodb, &order.id).await;
     let traceparent = event["traceparent"].as_s().unwrap();
@@ -31,7 +31,7 @@ async fn worker_logs_the_trace(traced: &Traced, order: &Placed) {
 }
 
 #[tokio::test]
-async fn what_the_caller_does_not_sample_leaves_no_span_in_any_process() {
+async fn unsampled_requests_leave_no_span_in_any_process() {
     let traced = Traced::start(&[]).await;
     let unsampled = traced.place(Some(&format!("00-{TRACE}-{CALLER}-00"))).await;
     traced.settled().await;
@@ -67,7 +67,7 @@ async fn what_the_caller_does_not_sample_leaves_no_span_in_any_process() {
 }
 
 #[tokio::test]
-async fn with_sampling_off_nothing_is_exported_and_orders_still_name_their_trace() {
+async fn without_sampling_nothing_is_exported_and_orders_keep_their_trace_id() {
     let environment = [
         ("OTEL_TRACES_SAMPLER", "always_off"),
         ("RUST_LOG", "info,inventory_worker=debug"),

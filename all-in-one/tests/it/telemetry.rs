@@ -47,7 +47,7 @@ async fn order(traced: &Traced, traceparent: Option<&str>) -> TracedOrder {
 
 struct TracedOrder {
     id: String,
-    /// Of the stored context: trace id and span id.
+    /// Trace id and span id of the stored context.
     trace: String,
     created: String,
     spans: Vec<Span>,
@@ -55,7 +55,7 @@ struct TracedOrder {
 }
 
 impl TracedOrder {
-    /// The only span of this name in the order's trace.
+    /// Returns the only span of this name in the order's trace.
     fn span(&self, name: &str) -> &Span {
         let mut found = self
             .spans
@@ -78,7 +78,7 @@ impl TracedOrder {
             .unwrap_or_else(|| panic!("no batch span: {:#?}", self.spans))
     }
 
-    /// What holds for every order.
+    /// Checks the spans of one order.
     fn check(&self) {
         let server = self.span("POST /orders");
         assert_eq!(server.service, "order-api");
@@ -167,7 +167,7 @@ impl TracedOrder {
     }
 }
 
-/// The attributes that docs/tracing.md has for a span.
+/// Returns the attributes of a span according to docs/tracing.md.
 fn documented(span: &str) -> BTreeSet<String> {
     let page = repository_file("docs/tracing.md");
     let heading = format!("`{span}`");

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{self, Up, get_order, item, post_order, runs};
 
-/// The promise of the README.
+/// Time limit stated in the README.
 const PROCESSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Posts an order and waits until it is PROCESSED; how long that took.
@@ -27,7 +27,7 @@ async fn place_order(up: &Up, http: &reqwest::Client, n: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn the_printed_curl_places_an_order_that_is_soon_processed() {
+async fn the_printed_curl_command_places_an_order_that_is_processed() {
     let up = Up::start(&[]).await;
     let output = up.output();
     let api = up.url("order-api");
@@ -76,12 +76,20 @@ async fn ctrl_c_leaves_no_process_and_no_file() {
     let left: Vec<_> = children.into_iter().filter(|pid| runs(*pid)).collect();
     assert_eq!(left, Vec::<u32>::new());
     assert_eq!(up.leftovers(), Vec::<std::path::PathBuf>::new());
-    assert!(!up.log().contains("service died"), "{}", up.log());
-    assert!(!up.log().contains("did not stop well"), "{}", up.log());
+    assert!(
+        !up.log().contains("service ended unexpectedly"),
+        "{}",
+        up.log()
+    );
+    assert!(
+        !up.log().contains("service stopped with an error"),
+        "{}",
+        up.log()
+    );
 }
 
 #[tokio::test]
-async fn a_second_ctrl_c_leaves_nothing_either() {
+async fn a_second_ctrl_c_leaves_no_process_and_no_file() {
     let mut up = Up::start(&[]).await;
     let children = up.children();
     up.signal(Signal::SIGINT);
@@ -97,17 +105,17 @@ async fn the_children_end_when_their_parent_is_killed() {
     let children = up.children();
     up.signal(Signal::SIGKILL);
     up.ended().await;
-    let gone = eventually(PATIENCE, || async {
+    let ended = eventually(PATIENCE, || async {
         match children.iter().filter(|pid| runs(**pid)).count() {
             0 => Ok(()),
             left => Err(format!("{left} still run:\n{}", up.log())),
         }
     });
-    gone.await.unwrap();
+    ended.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_killed_service_comes_back_and_orders_flow_again() {
+async fn a_killed_service_is_restarted_and_orders_are_processed_again() {
     let up = Up::start(&[]).await;
     let http = reqwest::Client::new();
     place_order(&up, &http, 1).await;
@@ -134,7 +142,7 @@ async fn a_killed_service_comes_back_and_orders_flow_again() {
 }
 
 #[tokio::test]
-async fn a_trace_context_is_stored_although_nothing_is_exported() {
+async fn a_trace_context_is_stored_without_an_exporter() {
     // Where OTLP would go by default; if the port is taken, nothing is shown
     // about exporting, but everything about the stored context.
     let otlp = TcpListener::bind("127.0.0.1:4317").await;
@@ -155,7 +163,7 @@ async fn a_trace_context_is_stored_although_nothing_is_exported() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named_with_its_service_and_its_option() {
+async fn a_port_in_use_is_reported_with_its_service_and_option() {
     for (variable, service, option) in [
         (
             "ALL_IN_ONE_DYNAMODB_LISTEN",
@@ -190,7 +198,7 @@ async fn a_taken_port_is_named_with_its_service_and_its_option() {
 }
 
 #[tokio::test]
-async fn a_wrong_option_of_a_service_stops_it_before_anything_starts() {
+async fn an_invalid_service_option_is_reported_before_anything_starts() {
     for (variable, value) in [
         ("SHUTDOWN_GRACE", "soon"),
         ("WORKER_CONCURRENCY", "many"),

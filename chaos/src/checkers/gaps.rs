@@ -2,8 +2,10 @@
 //! log, and by the counter that alerts are made from.
 
 use super::super::history::{FaultKind, GapCount, History, Life, LogKind, LogLine, TrimmedRead};
-use super::logs::{STREAM_GAP, says};
 use super::{Findings, Invariant};
+
+/// Message of a relay that detected a gap.
+pub(super) const STREAM_GAP: &str = "stream gap: records were trimmed before they were read; pending events among them are still in the table";
 
 /// A relay says so before it does anything else.
 const SAID_WITHIN_MS: u64 = 3_000;
@@ -81,7 +83,7 @@ fn ended_before(history: &History, gap: &TrimmedRead, deadline: u64) -> bool {
 
 fn lines(history: &History, relay: &str) -> impl Iterator<Item = u64> {
     let lines = history.logs.iter().filter(move |line| {
-        line.process == relay && line.kind == LogKind::Error && says(line, STREAM_GAP)
+        line.process == relay && line.kind == LogKind::Error && line.has_message(STREAM_GAP)
     });
     lines.map(|line| line.at)
 }

@@ -5,11 +5,8 @@ use std::collections::HashMap;
 
 use super::super::analysis::fault_windows::{Span, Spans};
 use super::super::analysis::leases::lost_for_a_reason;
-use super::super::history::{CloudService, Fault, FaultKind, History, LogKind, LogLine};
+use super::super::history::{CloudService, Fault, FaultKind, History, LogKind};
 use super::{Findings, Invariant, gaps};
-
-/// How a relay says that it met a gap.
-pub(super) const STREAM_GAP: &str = "stream gap: records were trimmed before they were read; pending events among them are still in the table";
 
 /// How the API says that a write of its failed.
 const NOT_CONFIRMED: [&str; 2] = [
@@ -37,8 +34,12 @@ pub(super) fn logs(history: &History, found: &mut Findings) {
         let explained = match line.kind {
             LogKind::Panic => false,
             LogKind::LeaseLost => lost_for_a_reason(history, line),
-            LogKind::Error if says(line, STREAM_GAP) => gaps::was_met(history, line),
-            LogKind::Error if NOT_CONFIRMED.iter().any(|message| says(line, message)) => {
+            LogKind::Error if line.has_message(gaps::STREAM_GAP) => gaps::was_met(history, line),
+            LogKind::Error
+                if NOT_CONFIRMED
+                    .iter()
+                    .any(|message| line.has_message(message)) =>
+            {
                 failed_writes
                     .entry(process)
                     .or_insert_with(|| faults_of_writes(process, history))
@@ -56,11 +57,6 @@ pub(super) fn logs(history: &History, found: &mut Findings) {
     }
 }
 
-/// The text is a JSON object, cut off when it is very long.
-pub(super) fn says(line: &LogLine, message: &str) -> bool {
-    line.text.contains(&format!("\"message\":\"{message}\""))
-}
-
 fn faults_of_writes(process: &str, history: &History) -> Spans {
     let faults = history.faults.iter();
     faults
@@ -73,6 +69,7 @@ fn faults_of_writes(process: &str, history: &History) -> Spans {
 mod tests {
     use super::super::fixture::{allowed, caught, error, fault};
     use super::*;
+    use crate::history::LogLine;
 
     #[test]
     fn a_panic_is_caught_whatever_was_done_to_the_process() {

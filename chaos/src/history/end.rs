@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::OrderLine;
 
-/// Tables and queues after everything was healed, drained and stopped.
+/// Tables and queues after faults have ended and everything is drained and stopped.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct End {
-    /// How long after the last fault nothing was pending any more, every order
-    /// was settled and the queues were empty; `None`: not within the limit.
+    /// Time from the last fault until no event was pending, every order was settled and the queues
+    /// were empty; `None` if the limit was exceeded.
     pub drained_after_ms: Option<u64>,
     pub orders: Vec<OrderRow>,
     pub outbox: Vec<OutboxRow>,
     pub idempotency: Vec<IdempotencyRow>,
     pub inventory: BTreeMap<String, Stock>,
-    /// Messages that are still in a queue, by queue; dead letters apart.
+    /// Number of messages left in each queue except the dead-letter queues.
     pub left_in_queues: BTreeMap<String, u64>,
     pub dead_letters: Vec<DeadLetter>,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Stock {
     pub after: Level,
 }
 
-/// Signed, so that stock below zero can be told and judged.
+/// Signed, so that negative stock is detected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Level {
     pub available: i64,
@@ -67,6 +67,6 @@ pub(crate) struct Level {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct DeadLetter {
     pub queue: String,
-    /// When the message has one.
+    /// `None` if the message has none.
     pub event_id: Option<String>,
 }

@@ -1,35 +1,35 @@
-//! What was done to the system.
+//! Injected faults.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use test_support::fault_proxy::CloudService;
 
-/// One fault that happened, not one that was merely planned.
+/// One injected fault; planned faults that were not injected are absent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Fault {
     pub at: u64,
-    /// When it was over, for those that last: the end of an outage, the
-    /// SIGCONT after a SIGSTOP, the answer after a latency.
+    /// End of a fault with a duration: the end of an outage, the SIGCONT after a SIGSTOP, the
+    /// response after a latency.
     pub until: Option<u64>,
     pub kind: FaultKind,
-    /// Whom it hit; `None` for all processes.
+    /// Affected process; `None` for all processes.
     pub process: Option<String>,
-    /// For an outage, and for faults of single requests.
+    /// Affected service, for outages and faults of single requests.
     pub service: Option<CloudService>,
     /// Such as `SendMessageBatch`.
     pub operation: Option<String>,
 }
 
-/// Shorter ones are what networks do every day: nothing may go wrong for them.
+/// Latencies below this bound are normal in networks and must not cause errors.
 const LONG_LATENCY_MS: u64 = 1_000;
 
 impl Fault {
-    /// How long it lasted; zero for what is over at once.
+    /// Returns its duration; zero if it has none.
     pub(crate) fn lasted_ms(&self) -> u64 {
         self.until.unwrap_or(self.at).saturating_sub(self.at)
     }
 
-    /// A request was held up for so short a time that this explains no error.
+    /// Returns `true` for a latency so short that it does not explain an error.
     pub(crate) fn is_short_latency(&self) -> bool {
         self.kind == FaultKind::Latency && self.lasted_ms() < LONG_LATENCY_MS
     }
@@ -43,7 +43,7 @@ impl Fault {
     }
 }
 
-/// What can be done to the system.
+/// Kinds of faults.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
 )]
@@ -53,24 +53,24 @@ pub enum FaultKind {
     Kill,
     /// SIGKILL of all processes at once.
     KillAll,
-    /// SIGKILL of a relay when the queue has answered a send and the relay
-    /// does not know it yet.
+    /// SIGKILL of a relay after the queue responded to a send and before the relay receives the
+    /// response.
     KillAfterSend,
     /// SIGSTOP and SIGCONT: a frozen virtual machine, a long pause.
     Stop,
     /// SIGTERM: a deployment.
     Term,
-    /// A request refused with the service's throttling error.
+    /// A request rejected with the service's throttling error.
     Throttle,
-    /// A request refused with a 5xx answer.
+    /// A request rejected with a 5xx response.
     ServerError,
-    /// A request held up before it is forwarded.
+    /// A request delayed before it is forwarded.
     Latency,
     /// A connection cut before the request reached the service.
     CutBefore,
-    /// A connection cut after the request took effect, instead of its answer.
+    /// A connection cut after the request took effect, instead of the response.
     CutAfter,
-    /// Entries of a SendMessageBatch that the queue does not get.
+    /// Entries of a SendMessageBatch that are not sent.
     PartialSend,
     /// Entries of a DeleteMessageBatch that are not deleted.
     PartialDelete,
@@ -78,29 +78,29 @@ pub enum FaultKind {
     PartialStatement,
     /// A transaction cancelled with TransactionConflict.
     TransactionConflict,
-    /// A transaction refused with TransactionInProgressException.
+    /// A transaction rejected with TransactionInProgressException.
     TransactionInProgress,
     /// GetRecords answered with ExpiredIteratorException.
     ExpiredIterator,
     /// GetRecords answered with TrimmedDataAccessException.
     TrimmedIterator,
-    /// One service refuses every request for a while.
+    /// One service, or all of them, fails every request for a while.
     Outage,
-    /// A message handed to a consumer twice.
+    /// A message delivered to a consumer twice.
     DuplicateDelivery,
-    /// Messages handed over in another order.
+    /// Messages delivered in another order.
     ReorderDelivery,
 }
 
 impl FaultKind {
-    /// As it is written on the command line and in reports.
+    /// Returns the name used on the command line and in reports.
     pub(crate) fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
             .unwrap_or_default()
     }
 
-    /// Whether it is done to processes rather than to requests.
+    /// Returns `true` for faults of processes, `false` for faults of requests.
     pub(crate) const fn is_of_processes(self) -> bool {
         matches!(
             self,

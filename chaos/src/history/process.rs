@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a process is.
+/// Kind of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Program {
@@ -12,7 +12,7 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    /// As in the names of the sub-commands.
+    /// Returns the name of the sub-command.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::OrderApi => "order-api",
@@ -26,34 +26,34 @@ impl Program {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Life {
     pub program: Program,
-    /// The same through all restarts: `relay-1`.
+    /// Name across restarts, such as `relay-1`.
     pub process: String,
-    /// Counts the restarts, from 1.
+    /// Number of the incarnation, starting at 1.
     pub incarnation: u32,
     pub pid: u32,
     pub started: u64,
-    /// When it first said that it is ready; `None` when it never got there.
+    /// Time of the first report that it is listening; `None` if there was none.
     pub ready: Option<u64>,
-    /// When it was seen to be gone; `None` when it outlived the run.
+    /// Time at which its end was noticed; `None` if it outlived the run.
     pub ended: Option<u64>,
     pub how: Option<Ending>,
-    /// The signal that ended it was sent by the run: at [`Life::ended`] for
-    /// SIGKILL, before it for SIGTERM, which this is the time of.
+    /// Time at which the run sent the signal that ended it: [`Life::ended`] for SIGKILL, an
+    /// earlier time for SIGTERM.
     pub told_to_end: Option<u64>,
-    /// With which signal.
+    /// The signal.
     #[serde(default)]
     pub told_by: Option<EndSignal>,
 }
 
 impl Life {
-    /// The run killed it. One that was told to stop, hung and was killed for
-    /// that in the end is none of these.
+    /// Returns `true` if the run killed it. A process that did not stop in time after SIGTERM and
+    /// was killed then does not count.
     pub(crate) fn was_killed(&self) -> bool {
         self.told_by == Some(EndSignal::Kill)
     }
 }
 
-/// How the run ends a process.
+/// Signal by which the run ends a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum EndSignal {
@@ -77,13 +77,21 @@ pub(crate) struct LogLine {
     pub text: String,
 }
 
+impl LogLine {
+    /// Returns `true` if the line has this message. Its text is a JSON object, truncated if it is
+    /// long.
+    pub(crate) fn has_message(&self, message: &str) -> bool {
+        self.text.contains(&format!("\"message\":\"{message}\""))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LogKind {
-    /// What Rust's panic handler prints, wherever it went on from there.
+    /// Output of Rust's panic handler, whether or not the process continued.
     Panic,
     Error,
-    /// A relay says that another instance has its shard.
+    /// A relay logged that another instance acquired its shard.
     LeaseLost,
 }
 

@@ -1,19 +1,19 @@
-//! What passed between relays and the stream.
+//! Requests between relays and the stream.
 
 use serde::{Deserialize, Serialize};
 
-/// An event's record in a page that the stream answered.
+/// Record of an event in a page returned by the stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StreamRecord {
     pub at: u64,
     pub shard: String,
     pub aggregate_id: String,
     pub sequence: u64,
-    /// It was taken away before a relay could read it.
+    /// The record was trimmed before a relay could read it.
     pub trimmed: bool,
 }
 
-/// From then on this relay reads a shard: it has the lease.
+/// Start of the reading of a shard by a relay, which owns the lease from then on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ShardReader {
     pub at: u64,
@@ -23,17 +23,17 @@ pub(crate) struct ShardReader {
     pub incarnation: u32,
 }
 
-/// What a relay had counted in `outbox_stream_gaps_total` when it was asked last.
+/// Last value of `outbox_stream_gaps_total` of a relay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct GapCount {
-    /// When it was asked.
+    /// Time of the poll.
     pub at: u64,
     pub relay: String,
     pub incarnation: u32,
     pub counted: u64,
 }
 
-/// A relay was told that its position in the stream is trimmed.
+/// A response to a relay that its position in the stream is trimmed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TrimmedRead {
     pub at: u64,

@@ -1,5 +1,5 @@
-//! Asks a relay again and again how many gaps in the stream it has counted: when
-//! it is killed, its counter is gone.
+//! Polls the number of stream gaps that a relay has counted: the counter is lost when the relay is
+//! killed.
 
 use std::time::Duration;
 
@@ -12,35 +12,35 @@ use crate::recorder::Recorder;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The counter, as `/metrics` has it.
+/// Name of the counter in `/metrics`.
 const COUNTER: &str = "outbox_stream_gaps_total";
 
 /// One incarnation of a relay.
-pub(super) struct Counting<'a> {
+pub(super) struct GapCounter<'a> {
     pub(super) http: &'a reqwest::Client,
     pub(super) recorder: &'a Recorder,
     pub(super) relay: &'a str,
     pub(super) incarnation: u32,
 }
 
-impl Counting<'_> {
-    /// Asks from when it is ready on; never returns.
+impl GapCounter<'_> {
+    /// Polls the counter once the relay is ready; never returns.
     pub(super) async fn follow(&self, mut ready: watch::Receiver<Option<Ready>>) {
         if let Ok(ready) = ready.wait_for(Option::is_some).await.map(|it| it.clone())
             && let Some(address) = ready.and_then(|ready| ready.address)
         {
-            self.ask(&format!("http://{address}/metrics")).await;
+            self.poll(&format!("http://{address}/metrics")).await;
         }
         std::future::pending().await
     }
 
-    async fn ask(&self, url: &str) {
+    async fn poll(&self, url: &str) {
         let mut due = tokio::time::interval(INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             due.tick().await;
             let at = self.recorder.now();
-            // One that is frozen does not answer.
+            // A paused relay does not respond.
             if let Ok(text) = self.metrics(url).await {
                 self.note(at, counted(&text));
             }
@@ -67,8 +67,8 @@ impl Counting<'_> {
     }
 }
 
-/// The counter's value in the Prometheus text format, with or without labels. A
-/// relay that does not have it has counted nothing.
+/// Returns the value of the counter in the Prometheus text format, with or without labels, or 0 if
+/// it is absent.
 fn counted(text: &str) -> u64 {
     let value = text.lines().find_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counter_is_found_among_the_others() {
+    fn the_counter_is_found_among_other_series() {
         let text = "# TYPE outbox_stream_gaps_total counter\n\
                     outbox_stream_gaps_total_other 9\n\
                     outbox_stream_gaps_total{otel_scope_name=\"outbox relay\"} 2\n";

@@ -11,47 +11,47 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::gaps::Counting;
-use super::{Command, Order, SupervisorConfig};
+use super::gaps::GapCounter;
+use super::{Command, Request, SupervisorConfig};
 use crate::error::ChaosError;
 use crate::history::{EndSignal, Ending, Fault, FaultKind, Life, MemorySample, Program};
 use crate::kill_switch::KillRequest;
 use crate::logs::{Log, Ready};
 
-/// Before a process that ended by itself is started again.
+/// Delay before a process that ended by itself is started again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long after SIGTERM a process is killed, past its own grace period: it
-/// gives unfinished work up 2 s after that, and flushes telemetry for 5 s.
+/// Time after the grace period until a process is killed: it abandons unfinished work 2 s after the
+/// grace period, and flushes telemetry for 5 s.
 const PAST_GRACE: Duration = Duration::from_secs(8);
 
-/// Between two looks at a process's memory.
+/// Interval between two memory samples.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct ProcessSupervisor {
     pub(super) config: SupervisorConfig,
     pub(super) name: String,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) requests: mpsc::Receiver<Request>,
     pub(super) stop: CancellationToken,
     pub(super) first_ready: watch::Sender<Option<u64>>,
 }
 
-/// A process while it is stopped by SIGSTOP.
-struct Frozen {
+/// A process that is paused by SIGSTOP.
+struct Paused {
     since: u64,
     until: Instant,
 }
 
 /// One incarnation.
-struct Alive {
+struct Incarnation {
     process: Process,
     incarnation: u32,
-    frozen: Option<Frozen>,
-    /// Since when it was told to end, and by which signal.
-    told: Option<(u64, EndSignal)>,
-    /// When a process that was told is killed.
+    paused: Option<Paused>,
+    /// Time and signal of the requested end.
+    signalled: Option<(u64, EndSignal)>,
+    /// Time at which a process that was signalled is killed.
     deadline: Option<Instant>,
-    /// After its end.
+    /// Delay after its end.
     pause: Duration,
 }
 
@@ -60,10 +60,10 @@ impl ProcessSupervisor {
         let mut incarnation = 0;
         while !self.stop.is_cancelled() {
             incarnation += 1;
-            let pause = match self.live(incarnation).await {
+            let pause = match self.run_incarnation(incarnation).await {
                 Ok(pause) => pause,
                 Err(error) => {
-                    tracing::error!(process = self.name, %error, "a process could not be started");
+                    tracing::error!(process = self.name, %error, "the process could not be started; retrying");
                     PAUSE
                 }
             };
@@ -71,14 +71,14 @@ impl ProcessSupervisor {
         }
     }
 
-    /// One incarnation, from its start to its end; returns the pause after it.
-    async fn live(&mut self, incarnation: u32) -> io::Result<Duration> {
+    /// Runs one incarnation from its start to its end; returns the delay before the next one.
+    async fn run_incarnation(&mut self, incarnation: u32) -> io::Result<Duration> {
         let recorder = Arc::clone(&self.config.recorder);
         self.config.proxy.set_incarnation(incarnation);
         let mut spec = self.config.spec.clone();
         if self.config.program == Program::OutboxRelay {
-            // Another name each time, as on a new machine: its leases have to
-            // run out before another relay, or its successor, has them.
+            // Each incarnation has another name, as on a new machine: its leases have to expire
+            // before another relay, or the next incarnation, can acquire them.
             let name = format!("{}-{incarnation}", self.name);
             spec.environment.push(("RELAY_INSTANCE_ID", name));
         }
@@ -87,11 +87,11 @@ impl ProcessSupervisor {
         let pid = process.pid();
         let log = process.take_log();
         let ready: watch::Sender<Option<Ready>> = watch::Sender::new(None);
-        let mut alive = Alive {
+        let mut alive = Incarnation {
             process,
             incarnation,
-            frozen: None,
-            told: None,
+            paused: None,
+            signalled: None,
             deadline: None,
             pause: PAUSE,
         };
@@ -109,7 +109,7 @@ impl ProcessSupervisor {
                 None => Ok(()),
             }
         };
-        // The log ends when the process does.
+        // The log ends with the process.
         let first_ready = self.first_ready.clone();
         let pass_on = async {
             let mut ready = ready.subscribe();
@@ -120,8 +120,8 @@ impl ProcessSupervisor {
         };
         let http = self.config.http.clone();
         let counts_gaps = self.config.program == Program::OutboxRelay;
-        let counting = async {
-            let gaps = Counting {
+        let gap_counting = async {
+            let gaps = GapCounter {
                 http: &http,
                 recorder: &recorder,
                 relay: &name,
@@ -132,17 +132,21 @@ impl ProcessSupervisor {
         let (status, followed) = tokio::select! {
             both = async { tokio::join!(self.until_ended(&mut alive), following) } => both,
             never = pass_on => never,
-            () = counting, if counts_gaps => unreachable!("it never returns"),
+            () = gap_counting, if counts_gaps => unreachable!("it never returns"),
         };
         if let Err(source) = followed {
             let process = name.clone();
             recorder.fail(ChaosError::Log { process, source });
         }
         let ended = recorder.now();
-        self.thawed(&mut alive);
+        self.record_pause_end(&mut alive);
         let how = ending(status?);
-        if alive.told.is_none() {
-            tracing::warn!(process = name, ?how, "a process ended by itself");
+        if alive.signalled.is_none() {
+            tracing::warn!(
+                process = name,
+                ?how,
+                "the process ended unexpectedly; restarting it"
+            );
         }
         recorder.write(|history| {
             history.lives.push(Life {
@@ -154,14 +158,14 @@ impl ProcessSupervisor {
                 ready: at_of(&ready.borrow()),
                 ended: Some(ended),
                 how: Some(how),
-                told_to_end: alive.told.map(|(at, _)| at),
-                told_by: alive.told.map(|(_, by)| by),
+                told_to_end: alive.signalled.map(|(at, _)| at),
+                told_by: alive.signalled.map(|(_, by)| by),
             });
         });
         Ok(alive.pause)
     }
 
-    async fn until_ended(&mut self, alive: &mut Alive) -> io::Result<ExitStatus> {
+    async fn until_ended(&mut self, alive: &mut Incarnation) -> io::Result<ExitStatus> {
         let mut memory = tokio::time::interval(MEMORY_INTERVAL);
         memory.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (heal, stop, force) = (
@@ -170,21 +174,21 @@ impl ProcessSupervisor {
             self.config.force.clone(),
         );
         loop {
-            let thaw = alive.frozen.as_ref().map(|frozen| frozen.until);
+            let resume_at = alive.paused.as_ref().map(|paused| paused.until);
             let deadline = alive.deadline;
             tokio::select! {
                 status = alive.process.ended() => return status,
-                Some(order) = self.orders.recv() => self.obey(alive, order)?,
-                Some(kill) = self.config.kills.recv() => self.obey(alive, kill.into())?,
+                Some(request) = self.requests.recv() => self.execute(alive, request)?,
+                Some(kill) = self.config.kills.recv() => self.execute(alive, kill.into())?,
                 _ = memory.tick() => self.sample_memory(alive),
-                () = at(thaw) => self.thaw(alive)?,
-                () = heal.cancelled(), if thaw.is_some() => self.thaw(alive)?,
+                () = at(resume_at) => self.resume(alive)?,
+                () = heal.cancelled(), if resume_at.is_some() => self.resume(alive)?,
                 () = stop.cancelled(), if alive.deadline.is_none() => {
-                    self.thaw(alive)?;
+                    self.resume(alive)?;
                     self.terminate(alive)?;
                 }
                 () = at(deadline) => {
-                    tracing::warn!(process = self.name, "a process did not end, and is killed");
+                    tracing::warn!(process = self.name, "the process did not stop in time; killing it");
                     alive.deadline = None;
                     alive.process.signal(Signal::SIGKILL)?;
                     return alive.process.ended().await;
@@ -197,20 +201,21 @@ impl ProcessSupervisor {
         }
     }
 
-    fn obey(&self, alive: &mut Alive, order: Order) -> io::Result<()> {
+    fn execute(&self, alive: &mut Incarnation, request: Request) -> io::Result<()> {
         let now = self.config.recorder.now();
-        let hit = match order.what {
+        let hit = match request.command {
             Command::Revive => true,
-            // One end is enough for one life; and what is healed is left alone.
-            _ if alive.told.is_some() || self.config.heal.is_cancelled() => false,
-            Command::Stop { .. } => alive.frozen.is_none(),
+            // A process is ended once per incarnation; after the faults have ended, it is left
+            // running.
+            _ if alive.signalled.is_some() || self.config.heal.is_cancelled() => false,
+            Command::Stop { .. } => alive.paused.is_none(),
             Command::Kill { .. } | Command::Term { .. } => true,
         };
         if hit {
-            match order.what {
+            match request.command {
                 Command::Kill { kind, pause } => {
                     alive.process.signal(Signal::SIGKILL)?;
-                    alive.told = Some((now, EndSignal::Kill));
+                    alive.signalled = Some((now, EndSignal::Kill));
                     alive.pause = pause;
                     if let Some(kind) = kind {
                         self.note(kind, now, None);
@@ -223,43 +228,43 @@ impl ProcessSupervisor {
                 }
                 Command::Stop { lasting } => {
                     alive.process.signal(Signal::SIGSTOP)?;
-                    alive.frozen = Some(Frozen {
+                    alive.paused = Some(Paused {
                         since: now,
                         until: Instant::now() + lasting,
                     });
                 }
                 Command::Revive => {
                     alive.pause = Duration::ZERO;
-                    self.thaw(alive)?;
+                    self.resume(alive)?;
                 }
             }
         }
-        // Nobody needs to wait for it.
-        let _ = order.done.send(hit);
+        // The sender may not wait for the result.
+        let _ = request.done.send(hit);
         Ok(())
     }
 
-    fn terminate(&self, alive: &mut Alive) -> io::Result<()> {
+    fn terminate(&self, alive: &mut Incarnation) -> io::Result<()> {
         alive
-            .told
+            .signalled
             .get_or_insert((self.config.recorder.now(), EndSignal::Term));
-        // One that is frozen gets the signal when it goes on.
-        let frozen_until = alive.frozen.as_ref().map(|frozen| frozen.until);
-        let from = frozen_until.unwrap_or_else(Instant::now);
+        // A paused process receives the signal when it continues.
+        let paused_until = alive.paused.as_ref().map(|paused| paused.until);
+        let from = paused_until.unwrap_or_else(Instant::now);
         alive.deadline = Some(from + self.config.grace + PAST_GRACE);
         alive.process.signal(Signal::SIGTERM)
     }
 
-    fn thaw(&self, alive: &mut Alive) -> io::Result<()> {
-        self.thawed(alive);
+    fn resume(&self, alive: &mut Incarnation) -> io::Result<()> {
+        self.record_pause_end(alive);
         alive.process.signal(Signal::SIGCONT)
     }
 
-    /// A pause is over, by SIGCONT or by death.
-    fn thawed(&self, alive: &mut Alive) {
-        if let Some(frozen) = alive.frozen.take() {
+    /// Records the end of a pause, by SIGCONT or by the end of the process.
+    fn record_pause_end(&self, alive: &mut Incarnation) {
+        if let Some(paused) = alive.paused.take() {
             let now = self.config.recorder.now();
-            self.note(FaultKind::Stop, frozen.since, Some(now));
+            self.note(FaultKind::Stop, paused.since, Some(now));
         }
     }
 
@@ -274,8 +279,8 @@ impl ProcessSupervisor {
         });
     }
 
-    fn sample_memory(&self, alive: &Alive) {
-        // It may be gone: then there is nothing to measure.
+    fn sample_memory(&self, alive: &Incarnation) {
+        // The file does not exist if the process has ended.
         let status = std::fs::read_to_string(format!("/proc/{}/status", alive.process.pid()));
         let Some(rss_bytes) = status.ok().as_deref().and_then(resident) else {
             return;
@@ -291,8 +296,7 @@ impl ProcessSupervisor {
             .write(|history| history.memory.push(sample));
     }
 
-    /// Between two incarnations nothing can be done to the process but to
-    /// start it.
+    /// Waits between two incarnations; commands other than a restart have no effect meanwhile.
     async fn rest(&mut self, pause: Duration) {
         let until = Instant::now() + pause;
         loop {
@@ -303,9 +307,9 @@ impl ProcessSupervisor {
                 Some(kill) = self.config.kills.recv() => {
                     let _ = kill.done.send(false);
                 }
-                Some(order) = self.orders.recv() => {
-                    let _ = order.done.send(false);
-                    if matches!(order.what, Command::Revive) {
+                Some(request) = self.requests.recv() => {
+                    let _ = request.done.send(false);
+                    if matches!(request.command, Command::Revive) {
                         return;
                     }
                 }
@@ -314,11 +318,11 @@ impl ProcessSupervisor {
     }
 }
 
-impl From<KillRequest> for Order {
+impl From<KillRequest> for Request {
     fn from(KillRequest { pause, done }: KillRequest) -> Self {
         let kind = Some(FaultKind::KillAfterSend);
         Self {
-            what: Command::Kill { kind, pause },
+            command: Command::Kill { kind, pause },
             done,
         }
     }
@@ -328,7 +332,7 @@ fn at_of(ready: &Option<Ready>) -> Option<u64> {
     ready.as_ref().map(|ready| ready.at)
 }
 
-/// Never, when there is no such instant.
+/// Waits until `instant`, or indefinitely if it is `None`.
 async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
@@ -344,7 +348,7 @@ fn ending(status: ExitStatus) -> Ending {
     }
 }
 
-/// `VmRSS` of a `/proc/<pid>/status`, in bytes.
+/// Returns `VmRSS` of a `/proc/<pid>/status`, in bytes.
 fn resident(status: &str) -> Option<u64> {
     let line = status
         .lines()

@@ -10,7 +10,7 @@ use test_support::fault_proxy::{CloudService, Cut, HttpResponse, Tasks, Upstream
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::redelivery::HandedOut;
+use super::redelivery::DeliveredMessages;
 use super::sampling::FaultSampler;
 use super::service_errors;
 use super::streams::Trims;
@@ -24,7 +24,7 @@ pub(crate) struct ActiveFaults {
     pub(super) recorder: Arc<Recorder>,
     pub(super) upstream: Upstream,
     pub(super) trims: Trims,
-    pub(super) handed_out: HandedOut,
+    pub(super) delivered: DeliveredMessages,
     seed: u64,
     kinds: Vec<FaultKind>,
     phase: watch::Sender<Phase>,
@@ -66,7 +66,7 @@ impl ActiveFaults {
             seed,
             kinds: kinds.to_vec(),
             trims: Trims::default(),
-            handed_out: HandedOut::default(),
+            delivered: DeliveredMessages::default(),
             phase: watch::Sender::new(Phase::Faults),
             outages: Mutex::default(),
             kills: Mutex::default(),

@@ -1,4 +1,4 @@
-//! One request, its fault, and its answer.
+//! Handles one request: injects its fault and records what was sent and delivered.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -20,13 +20,13 @@ use crate::history::{
 
 pub(super) struct Interceptor {
     context: Arc<ProxyContext>,
-    /// Of the process that asks.
+    /// Incarnation of the sending process.
     incarnation: u32,
     request: AwsRequest,
     fault: Option<FaultKind>,
     random: fastrand::Rng,
     at: u64,
-    /// There is one as long as the process waits for the answer.
+    /// Alive as long as the process waits for the response.
     waiting: Weak<()>,
 }
 
@@ -47,7 +47,7 @@ impl Interceptor {
     pub(super) async fn run(mut self) -> Result<HttpResponse, Cut> {
         let error = match self.fault {
             Some(FaultKind::CutBefore) => {
-                self.note(FaultKind::CutBefore);
+                self.record(FaultKind::CutBefore);
                 return Err(Cut);
             }
             Some(FaultKind::Throttle) => {
@@ -57,7 +57,7 @@ impl Interceptor {
                 Some(service_errors::conflict(&self.request, &mut self.random))
             }
             Some(FaultKind::ExpiredIterator) => Some(service_errors::expired()),
-            // These two come before the effect as often as after it.
+            // These two faults are injected before the effect as often as after it.
             Some(FaultKind::ServerError) if self.random.bool() => {
                 Some(service_errors::failed(self.request.service))
             }
@@ -65,27 +65,26 @@ impl Interceptor {
                 Some(service_errors::in_progress())
             }
             Some(FaultKind::Latency) => {
-                self.hold_up().await;
+                self.delay().await;
                 None
             }
             _ => None,
         };
         match (self.fault, error) {
-            (Some(kind), Some(error)) => Ok(self.refuse(kind, &error)),
+            (Some(kind), Some(error)) => Ok(self.reject(kind, &error)),
             _ => self.forward().await,
         }
     }
 
-    async fn hold_up(&mut self) {
-        // Mostly the hiccups of a network; one in fifty is longer than the
-        // clients wait.
+    async fn delay(&mut self) {
+        // Mostly short delays as in any network; one in fifty exceeds the timeout of the clients.
         let millis = match self.random.u8(..50) {
             0 => 6_000,
             1..10 => self.random.u64(300..1_500),
             _ => self.random.u64(5..300),
         };
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        self.note_until(
+        self.record_until(
             FaultKind::Latency,
             Some(self.context.active_faults.recorder.now()),
         );
@@ -104,7 +103,7 @@ impl Interceptor {
         };
         let mut failed = None;
         if let (Some(kind), Some(split)) = (self.fault, split) {
-            self.note(kind);
+            self.record(kind);
             let Some(rest) = split.rest else {
                 let body = split.failed.merge(Value::Null);
                 return Ok(json_response(
@@ -119,7 +118,7 @@ impl Interceptor {
         if self.request.operation == "GetShardIterator" {
             self.request = match active_faults.trims.locate(self.request.clone()) {
                 Ok(request) => request,
-                // What was trimmed before: no fault of its own.
+                // Follows from an earlier trim, so it is not recorded as a fault.
                 Err(error) => {
                     self.trimmed_read();
                     return Ok(error.response(self.request.service));
@@ -134,50 +133,50 @@ impl Interceptor {
             "GetShardIterator" => active_faults.trims.located(&self.request, &response),
             "GetRecords" => {
                 if let Some(lost) = self.trimmed(&response) {
-                    self.note_records(lost, true);
+                    self.record_stream_records(lost, true);
                     self.trimmed_read();
-                    return Ok(self.refuse(FaultKind::TrimmedIterator, &service_errors::trimmed()));
+                    return Ok(self.reject(FaultKind::TrimmedIterator, &service_errors::trimmed()));
                 }
                 if let Some(page) = active_faults.trims.read(&self.request, &response) {
-                    self.note_reader(&page);
-                    self.note_records(page, false);
+                    self.record_reader(&page);
+                    self.record_stream_records(page, false);
                 }
             }
             _ => {}
         }
-        self.after_the_effect(response, failed).await
+        self.respond_after_effect(response, failed).await
     }
 
-    /// Whether the process learns what the service answered.
-    fn is_told(&self) -> bool {
+    /// Returns `true` if the process receives the service's response.
+    fn is_response_delivered(&self) -> bool {
         let answered = !matches!(
             self.fault,
             Some(FaultKind::CutAfter | FaultKind::ServerError | FaultKind::TransactionInProgress)
         );
-        // What is held up for longer than it waits, the process has given up.
+        // A request that was delayed for longer than its timeout is abandoned.
         answered && self.waiting.strong_count() > 0
     }
 
-    /// The answer to a request that took effect.
-    async fn after_the_effect(
+    /// Responds to a request that took effect.
+    async fn respond_after_effect(
         mut self,
         response: AwsResponse,
         failed: Option<Failed>,
     ) -> Result<HttpResponse, Cut> {
         match self.fault {
             Some(FaultKind::CutAfter) => {
-                self.note(FaultKind::CutAfter);
+                self.record(FaultKind::CutAfter);
                 Err(Cut)
             }
             Some(FaultKind::ServerError) => {
                 let error = service_errors::failed(self.request.service);
-                Ok(self.refuse(FaultKind::ServerError, &error))
+                Ok(self.reject(FaultKind::ServerError, &error))
             }
-            Some(FaultKind::TransactionInProgress) => Ok(self.refuse(
+            Some(FaultKind::TransactionInProgress) => Ok(self.reject(
                 FaultKind::TransactionInProgress,
                 &service_errors::in_progress(),
             )),
-            _ if self.request.operation == "ReceiveMessage" => Ok(self.handed_out(response).await),
+            _ if self.request.operation == "ReceiveMessage" => Ok(self.deliver(response).await),
             _ => Ok(match (failed, response.json()) {
                 (Some(failed), Some(body)) => response.with_body(&failed.merge(body)),
                 _ => response,
@@ -186,8 +185,7 @@ impl Interceptor {
         }
     }
 
-    /// Notes what a queue took, and kills the relay that sent it when that is
-    /// what is waited for.
+    /// Records the events that a queue accepted, and kills the relay if a kill is armed.
     async fn sent(&self, forwarded_at: u64, response: &AwsResponse) -> Result<(), Cut> {
         let Some(body) = response.json() else {
             return Ok(());
@@ -195,13 +193,13 @@ impl Interceptor {
         let active_faults = &self.context.active_faults;
         let sent = sqs::sent(&self.request, &body);
         let answered_at = active_faults.recorder.now();
-        let killed = self.is_told() && !sent.events.is_empty() && self.kill().await;
+        let killed = self.is_response_delivered() && !sent.events.is_empty() && self.kill().await;
         active_faults.recorder.write(|history| {
             let publishes = sent.events.into_iter().map(|event| Publish {
                 asked_at: self.at,
                 at: forwarded_at,
                 answered_at,
-                told: self.is_told() && !killed,
+                told: self.is_response_delivered() && !killed,
                 relay: self.context.process.clone(),
                 incarnation: self.incarnation,
                 queue: sent.queue.clone(),
@@ -214,7 +212,7 @@ impl Interceptor {
         if killed { Err(Cut) } else { Ok(()) }
     }
 
-    /// Notes which events are marked as published now.
+    /// Records the events that were marked as published.
     fn marked(&self, response: &AwsResponse) {
         let Some(body) = response.json() else {
             return;
@@ -235,23 +233,23 @@ impl Interceptor {
         });
     }
 
-    /// Kills the relay that asks, when that is what is waited for.
+    /// Kills the sending relay if a kill is armed.
     async fn kill(&self) -> bool {
         let Some(pause) = self.context.active_faults.take_kill() else {
             return false;
         };
         let killed = self.context.kill_switch.kill(pause).await;
         if !killed {
-            // It is ending anyway: the next one, then.
+            // The relay is already ending; the kill applies to the next one.
             self.context.active_faults.arm_kill(pause);
         }
         killed
     }
 
-    /// The records that are taken away before the process reads them.
+    /// Returns the records that are trimmed before the process reads them.
     fn trimmed(&mut self, response: &AwsResponse) -> Option<Page> {
         let active_faults = &self.context.active_faults;
-        if !self.is_told() || !active_faults.wants_trim() {
+        if !self.is_response_delivered() || !active_faults.wants_trim() {
             return None;
         }
         let lost = active_faults
@@ -261,8 +259,8 @@ impl Interceptor {
         Some(lost)
     }
 
-    /// The process is being told that its position is trimmed. What it has
-    /// given up meanwhile, it is not told.
+    /// Records that the process is told that its position is trimmed, unless it has abandoned the
+    /// request.
     fn trimmed_read(&self) {
         if self.waiting.strong_count() > 0 {
             let recorder = &self.context.active_faults.recorder;
@@ -275,7 +273,7 @@ impl Interceptor {
         }
     }
 
-    fn note_records(&self, page: Page, trimmed: bool) {
+    fn record_stream_records(&self, page: Page, trimmed: bool) {
         let recorder = &self.context.active_faults.recorder;
         let at = recorder.now();
         let Page { shard, events } = page;
@@ -293,8 +291,8 @@ impl Interceptor {
         });
     }
 
-    /// Notes who reads a shard, when that is another one than before.
-    fn note_reader(&self, page: &Page) {
+    /// Records the reader of a shard if it changed.
+    fn record_reader(&self, page: &Page) {
         let recorder = &self.context.active_faults.recorder;
         let reader = ShardReader {
             at: recorder.now(),
@@ -314,9 +312,9 @@ impl Interceptor {
         });
     }
 
-    /// The answer to a ReceiveMessage, perhaps with a message too many or in
-    /// another order; notes who gets what.
-    async fn handed_out(&mut self, response: AwsResponse) -> HttpResponse {
+    /// Responds to a ReceiveMessage, possibly with a duplicate message or in another order, and
+    /// records the deliveries.
+    async fn deliver(&mut self, response: AwsResponse) -> HttpResponse {
         let Some(mut body) = response.json() else {
             return response.into_http();
         };
@@ -324,30 +322,30 @@ impl Interceptor {
         let process = &self.context.process;
         let taken = sqs::messages(&body).to_vec();
         let mut repeated = active_faults
-            .handed_out
+            .delivered
             .share(process, &self.request, &mut body)
             .map(|message| (message, Redelivery::Concurrent));
         match self.fault {
             Some(FaultKind::DuplicateDelivery) if !taken.is_empty() && self.random.bool() => {
                 let message = taken[self.random.usize(..taken.len())].clone();
-                active_faults.handed_out.offer(process, message).await;
+                active_faults.delivered.offer(process, message).await;
             }
             Some(FaultKind::DuplicateDelivery) if repeated.is_none() => {
                 repeated = active_faults
-                    .handed_out
+                    .delivered
                     .repeat(&self.request, &mut body, &mut self.random)
                     .map(|message| (message, Redelivery::Later));
             }
             Some(FaultKind::ReorderDelivery) if sqs::reorder(&mut body, &mut self.random) => {
-                self.note(FaultKind::ReorderDelivery);
+                self.record(FaultKind::ReorderDelivery);
             }
             _ => {}
         }
         if repeated.is_some() {
-            // Noted for the process that gets it.
-            self.note(FaultKind::DuplicateDelivery);
+            // Recorded for the process that receives it.
+            self.record(FaultKind::DuplicateDelivery);
         }
-        active_faults.handed_out.remember(&taken);
+        active_faults.delivered.remember(&taken);
         let at = active_faults.recorder.now();
         let delivery = |message, injected| {
             Some(Delivery {
@@ -368,16 +366,16 @@ impl Interceptor {
         response.with_body(&body).into_http()
     }
 
-    fn refuse(&self, kind: FaultKind, error: &ServiceError) -> HttpResponse {
-        self.note(kind);
+    fn reject(&self, kind: FaultKind, error: &ServiceError) -> HttpResponse {
+        self.record(kind);
         error.response(self.request.service)
     }
 
-    fn note(&self, kind: FaultKind) {
-        self.note_until(kind, None);
+    fn record(&self, kind: FaultKind) {
+        self.record_until(kind, None);
     }
 
-    fn note_until(&self, kind: FaultKind, until: Option<u64>) {
+    fn record_until(&self, kind: FaultKind, until: Option<u64>) {
         self.context.active_faults.recorder.fault(Fault {
             at: self.at,
             until,

@@ -1,10 +1,10 @@
-//! Which events a relay's BatchExecuteStatement marked as published.
+//! Reads the events that a BatchExecuteStatement marked as published.
 
 use serde_json::Value;
 use test_support::fault_proxy::AwsRequest;
 
-/// Aggregate and sequence of each event whose statement was executed. The key
-/// that a statement's WHERE names stands last among its parameters.
+/// Returns aggregate and sequence of each event whose statement was executed. The key in the WHERE
+/// clause of a statement is last among its parameters.
 pub(super) fn marked(request: &AwsRequest, answer: &Value) -> Vec<(String, u64)> {
     let body = request.json();
     let statements = body["Statements"].as_array().into_iter().flatten();
@@ -31,7 +31,7 @@ mod tests {
     use crate::history::CloudService;
 
     #[test]
-    fn what_was_executed_is_marked() {
+    fn executed_statements_are_marks() {
         let statement = |id: &str, sequence: &str| json!({"Statement": "UPDATE", "Parameters": [{"N": "7"}, {"S": id}, {"N": sequence}]});
         let body =
             json!({"Statements": [statement("a", "1"), statement("b", "2"), statement("c", "3")]});

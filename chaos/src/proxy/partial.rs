@@ -1,13 +1,13 @@
-//! Batches that fail in part. What fails is not forwarded; the rest takes
-//! effect, and the two answers become one.
+//! Batches that fail in part. The failed part is not forwarded; the rest takes effect, and the two
+//! responses are merged.
 
 use serde_json::{Value, json};
 use test_support::fault_proxy::AwsRequest;
 
-/// Items of a list with their places in it, in ascending order.
+/// Items of a list with their indices, in ascending order.
 type Placed = Vec<(usize, Value)>;
 
-/// The part of a batch that fails, as it is answered.
+/// Failed part of a batch, in the form of the response.
 #[derive(Debug, PartialEq)]
 pub(super) enum Failed {
     /// Entries of an SQS batch, in its `Failed`.
@@ -19,7 +19,7 @@ pub(super) enum Failed {
 /// A batch in two parts.
 #[derive(Debug)]
 pub(super) struct Split {
-    /// What is forwarded; `None` when all of it fails.
+    /// Forwarded part; `None` if the whole batch fails.
     pub(super) rest: Option<AwsRequest>,
     pub(super) failed: Failed,
 }
@@ -71,7 +71,8 @@ pub(super) fn split_statements(request: &AwsRequest, random: &mut fastrand::Rng)
     })
 }
 
-/// At least one item fails, each other one with even chance.
+/// Divides `items` into a forwarded and a failed part: at least one item fails, each other one with
+/// even probability.
 fn divide(items: &[Value], random: &mut fastrand::Rng) -> Option<(Vec<Value>, Placed)> {
     if items.is_empty() {
         return None;
@@ -95,8 +96,8 @@ fn forwarded(request: &AwsRequest, body: &Value, list: &str) -> Option<AwsReques
 }
 
 impl Failed {
-    /// Puts the failures into the service's answer to the rest; `Null` when it
-    /// was not asked.
+    /// Merges the failures into the service's response to the rest, which is `Null` if nothing was
+    /// forwarded.
     pub(super) fn merge(self, mut answer: Value) -> Value {
         if answer.is_null() {
             answer = json!({});
@@ -112,7 +113,7 @@ impl Failed {
             }
             Self::Statements(statements) => {
                 let mut responses = take_list(&mut answer, "Responses");
-                // In ascending order, so that each finds its place.
+                // In ascending order, so that each is inserted at its index.
                 for (place, response) in statements {
                     responses.insert(place.min(responses.len()), response);
                 }
@@ -141,7 +142,7 @@ mod tests {
         AwsRequest::of(CloudService::Sqs, "SendMessageBatch", &body)
     }
 
-    /// As the service would answer.
+    /// Returns the response of the service.
     fn successes(request: &AwsRequest) -> Value {
         let body = request.json();
         let ids = body["Entries"].as_array().unwrap().iter();

@@ -1,23 +1,23 @@
-//! Which fault a request meets. The draw depends on the seed, the process, the
-//! operation and how many of it the process has asked for, and on nothing else:
-//! neither other processes nor the threads of this one can change it.
+//! Samples the fault of a request. The sample depends only on the seed, the process, the operation
+//! and the number of its requests so far: neither other processes nor the scheduling of threads can
+//! change it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::history::FaultKind;
 
-/// The faults of one process's requests.
+/// Samples the faults of one process's requests.
 #[derive(Debug)]
 pub(super) struct FaultSampler {
     seed: u64,
     kinds: Vec<FaultKind>,
-    /// How many requests there have been of each operation.
+    /// Number of requests so far, by operation.
     counts: Mutex<HashMap<String, u64>>,
 }
 
 impl FaultSampler {
-    /// For `process`, with the faults of `kinds` that concern requests.
+    /// Creates the sampler of `process` for those of `kinds` that apply to requests.
     pub(super) fn new(seed: u64, process: &str, kinds: &[FaultKind]) -> Self {
         Self {
             seed: mix(seed, process.as_bytes()),
@@ -26,8 +26,8 @@ impl FaultSampler {
         }
     }
 
-    /// The fault of the next request of `operation`, if any, and the random
-    /// numbers for what about it is open.
+    /// Returns the fault of the next request of `operation`, if any, and a generator for the
+    /// details of the fault.
     pub(super) fn sample(&self, operation: &str) -> (Option<FaultKind>, fastrand::Rng) {
         let count = {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,12 +37,12 @@ impl FaultSampler {
         };
         let seed = mix(mix(self.seed, operation.as_bytes()), &count.to_le_bytes());
         let mut random = fastrand::Rng::with_seed(seed);
-        // One number against the sum of the shares, so that one request meets
-        // one fault at most.
+        // A single number is compared with the sum of the probabilities, so that a request has at
+        // most one fault.
         let mut number = random.f64();
         let mut hit = None;
         for &kind in &self.kinds {
-            number -= share(kind, operation);
+            number -= probability(kind, operation);
             if number < 0.0 {
                 hit = Some(kind);
                 break;
@@ -52,8 +52,8 @@ impl FaultSampler {
     }
 }
 
-/// How many of the requests of `operation` meet a fault of this kind.
-fn share(kind: FaultKind, operation: &str) -> f64 {
+/// Returns the probability that a request of `operation` has a fault of this kind.
+fn probability(kind: FaultKind, operation: &str) -> f64 {
     match (kind, operation) {
         (FaultKind::Throttle | FaultKind::ServerError | FaultKind::CutBefore, _) => 0.02,
         (FaultKind::CutAfter, _) => 0.015,
@@ -70,7 +70,7 @@ fn share(kind: FaultKind, operation: &str) -> f64 {
     }
 }
 
-/// FNV-1a (64 bits), continued from `state`. fastrand spreads the result.
+/// Returns the FNV-1a hash (64 bits), continued from `state`. fastrand spreads the result.
 fn mix(state: u64, bytes: &[u8]) -> u64 {
     bytes
         .iter()
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_meets_depends_on_its_own_requests_alone() {
+    fn samples_depend_on_the_requests_of_one_process_only() {
         let kinds = FaultKind::value_variants();
         let alone = FaultSampler::new(1, "relay-1", kinds);
         let alone = samples(&alone, "SendMessageBatch", 500);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_come_as_often_as_they_should_and_only_where_they_fit() {
+    fn faults_have_their_probability_and_apply_to_their_operations_only() {
         let sampler = FaultSampler::new(1, "relay-1", FaultKind::value_variants());
         let met = samples(&sampler, "SendMessageBatch", 100_000);
         let share = |kind| {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_asked_for_happens() {
+    fn only_selected_kinds_are_sampled() {
         let sampler = FaultSampler::new(1, "relay-1", &[FaultKind::Throttle]);
         let met = samples(&sampler, "GetRecords", 10_000);
         assert!(met.contains(&Some(FaultKind::Throttle)));

@@ -1,4 +1,4 @@
-//! The errors that services give by themselves, as they give them.
+//! Errors of the services, in the form in which the services return them.
 
 use http::StatusCode;
 use serde_json::json;
@@ -6,11 +6,11 @@ use test_support::fault_proxy::{AwsRequest, ServiceError};
 
 use crate::history::CloudService;
 
-/// Too many requests.
+/// Returns a throttling error.
 pub(super) fn throttled(request: &AwsRequest, random: &mut fastrand::Rng) -> ServiceError {
     const EXCEEDED: &str = "The level of configured provisioned throughput for the table was exceeded. Consider increasing your provisioning level with the UpdateTable API.";
     match (request.service, request.operation.as_str()) {
-        // A throttled transaction is cancelled as often as it is refused.
+        // A throttled transaction is either cancelled or rejected.
         (CloudService::Dynamodb, "TransactWriteItems") if random.bool() => {
             let code = if random.bool() {
                 "ThrottlingError"
@@ -48,7 +48,7 @@ pub(super) fn throttled(request: &AwsRequest, random: &mut fastrand::Rng) -> Ser
     }
 }
 
-/// 500: the request may have taken effect or not.
+/// Returns status 500: the request may or may not have taken effect.
 pub(super) fn failed(service: CloudService) -> ServiceError {
     let code = match service {
         CloudService::Sqs => "InternalError",
@@ -57,19 +57,19 @@ pub(super) fn failed(service: CloudService) -> ServiceError {
     ServiceError::new(code, "Internal server error").with_status(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// 503: nobody is there to take the request.
+/// Returns status 503: the request had no effect.
 pub(super) fn unavailable() -> ServiceError {
     ServiceError::new("ServiceUnavailable", "Service is unavailable.")
         .with_status(StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// Another transaction holds one of the items.
+/// Returns the error for a conflict with another transaction.
 pub(super) fn conflict(request: &AwsRequest, random: &mut fastrand::Rng) -> ServiceError {
     let message = "Transaction is ongoing for the item";
     cancelled(request, "TransactionConflict", message, random)
 }
 
-/// An earlier request with the same token still runs.
+/// Returns the error for a token whose earlier request is still in progress.
 pub(super) fn in_progress() -> ServiceError {
     ServiceError::new(
         "TransactionInProgressException",
@@ -77,7 +77,7 @@ pub(super) fn in_progress() -> ServiceError {
     )
 }
 
-/// An iterator is older than 15 minutes.
+/// Returns the error for an iterator older than 15 minutes.
 pub(super) fn expired() -> ServiceError {
     ServiceError::new(
         "ExpiredIteratorException",
@@ -85,7 +85,7 @@ pub(super) fn expired() -> ServiceError {
     )
 }
 
-/// A position is older than the oldest record.
+/// Returns the error for a position before the oldest record.
 pub(super) fn trimmed() -> ServiceError {
     ServiceError::new(
         "TrimmedDataAccessException",
@@ -93,7 +93,7 @@ pub(super) fn trimmed() -> ServiceError {
     )
 }
 
-/// A transaction that one of its actions, drawn at random, stopped.
+/// Returns the error for a transaction that was cancelled by one of its actions, chosen at random.
 fn cancelled(
     request: &AwsRequest,
     code: &str,

@@ -1,26 +1,25 @@
-//! What passes on the way to the queues and back: which events they took, and
-//! which they hand out, some of them in another order.
+//! Reads and changes the traffic of the queues: accepted events and delivered messages.
 
 use serde::Deserialize;
 use serde_json::Value;
 use test_support::fault_proxy::AwsRequest;
 
-/// A SendMessageBatch and its answer: the entries that the queue took.
+/// Events of a SendMessageBatch that the queue accepted.
 pub(super) struct Sent {
     pub(super) queue: String,
     pub(super) events: Vec<Event>,
 }
 
-/// What tells one event from another in a message's body, a CloudEvent.
+/// Identifying fields of an event in a message body, which is a CloudEvent.
 #[derive(Debug, PartialEq, Deserialize)]
 pub(super) struct Event {
     pub(super) id: String,
     pub(super) subject: String,
-    /// Decimal.
+    /// In decimal.
     pub(super) sequence: String,
 }
 
-/// Reads which events a queue took.
+/// Returns the events that a queue accepted.
 pub(super) fn sent(request: &AwsRequest, answer: &Value) -> Sent {
     let body = request.json();
     let ids = answer["Successful"].as_array();
@@ -39,7 +38,7 @@ pub(super) fn sent(request: &AwsRequest, answer: &Value) -> Sent {
     }
 }
 
-/// The last part of the queue's URL.
+/// Returns the last path segment of the queue URL.
 fn queue_name(body: &Value) -> String {
     let url = body["QueueUrl"].as_str().unwrap_or_default();
     url.rsplit('/').next().unwrap_or_default().to_owned()
@@ -49,13 +48,12 @@ fn event(body: &Value) -> Option<Event> {
     serde_json::from_str(body.as_str()?).ok()
 }
 
-/// The event that a received message carries.
+/// Returns the id of the event in a received message.
 pub(super) fn event_id(message: &Value) -> Option<String> {
     event(&message["Body"]).map(|event| event.id)
 }
 
-/// Hands the messages of an answer out in another order; whether there were
-/// enough of them to have one.
+/// Reorders the messages of a response. Returns `false` if there are fewer than two.
 pub(super) fn reorder(answer: &mut Value, random: &mut fastrand::Rng) -> bool {
     let mut messages = take_messages(answer);
     let enough = messages.len() > 1;
@@ -70,7 +68,7 @@ pub(super) fn reorder(answer: &mut Value, random: &mut fastrand::Rng) -> bool {
     enough
 }
 
-/// The messages of an answer to a ReceiveMessage.
+/// Returns the messages of a response to a ReceiveMessage.
 pub(super) fn messages(answer: &Value) -> &[Value] {
     answer["Messages"].as_array().map_or(&[], Vec::as_slice)
 }
@@ -82,7 +80,7 @@ pub(super) fn take_messages(answer: &mut Value) -> Vec<Value> {
     }
 }
 
-/// SQS leaves the list out when it is empty.
+/// SQS omits an empty list.
 pub(super) fn put_messages(answer: &mut Value, messages: Vec<Value>) {
     if let Some(answer) = answer.as_object_mut() {
         answer.remove("Messages");
@@ -108,7 +106,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_queue_took_is_what_it_says_it_took() {
+    fn accepted_events_are_those_that_the_response_confirms() {
         let batch = json!({
             "QueueUrl": "http://127.0.0.1:9324/000000000000/order-events",
             "Entries": [

@@ -1,6 +1,5 @@
-//! Records that are trimmed from a stream. The embedded stream keeps its records
-//! for ever, so the proxy takes them away: what is before a shard's horizon is
-//! never read again, by nobody, as after the 24 hours of the real service.
+//! Trimming of stream records. The embedded stream never trims its records, so the proxy removes
+//! them: records before the horizon of a shard are never read again, as after 24 hours in AWS.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -11,10 +10,10 @@ use test_support::fault_proxy::{AwsRequest, AwsResponse, ServiceError};
 
 use super::service_errors;
 
-/// A stream's ARN and a shard's id.
+/// ARN of a stream and id of a shard.
 type Shard = (String, String);
 
-/// An event's aggregate and sequence.
+/// Aggregate and sequence of an event.
 pub(super) type EventKey = (String, u64);
 
 /// Events of one shard, in the order of their records.
@@ -31,16 +30,16 @@ pub(super) struct Trims {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The sequence number of the last record that is gone.
+    /// Sequence number of the last trimmed record.
     horizons: HashMap<Shard, String>,
-    /// Whose iterators are under way: an iterator does not tell. One that is
-    /// used is replaced by its successor; readers that died leave one each.
+    /// Shards of the iterators in use, because an iterator does not identify its shard. A used
+    /// iterator is replaced by its successor; each reader that dies leaves one entry.
     iterators: HashMap<String, Shard>,
 }
 
 impl Trims {
-    /// A GetShardIterator as the service has to be asked it, or its error:
-    /// the oldest record is the one after the horizon.
+    /// Rewrites a GetShardIterator so that the oldest record is the one after the horizon, or
+    /// returns the error if its position is trimmed.
     pub(super) fn locate(&self, request: AwsRequest) -> Result<AwsRequest, Box<ServiceError>> {
         let mut body = request.json();
         let Some(horizon) = self.state().horizons.get(&shard(&body)).cloned() else {
@@ -62,7 +61,7 @@ impl Trims {
         }
     }
 
-    /// Remembers whose the new iterator is.
+    /// Remembers the shard of the new iterator.
     pub(super) fn located(&self, request: &AwsRequest, response: &AwsResponse) {
         if let Some(iterator) = response
             .json()
@@ -73,8 +72,8 @@ impl Trims {
         }
     }
 
-    /// Follows a reader from page to page; what it reads, unless that is an
-    /// error.
+    /// Tracks a reader from page to page and returns the page that it reads, unless the response is
+    /// an error.
     pub(super) fn read(&self, request: &AwsRequest, response: &AwsResponse) -> Option<Page> {
         let used = text(&request.json()["ShardIterator"])?;
         let body = response.json()?;
@@ -90,8 +89,8 @@ impl Trims {
         Some(page)
     }
 
-    /// Takes the first records of a page away, before anybody has read them,
-    /// and returns their events; `None` when the page has no record.
+    /// Trims the first records of a page before any relay has read them, and returns their events.
+    /// Returns `None` if the page is empty.
     pub(super) fn trim(
         &self,
         request: &AwsRequest,
@@ -115,7 +114,7 @@ impl Trims {
             events: events(&records[..=last]),
         };
         match state.horizons.get(&shard) {
-            // A reader that lags behind the horizon has nothing to lose.
+            // A reader behind the horizon cannot lose further records.
             Some(horizon) if compare(&number, horizon).is_le() => return None,
             _ => state.horizons.insert(shard, number),
         };
@@ -136,7 +135,7 @@ fn records(page: &Value) -> &[Value] {
     page["Records"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Only an inserted item is an event.
+/// Returns the events of `records`; only an inserted item is an event.
 fn events(records: &[Value]) -> Vec<EventKey> {
     let inserted = records.iter().filter(|one| one["eventName"] == "INSERT");
     inserted
@@ -152,8 +151,7 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-/// Sequence numbers are decimal, of up to 40 digits, with or without leading
-/// zeros.
+/// Compares sequence numbers: decimal, of up to 40 digits, with or without leading zeros.
 fn compare(one: &str, other: &str) -> Ordering {
     let [one, other] = [one, other].map(|number| number.trim_start_matches('0'));
     one.len().cmp(&other.len()).then_with(|| one.cmp(other))
@@ -189,8 +187,8 @@ mod tests {
         json!({"eventName": name, "dynamodb": {"SequenceNumber": number, "Keys": keys}})
     }
 
-    /// A shard whose records 7 to 9 or fewer were trimmed when a reader was
-    /// about to read them.
+    /// Returns a shard whose records 7 to 9 or fewer were trimmed before a reader read them, and
+    /// its horizon.
     fn trimmed() -> (Trims, String) {
         let trims = Trims::default();
         trims.located(
@@ -216,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_trim_the_oldest_record_is_the_one_after_the_horizon() {
+    fn trim_horizon_starts_after_the_trimmed_records() {
         let (trims, horizon) = trimmed();
         assert!(["007", "008", "009"].contains(&horizon.as_str()));
         let body = trims.locate(at("TRIM_HORIZON", None)).unwrap().json();
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_before_the_horizon_is_refused_and_one_past_it_is_not() {
+    fn a_position_before_the_horizon_is_rejected() {
         let (trims, horizon) = trimmed();
         for (number, ok) in [("6", false), (horizon.as_str(), true), ("0000010", true)] {
             let located = trims.locate(at("AFTER_SEQUENCE_NUMBER", Some(number)));
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_followed_from_page_to_page() {
+    fn a_reader_is_tracked_from_page_to_page() {
         let trims = Trims::default();
         trims.located(
             &at("TRIM_HORIZON", None),

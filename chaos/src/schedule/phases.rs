@@ -1,29 +1,29 @@
-//! Storms, in which faults come as fast as they can, and lulls between them, in
-//! which nothing is wrong but one thing: only so can be measured how long the
-//! system takes to recover from that one, and how fast it is without any.
+//! Divides a run into fault phases, with faults in quick succession, and quiet phases between them,
+//! each with exactly one fault: only then can the recovery from that fault, and the latency without
+//! any fault, be measured.
 
 use std::time::Duration;
 
-/// Faults of every kind, one after the other, in a run that has time for it. A
-/// shorter one has shorter storms, so that one kill and one stop can be
-/// measured; when these do not fit with the shortest, it measures less.
-const STORM: Duration = Duration::from_secs(30);
-const SHORTEST_STORM: Duration = Duration::from_secs(4);
+/// Length of a fault phase in a run that has time for it. A shorter run has shorter fault phases,
+/// so that one kill and one stop can be measured; if these do not fit with the minimum, it measures
+/// less.
+const FAULT_PHASE: Duration = Duration::from_secs(30);
+const MIN_FAULT_PHASE: Duration = Duration::from_secs(4);
 
-/// How much longer than two leases a lull is quiet, before its fault. The
-/// processes that the storm has left dead or stopped are started; one lease has
-/// to run out before a relay publishes again, and what has piled up follows.
+/// Time without a fault at the start of a quiet phase, in addition to two leases. Processes that
+/// the fault phase left dead or paused are started; one lease has to expire before a relay
+/// publishes again, and the backlog follows.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// How much longer than a lease there is to recover from the fault.
+/// Time to recover from the fault, in addition to a lease.
 const RECOVERY: Duration = Duration::from_secs(3);
 
-/// A run at least this long has one outage of everything, of this length.
+/// Minimum length of a run with one outage of all services, and the length of that outage.
 const LONG_RUN: Duration = Duration::from_secs(180);
 const LONG_OUTAGE: Duration = Duration::from_secs(30);
 const SHORT_OUTAGE: Duration = Duration::from_secs(5);
 
-/// The one fault of a lull.
+/// The one fault of a quiet phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measured {
     Kill,
@@ -34,68 +34,72 @@ pub(super) enum Measured {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lull {
-    /// When it begins.
+pub(super) struct QuietPhase {
+    /// Start of the phase.
     pub(super) at: Duration,
     pub(super) lasting: Duration,
-    /// When its fault comes.
+    /// Time of its fault.
     pub(super) fault_at: Duration,
     pub(super) measured: Measured,
 }
 
-/// A run's time, divided.
+/// The phases of a run.
 #[derive(Debug)]
 pub(super) struct Phases {
-    pub(super) lulls: Vec<Lull>,
-    /// How long all storms are together.
-    pub(super) storm: Duration,
-    /// How long those before the last one are.
-    pub(super) before_last_storm: Duration,
+    pub(super) quiet_phases: Vec<QuietPhase>,
+    /// Total length of the fault phases.
+    pub(super) fault_time: Duration,
+    /// Total length of the fault phases before the last one.
+    pub(super) before_last_fault_phase: Duration,
 }
 
 impl Phases {
-    /// A run begins and ends with a storm; the shortest ones have nothing else.
+    /// Divides a run. It begins and ends with a fault phase; the shortest runs are one fault phase.
     pub(super) fn of(duration: Duration, lease_duration: Duration) -> Self {
         let quiet = lease_duration * 2 + QUIET;
-        let lull = |measured: Measured| quiet + measured.lasting() + lease_duration + RECOVERY;
-        let two = lull(Measured::Kill) + lull(Measured::Term);
-        let storm = (duration.saturating_sub(two) / 3).clamp(SHORTEST_STORM, STORM);
-        let mut lulls: Vec<Lull> = Vec::new();
-        let mut at = storm;
+        let quiet_phase =
+            |measured: Measured| quiet + measured.lasting() + lease_duration + RECOVERY;
+        let two = quiet_phase(Measured::Kill) + quiet_phase(Measured::Term);
+        let fault_phase = (duration.saturating_sub(two) / 3).clamp(MIN_FAULT_PHASE, FAULT_PHASE);
+        let mut quiet_phases: Vec<QuietPhase> = Vec::new();
+        let mut at = fault_phase;
         loop {
-            let measured = match lulls.len() {
+            let measured = match quiet_phases.len() {
                 2 if duration >= LONG_RUN => Measured::OutageOfAll(LONG_OUTAGE),
                 n if n % 3 == 0 => Measured::Kill,
                 n if n % 3 == 1 => Measured::Term,
                 _ => Measured::Outage(SHORT_OUTAGE),
             };
-            let lasting = lull(measured);
-            if at + lasting + storm / 3 > duration {
+            let lasting = quiet_phase(measured);
+            if at + lasting + fault_phase / 3 > duration {
                 break;
             }
-            lulls.push(Lull {
+            quiet_phases.push(QuietPhase {
                 at,
                 lasting,
                 fault_at: at + quiet,
                 measured,
             });
-            at += lasting + storm;
+            at += lasting + fault_phase;
         }
-        let calm: Duration = lulls.iter().map(|lull| lull.lasting).sum();
-        let storms = u32::try_from(lulls.len()).unwrap_or(u32::MAX);
+        let quiet_time: Duration = quiet_phases
+            .iter()
+            .map(|quiet_phase| quiet_phase.lasting)
+            .sum();
+        let fault_phases = u32::try_from(quiet_phases.len()).unwrap_or(u32::MAX);
         Self {
-            lulls,
-            storm: duration - calm,
-            before_last_storm: storm * storms,
+            quiet_phases,
+            fault_time: duration - quiet_time,
+            before_last_fault_phase: fault_phase * fault_phases,
         }
     }
 
-    /// The instant of the run at which the storms have lasted this long.
-    pub(super) fn instant(&self, in_storm: Duration) -> Duration {
-        let mut at = in_storm;
-        for lull in &self.lulls {
-            if lull.at <= at {
-                at += lull.lasting;
+    /// Returns the time in the run at which the fault phases have lasted this long.
+    pub(super) fn instant(&self, fault_time: Duration) -> Duration {
+        let mut at = fault_time;
+        for quiet_phase in &self.quiet_phases {
+            if quiet_phase.at <= at {
+                at += quiet_phase.lasting;
             }
         }
         at
@@ -118,19 +122,23 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(3);
 
     #[test]
-    fn short_runs_are_one_storm() {
+    fn short_runs_are_one_fault_phase() {
         let phases = Phases::of(Duration::from_secs(20), LEASE);
-        assert!(phases.lulls.is_empty());
-        assert_eq!(phases.storm, Duration::from_secs(20));
+        assert!(phases.quiet_phases.is_empty());
+        assert_eq!(phases.fault_time, Duration::from_secs(20));
     }
 
     #[test]
-    fn a_minute_measures_a_kill_and_a_stop_and_so_does_less_with_a_shorter_lease() {
+    fn a_run_of_a_minute_measures_a_kill_and_a_stop() {
         for (seconds, lease) in [(60, LEASE), (36, Duration::from_secs(2))] {
             let phases = Phases::of(Duration::from_secs(seconds), lease);
-            let measured: Vec<_> = phases.lulls.iter().map(|lull| lull.measured).collect();
+            let measured: Vec<_> = phases
+                .quiet_phases
+                .iter()
+                .map(|quiet_phase| quiet_phase.measured)
+                .collect();
             assert_eq!(measured, [Measured::Kill, Measured::Term], "{seconds} s");
-            let last = phases.lulls[1];
+            let last = phases.quiet_phases[1];
             assert!(last.at + last.lasting < Duration::from_secs(seconds));
         }
     }
@@ -138,7 +146,11 @@ mod tests {
     #[test]
     fn three_minutes_measure_a_kill_a_stop_and_a_long_outage() {
         let phases = Phases::of(LONG_RUN, LEASE);
-        let measured: Vec<_> = phases.lulls.iter().map(|lull| lull.measured).collect();
+        let measured: Vec<_> = phases
+            .quiet_phases
+            .iter()
+            .map(|quiet_phase| quiet_phase.measured)
+            .collect();
         let expected = [
             Measured::Kill,
             Measured::Term,
@@ -148,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_minutes_have_every_measurement_and_are_mostly_storm() {
+    fn ten_minutes_have_every_measurement_and_are_mostly_fault_phases() {
         let duration = Duration::from_secs(600);
         let phases = Phases::of(duration, LEASE);
         for measured in [
@@ -157,27 +169,29 @@ mod tests {
             Measured::Outage(SHORT_OUTAGE),
             Measured::OutageOfAll(LONG_OUTAGE),
         ] {
-            let found = phases.lulls.iter().any(|lull| lull.measured == measured);
+            let found = phases
+                .quiet_phases
+                .iter()
+                .any(|quiet_phase| quiet_phase.measured == measured);
             assert!(found, "{measured:?}");
         }
-        assert!(phases.storm > duration / 2, "{:?}", phases.storm);
+        assert!(phases.fault_time > duration / 2, "{:?}", phases.fault_time);
     }
 
     #[test]
-    fn storm_time_goes_on_after_each_lull() {
+    fn fault_time_continues_after_each_quiet_phase() {
         let phases = Phases::of(Duration::from_secs(600), LEASE);
-        let in_lull = |at: Duration| {
-            phases
-                .lulls
-                .iter()
-                .any(|lull| lull.at <= at && at < lull.at + lull.lasting)
+        let in_quiet_phase = |at: Duration| {
+            phases.quiet_phases.iter().any(|quiet_phase| {
+                quiet_phase.at <= at && at < quiet_phase.at + quiet_phase.lasting
+            })
         };
         let mut last = Duration::ZERO;
-        for seconds in 0..phases.storm.as_secs() {
+        for seconds in 0..phases.fault_time.as_secs() {
             let at = phases.instant(Duration::from_secs(seconds));
             assert!(
-                at >= last && !in_lull(at),
-                "{seconds} s of storm are at {at:?}"
+                at >= last && !in_quiet_phase(at),
+                "{seconds} s of fault phases are at {at:?}"
             );
             last = at;
         }

@@ -1,4 +1,4 @@
-//! What about an incident is left to chance.
+//! Samples the details of an incident.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng)
         }
         FaultKind::Stop => Incident::Stop {
             victim: victim(plan, random),
-            // From a hiccup to well past the lease.
+            // From a short pause to one much longer than the lease.
             lasting: plan.lease_duration.mul_f64(0.1 + 1.9 * random.f64()),
         },
         FaultKind::KillAfterSend => Incident::KillAfterSend {
@@ -31,7 +31,7 @@ pub(super) fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng)
             let lasting = millis(random, 1_000, 6_000);
             outage(service, lasting, random)
         }
-        // Kinds without an interval are none of the schedule's.
+        // Kinds without an interval are not scheduled.
         _ => {
             let victim = victim(plan, random);
             let pause = pause(victim, random);
@@ -65,8 +65,8 @@ pub(super) fn service(random: &mut fastrand::Rng) -> CloudService {
     }
 }
 
-/// A relay that is killed leaves its shard to nobody for a lease: if that came
-/// as often as workers are killed, no events would flow to be disturbed.
+/// Samples the victim of a kill. A killed relay leaves its shard without an owner for one lease: if
+/// relays were killed as often as workers, hardly any event would flow.
 fn victim(plan: &Plan<'_>, random: &mut fastrand::Rng) -> Victim {
     match random.u8(..8) {
         0 | 1 => API,
@@ -75,8 +75,8 @@ fn victim(plan: &Plan<'_>, random: &mut fastrand::Rng) -> Victim {
     }
 }
 
-/// Before a restart: mostly soon, sometimes so late that leases and visibility
-/// timeouts run out first. There is one API only, so it is always soon back.
+/// Samples the downtime before a restart: mostly short, sometimes longer than leases and visibility
+/// timeouts. There is only one API, so its downtime is always short.
 fn pause(victim: Victim, random: &mut fastrand::Rng) -> Duration {
     if victim == API || random.u8(..10) < 7 {
         millis(random, 200, 1_500)

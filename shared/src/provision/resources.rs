@@ -1,5 +1,4 @@
-//! The tables and the queue of a whole system: their names as options, and
-//! their creation.
+//! Names of the tables and the queue of a whole system, as options, and their creation.
 
 use clap::Args;
 
@@ -7,7 +6,7 @@ use super::{ProvisionError, Table};
 use crate::aws::Clients;
 use crate::aws::resource_names::{parse_queue_name, parse_table};
 
-/// What is created. The variables are those of the services.
+/// Names of the resources to create. The environment variables are those of the services.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Tables and queues")]
 pub struct ResourceNames {
@@ -62,7 +61,10 @@ pub struct ResourceNames {
 }
 
 impl ResourceNames {
-    /// What no single option shows to be wrong.
+    /// Checks conditions on several options.
+    ///
+    /// # Errors
+    /// A sentence that names the options in conflict.
     pub fn check(&self) -> Result<(), String> {
         let tables = self.tables();
         for (n, (one, table)) in tables.iter().enumerate() {
@@ -75,7 +77,7 @@ impl ResourceNames {
         Ok(())
     }
 
-    /// The variables by which the services are told these names.
+    /// Returns the environment variables that configure these names in the services.
     pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
         self.tables()
             .into_iter()
@@ -94,12 +96,12 @@ impl ResourceNames {
     }
 }
 
-/// Orders for these can be placed right away.
+/// SKUs for which orders can be placed at once.
 const SKUS: std::ops::RangeInclusive<u32> = 1..=5;
 const PIECES: u64 = 1_000_000;
 
-/// Creates the tables and the queue with its dead-letter queue where they are
-/// missing. Running it again changes nothing.
+/// Creates the missing tables, and the missing queue with its dead-letter queue. Repeated calls
+/// change nothing.
 pub async fn create_resources(
     clients: &Clients,
     names: &ResourceNames,
@@ -116,7 +118,7 @@ pub async fn create_resources(
     Ok(())
 }
 
-/// Stocks `WIDGET-1` … `WIDGET-5` where they are not stocked yet.
+/// Stocks `WIDGET-1` … `WIDGET-5` unless they are already stocked.
 pub async fn stock_widgets(clients: &Clients, names: &ResourceNames) -> Result<(), ProvisionError> {
     let skus = SKUS.map(|n| format!("WIDGET-{n}"));
     super::stock(&clients.dynamodb, &names.inventory_table, skus, PIECES).await

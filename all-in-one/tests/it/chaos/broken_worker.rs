@@ -1,4 +1,4 @@
-//! The checks are checked: a worker that applies every delivery is found out.
+//! Verifies the checks: a worker that applies every delivery is detected.
 //!
 //! The worker is this test itself, run again by a script in place of the real
 //! one: a program that only a test needs would be built and shipped with the
@@ -16,10 +16,10 @@ use super::run;
 /// Set for the process that is to be the worker.
 const AS_WORKER: &str = "CHAOS_BROKEN_WORKER";
 
-const THIS_TEST: &str = "chaos::broken_worker::a_worker_that_applies_every_delivery_is_found_out";
+const THIS_TEST: &str = "chaos::broken_worker::a_worker_that_applies_every_delivery_is_detected";
 
 #[tokio::test]
-async fn a_worker_that_applies_every_delivery_is_found_out() {
+async fn a_worker_that_applies_every_delivery_is_detected() {
     if std::env::var_os(AS_WORKER).is_some() {
         return work().await;
     }

@@ -6,7 +6,7 @@ use test_support::{PATIENCE, eventually};
 use super::{alone, chaos, run};
 
 #[tokio::test]
-async fn it_runs_against_another_cloud_and_leaves_nothing_there() {
+async fn a_run_against_other_endpoints_deletes_its_resources() {
     let cloud = LocalCloud::start(Config::default()).await.unwrap();
     let ended = run(&[
         "--duration",
@@ -34,13 +34,13 @@ async fn it_runs_against_another_cloud_and_leaves_nothing_there() {
 }
 
 #[tokio::test]
-async fn an_endpoint_where_nobody_is_ends_it_with_a_reason() {
-    let nobody = ["http://127.0.0.1:9"; 2];
+async fn an_unreachable_endpoint_is_reported() {
+    let unreachable = ["http://127.0.0.1:9"; 2];
     let ended = run(&[
         "--dynamodb-endpoint",
-        nobody[0],
+        unreachable[0],
         "--sqs-endpoint",
-        nobody[1],
+        unreachable[1],
     ])
     .await;
     assert_eq!(ended.code(), Some(1), "{}", ended.text());
@@ -52,7 +52,7 @@ async fn an_endpoint_where_nobody_is_ends_it_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_service_that_goes_away_for_good_ends_it_long_before_its_time() {
+async fn a_permanently_unavailable_service_ends_the_run_early() {
     let _alone = alone().await;
     let cloud = LocalCloud::start(Config::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -87,11 +87,11 @@ async fn a_service_that_goes_away_for_good_ends_it_long_before_its_time() {
 
     let output = tokio::time::timeout(4 * PATIENCE, child.wait_with_output());
     let output = output.await.expect("it still runs").unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("could not be written"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("could not be written"), "{stderr}");
     // Everything is tried, not only until something fails.
     for left in ["table `orders-chaos", "queue `order-events-chaos"] {
-        assert!(said.contains(left), "no {left} in {said}");
+        assert!(stderr.contains(left), "no {left} in {stderr}");
     }
 }

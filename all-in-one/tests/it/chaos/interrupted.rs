@@ -16,7 +16,7 @@ const FORCED_WITHIN: Duration = Duration::from_secs(4);
 const PROCESSES: usize = 5;
 
 #[tokio::test]
-async fn ctrl_c_ends_it_and_every_process() {
+async fn ctrl_c_ends_the_run_and_every_process() {
     let _alone = alone().await;
     let folder = tempfile::tempdir().unwrap();
     // Nothing is killed, so that each process there is at one moment is the one
@@ -36,8 +36,8 @@ async fn ctrl_c_ends_it_and_every_process() {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output());
     let output = output.await.expect("it still runs").unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("interrupted"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("interrupted"), "{stderr}");
     for child in children {
         assert!(!runs(child), "{child} still runs");
     }
@@ -50,15 +50,18 @@ async fn ctrl_c_ends_it_and_every_process() {
 }
 
 #[tokio::test]
-async fn a_second_ctrl_c_ends_it_though_the_service_never_answers() {
+async fn a_second_ctrl_c_ends_the_run_despite_an_unresponsive_service() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["--dynamodb-endpoint", &url, "--sqs-endpoint", &url];
     let mut child = chaos(&arguments, &folder).spawn().unwrap();
     let pid = child.id().unwrap();
-    let asked = tokio::time::timeout(PATIENCE, silent.accept());
-    let _never_answered = asked.await.expect("it asks the service").unwrap();
+    let connected = tokio::time::timeout(PATIENCE, silent.accept());
+    let _never_answered = connected
+        .await
+        .expect("it connects to the service")
+        .unwrap();
 
     // Signals close together are one wish, so it takes several.
     let ended = eventually(FORCED_WITHIN, || {
@@ -68,13 +71,13 @@ async fn a_second_ctrl_c_ends_it_though_the_service_never_answers() {
     });
     assert_eq!(ended.await.unwrap().code(), Some(1));
     let output = child.wait_with_output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("interrupted"), "{said}");
-    // What may be left there is said.
-    assert!(said.contains("-chaos-"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("interrupted"), "{stderr}");
+    // The resources that may be left are named.
+    assert!(stderr.contains("-chaos-"), "{stderr}");
 }
 
-/// The pids of a process's children.
+/// Returns the pids of the children of a process.
 fn children(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter();
     let lists = threads

@@ -17,13 +17,13 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::BINARY;
 
-/// A run that has ended, and what it left.
+/// A completed run and its files.
 struct Ended {
     output: Output,
     folder: TempDir,
 }
 
-/// `all-in-one chaos` with these arguments; its files go to a folder.
+/// Returns `all-in-one chaos` with these arguments and all outputs in a folder.
 fn chaos(arguments: &[&str], folder: &TempDir) -> Command {
     let file = |name: &str| folder.path().join(name);
     let mut command = Command::new(BINARY);
@@ -34,7 +34,7 @@ fn chaos(arguments: &[&str], folder: &TempDir) -> Command {
         .args([PathBuf::from("--html"), file("report.html")])
         .args([PathBuf::from("--history"), file("history.json")])
         .args([PathBuf::from("--logs"), file("logs")])
-        // A machine that is busy with other tests takes its time.
+        // A machine that is busy with other tests is slow.
         .args(["--drain-limit", "120s"])
         .env("TMPDIR", folder.path())
         .stdin(Stdio::null())
@@ -44,8 +44,8 @@ fn chaos(arguments: &[&str], folder: &TempDir) -> Command {
     command
 }
 
-/// One run at a time: how fast the system recovers is judged, and two of them
-/// on a small machine would slow each other down.
+/// One run at a time: recovery times are checked, and two concurrent runs on a small machine would
+/// slow each other down.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn alone() -> MutexGuard<'static, ()> {
@@ -64,7 +64,7 @@ impl Ended {
         self.output.status.code()
     }
 
-    /// What it printed, for a message.
+    /// Returns the output, for a failure message.
     fn text(&self) -> String {
         let of = String::from_utf8_lossy;
         format!("{}\n{}", of(&self.output.stdout), of(&self.output.stderr))
@@ -84,7 +84,7 @@ impl Ended {
         serde_json::from_str(&self.file("history.json")).unwrap()
     }
 
-    /// The invariants that did not hold, by their names.
+    /// Returns the names of the violated invariants.
     fn violated(&self) -> Vec<String> {
         let report = self.report();
         let invariants = report["invariants"].as_array().unwrap();

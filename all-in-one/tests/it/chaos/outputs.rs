@@ -1,4 +1,4 @@
-//! What cannot be written does not cost the verdict.
+//! A failed output does not suppress the result.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use super::alone;
 use crate::support::BINARY;
 
 #[tokio::test]
-async fn an_output_that_fails_leaves_the_others() {
+async fn a_failed_output_does_not_prevent_the_others() {
     let _alone = alone().await;
     let folder = tempfile::tempdir().unwrap();
     let html = folder.path().join("report.html");
@@ -24,11 +24,17 @@ async fn an_output_that_fails_leaves_the_others() {
         .output()
         .await
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     let report = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("/dev/full could not be written"), "{said}");
-    assert!(said.contains("relay-1.log could not be written"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("/dev/full could not be written"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("relay-1.log could not be written"),
+        "{stderr}"
+    );
     assert!(report.contains("seed"), "{report}");
     assert!(std::fs::read_to_string(html).unwrap().contains("<svg"));
     let other = std::fs::read_to_string(logs.join("relay-2.log")).unwrap();

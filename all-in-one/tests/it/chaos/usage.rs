@@ -1,9 +1,9 @@
-//! What cannot be meant.
+//! Invalid options.
 
 use crate::support::BINARY;
 
 #[tokio::test]
-async fn wrong_options_are_refused_in_one_sentence() {
+async fn invalid_options_are_rejected_in_one_sentence() {
     for (wrong, reason) in [
         (&["--duration", "1s"][..], "--duration"),
         (&["--rate", "none"], "--rate"),
@@ -14,7 +14,7 @@ async fn wrong_options_are_refused_in_one_sentence() {
             &["--report", "no/such/folder/r.json"],
             "no folder `no/such/folder`",
         ),
-        // A folder in which nobody can create a file.
+        // A folder in which no file can be created.
         (&["--html", "/proc/report.html"], "cannot be written"),
         (
             &["--memory-limit", "18446744073709551615"],
@@ -33,9 +33,9 @@ async fn wrong_options_are_refused_in_one_sentence() {
             .output()
             .await
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(64), "{wrong:?}: {said}");
-        assert_eq!(said.trim().lines().count(), 1, "{said}");
-        assert!(said.contains(reason), "{wrong:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}: {stderr}");
+        assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(reason), "{wrong:?}: {stderr}");
     }
 }

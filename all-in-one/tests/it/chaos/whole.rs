@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Ended, run};
 use crate::support::runs;
 
-/// As `--faults` calls them.
+/// Names as in `--faults`.
 const FAULTS: [&str; 16] = [
     "kill",
     "kill-all",
@@ -35,7 +35,7 @@ const FAULTS_OF_CHANCE: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn everything_holds_with_the_faults_that_need_a_moment() {
+async fn guarantees_hold_under_armed_faults() {
     let mut missing = FAULTS_OF_CHANCE.to_vec();
     let (mut held_twice, mut gaps) = (0, 0);
     for seed in ["1", "2", "3", "4"] {
@@ -58,7 +58,7 @@ async fn everything_holds_with_the_faults_that_need_a_moment() {
     );
 }
 
-/// How many gaps in the stream the relays had counted when they were asked.
+/// Returns the number of stream gaps that the relays had counted at their last poll.
 fn gaps_counted(history: &Value) -> u64 {
     let counts = history["gap_counts"].as_array().unwrap();
     let each = counts
@@ -115,7 +115,7 @@ fn held_by_two(history: &Value) -> usize {
 }
 
 #[tokio::test]
-async fn everything_holds_while_everything_goes_wrong() {
+async fn guarantees_hold_under_all_faults() {
     let ended = in_time().await;
     assert_eq!(ended.code(), Some(0), "{}", ended.text());
 
@@ -136,7 +136,7 @@ async fn everything_holds_while_everything_goes_wrong() {
     assert!(report["orders"]["processed"].as_u64().unwrap() > 100);
     assert!(ended.file("report.html").contains("<svg"));
 
-    // Every process there has been is gone, and so is what they wrote to.
+    // Every process has ended, and its files are deleted.
     let history = ended.history();
     let orders = history["end"]["orders"].as_array().unwrap();
     let is_short = |order: &Value| {
@@ -159,7 +159,7 @@ async fn everything_holds_while_everything_goes_wrong() {
     assert!(unexpected.is_empty(), "{unexpected:?}");
 }
 
-/// Whether a pid was not given to another program since.
+/// Returns `true` if the pid was not reused by another program.
 fn is_ours(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
         .is_ok_and(|line| line.starts_with(crate::support::BINARY))

@@ -23,7 +23,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_all-in-one");
 /// Any free port.
 pub(crate) const ANY: &str = "127.0.0.1:0";
 
-/// Whether a process runs; one that nobody has waited for yet does not.
+/// Returns `true` if a process runs; a process that was not waited for does not count.
 pub(crate) fn runs(pid: u32) -> bool {
     // The state is the first field after the name, which may hold anything.
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {

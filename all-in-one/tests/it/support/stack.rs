@@ -64,7 +64,7 @@ impl Stack {
         self.service_with(name, &[]).await
     }
 
-    /// The same with further variables, which win.
+    /// Starts with additional variables, which take precedence.
     pub(crate) async fn service_with(&self, name: &str, environment: &[(&str, &str)]) -> Service {
         let mut variables = self.environment.clone();
         variables.extend(
@@ -99,7 +99,7 @@ impl Stack {
             .unwrap()
     }
 
-    /// How many items of `table` do not have this `status` yet.
+    /// Returns the number of items of `table` that do not have this `status` yet.
     pub(crate) async fn without_status(&self, table: &str, status: &str) -> i32 {
         let mut pages = self
             .dynamodb
@@ -120,7 +120,7 @@ impl Stack {
     }
 }
 
-/// The outbox item of an aggregate's first event.
+/// Returns the outbox item of the first event of an aggregate.
 pub(crate) async fn item(
     dynamodb: &aws_sdk_dynamodb::Client,
     aggregate_id: &str,

@@ -14,14 +14,14 @@ pub(crate) struct Traced {
     pub(crate) worker: Service,
 }
 
-/// An order that was placed, and the trace that it says it is in.
+/// A placed order and the trace id in its response.
 pub(crate) struct Placed {
     pub(crate) id: String,
     pub(crate) trace: String,
 }
 
 impl Traced {
-    /// With further variables for all three.
+    /// Starts with additional variables for all three.
     pub(crate) async fn start(environment: &[(&str, &str)]) -> Self {
         let collector = Collector::start().await;
         let own = [
@@ -71,7 +71,7 @@ impl Traced {
         settled.await.unwrap();
     }
 
-    /// All spans, once `is_complete` says that they are.
+    /// Returns all spans once `is_complete` holds.
     pub(crate) async fn spans(&self, is_complete: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         let arrived = eventually(PATIENCE, || async {
             let spans = self.collector.spans();

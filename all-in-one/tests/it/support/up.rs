@@ -54,7 +54,7 @@ impl Up {
         }
     }
 
-    /// Starts it and waits until it has said where everything is.
+    /// Starts it and waits until it has printed its addresses.
     pub(crate) async fn start(environment: &[(&str, &str)]) -> Self {
         let up = Self::spawn(environment);
         let ready = eventually(PATIENCE, || async {
@@ -68,17 +68,17 @@ impl Up {
         up
     }
 
-    /// What it printed.
+    /// Returns its standard output.
     pub(crate) fn output(&self) -> String {
         self.output.lock().unwrap().join("\n")
     }
 
-    /// What it and its children logged.
+    /// Returns the log of the process and its children.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
 
-    /// Where `name` is, as the printed table says.
+    /// Returns the address of `name` in the printed table.
     pub(crate) fn url(&self, name: &str) -> String {
         let output = self.output();
         let line = output
@@ -95,7 +95,7 @@ impl Up {
         self.child.id().unwrap()
     }
 
-    /// The pids that a service has had, the latest last.
+    /// Returns the pids of a service so far, the latest last.
     pub(crate) fn pids_of(&self, service: &str) -> Vec<u32> {
         let is_start = |line: &Value| {
             line["message"] == "service started" && line["service"].as_str() == Some(service)
@@ -120,7 +120,7 @@ impl Up {
         super::signal(self.pid(), signal);
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended
