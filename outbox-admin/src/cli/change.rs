@@ -1,4 +1,7 @@
 //! `retry`, `discard` and `replay`.
+//!
+//! Each prints the result of every event that it tried to change before it ends, also after an
+//! error or Ctrl-C.
 
 use std::io::{self, IsTerminal, Write as _};
 
@@ -9,22 +12,23 @@ use outbox_store::{EventFilter, EventKey, EventState};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::events::{WhichOptions, parse_text};
+use super::events::{FilterOptions, parse_text};
 use super::output::{
-    Mood, OutputOptions, cell, line, print, print_json, progress, remark, table_with_text, text_of,
+    OutputOptions, Tone, cell, print, print_json, print_notice, progress_bar, render, single_line,
+    table_with_wide_column,
 };
 use super::{CommandError, Outcome, unless_stopped};
 use crate::service::bulk::{Bulk, Tally};
 use crate::service::lookup::MAX_HISTORY;
 use crate::service::{Listing, OperateError, Operator};
 
-/// Make failed events pending again, to be published by the normal path with
-/// their traces.
+/// Make failed events pending again, so that a relay publishes them by the
+/// normal path and in their traces.
 ///
-/// Safe to run twice and while relays run: each event changes only from FAILED
-/// to PENDING, and is sent once for that. An event that is pending or
-/// published already is left as it is, and counts as done. The relay that
-/// sweeps is asked to do so at once.
+/// Safe to repeat and to run beside relays: an event changes only from FAILED
+/// to PENDING, and is sent once for that change. An event that is already
+/// pending or published stays as it is and counts as a success. The command
+/// requests a sweep, which publishes the events at once.
 #[derive(Clone, Debug, Args)]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["names", "all_failed"])))]
 pub struct RetryCommand {
@@ -32,27 +36,27 @@ pub struct RetryCommand {
     #[arg(value_name = "EVENT_ID", value_parser = parse_text)]
     names: Vec<String>,
 
-    /// All failed events; with --since, --type and --reason, those of them.
+    /// Retry all failed events, or those that match --since, --type and --reason.
     #[arg(long)]
     all_failed: bool,
 
     #[command(flatten)]
-    filter: WhichOptions,
+    filter: FilterOptions,
 
     #[command(flatten)]
     output: OutputOptions,
 }
 
-/// Give failed events up for good: they are kept with the reason, never sent
-/// and not deleted by time.
+/// Discard failed events for good: they are never sent. Their items are kept,
+/// with the reason and without a time to live.
 #[derive(Clone, Debug, Args)]
 pub struct DiscardCommand {
     /// Event ids, or `<aggregate id>:<sequence>`.
     #[arg(value_name = "EVENT_ID", required = true, value_parser = parse_text)]
     names: Vec<String>,
 
-    /// Why, for those who ask later (at most 1024 bytes; not kept of an event
-    /// that has no room for it within DynamoDB's 400 KB).
+    /// Reason, stored with the event (at most 1024 bytes). It is left out if
+    /// the item would exceed DynamoDB's limit of 400 KB.
     #[arg(long, value_name = "TEXT", value_parser = parse_text)]
     reason: String,
 
@@ -60,22 +64,22 @@ pub struct DiscardCommand {
     output: OutputOptions,
 }
 
-/// Send an aggregate's published events again, on purpose and in order.
+/// Send the published events of an aggregate again, in order.
 ///
-/// Each message has the attribute `replay` with the how-manyth time it is, as
-/// its `event_id` is the same: a consumer that deduplicates by that ignores
-/// it. Failed and discarded events are left out.
+/// The `event_id` of a message stays the same, so a consumer that deduplicates
+/// by it ignores the repeat. The message attribute `replay` is the number of
+/// the replay, starting at 1. Failed and discarded events are not sent.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayCommand {
-    /// The aggregate whose events are sent.
+    /// Aggregate whose events are sent.
     #[arg(long, value_name = "ID", value_parser = parse_text)]
     aggregate: String,
 
-    /// Only events from this sequence on.
+    /// First sequence to send.
     #[arg(long, value_name = "N", default_value_t = 1)]
     from_sequence: u64,
 
-    /// Do not ask; needed where there is no terminal to ask on.
+    /// Send without confirmation; required if standard input is not a terminal.
     #[arg(long, short)]
     yes: bool,
 
@@ -83,26 +87,27 @@ pub struct ReplayCommand {
     output: OutputOptions,
 }
 
-/// One event by the name it was given, and what became of it.
+/// Result of a change of one event.
 #[derive(Debug, Serialize)]
-struct Named {
+struct EventResult {
+    /// The event as the command line names it.
     event: String,
     #[serde(flatten)]
-    acted: Option<EventChange>,
-    /// Why nothing is known to have become of it.
+    change: Option<EventChange>,
+    /// Error, after which the event may or may not have changed.
     problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct NamedResult {
-    events: Vec<Named>,
+struct EventResults {
+    events: Vec<EventResult>,
 }
 
 #[derive(Debug, Serialize)]
 struct BulkResult {
     #[serde(flatten)]
     tally: Tally,
-    /// Why it ended early.
+    /// Error that ended the command early.
     problem: Option<String>,
 }
 
@@ -113,18 +118,19 @@ impl RetryCommand {
         }
         if !self.filter.is_empty() {
             return Err(CommandError::Usage(
-                "--since, --type and --reason are for --all-failed".to_owned(),
+                "--since, --type and --reason require --all-failed".to_owned(),
             ));
         }
         let retry = async |key| operator.retry(&key).await;
-        let (events, ended) = act_on(operator, self.names, stop, retry).await;
-        if events.iter().any(Named::changed) {
-            ask_for_sweep(operator).await;
+        let (events, ended) = change_each(operator, self.names, stop, retry).await;
+        if events.iter().any(EventResult::is_changed) {
+            request_sweep(operator).await;
         }
-        let is_done = |event: &Named| event.is([Status::Pending, Status::Published]);
-        let are_done = events.iter().all(is_done);
-        report(self.output, events, "retried")?;
-        ended.map(|()| are_done)
+        let is_success =
+            |event: &EventResult| event.has_status([Status::Pending, Status::Published]);
+        let all_succeeded = events.iter().all(is_success);
+        print_results(self.output, events, "retried")?;
+        ended.map(|()| all_succeeded)
     }
 
     async fn run_all(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
@@ -135,64 +141,59 @@ impl RetryCommand {
             let count = async { Ok(operator.count_failed().await?.count) };
             Some(unless_stopped(stop, count).await?)
         };
-        let bar = progress(total, "retrying");
+        let bar = progress_bar(total, "retrying");
         let bulk = operator
             .retry_failed(&self.filter.filter(), stop, |tally| {
                 bar.set_position(tally.seen());
             })
             .await;
         bar.finish_and_clear();
-        finish(
-            operator,
-            self.output,
-            bulk,
-            "retried",
-            "not failed any more",
-        )
-        .await
+        print_bulk_result(operator, self.output, bulk, "retried", "no longer failed").await
     }
 }
 
 impl DiscardCommand {
     pub(super) async fn run(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
         let discard = async |key| operator.discard(&key, &self.reason).await;
-        let (events, ended) = act_on(operator, self.names, stop, discard).await;
-        let are_done = events.iter().all(|event| event.is([Status::Discarded]));
-        report(self.output, events, "discarded")?;
-        ended.map(|()| are_done)
+        let (events, ended) = change_each(operator, self.names, stop, discard).await;
+        let is_success = |event: &EventResult| event.has_status([Status::Discarded]);
+        let all_succeeded = events.iter().all(is_success);
+        print_results(self.output, events, "discarded")?;
+        ended.map(|()| all_succeeded)
     }
 }
 
 impl ReplayCommand {
     pub(super) async fn run(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
-        if !unless_stopped(stop, self.is_wanted(operator)).await? {
+        if !unless_stopped(stop, self.is_confirmed(operator)).await? {
             return Ok(false);
         }
-        let bar = progress(None, "replaying");
+        let bar = progress_bar(None, "replaying");
         let bulk = operator
             .replay_aggregate(&self.aggregate, self.from_sequence, stop, |tally| {
                 bar.set_position(tally.seen());
             })
             .await;
         bar.finish_and_clear();
-        finish(operator, self.output, bulk, "replayed", "not published").await
+        print_bulk_result(operator, self.output, bulk, "replayed", "not published").await
     }
 }
 
 impl ReplayCommand {
-    /// Whether there is something to replay, and the operator means it.
-    async fn is_wanted(&self, operator: &Operator) -> Outcome {
+    /// Returns `true` if the operator confirms the replay, with `--yes` or on the terminal.
+    /// Fails if the aggregate has no events.
+    async fn is_confirmed(&self, operator: &Operator) -> Outcome {
         if operator.aggregate(&self.aggregate).await?.is_none() {
-            let reason = format!("there are no events of an aggregate `{}`", self.aggregate);
+            let reason = format!("no event of aggregate `{}` exists", self.aggregate);
             return Err(OperateError::NotFound(reason).into());
         }
         if self.yes {
             return Ok(true);
         }
-        confirmed(self.question(operator).await?).await
+        confirm(self.confirmation_prompt(operator).await?).await
     }
 
-    async fn question(&self, operator: &Operator) -> Result<String, CommandError> {
+    async fn confirmation_prompt(&self, operator: &Operator) -> Result<String, CommandError> {
         let published = EventFilter {
             state: Some(EventState::Published),
             aggregate_id: Some(self.aggregate.clone()),
@@ -206,47 +207,47 @@ impl ReplayCommand {
             (count, Some(_)) => format!("{count} or more published events"),
         };
         Ok(format!(
-            "Send {count} of `{}` from sequence {} on again?",
-            line(&self.aggregate, 128),
+            "Send {count} of aggregate `{}` again, starting at sequence {}?",
+            single_line(&self.aggregate, 128),
             self.from_sequence,
         ))
     }
 }
 
-impl Named {
-    fn changed(&self) -> bool {
-        self.acted.as_ref().is_some_and(|acted| acted.changed)
+impl EventResult {
+    fn is_changed(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.changed)
     }
 
-    fn is<const N: usize>(&self, statuses: [Status; N]) -> bool {
-        let acted = self.acted.as_ref();
-        acted.is_some_and(|acted| statuses.iter().any(|status| acted.is(*status)))
+    fn has_status<const N: usize>(&self, statuses: [Status; N]) -> bool {
+        let change = self.change.as_ref();
+        change.is_some_and(|change| statuses.iter().any(|status| change.is(*status)))
     }
 }
 
-/// Finds each event and acts on it. That there is none, or that it has no room
-/// for the change, is no reason to leave the others alone; that DynamoDB is away
-/// is, and so is `stop`: those that come later are not told of.
-async fn act_on(
+/// Looks each event up and changes it. An event that does not exist, or whose item would become
+/// too large, does not stop the others. Any other error and `stop` do: the results then end with
+/// the last event that was tried.
+async fn change_each(
     operator: &Operator,
     names: Vec<String>,
     stop: &CancellationToken,
-    act: impl AsyncFn(EventKey) -> Result<EventChange, OperateError>,
-) -> (Vec<Named>, Result<(), CommandError>) {
+    apply: impl AsyncFn(EventKey) -> Result<EventChange, OperateError>,
+) -> (Vec<EventResult>, Result<(), CommandError>) {
     let mut events = Vec::new();
     for name in names {
         let find = async { Ok(operator.find(&name).await) };
-        let acted = match unless_stopped(stop, find).await {
-            Ok(Ok(key)) => act(key).await,
+        let change = match unless_stopped(stop, find).await {
+            Ok(Ok(key)) => apply(key).await,
             Ok(Err(error)) => Err(error),
             Err(interrupted) => return (events, Err(interrupted)),
         };
-        events.push(Named {
+        events.push(EventResult {
             event: name,
-            acted: acted.as_ref().ok().cloned(),
-            problem: acted.as_ref().err().map(ToString::to_string),
+            change: change.as_ref().ok().cloned(),
+            problem: change.as_ref().err().map(ToString::to_string),
         });
-        match acted {
+        match change {
             Ok(_) | Err(OperateError::NotFound(_) | OperateError::TooLarge(_)) => {}
             Err(error) => return (events, Err(error.into())),
         }
@@ -254,42 +255,49 @@ async fn act_on(
     (events, Ok(()))
 }
 
-fn report(output: OutputOptions, events: Vec<Named>, done: &str) -> Result<(), CommandError> {
+/// Prints the result of each event. `done` is the past participle of the change.
+fn print_results(
+    output: OutputOptions,
+    events: Vec<EventResult>,
+    done: &str,
+) -> Result<(), CommandError> {
     if output.is_json() {
-        return print_json(&NamedResult { events });
+        return print_json(&EventResults { events });
     }
-    let mut table = table_with_text(&["EVENT", "RESULT"]);
+    let mut table = table_with_wide_column(&["EVENT", "RESULT"]);
     for event in &events {
-        let (text, mood) = match (&event.acted, &event.problem) {
-            (Some(EventChange { changed: true, .. }), _) => (done.to_owned(), Mood::Good),
+        let (text, tone) = match (&event.change, &event.problem) {
+            (Some(EventChange { changed: true, .. }), _) => (done.to_owned(), Tone::Good),
             (
                 Some(EventChange {
                     status: Some(status),
                     ..
                 }),
                 _,
-            ) => (format!("unchanged: it is {status}"), Mood::Neutral),
-            (_, Some(problem)) => (problem.clone(), Mood::Bad),
-            _ => ("it is gone".to_owned(), Mood::Bad),
+            ) => (format!("unchanged: the event is {status}"), Tone::Neutral),
+            (_, Some(problem)) => (problem.clone(), Tone::Bad),
+            _ => ("the event was deleted meanwhile".to_owned(), Tone::Bad),
         };
         table.add_row(vec![
-            cell(&line(&event.event, 128), Mood::Neutral),
-            cell(&line(&text, 300), mood),
+            cell(&single_line(&event.event, 128), Tone::Neutral),
+            cell(&single_line(&text, 300), tone),
         ]);
     }
-    print(&text_of(&table))
+    print(&render(&table))
 }
 
-async fn finish(
+/// Requests a sweep if an event was changed, and prints the counts: `done` is the past participle
+/// of the change, `unchanged` describes the events that were left as they were.
+async fn print_bulk_result(
     operator: &Operator,
     output: OutputOptions,
     bulk: Bulk,
     done: &str,
-    others: &str,
+    unchanged: &str,
 ) -> Outcome {
     let Bulk { tally, stopped_by } = bulk;
     if tally.changed > 0 {
-        ask_for_sweep(operator).await;
+        request_sweep(operator).await;
     }
     if output.is_json() {
         print_json(&BulkResult {
@@ -299,7 +307,7 @@ async fn finish(
     } else {
         let mut text = format!("{} {done}", tally.changed);
         if tally.unchanged > 0 {
-            text.push_str(&format!(", {} {others}", tally.unchanged));
+            text.push_str(&format!(", {} {unchanged}", tally.unchanged));
         }
         if tally.too_large > 0 {
             text.push_str(&format!(", {} too large to be changed", tally.too_large));
@@ -312,24 +320,25 @@ async fn finish(
     }
 }
 
-/// The events are pending already: without the request they only wait longer.
-async fn ask_for_sweep(operator: &Operator) {
+/// Requests a sweep, and prints a notice if that fails: the events are pending already, and are
+/// published by the next regular sweep.
+async fn request_sweep(operator: &Operator) {
     if let Err(error) = operator.request_sweep().await {
-        remark(&format!(
-            "the relay could not be asked to sweep now, so it does at its next turn (RELAY_SWEEP_INTERVAL): {error}"
+        print_notice(&format!(
+            "cannot request a sweep, so the events are published by the next regular one (RELAY_SWEEP_INTERVAL): {error}"
         ));
     }
 }
 
-/// Asks on the terminal; without one the answer must be given beforehand.
-async fn confirmed(question: String) -> Result<bool, CommandError> {
+/// Prompts for confirmation on the terminal. Fails if standard input or error is not a terminal.
+async fn confirm(prompt: String) -> Result<bool, CommandError> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(CommandError::Usage(
-            "there is no terminal to ask on: say --yes".to_owned(),
+            "cannot ask for confirmation without a terminal: add --yes".to_owned(),
         ));
     }
     let answer = tokio::task::spawn_blocking(move || {
-        eprint!("{question} [y/N] ");
+        eprint!("{prompt} [y/N] ");
         io::stderr().flush()?;
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
@@ -338,7 +347,7 @@ async fn confirmed(question: String) -> Result<bool, CommandError> {
     match answer.await {
         Ok(Ok(answer)) => Ok(matches!(answer.trim(), "y" | "Y" | "yes")),
         Ok(Err(error)) => Err(CommandError::Usage(format!(
-            "no answer could be read: {error}"
+            "cannot read the confirmation: {error}; add --yes to skip it"
         ))),
         Err(_) => Err(CommandError::Interrupted),
     }

@@ -7,8 +7,8 @@ use outbox_store::{EventFilter, EventState, PageToken, TypePattern};
 use shared::runtime::service::parse_duration;
 
 use super::output::{
-    Mood, OutputOptions, cell, line, painted, pretty, print, print_json, remark, table_with_text,
-    text_of, without_controls,
+    OutputOptions, Tone, cell, colored, escape_controls, indent_json, print, print_json,
+    print_notice, render, single_line, table_with_wide_column,
 };
 use super::{CommandError, Outcome};
 use crate::service::event::Step;
@@ -16,43 +16,43 @@ use crate::service::{
     AggregateState, AggregateView, EventDetail, EventView, Listing, Operator, Shown,
 };
 
-/// Characters of a failure in a list; `show` has all of it.
-const MAX_FAILURE: usize = 100;
+/// Maximum characters of a failure in a list; `show` prints all of it.
+const MAX_NOTE: usize = 100;
 
-/// Characters of an id in a list.
+/// Maximum characters of an id in a list.
 const MAX_ID: usize = 128;
 
-/// List events: those that are pending or failed, the oldest first.
+/// List events; by default the pending and failed ones, the oldest first.
 ///
-/// Published and discarded events are in no index: they are listed by
-/// --aggregate, or by --scan, which reads the whole table. Of a long text a
-/// list has the start; `show` has all of it.
+/// No index holds published and discarded events: list them with --aggregate,
+/// or with --scan, which reads the whole table. Long texts are cut; `show`
+/// prints them in full.
 #[derive(Clone, Debug, Args)]
 pub struct ListCommand {
     /// Only events in this state: pending, failed, published or discarded.
     #[arg(long, value_name = "STATE")]
     state: Option<EventState>,
 
-    /// Only events of this aggregate, by sequence.
+    /// Only events of this aggregate, in the order of their sequence.
     #[arg(long, value_name = "ID", value_parser = parse_text)]
     aggregate: Option<String>,
 
     #[command(flatten)]
-    which: WhichOptions,
+    filter: FilterOptions,
 
-    /// The latest first.
+    /// List the newest events first.
     #[arg(long)]
     newest: bool,
 
-    /// Read the whole table, in no order: it costs as much as it has items.
+    /// Read the whole table, in no order. The cost grows with the size of the table.
     #[arg(long, conflicts_with = "aggregate")]
     scan: bool,
 
-    /// Events at most (1 to 10000).
+    /// Maximum number of events (1 to 10000).
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     limit: u16,
 
-    /// Go on where an earlier list ended: its `next` in JSON.
+    /// Continue after an earlier list: the value of `next` in its JSON output.
     #[arg(long, value_name = "NEXT")]
     after: Option<PageToken>,
 
@@ -60,15 +60,15 @@ pub struct ListCommand {
     output: OutputOptions,
 }
 
-/// Which events, besides their state.
+/// Filters of events, in addition to their state.
 #[derive(Clone, Debug, Args)]
-pub(super) struct WhichOptions {
-    /// Only events that occurred since then: a time such as
-    /// 2026-01-31T08:15:00Z, or how long ago, such as 15m.
+pub(super) struct FilterOptions {
+    /// Only events that occurred since a time such as 2026-01-31T08:15:00Z, or
+    /// within a duration such as 15m.
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     since: Option<Timestamp>,
 
-    /// Only events of this type; a `*` at the end stands for anything.
+    /// Only events of this type; a `*` at the end matches any rest.
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<TypePattern>,
 
@@ -77,7 +77,7 @@ pub(super) struct WhichOptions {
     reason: Option<String>,
 }
 
-impl WhichOptions {
+impl FilterOptions {
     pub(super) fn is_empty(&self) -> bool {
         self.since.is_none() && self.event_type.is_none() && self.reason.is_none()
     }
@@ -111,11 +111,11 @@ impl ListCommand {
             aggregate_id: self.aggregate,
             newest_first: self.newest,
             scan: self.scan,
-            ..self.which.filter()
+            ..self.filter.filter()
         };
         if filter.is_unindexed() {
             return Err(CommandError::Usage(
-                "published and discarded events are in no index: add --aggregate ID, or --scan to read the whole table"
+                "no index holds published and discarded events: add --aggregate ID, or --scan to read the whole table"
                     .to_owned(),
             ));
         }
@@ -124,9 +124,9 @@ impl ListCommand {
             next: self.after,
         };
         loop {
-            let wanted = limit - listing.events.len();
+            let missing = limit - listing.events.len();
             let more = operator
-                .list(&filter, wanted, listing.next.as_ref())
+                .list(&filter, missing, listing.next.as_ref())
                 .await?;
             listing.events.extend(more.events);
             listing.next = more.next;
@@ -137,12 +137,12 @@ impl ListCommand {
         if self.output.is_json() {
             print_json(&listing)?;
         } else if listing.events.is_empty() {
-            remark("no such events");
+            print_notice("no event matches");
         } else {
-            print(&rows(&listing.events))?;
+            print(&event_table(&listing.events))?;
             if listing.next.is_some() {
-                remark(
-                    "there are more: raise --limit, or go on with --after and the `next` of --output json",
+                print_notice(
+                    "more events match: raise --limit, or continue with --after and the `next` of --output json",
                 );
             }
         }
@@ -158,14 +158,14 @@ impl ShowCommand {
             return Ok(true);
         }
         let text = match shown {
-            Shown::Event(event) => detail(&event),
+            Shown::Event(event) => event_text(&event),
             Shown::Aggregate(aggregate) => match aggregate.events.as_slice() {
-                // An order with one event: that is what is meant.
+                // The id of an order with a single event: show that event.
                 [only] => match operator.event(&only.key()).await? {
-                    Some(event) => detail(&event),
-                    None => history(&aggregate),
+                    Some(event) => event_text(&event),
+                    None => aggregate_text(&aggregate),
                 },
-                _ => history(&aggregate),
+                _ => aggregate_text(&aggregate),
             },
         };
         print(&text)?;
@@ -173,41 +173,46 @@ impl ShowCommand {
     }
 }
 
-/// A table of events.
-pub(super) fn rows(events: &[EventView]) -> String {
-    let mut table = table_with_text(&["EVENT", "STATE", "TYPE", "OCCURRED", "NOTE"]);
+/// Returns a table of events, each on one line.
+fn event_table(events: &[EventView]) -> String {
+    let mut table = table_with_wide_column(&["EVENT", "STATE", "TYPE", "OCCURRED", "NOTE"]);
     for event in events {
         let mut row = Row::from(vec![
-            cell(&line(&event.stored.event_id, MAX_ID), Mood::Neutral),
-            cell(&state(event), mood(event)),
-            cell(&short(event.stored.event_type.as_deref()), Mood::Neutral),
-            cell(&short(event.stored.occurred_at.as_deref()), Mood::Neutral),
-            cell(&note(event), Mood::Neutral),
+            cell(&single_line(&event.stored.event_id, MAX_ID), Tone::Neutral),
+            cell(&state(event), tone(event)),
+            cell(&or_dash(event.stored.event_type.as_deref()), Tone::Neutral),
+            cell(&or_dash(event.stored.occurred_at.as_deref()), Tone::Neutral),
+            cell(&note(event), Tone::Neutral),
         ]);
         row.max_height(1);
         table.add_row(row);
     }
-    text_of(&table)
+    render(&table)
 }
 
-fn history(aggregate: &AggregateView) -> String {
-    let mut text = format!("aggregate  {}\n", line(&aggregate.aggregate_id, MAX_ID));
+/// Returns an aggregate's state and the table of its events.
+fn aggregate_text(aggregate: &AggregateView) -> String {
+    let mut text = format!(
+        "aggregate  {}\n",
+        single_line(&aggregate.aggregate_id, MAX_ID)
+    );
     if let Some(state) = &aggregate.state {
         text.push_str(&format!("now        {}\n", aggregate_state(state)));
     }
     text.push('\n');
-    text.push_str(&rows(&aggregate.events));
+    text.push_str(&event_table(&aggregate.events));
     if aggregate.truncated {
-        text.push_str("\nthere are more: use `list --aggregate`");
+        text.push_str("\nmore events exist: use `list --aggregate`");
     }
     text
 }
 
-fn detail(shown: &EventDetail) -> String {
+/// Returns an event in full: attributes, history and payload.
+fn event_text(shown: &EventDetail) -> String {
     let event = &shown.event;
-    let whole = |text: &Option<String>| {
+    let escaped = |text: &Option<String>| {
         text.as_deref()
-            .map(|text| without_controls(text).into_owned())
+            .map(|text| escape_controls(text).into_owned())
     };
     let mut lines = Vec::new();
     let mut add = |name: &str, value: Option<String>| {
@@ -220,11 +225,11 @@ fn detail(shown: &EventDetail) -> String {
     };
     add(
         "event",
-        Some(without_controls(&event.stored.event_id).into_owned()),
+        Some(escape_controls(&event.stored.event_id).into_owned()),
     );
-    add("state", Some(painted(&state(event), mood(event))));
-    add("failure", whole(&event.stored.failure));
-    add("malformed", whole(&shown.malformed));
+    add("state", Some(colored(&state(event), tone(event))));
+    add("failure", escaped(&event.stored.failure));
+    add("malformed", escaped(&shown.malformed));
     add(
         "attempts",
         event.stored.attempts.map(|count| count.to_string()),
@@ -235,13 +240,13 @@ fn detail(shown: &EventDetail) -> String {
     );
     add(
         "aggregate",
-        Some(without_controls(&event.stored.aggregate_id).into_owned()),
+        Some(escape_controls(&event.stored.aggregate_id).into_owned()),
     );
     add("sequence", Some(event.stored.sequence.clone()));
-    add("type", whole(&event.stored.event_type));
-    add("aggregate type", whole(&event.stored.aggregate_type));
-    add("index", whole(&shown.state_bucket));
-    add("message", whole(&event.stored.message_id));
+    add("type", escaped(&event.stored.event_type));
+    add("aggregate type", escaped(&event.stored.aggregate_type));
+    add("index", escaped(&shown.state_bucket));
+    add("message", escaped(&event.stored.message_id));
     add(
         "expires",
         shown
@@ -250,23 +255,26 @@ fn detail(shown: &EventDetail) -> String {
     );
     add("trace", event.stored.trace_id.clone());
     add("trace page", event.trace_url.clone());
-    add("traceparent", whole(&shown.traceparent));
-    add("tracestate", whole(&shown.tracestate));
+    add("traceparent", escaped(&shown.traceparent));
+    add("tracestate", escaped(&shown.tracestate));
     add("now", shown.aggregate.as_ref().map(aggregate_state));
     for (name, value) in &shown.other {
         add(
-            &line(name, MAX_ID),
-            Some(without_controls(&value.to_string()).into_owned()),
+            &single_line(name, MAX_ID),
+            Some(escape_controls(&value.to_string()).into_owned()),
         );
     }
     lines.push(String::new());
     lines.push("history".to_owned());
     for moment in &shown.timeline {
-        let note = moment.note.as_deref().map(|note| line(note, MAX_FAILURE));
+        let note = moment
+            .note
+            .as_deref()
+            .map(|note| single_line(note, MAX_NOTE));
         lines.push(format!(
             "  {:<25} {:<10} {}",
-            line(&moment.at, MAX_ID),
-            step(moment.step),
+            single_line(&moment.at, MAX_ID),
+            step_name(moment.step),
             note.unwrap_or_default()
         ));
     }
@@ -274,9 +282,9 @@ fn detail(shown: &EventDetail) -> String {
     match &shown.payload {
         Some(payload) => {
             lines.push(format!("payload, {} bytes", payload.len()));
-            lines.push(pretty(payload));
+            lines.push(indent_json(payload));
         }
-        None => lines.push("no payload".to_owned()),
+        None => lines.push("the item has no payload".to_owned()),
     }
     let lines: Vec<_> = lines.iter().map(|line| line.trim_end()).collect();
     lines.join("\n")
@@ -287,24 +295,27 @@ fn aggregate_state(state: &AggregateState) -> String {
         (Some(problem), ..) => problem.clone(),
         (None, Some(status), Some(at)) => format!("{status} since {at} (table {})", state.table),
         (None, Some(status), None) => format!("{status} (table {})", state.table),
-        (None, None, _) => format!("its item in table {} has no `status`", state.table),
+        (None, None, _) => format!(
+            "the item in table {} has no attribute `status`",
+            state.table
+        ),
     };
-    without_controls(&text).into_owned()
+    escape_controls(&text).into_owned()
 }
 
 fn state(event: &EventView) -> String {
-    short(event.stored.status.as_deref())
+    or_dash(event.stored.status.as_deref())
 }
 
-fn mood(event: &EventView) -> Mood {
+fn tone(event: &EventView) -> Tone {
     match event.stored.status.as_deref() {
-        Some("FAILED") => Mood::Bad,
-        Some("PUBLISHED") => Mood::Good,
-        _ => Mood::Neutral,
+        Some("FAILED") => Tone::Bad,
+        Some("PUBLISHED") => Tone::Good,
+        _ => Tone::Neutral,
     }
 }
 
-/// What an operator wants to know besides the state.
+/// Returns what explains the state of an event: a failure, a reason or a replay.
 fn note(event: &EventView) -> String {
     let note = match event.stored.status.as_deref() {
         Some("DISCARDED") => event.stored.discard_reason.clone(),
@@ -321,11 +332,11 @@ fn note(event: &EventView) -> String {
         }
         _ => event.stored.failure.clone(),
     };
-    note.map(|note| line(&note, MAX_FAILURE))
+    note.map(|note| single_line(&note, MAX_NOTE))
         .unwrap_or_default()
 }
 
-fn step(step: Step) -> &'static str {
+fn step_name(step: Step) -> &'static str {
     match step {
         Step::Committed => "committed",
         Step::Failed => "failed",
@@ -337,11 +348,11 @@ fn step(step: Step) -> &'static str {
     }
 }
 
-fn short(text: Option<&str>) -> String {
-    text.map_or_else(|| "-".to_owned(), |text| line(text, MAX_ID))
+fn or_dash(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| single_line(text, MAX_ID))
 }
 
-/// DynamoDB refuses empty keys, and an empty text is in every failure.
+/// Rejects blank text: DynamoDB rejects empty keys, and every failure contains an empty text.
 pub(super) fn parse_text(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("must not be empty".to_owned());
@@ -354,7 +365,7 @@ fn parse_since(text: &str) -> Result<Timestamp, String> {
         return Ok(at);
     }
     let ago = parse_duration(text).map_err(|_| {
-        "must be a time such as 2026-01-31T08:15:00Z, or how long ago, such as 15m".to_owned()
+        "must be a time such as 2026-01-31T08:15:00Z or a duration such as 15m".to_owned()
     })?;
     let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
     Ok(Timestamp::from_millis(

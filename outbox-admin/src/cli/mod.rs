@@ -1,6 +1,11 @@
-//! The sub-commands of `outbox-relay`: an operator's view of the outbox on a
-//! terminal or in a script. What they see and do is [`crate::service`]'s; here
-//! are arguments, words and exit codes.
+//! The operators' sub-commands of `outbox-relay`, for a terminal or a script. [`crate::service`]
+//! issues the requests; this module has the arguments, the output and the exit codes.
+//!
+//! - `status`: `status` and `shards`.
+//! - `events`: `list` and `show`.
+//! - `change`: `retry`, `discard` and `replay`.
+//! - `watch`: `watch`, the status at an interval.
+//! - `output`: text and JSON on standard output, for all of them.
 
 mod change;
 mod events;
@@ -20,18 +25,18 @@ use crate::service::bulk::Stopped;
 use crate::service::{OperateError, Operator};
 use crate::settings::Settings;
 
-/// Exit code when it could not be found out or done: DynamoDB is away, or a
-/// table does not exist (`EX_UNAVAILABLE` of sysexits.h). 1 says that it was
-/// found out, and is not well.
+/// Exit code of a command that could not complete, because DynamoDB is unavailable or denies the
+/// request, or because a table does not exist (`EX_UNAVAILABLE` of sysexits.h). Exit code 1 in
+/// contrast is a result: unhealthy, not found or failed.
 pub const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Explanation of the exit codes, for the end of `--help`.
 pub const EXIT_CODES: &str = "\
 Without a command the relay runs.
 
-Exit codes: 0 well or done; 1 not well, not found or not done; 64 wrong options; 69 DynamoDB or a table is away.";
+Exit codes: 0 healthy/succeeded; 1 unhealthy, not found or failed; 64 usage; 69 DynamoDB unavailable.";
 
-/// What an operator can do.
+/// The operators' commands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     Status(status::StatusCommand),
@@ -42,21 +47,21 @@ pub enum Command {
     Replay(change::ReplayCommand),
     Shards(status::ShardsCommand),
     Watch(watch::WatchCommand),
-    /// Print the completions of a shell, to be sourced by it.
+    /// Print the completion script of a shell, for the shell to source.
     Completions {
         #[arg(value_enum)]
         shell: Shell,
     },
 }
 
-/// Why a command ended early.
+/// Reason why a command ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error(transparent)]
     Operate(#[from] OperateError),
     #[error("{0}")]
     Usage(String),
-    #[error("standard output cannot be written: {0}")]
+    #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     #[error("interrupted")]
     Interrupted,
@@ -71,13 +76,13 @@ impl From<Stopped> for CommandError {
     }
 }
 
-/// Whether all is well, or done.
+/// Result of a command: `true` for exit code 0, `false` for exit code 1.
 type Outcome = Result<bool, CommandError>;
 
 impl CommandError {
     fn exit_code(&self) -> ExitCode {
         match self {
-            // `| head` has seen enough.
+            // `| head` has read enough and closed the pipe.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Usage(_) | Self::Operate(OperateError::Invalid(_)) => ExitCode::from(EXIT_USAGE),
             Self::Operate(OperateError::Unavailable(_) | OperateError::Refused(_)) => {
@@ -90,8 +95,9 @@ impl CommandError {
     }
 }
 
-/// Runs `command` on what `settings` and the AWS SDK's variables name. `program` is the whole
-/// command line, for its completions.
+/// Runs `command` on the tables and the consumer group of `settings`, in the account and region
+/// of the AWS SDK's environment variables. `program` is the definition of the whole command line,
+/// from which completions are generated.
 pub fn run(
     command: Command,
     settings: &Settings,
@@ -120,7 +126,7 @@ fn exit_code(outcome: Outcome) -> ExitCode {
         Err(error) => {
             if !matches!(&error, CommandError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
             {
-                output::remark(&format!("error: {error}"));
+                output::print_notice(&format!("error: {error}"));
             }
             error.exit_code()
         }
@@ -142,7 +148,7 @@ async fn execute(command: Command, operator: &Operator, context: &Context) -> Ou
         Command::List(command) => unless_stopped(stop, command.run(operator)).await,
         Command::Show(command) => unless_stopped(stop, command.run(operator)).await,
         Command::Shards(command) => unless_stopped(stop, command.run(operator)).await,
-        // These end by themselves, and say how far they came.
+        // These observe `stop` themselves: they print what was changed before they end.
         Command::Retry(command) => command.run(operator, stop).await,
         Command::Discard(command) => command.run(operator, stop).await,
         Command::Replay(command) => command.run(operator, stop).await,
@@ -151,7 +157,7 @@ async fn execute(command: Command, operator: &Operator, context: &Context) -> Ou
     }
 }
 
-/// Leaves `work` where it is at `stop`: for what changes nothing.
+/// Runs `work` and drops it at `stop`. Only for work that changes nothing.
 async fn unless_stopped<T>(
     stop: &CancellationToken,
     work: impl Future<Output = Result<T, CommandError>>,

@@ -1,6 +1,5 @@
-//! How commands write: text for people or JSON for programs, to a terminal or
-//! a pipe. Stored text is not trusted: no control character of it reaches a
-//! terminal.
+//! Output of commands: text for people or JSON for programs, to a terminal or a pipe. Stored text
+//! is not trusted: its control characters are escaped before they reach a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,20 +12,20 @@ use serde::Serialize;
 
 use super::CommandError;
 
-/// For people or for programs.
+/// Format of a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// Tables and sentences.
+    /// Tables and sentences, for people.
     #[default]
     Text,
-    /// One JSON document, with RFC 3339 times.
+    /// JSON with RFC 3339 times, for programs.
     Json,
 }
 
-/// The option of every command that shows something.
+/// Output option, which every command with a result has.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct OutputOptions {
-    /// How the result is written to standard output.
+    /// Format of the result on standard output.
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
@@ -37,7 +36,7 @@ impl OutputOptions {
     }
 }
 
-/// Writes to standard output, a line feed after it.
+/// Writes `text` and a line feed to standard output.
 pub(super) fn print(text: &str) -> Result<(), CommandError> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")
@@ -45,35 +44,34 @@ pub(super) fn print(text: &str) -> Result<(), CommandError> {
         .map_err(CommandError::Output)
 }
 
-/// Writes a JSON document, over many lines.
+/// Writes a JSON document, indented over several lines.
 pub(super) fn print_json(value: &impl Serialize) -> Result<(), CommandError> {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| CommandError::Output(error.into()))?;
-    print(&without_controls(&text))
+    print(&escape_controls(&text))
 }
 
-/// Writes a JSON document in one line.
+/// Writes a JSON document on one line.
 pub(super) fn print_json_line(value: &impl Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string(value).map_err(|error| CommandError::Output(error.into()))?;
-    print(&without_controls(&text))
+    print(&escape_controls(&text))
 }
 
-/// A remark that is no result: to standard error.
-pub(super) fn remark(text: &str) {
-    eprintln!("{}", without_controls(text));
+/// Writes a notice, which is not part of the result, to standard error.
+pub(super) fn print_notice(text: &str) {
+    eprintln!("{}", escape_controls(text));
 }
 
-/// `text` with every character that a terminal could obey written as JSON
-/// writes it (`\u001b`), but for line feeds. Within JSON it stays the same
-/// JSON.
-pub(super) fn without_controls(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(|c| c != '\n' && obeyed(c)) {
+/// Returns `text` with every character that controls a terminal, except line feeds, escaped as in
+/// JSON (`\u001b`). A JSON document keeps its value.
+pub(super) fn escape_controls(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(|c| c != '\n' && is_terminal_control(c)) {
         return Cow::Borrowed(text);
     }
     let mut plain = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if c != '\n' && obeyed(c) {
-            // All of them have at most four digits.
+        if c != '\n' && is_terminal_control(c) {
+            // None of them needs more than four hexadecimal digits.
             let _ = write!(plain, "\\u{:04x}", u32::from(c));
         } else {
             plain.push(c);
@@ -82,9 +80,9 @@ pub(super) fn without_controls(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// One line of at most `length` characters.
-pub(super) fn line(text: &str, length: usize) -> String {
-    let mut line = without_controls(text).replace('\n', "\\n");
+/// Returns `text` as a single line of at most `length` characters, with line feeds escaped.
+pub(super) fn single_line(text: &str, length: usize) -> String {
+    let mut line = escape_controls(text).replace('\n', "\\n");
     if let Some((at, _)) = line.char_indices().nth(length) {
         line.truncate(at);
         line.push('…');
@@ -92,21 +90,21 @@ pub(super) fn line(text: &str, length: usize) -> String {
     line
 }
 
-/// Controls (C0, C1 and DEL), what ends a line elsewhere, and what changes the
-/// direction of text, so that it reads as something else.
-fn obeyed(c: char) -> bool {
+/// Returns `true` for control characters (C0, C1 and DEL), for the Unicode line separators, and
+/// for the characters that change the direction of text, which make a text read as another one.
+fn is_terminal_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// JSON over many lines, its numbers, keys and strings as they stand; what is
-/// no JSON as it is.
-pub(super) fn pretty(payload: &str) -> String {
+/// Returns a JSON document indented over several lines, with its numbers, keys and strings
+/// unchanged. A text that is not JSON is returned as it is.
+pub(super) fn indent_json(payload: &str) -> String {
     // Deeper nesting is not indented further: a payload may have 100,000
     // levels.
     const MAX_INDENT: usize = 32;
     if serde_json::from_str::<&serde_json::value::RawValue>(payload).is_err() {
-        return without_controls(payload).into_owned();
+        return escape_controls(payload).into_owned();
     }
     let new_line = |out: &mut String, depth: usize| {
         out.push('\n');
@@ -151,11 +149,11 @@ pub(super) fn pretty(payload: &str) -> String {
             other => out.push(other),
         }
     }
-    without_controls(&out).into_owned()
+    escape_controls(&out).into_owned()
 }
 
-/// A table of plain columns. No cell is broken, however narrow the terminal, so
-/// that an id that is copied from it is whole.
+/// Returns a table of plain columns. Cells are never broken, however narrow the terminal is, so
+/// that an id can be copied from it.
 pub(super) fn table(headers: &[&str]) -> Table {
     let mut table = Table::new();
     table
@@ -171,13 +169,13 @@ pub(super) fn table(headers: &[&str]) -> Table {
     table
 }
 
-/// The same with a last column of text, which on a terminal takes what the
-/// others leave, and a little at least.
-pub(super) fn table_with_text(headers: &[&str]) -> Table {
-    const LEAST: Width = Width::Fixed(16);
+/// Returns a table like [`table`] whose last column holds prose. On a terminal that column is as
+/// wide as the other columns permit, but at least 16 characters.
+pub(super) fn table_with_wide_column(headers: &[&str]) -> Table {
+    const MIN_WIDTH: Width = Width::Fixed(16);
     let mut table = table(headers);
     if let Some(text) = table.column_iter_mut().next_back() {
-        text.set_constraint(ColumnConstraint::LowerBoundary(LEAST));
+        text.set_constraint(ColumnConstraint::LowerBoundary(MIN_WIDTH));
     }
     if io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -185,42 +183,42 @@ pub(super) fn table_with_text(headers: &[&str]) -> Table {
     table
 }
 
-/// The rows of a table without the blanks at the ends of lines.
-pub(super) fn text_of(table: &Table) -> String {
+/// Returns the text of a table without trailing blanks.
+pub(super) fn render(table: &Table) -> String {
     table.trim_fmt()
 }
 
-/// How something is, for its colour.
+/// Meaning of a text, which selects its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(super) enum Tone {
     Good,
     Bad,
     Neutral,
 }
 
-/// A cell in the colour of `mood`, on a terminal that shows colours.
-pub(super) fn cell(text: &str, mood: Mood) -> Cell {
+/// Returns a cell in the colour of `tone` if the terminal shows colours.
+pub(super) fn cell(text: &str, tone: Tone) -> Cell {
     let cell = Cell::new(text);
-    match mood {
-        Mood::Good if ::console::colors_enabled() => cell.fg(Color::Green),
-        Mood::Bad if ::console::colors_enabled() => cell.fg(Color::Red),
+    match tone {
+        Tone::Good if ::console::colors_enabled() => cell.fg(Color::Green),
+        Tone::Bad if ::console::colors_enabled() => cell.fg(Color::Red),
         _ => cell,
     }
 }
 
-/// Text in the colour of `mood`, on a terminal that shows colours.
-pub(super) fn painted(text: &str, mood: Mood) -> String {
-    let style = match mood {
-        Mood::Good => ::console::Style::new().green().bold(),
-        Mood::Bad => ::console::Style::new().red().bold(),
-        Mood::Neutral => ::console::Style::new(),
+/// Returns text in the colour of `tone` if the terminal shows colours.
+pub(super) fn colored(text: &str, tone: Tone) -> String {
+    let style = match tone {
+        Tone::Good => ::console::Style::new().green().bold(),
+        Tone::Bad => ::console::Style::new().red().bold(),
+        Tone::Neutral => ::console::Style::new(),
     };
     style.apply_to(text).to_string()
 }
 
-/// A progress bar on standard error, if that is a terminal. Without a total
-/// it counts.
-pub(super) fn progress(total: Option<u64>, what: &'static str) -> ProgressBar {
+/// Returns a progress bar on standard error, which is visible if that is a terminal. Without a
+/// total the bar is a counter.
+pub(super) fn progress_bar(total: Option<u64>, label: &'static str) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => (
             ProgressBar::new(total),
@@ -229,23 +227,22 @@ pub(super) fn progress(total: Option<u64>, what: &'static str) -> ProgressBar {
         None => (ProgressBar::new_spinner(), "{spinner} {msg} {human_pos}"),
     };
     bar.with_style(ProgressStyle::with_template(template).expect("the template is well-formed"))
-        .with_message(what)
+        .with_message(label)
 }
 
-/// A spinner on standard error, if that is a terminal, while something takes
-/// its time.
-pub(super) fn spinner(what: String) -> ProgressBar {
+/// Returns a spinner on standard error, which is visible if that is a terminal.
+pub(super) fn spinner(label: String) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed");
     let bar = ProgressBar::new_spinner()
         .with_style(style)
-        .with_message(what);
+        .with_message(label);
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
 
-/// Seconds as people read them: `0.4s`, `3m 20s`, `-` for none.
-pub(super) fn seconds(seconds: Option<f64>) -> String {
+/// Formats seconds for people: `0.4s`, `3m 20s`, `-` for `None`.
+pub(super) fn format_seconds(seconds: Option<f64>) -> String {
     match seconds {
         None => "-".to_owned(),
         Some(seconds) if seconds < 10.0 => format!("{seconds:.1}s"),
@@ -261,23 +258,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn terminal_control_characters_are_escaped() {
         let nasty = "a\u{1b}[2J\u{7}\u{9b}31m\r\u{202e}\u{7f}\u{61c}\u{2028}\u{2029}b\nc";
-        let plain = without_controls(nasty);
+        let plain = escape_controls(nasty);
         assert_eq!(
             plain,
             "a\\u001b[2J\\u0007\\u009b31m\\u000d\\u202e\\u007f\\u061c\\u2028\\u2029b\nc"
         );
-        assert_eq!(line("a\nb", 10), "a\\nb");
-        assert_eq!(line("äöü", 2), "äö…");
+        assert_eq!(single_line("a\nb", 10), "a\\nb");
+        assert_eq!(single_line("äöü", 2), "äö…");
     }
 
     #[test]
-    fn json_stays_the_same_json() {
+    fn escaping_does_not_change_the_value_of_json() {
         let value = serde_json::json!({"text": "\u{1b}[31m \u{9b} \u{202e}"});
         let text = serde_json::to_string(&value).unwrap();
-        let plain = without_controls(&text);
-        assert!(!plain.chars().any(obeyed));
+        let plain = escape_controls(&text);
+        assert!(!plain.chars().any(is_terminal_control));
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&plain).unwrap(),
             value
@@ -285,18 +282,18 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_laid_out_and_otherwise_untouched() {
+    fn a_payload_is_indented_and_otherwise_unchanged() {
         assert_eq!(
-            pretty(r#"{"a":[1.50,{"b":"x,\"{y"}],"e":{ },"n":12345678901234567890123}"#),
+            indent_json(r#"{"a":[1.50,{"b":"x,\"{y"}],"e":{ },"n":12345678901234567890123}"#),
             "{\n  \"a\": [\n    1.50,\n    {\n      \"b\": \"x,\\\"{y\"\n    }\n  ],\n  \"e\": {},\n  \"n\": 12345678901234567890123\n}"
         );
-        assert_eq!(pretty(r#""a\\""#), r#""a\\""#);
-        assert_eq!(pretty("{no\u{1b}"), "{no\\u001b");
+        assert_eq!(indent_json(r#""a\\""#), r#""a\\""#);
+        assert_eq!(indent_json("{no\u{1b}"), "{no\\u001b");
     }
 
     #[test]
-    fn a_deep_payload_is_not_a_large_one() {
+    fn indentation_of_a_deep_payload_is_bounded() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        assert!(pretty(&deep).len() < 20_000_000);
+        assert!(indent_json(&deep).len() < 20_000_000);
     }
 }

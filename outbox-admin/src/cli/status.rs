@@ -9,22 +9,23 @@ use shared::runtime::service::parse_duration;
 
 use super::Outcome;
 use super::output::{
-    Mood, OutputOptions, cell, line, painted, print, print_json, remark, seconds, spinner, table,
-    text_of, without_controls,
+    OutputOptions, Tone, cell, colored, escape_controls, format_seconds, print, print_json,
+    print_notice, render, single_line, spinner, table,
 };
 use crate::service::{LeaseView, Life, Limits, Observer, Operator, StatusReport};
 
-/// Say whether the outbox and its relays are well; exit code 1 when not.
+/// Report whether the outbox and its relays are healthy; exit code 1 if not.
 ///
-/// Not well is: an event that is pending for longer than --max-lag, or a
-/// reader of the stream that is further behind; more than --max-failed failed
-/// events; a shard, or the sweeper's lease, whose owner gives no sign of life
-/// or that nobody takes; no relay at all.
+/// Unhealthy is: an event that has been pending for longer than --max-lag, or
+/// a reader of the stream that is further behind than that; more than
+/// --max-failed failed events; a shard, or the sweeper's lease, without an
+/// owner or whose owner sends no heartbeats; no relay at all.
 ///
-/// A lease's row does not tell whether its owner lives, as clocks of two
-/// machines are not compared. So the leases are watched until their owners
-/// beat, which takes a third of a lease duration when all is well, and a whole
-/// one before an owner is called silent. RELAY_LEASE_DURATION must be that of
+/// A single read of a lease does not show whether its owner is alive, because
+/// clocks of two machines are not compared. The command therefore observes the
+/// leases until their owners send a heartbeat. That takes a third of a lease
+/// duration while the relays are healthy, and a whole lease duration before an
+/// owner is reported without a heartbeat. RELAY_LEASE_DURATION must be that of
 /// the relays.
 #[derive(Clone, Debug, Args)]
 pub struct StatusCommand {
@@ -35,14 +36,14 @@ pub struct StatusCommand {
     output: OutputOptions,
 }
 
-/// What is still well.
+/// Limits beyond which the status is unhealthy.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct LimitOptions {
-    /// How old a pending event may be, and how far behind a reader.
+    /// Maximum age of a pending event, and maximum distance of a reader behind the stream.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
     max_lag: Duration,
 
-    /// How many failed events may wait for an operator.
+    /// Maximum number of failed events.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     max_failed: u64,
 }
@@ -56,13 +57,13 @@ impl From<LimitOptions> for Limits {
     }
 }
 
-/// List the shards with their owners and how far they are read.
+/// List the leases of the shards, with owner, state and progress.
 ///
-/// The sweeper's lease is one of them. An owner is alive when it beat while it
-/// was watched, as in `status`.
+/// The sweeper's lease is listed as well. An owner is alive if it sent a
+/// heartbeat while the command observed it, as in `status`.
 #[derive(Clone, Debug, Args)]
 pub struct ShardsCommand {
-    /// Also shards that are read to their end or no longer in the stream.
+    /// Include shards that are fully consumed or no longer in the stream.
     #[arg(long)]
     all: bool,
 
@@ -73,13 +74,13 @@ pub struct ShardsCommand {
 impl StatusCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
         let mut observer = Observer::default();
-        // What fails here is said by the report.
-        let _ = watched(operator, &mut observer).await;
+        // An error of the leases is one of the problems in the report below.
+        let _ = observe_leases(operator, &mut observer).await;
         let report = operator.status(&mut observer, self.limits.into()).await?;
         if self.output.is_json() {
             print_json(&report)?;
         } else {
-            print(&text(&report))?;
+            print(&report_text(&report))?;
         }
         Ok(report.healthy)
     }
@@ -87,57 +88,61 @@ impl StatusCommand {
 
 impl ShardsCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
-        let mut leases = watched(operator, &mut Observer::default()).await?;
+        let mut leases = observe_leases(operator, &mut Observer::default()).await?;
         if !self.all {
             leases.retain(|lease| !matches!(lease.life, Life::Ended | Life::Gone));
         }
         if self.output.is_json() {
             print_json(&leases)?;
         } else if leases.is_empty() {
-            remark("no relay of this consumer group has come to this stream yet");
+            print_notice(
+                "no leases: no relay of this consumer group has read this stream yet; \
+                 check RELAY_CONSUMER_GROUP and that a relay is running",
+            );
         } else {
-            print(&text_of(&lease_table(&leases)))?;
+            print(&render(&lease_table(&leases)))?;
         }
         Ok(true)
     }
 }
 
-async fn watched(
+/// Reads the leases until the state of each is known, at most for a lease duration.
+async fn observe_leases(
     operator: &Operator,
     observer: &mut Observer,
 ) -> Result<Vec<LeaseView>, crate::service::OperateError> {
-    let waiting = spinner(format!(
-        "watching the leases beat, {} at most",
+    let spinner = spinner(format!(
+        "waiting for the heartbeats of the leases, at most {}",
         humantime::format_duration(operator.silence())
     ));
     let leases = operator.observe(observer).await;
-    waiting.finish_and_clear();
+    spinner.finish_and_clear();
     leases
 }
 
-/// The whole report.
-pub(super) fn text(report: &StatusReport) -> String {
+/// Returns the whole report for people.
+pub(super) fn report_text(report: &StatusReport) -> String {
     let mut lines = vec![verdict(report)];
     for problem in &report.problems {
-        lines.push(format!("  - {}", without_controls(problem)));
+        lines.push(format!("  - {}", escape_controls(problem)));
     }
     lines.push(String::new());
     let oldest = report
         .oldest_pending_seconds
         .map_or_else(String::new, |age| {
-            format!(", the oldest for {}", seconds(Some(age)))
+            format!(", the oldest for {}", format_seconds(Some(age)))
         });
     let sweeper = report.sweeper.as_ref().map_or_else(
-        || "nobody".to_owned(),
-        |lease| format!("{} ({})", owner(lease), life(lease.life).0),
+        || "no lease".to_owned(),
+        |lease| format!("{} ({})", owner(lease), life_label(lease.life).0),
     );
     lines.extend([
-        format!("pending  {}{oldest}", count(report.pending)),
-        format!("failed   {}", count(report.failed)),
-        format!("lag      {}", seconds(report.lag_seconds)),
+        format!("pending  {}{oldest}", format_count(report.pending)),
+        format!("failed   {}", format_count(report.failed)),
+        format!("lag      {}", format_seconds(report.lag_seconds)),
         format!("sweeper  {sweeper}"),
         format!(
-            "shards   {} open, {} read to the end, group {}",
+            "shards   {} open, {} fully consumed or deleted; consumer group {}",
             report.shards.len(),
             report.shards_ended,
             report.consumer_group
@@ -145,22 +150,22 @@ pub(super) fn text(report: &StatusReport) -> String {
     ]);
     if !report.shards.is_empty() {
         lines.push(String::new());
-        lines.push(text_of(&lease_table(&report.shards)));
+        lines.push(render(&lease_table(&report.shards)));
     }
     lines.join("\n")
 }
 
-/// One word.
+/// Returns `healthy` or `UNHEALTHY`, in its colour.
 pub(super) fn verdict(report: &StatusReport) -> String {
     if report.healthy {
-        painted("healthy", Mood::Good)
+        colored("healthy", Tone::Good)
     } else {
-        painted("UNHEALTHY", Mood::Bad)
+        colored("UNHEALTHY", Tone::Bad)
     }
 }
 
-/// A number that may be a lower bound.
-pub(super) fn count(count: Count) -> String {
+/// Formats a number that may be a lower bound.
+pub(super) fn format_count(count: Count) -> String {
     if count.exact {
         count.count.to_string()
     } else {
@@ -176,18 +181,18 @@ fn lease_table(leases: &[LeaseView]) -> Table {
         "EPOCH",
         "BEHIND",
         "CHECKPOINT",
-        "WANTED BY",
+        "REQUESTED BY",
     ]);
     for lease in leases {
-        let (word, mood) = life(lease.life);
+        let (label, tone) = life_label(lease.life);
         table.add_row(vec![
-            cell(&line(&lease.lease, 128), Mood::Neutral),
-            cell(word, mood),
-            cell(&owner(lease), Mood::Neutral),
-            cell(&lease.epoch.to_string(), Mood::Neutral),
-            cell(&seconds(lease.behind_seconds), Mood::Neutral),
-            cell(&or_dash(lease.checkpoint.as_deref()), Mood::Neutral),
-            cell(&or_dash(lease.requested_by.as_deref()), Mood::Neutral),
+            cell(&single_line(&lease.lease, 128), Tone::Neutral),
+            cell(label, tone),
+            cell(&owner(lease), Tone::Neutral),
+            cell(&lease.epoch.to_string(), Tone::Neutral),
+            cell(&format_seconds(lease.behind_seconds), Tone::Neutral),
+            cell(&or_dash(lease.checkpoint.as_deref()), Tone::Neutral),
+            cell(&or_dash(lease.requested_by.as_deref()), Tone::Neutral),
         ]);
     }
     table
@@ -198,17 +203,18 @@ fn owner(lease: &LeaseView) -> String {
 }
 
 fn or_dash(text: Option<&str>) -> String {
-    text.map_or_else(|| "-".to_owned(), |text| line(text, 128))
+    text.map_or_else(|| "-".to_owned(), |text| single_line(text, 128))
 }
 
-fn life(life: Life) -> (&'static str, Mood) {
+/// Returns the state of a lease for people, in the words of the console.
+fn life_label(life: Life) -> (&'static str, Tone) {
     match life {
-        Life::Alive => ("alive", Mood::Good),
-        Life::Unknown => ("unknown", Mood::Neutral),
-        Life::Silent => ("silent", Mood::Bad),
-        Life::Free => ("free", Mood::Bad),
-        Life::Waiting => ("waiting", Mood::Neutral),
-        Life::Ended => ("ended", Mood::Neutral),
-        Life::Gone => ("gone", Mood::Neutral),
+        Life::Alive => ("alive", Tone::Good),
+        Life::Unknown => ("unknown", Tone::Neutral),
+        Life::Silent => ("no heartbeat", Tone::Bad),
+        Life::Free => ("no owner", Tone::Bad),
+        Life::Waiting => ("waits for parent", Tone::Neutral),
+        Life::Ended => ("fully consumed", Tone::Neutral),
+        Life::Gone => ("not in stream", Tone::Neutral),
     }
 }

@@ -1,3 +1,5 @@
+//! Retry of 10,000 events by two operators at once.
+
 use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -9,18 +11,19 @@ use crate::support::Stage;
 
 const COUNT: usize = 10_000;
 
-/// For all of them to be published on a machine with other things to do.
+/// Time limit for publishing all of them on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// Returns the number of messages in the queue.
 async fn queued(stage: &Stage, url: &str) -> usize {
     let name = QueueAttributeName::ApproximateNumberOfMessages;
-    let asked = stage.sqs.get_queue_attributes().queue_url(url);
-    let answer = asked.attribute_names(name.clone()).send().await.unwrap();
+    let request = stage.sqs.get_queue_attributes().queue_url(url);
+    let answer = request.attribute_names(name.clone()).send().await.unwrap();
     answer.attributes.unwrap()[&name].parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_failed_events_are_retried_and_none_is_sent_twice() {
+async fn concurrent_retries_of_ten_thousand_failed_events_send_each_once() {
     let stage = Stage::without_queue().await;
     let url = stage.create_queue("order-events").await;
     let items = (0..COUNT).map(|n| failed(&format!("o-{n}"), 1, "no route matches"));
@@ -29,7 +32,7 @@ async fn ten_thousand_failed_events_are_retried_and_none_is_sent_twice() {
         stage.quick_relay("relay-1").await,
         stage.quick_relay("relay-2").await,
     ];
-    // Twice at once, as two operators do.
+    // Two operators retry at the same time.
     let retry = ["retry", "--all-failed"];
     let ((code, shown), other) = tokio::join!(
         on_terminal(&stage, &[], &retry),

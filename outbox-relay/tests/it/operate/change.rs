@@ -1,3 +1,5 @@
+//! `retry`, `discard` and `replay`.
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::item::pending_bucket;
 use outbox::timestamp::Timestamp;
@@ -7,7 +9,7 @@ use super::{QUICK, failed, published, with};
 use crate::support::{DEADLINE, Item, Stage, event, ids, string, text};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retried_event_is_published_in_its_trace_and_others_stay() {
+async fn a_retried_event_is_published_in_its_trace_and_others_stay_failed() {
     let stage = Stage::new().await;
     let _relay = stage.quick_relay("relay-1").await;
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -42,7 +44,7 @@ async fn a_retried_event_is_published_in_its_trace_and_others_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retried_event_does_not_wait_behind_young_ones() {
+async fn a_retried_event_does_not_wait_for_younger_pending_events() {
     let stage = Stage::new().await;
     let _relay = stage
         .relay(&[
@@ -53,8 +55,8 @@ async fn a_retried_event_does_not_wait_behind_young_ones() {
         ])
         .await;
     let mut bad = failed("o-1", 1, "refused");
-    // Its place in the partition of the pending ones is behind all of them,
-    // more than a look at the index returns at once.
+    // In its partition of the index the event comes after all pending ones, which are more than
+    // one page of a query.
     let now = Timestamp::now();
     let earlier = Timestamp::from_millis(now.as_millis() - 60_000).to_string();
     bad.insert("occurred_at".to_owned(), text(now));
@@ -67,8 +69,8 @@ async fn a_retried_event_does_not_wait_behind_young_ones() {
     stage.put_all(waiting.collect()).await;
     let ran = stage.operate(&["retry", "o-1:1"]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    // The relay's own sweep at its start may be under way still: an operator
-    // asks again, too.
+    // The sweep that the relay does at its start may still run, and end without this event: the
+    // request is repeated, as an operator would.
     eventually(DEADLINE, || async {
         stage.ask_for_sweep().await;
         let item = stage.event("o-1", 1).await;
@@ -81,7 +83,7 @@ async fn a_retried_event_does_not_wait_behind_young_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retrying_what_is_not_failed_changes_nothing_and_says_so() {
+async fn retry_of_events_that_are_not_failed_reports_them_unchanged() {
     let stage = Stage::without_queue().await;
     stage.put(event("pending", 1)).await;
     stage.put(published("done", 1)).await;
@@ -108,11 +110,11 @@ async fn retrying_what_is_not_failed_changes_nothing_and_says_so() {
         stage.event("done", 1).await,
     );
     assert_eq!(before, after);
-    // One unknown id does not keep the others from it.
-    let mixed = stage.operate(&["retry", "nobody:1", "bad:1"]).await;
+    // An unknown id does not keep the other events from being retried.
+    let mixed = stage.operate(&["retry", "unknown:1", "bad:1"]).await;
     assert_eq!(mixed.code, Some(1), "{mixed:?}");
     assert!(
-        mixed.stdout.contains("no event or aggregate `nobody:1`"),
+        mixed.stdout.contains("no event or aggregate `unknown:1`"),
         "{mixed:?}"
     );
     assert_eq!(
@@ -122,7 +124,7 @@ async fn retrying_what_is_not_failed_changes_nothing_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_failed_events_with_a_reason_are_retried_and_the_others_not() {
+async fn retry_of_all_failed_events_can_be_limited_to_a_reason() {
     let stage = Stage::without_queue().await;
     for n in 0..5 {
         stage
@@ -140,8 +142,10 @@ async fn all_failed_events_with_a_reason_are_retried_and_the_others_not() {
     );
     assert_eq!(stage.count("PENDING").await, 5);
     assert_eq!(stage.count("FAILED").await, 1);
-    let away = [("OUTBOX_TABLE", "nowhere")];
-    let ran = stage.operate_with(&away, &["retry", "--all-failed"]).await;
+    let missing = [("OUTBOX_TABLE", "nowhere")];
+    let ran = stage
+        .operate_with(&missing, &["retry", "--all-failed"])
+        .await;
     assert_eq!(ran.code, Some(69), "{ran:?}");
     for wrong in [
         &["retry"][..],
@@ -152,18 +156,19 @@ async fn all_failed_events_with_a_reason_are_retried_and_the_others_not() {
     }
 }
 
-/// The same with an attribute that leaves `room` bytes of DynamoDB's 400 KiB.
-fn filled(mut item: Item, room: usize) -> Item {
+/// Returns `item` with a filler attribute, so that `free` bytes remain of DynamoDB's 400 KiB.
+fn filled(mut item: Item, free: usize) -> Item {
     let others: usize = item
         .iter()
         .map(|(name, value)| name.len() + value.as_s().map_or(2, String::len))
         .sum();
-    let filler = 400 * 1024 - others - "filler".len() - room;
+    let filler = 400 * 1024 - others - "filler".len() - free;
     item.insert("filler".to_owned(), text("x".repeat(filler)));
     item
 }
 
-/// A failed event whose quarantine already had to do without its history.
+/// Returns a failed event that was quarantined without the attributes of its failure, because its
+/// item was too large for them.
 fn without_history(aggregate_id: &str) -> Item {
     let mut item = failed(aggregate_id, 1, "x");
     for name in ["failed_at", "failure", "attempts"] {
@@ -173,9 +178,9 @@ fn without_history(aggregate_id: &str) -> Item {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_item_too_full_for_its_history_is_retried_without_it() {
+async fn an_item_too_large_for_its_failure_history_is_retried_without_it() {
     let stage = Stage::without_queue().await;
-    // `retried_at` and its time are 34 bytes, the longer words 4.
+    // `retried_at` and its time are 34 bytes; the longer status and bucket are 4.
     stage.put(filled(failed("full", 1, "x"), 10)).await;
     stage.put(filled(without_history("bare"), 10)).await;
     let ran = stage.operate(&["retry", "full:1", "bare:1"]).await;
@@ -188,13 +193,13 @@ async fn an_item_too_full_for_its_history_is_retried_without_it() {
                 .unwrap()
                 .starts_with("PENDING#")
         );
-        assert!(!item.contains_key("failure"), "it made room");
+        assert!(!item.contains_key("failure"), "the failure is removed");
         assert_eq!(item.contains_key("retried_at"), has_time);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_item_too_full_for_its_history_is_discarded_without_it() {
+async fn an_item_too_large_for_its_failure_history_is_discarded_without_it() {
     let stage = Stage::without_queue().await;
     stage.put(filled(failed("full", 1, "x"), 10)).await;
     stage.put(filled(without_history("bare"), 10)).await;
@@ -206,8 +211,8 @@ async fn an_item_too_full_for_its_history_is_discarded_without_it() {
         assert_eq!(string(&item, "status"), Some("DISCARDED"));
         assert_eq!(string(&item, "discard_reason"), reason);
         assert_eq!(item.contains_key("discarded_at"), reason.is_some());
-        for gone in ["state_bucket", "failure", "failed_at", "attempts"] {
-            assert!(!item.contains_key(gone), "{gone}");
+        for removed in ["state_bucket", "failure", "failed_at", "attempts"] {
+            assert!(!item.contains_key(removed), "{removed}");
         }
     }
 }
@@ -235,17 +240,23 @@ async fn a_discarded_event_is_kept_with_its_reason_and_never_sent() {
         .operate(&["discard", "pending:1", "--reason", "x"])
         .await;
     assert_eq!(pending.code, Some(1), "{pending:?}");
-    assert!(pending.stdout.contains("it is PENDING"), "{pending:?}");
+    assert!(
+        pending.stdout.contains("the event is PENDING"),
+        "{pending:?}"
+    );
     let retried = stage.operate(&["retry", "o-1:1"]).await;
     assert_eq!(retried.code, Some(1), "{retried:?}");
-    assert!(retried.stdout.contains("it is DISCARDED"), "{retried:?}");
+    assert!(
+        retried.stdout.contains("the event is DISCARDED"),
+        "{retried:?}"
+    );
     for wrong in [
         &["discard", "o-1:1"][..],
         &["discard", "o-1:1", "--reason", " "],
     ] {
         assert_eq!(stage.operate(wrong).await.code, Some(64), "{wrong:?}");
     }
-    // The next event of its aggregate does not wait for it.
+    // The successor in its aggregate does not wait for the discarded event.
     let _relay = stage.quick_relay("relay-1").await;
     stage.put(event("o-1", 2)).await;
     stage.until_status("o-1", 2, "PUBLISHED").await;
@@ -255,16 +266,16 @@ async fn a_discarded_event_is_kept_with_its_reason_and_never_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_sends_published_events_again_and_says_so() {
+async fn a_replay_sends_published_events_again_with_the_replay_attribute() {
     let stage = Stage::new().await;
     for sequence in [1, 2, 4] {
         stage.put(published("o-1", sequence)).await;
     }
     stage.put(failed("o-1", 3, "x")).await;
     let _relay = stage.quick_relay("relay-1").await;
-    let unasked = stage.operate(&["replay", "--aggregate", "o-1"]).await;
-    assert_eq!(unasked.code, Some(64), "{unasked:?}");
-    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
+    let unconfirmed = stage.operate(&["replay", "--aggregate", "o-1"]).await;
+    assert_eq!(unconfirmed.code, Some(64), "{unconfirmed:?}");
+    assert!(unconfirmed.stderr.contains("--yes"), "{unconfirmed:?}");
     let arguments = [
         "replay",
         "--aggregate",
@@ -293,13 +304,13 @@ async fn a_replay_sends_published_events_again_and_says_so() {
     );
     assert!(!stage.event("o-1", 1).await.contains_key("replays"));
     let unknown = stage
-        .operate(&["replay", "--aggregate", "nobody", "--yes"])
+        .operate(&["replay", "--aggregate", "unknown", "--yes"])
         .await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_makes_room_in_full_items_and_passes_over_one_that_has_none() {
+async fn a_replay_shortens_full_items_and_skips_one_that_cannot_be_shortened() {
     let stage = Stage::without_queue().await;
     let bare = |sequence, names: &[&str]| {
         let mut item = published("o-1", sequence);
@@ -308,7 +319,7 @@ async fn a_replay_makes_room_in_full_items_and_passes_over_one_that_has_none() {
         }
         item
     };
-    // The words and `replays` are 15 bytes more than `expires_at`;
+    // The longer status and bucket and `replays` are 15 bytes more than the removed `expires_at`;
     // `replayed_at` and its time are 35.
     stage.put(filled(published("o-1", 1), 10)).await;
     stage.put(filled(bare(2, &["published_at"]), 10)).await;
@@ -351,7 +362,7 @@ async fn a_replay_passes_the_deduplication_of_a_fifo_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_discarded_event_is_not_sent_by_a_relay_that_reads_the_stream_anew() {
+async fn a_discarded_event_is_not_sent_by_a_relay_that_rereads_the_stream() {
     let stage = Stage::new().await;
     stage.create_queue("later").await;
     let mut first = stage

@@ -1,5 +1,5 @@
-//! Commands that end before they are through: what was done is told, and goes
-//! out at once.
+//! Commands that end early, by an error or Ctrl-C: they report what was changed, and a sweep is
+//! requested for it.
 
 use std::process::Stdio;
 
@@ -11,15 +11,15 @@ use super::failed;
 use crate::support::{DEADLINE, Item, RELAY, Stage, string};
 
 impl Stage {
-    /// The row of the sweeper's lease, once a relay has made it.
+    /// Returns the sweeper's lease item, once a relay has created it.
     async fn sweeper(&self) -> Option<Item> {
-        let rows = self.dynamodb.scan().table_name("relay_leases");
-        let answer = rows.consistent_read(true).send().await.unwrap();
-        let mut rows = answer.items.unwrap().into_iter();
-        rows.find(|row| string(row, "lease") == Some("sweeper"))
+        let scan = self.dynamodb.scan().table_name("relay_leases");
+        let response = scan.consistent_read(true).send().await.unwrap();
+        let mut items = response.items.unwrap().into_iter();
+        items.find(|item| string(item, "lease") == Some("sweeper"))
     }
 
-    /// As a relay that is away leaves it: whatever asks for a sweep stays.
+    /// Returns a stage whose relay has stopped, so that a request for a sweep stays in the lease.
     async fn after_a_relay() -> Self {
         let stage = Self::new().await;
         let mut relay = stage.relay(&[]).await;
@@ -29,13 +29,13 @@ impl Stage {
         .await
         .unwrap();
         relay.terminate().await.unwrap();
-        assert!(!stage.is_sweep_wanted().await);
+        assert!(!stage.is_sweep_requested().await);
         stage
     }
 
-    async fn is_sweep_wanted(&self) -> bool {
-        let row = self.sweeper().await.unwrap();
-        row.contains_key("sweep_requested")
+    async fn is_sweep_requested(&self) -> bool {
+        let lease = self.sweeper().await.unwrap();
+        lease.contains_key("sweep_requested")
     }
 
     async fn status_of(&self, aggregate_id: &str, sequence: u64) -> String {
@@ -45,7 +45,7 @@ impl Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_at_one_event_does_not_hide_what_was_done_to_others() {
+async fn after_an_error_the_events_changed_before_it_are_reported() {
     let stage = Stage::after_a_relay().await;
     for id in ["first", "refused", "later"] {
         stage.put(failed(id, 1, "x")).await;
@@ -71,11 +71,11 @@ async fn an_error_at_one_event_does_not_hide_what_was_done_to_others() {
     assert!(problem.contains("AccessDeniedException"), "{ran:?}");
     assert_eq!(stage.status_of("first", 1).await, "PENDING");
     assert_eq!(stage.status_of("later", 1).await, "FAILED");
-    assert!(stage.is_sweep_wanted().await);
+    assert!(stage.is_sweep_requested().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_done_where_one_name_is_empty() {
+async fn an_empty_event_id_is_rejected_before_any_change() {
     let stage = Stage::without_queue().await;
     stage.put(failed("o-1", 1, "x")).await;
     for wrong in [
@@ -88,13 +88,13 @@ async fn nothing_is_done_where_one_name_is_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupted_retry_of_all_says_how_far_it_came() {
+async fn an_interrupted_retry_of_all_events_reports_its_progress() {
     const DONE: usize = 2;
     let stage = Stage::after_a_relay().await;
     let items = (1..=5).map(|sequence| failed("o-1", sequence, "x"));
     stage.put_all(items.collect()).await;
     let proxy = stage.proxy().await;
-    // From then on DynamoDB is away for the events, which is waited out.
+    // After that, DynamoDB is unavailable for events, and the command retries.
     proxy.rule(|call| {
         let is_event = call.operation == "UpdateItem" && call.body.contains("aggregate_id");
         if is_event && call.count > DONE {
@@ -119,8 +119,8 @@ async fn an_interrupted_retry_of_all_says_how_far_it_came() {
     let output = ended.await.unwrap().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(output.stdout, format!("{DONE} retried\n").as_bytes());
-    let remarks = String::from_utf8(output.stderr).unwrap();
-    assert!(remarks.contains("error: interrupted"), "{remarks}");
+    let notices = String::from_utf8(output.stderr).unwrap();
+    assert!(notices.contains("error: interrupted"), "{notices}");
     assert_eq!(stage.count("PENDING").await, DONE);
-    assert!(stage.is_sweep_wanted().await);
+    assert!(stage.is_sweep_requested().await);
 }

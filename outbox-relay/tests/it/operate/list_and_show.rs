@@ -1,10 +1,12 @@
+//! `list`, `show` and `completions`.
+
 use std::process::{Command, Stdio};
 
 use super::{failed, published, with};
 use crate::support::{RELAY, Stage, event, text};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_pending_or_failed_is_listed_the_oldest_first() {
+async fn pending_and_failed_events_are_listed_oldest_first() {
     let stage = Stage::without_queue().await;
     stage.put(event("young", 1)).await;
     stage
@@ -51,9 +53,9 @@ async fn what_is_pending_or_failed_is_listed_the_oldest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_hold_every_event_once_and_in_order() {
+async fn pages_list_every_event_once_and_in_order() {
     let stage = Stage::without_queue().await;
-    // Two of each time, over all partitions of the index.
+    // Two events of each time, spread over all partitions of the index.
     let items = (0..60).map(|n| {
         let at = format!("2026-01-01T00:00:{:02}.000Z", n / 2);
         with(event(&format!("a-{n}"), 1), "occurred_at", &at)
@@ -83,7 +85,7 @@ async fn pages_hold_every_event_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_event_is_shown_whole() {
+async fn show_prints_an_event_in_full() {
     let stage = Stage::without_queue().await;
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let mut item = with(
@@ -133,7 +135,7 @@ async fn one_event_is_shown_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregate_is_shown_with_what_its_consumer_made_of_it() {
+async fn show_includes_the_state_of_the_aggregate() {
     let stage = Stage::without_queue().await;
     let orders = shared::provision::Table::orders("orders");
     shared::provision::tables(&stage.dynamodb, [orders])
@@ -176,20 +178,20 @@ async fn an_aggregate_is_shown_with_what_its_consumer_made_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_shown_is_explained() {
+async fn errors_name_their_cause_and_have_their_exit_codes() {
     let stage = Stage::without_queue().await;
-    const NO_NUMBER: &str = r#"{"FAILED":{"After":{"occurred_at":"2026-01-31T08:15:30.000Z","aggregate_id":"a","sequence":"one"}}}"#;
-    for (environment, arguments, code, words) in [
+    const NOT_A_NUMBER: &str = r#"{"FAILED":{"After":{"occurred_at":"2026-01-31T08:15:30.000Z","aggregate_id":"a","sequence":"one"}}}"#;
+    for (environment, arguments, code, text) in [
         (
             &[][..],
-            &["show", "nobody:1"][..],
+            &["show", "unknown:1"][..],
             1,
-            "no event or aggregate `nobody:1`",
+            "no event or aggregate `unknown:1`",
         ),
         (&[], &["show", "a:1e-200"], 1, "no event or aggregate"),
         (
             &[],
-            &["list", "--state", "gone"],
+            &["list", "--state", "deleted"],
             64,
             "pending, failed, published or discarded",
         ),
@@ -204,7 +206,7 @@ async fn what_cannot_be_shown_is_explained() {
             64,
             "page token",
         ),
-        (&[], &["list", "--after", NO_NUMBER], 64, "page token"),
+        (&[], &["list", "--after", NOT_A_NUMBER], 64, "page token"),
         (&[], &["frobnicate"], 64, "frobnicate"),
         (
             &[("OUTBOX_TABLE", "nowhere")],
@@ -230,18 +232,18 @@ async fn what_cannot_be_shown_is_explained() {
         let ran = stage.operate_with(environment, arguments).await;
         assert_eq!(ran.code, Some(code), "{arguments:?} {ran:?}");
         let last = ran.stderr.trim_end().lines().last().unwrap_or_default();
-        assert!(last.contains(words), "{arguments:?} {ran:?}");
+        assert!(last.contains(text), "{arguments:?} {ran:?}");
         assert!(last.len() < 500, "{last}");
     }
-    // A key has 2048 bytes at most.
+    // DynamoDB limits a partition key to 2048 bytes.
     let ran = stage.operate(&["show", &"x".repeat(2_049)]).await;
     assert_eq!(ran.code, Some(1), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_who_has_seen_enough_is_no_error() {
+async fn a_closed_pipe_is_not_an_error() {
     let stage = Stage::without_queue().await;
-    // More than a pipe takes.
+    // More than the buffer of a pipe holds.
     let payload = format!("\"{}\"", "x".repeat(390_000));
     stage
         .put(with(failed("large", 1, "x"), "payload", &payload))
@@ -263,7 +265,7 @@ async fn a_reader_who_has_seen_enough_is_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_shell_has_completions() {
+async fn completions_exist_for_each_shell() {
     let stage = Stage::without_queue().await;
     for shell in ["bash", "zsh", "fish"] {
         let ran = stage.operate(&["completions", shell]).await;

@@ -1,4 +1,4 @@
-//! The operator's commands, as a person or a script runs them.
+//! The operators' commands, run as processes, as a person or a script runs them.
 
 mod bulk;
 mod change;
@@ -15,15 +15,15 @@ use test_support::Service;
 
 use crate::support::{Item, RELAY, Stage, event, text};
 
-/// A relay that sweeps often, so that what is pending again goes out at once,
-/// and whose leases end soon.
+/// Environment of a relay that sweeps often, so that retried events are published at once, and
+/// whose leases expire soon.
 const QUICK: [(&str, &str); 3] = [
     ("RELAY_SWEEP_INTERVAL", "300ms"),
     ("RELAY_SWEEP_AFTER", "100ms"),
     ("RELAY_LEASE_DURATION", "1s"),
 ];
 
-/// What a command came to.
+/// Exit code and output of a command.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -36,16 +36,17 @@ impl Ran {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The first words of each line of a table.
+    /// Returns the first word of each line of a table, without the header.
     fn first_column(&self) -> Vec<&str> {
-        let rows = self.stdout.lines().skip(1);
-        rows.filter_map(|row| row.split_whitespace().next())
+        let lines = self.stdout.lines().skip(1);
+        lines
+            .filter_map(|line| line.split_whitespace().next())
             .collect()
     }
 }
 
 impl Stage {
-    /// Runs `outbox-relay` with `arguments`, its output in pipes.
+    /// Runs `outbox-relay` with `arguments` and its output in pipes.
     async fn operate(&self, arguments: &[&str]) -> Ran {
         self.operate_with(&[], arguments).await
     }
@@ -74,7 +75,7 @@ impl Stage {
     }
 }
 
-/// An event that was quarantined.
+/// Returns a quarantined event.
 fn failed(aggregate_id: &str, sequence: u64, failure: &str) -> Item {
     let mut item = event(aggregate_id, sequence);
     for (name, value) in [
@@ -90,7 +91,7 @@ fn failed(aggregate_id: &str, sequence: u64, failure: &str) -> Item {
     item
 }
 
-/// An event that was published.
+/// Returns a published event.
 fn published(aggregate_id: &str, sequence: u64) -> Item {
     let mut item = event(aggregate_id, sequence);
     item.remove("state_bucket");
@@ -109,7 +110,7 @@ fn published(aggregate_id: &str, sequence: u64) -> Item {
     item
 }
 
-/// The same with another value of `name`.
+/// Returns `item` with `name` set to `value`.
 fn with(mut item: Item, name: &str, value: &str) -> Item {
     item.insert(name.to_owned(), text(value));
     item

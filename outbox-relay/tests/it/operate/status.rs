@@ -1,3 +1,5 @@
+//! `status`, `shards` and `watch`.
+
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -14,8 +16,8 @@ async fn status(stage: &Stage, extra: &[&str]) -> (Option<i32>, Value) {
     (ran.code, ran.json())
 }
 
-/// Once the relay has taken its leases.
-async fn until_well(stage: &Stage) -> Value {
+/// Waits until the relay has acquired its leases, and returns the healthy report.
+async fn until_healthy(stage: &Stage) -> Value {
     eventually(DEADLINE, || async {
         match status(stage, &[]).await {
             (Some(0), report) => Ok(report),
@@ -27,7 +29,7 @@ async fn until_well(stage: &Stage) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_is_well_while_a_relay_works() {
+async fn status_is_healthy_while_a_relay_runs() {
     let stage = Stage::new().await;
     let (code, report) = status(&stage, &[]).await;
     assert_eq!(code, Some(1));
@@ -37,7 +39,7 @@ async fn status_is_well_while_a_relay_works() {
         "{problems}"
     );
     let mut relay = stage.quick_relay("relay-1").await;
-    let report = until_well(&stage).await;
+    let report = until_healthy(&stage).await;
     assert_eq!(report["problems"], Value::Array(Vec::new()));
     assert_eq!(report["shards"][0]["owner"], "relay-1");
     assert_eq!(report["shards"][0]["life"], "alive");
@@ -56,10 +58,10 @@ async fn status_is_well_while_a_relay_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_and_old_pending_events_are_not_well() {
+async fn failed_and_old_pending_events_are_unhealthy() {
     let stage = Stage::without_queue().await;
     let _relay = stage.quick_relay("relay-1").await;
-    until_well(&stage).await;
+    until_healthy(&stage).await;
     stage.put(failed("o-1", 1, "refused")).await;
     let (code, report) = status(&stage, &[]).await;
     assert_eq!(code, Some(1));
@@ -71,7 +73,7 @@ async fn failed_and_old_pending_events_are_not_well() {
             .starts_with("1 event has failed")
     );
     assert_eq!(status(&stage, &["--max-failed", "1"]).await.0, Some(0));
-    // Its queue is missing: it stays pending.
+    // Its queue does not exist, so it stays pending.
     let old = with(event("o-2", 1), "occurred_at", "2026-01-01T00:00:00.000Z");
     stage.put(old).await;
     let (code, report) = status(&stage, &["--max-failed", "1"]).await;
@@ -87,7 +89,7 @@ async fn failed_and_old_pending_events_are_not_well() {
             .contains("the oldest pending event"),
         "{report}"
     );
-    // What is no time, and sorts before all times, hides none.
+    // A value that is not a time, and sorts before all times, does not hide the oldest event.
     let odd = with(event("o-2", 2), "occurred_at", "0 o'clock");
     stage.put(odd).await;
     let (_, report) = status(&stage, &[]).await;
@@ -101,40 +103,42 @@ async fn failed_and_old_pending_events_are_not_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_of_a_shard_that_is_gone_is_told_as_such() {
+async fn a_lease_of_a_deleted_shard_is_not_a_problem() {
     let stage = Stage::new().await;
     let mut relay = stage.quick_relay("relay-1").await;
-    until_well(&stage).await;
+    until_healthy(&stage).await;
     relay.terminate().await.unwrap();
-    // What a relay leaves that was away while a shard ended.
-    let mut row = stage.lease().await.unwrap();
-    row.insert(
+    // The lease that remains if no relay ran while its shard was closed and trimmed.
+    let mut lease = stage.lease().await.unwrap();
+    lease.insert(
         "lease".to_owned(),
-        AttributeValue::S("shardId-gone".to_owned()),
+        AttributeValue::S("shardId-deleted".to_owned()),
     );
-    row.insert(
+    lease.insert(
         "owner".to_owned(),
         AttributeValue::S("a dead relay".to_owned()),
     );
     let put = stage.dynamodb.put_item().table_name("relay_leases");
-    put.set_item(Some(row)).send().await.unwrap();
+    put.set_item(Some(lease)).send().await.unwrap();
     let all = stage
         .operate(&["shards", "--all", "-o", "json"])
         .await
         .json();
-    let rows = all.as_array().unwrap();
-    let gone = rows.iter().find(|row| row["lease"] == "shardId-gone");
-    assert_eq!(gone.unwrap()["life"], "gone");
+    let leases = all.as_array().unwrap();
+    let orphan = leases
+        .iter()
+        .find(|lease| lease["lease"] == "shardId-deleted");
+    assert_eq!(orphan.unwrap()["life"], "gone");
     let (_, report) = status(&stage, &[]).await;
     let problems = report["problems"].to_string();
-    assert!(!problems.contains("shardId-gone"), "{problems}");
+    assert!(!problems.contains("shardId-deleted"), "{problems}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watch_writes_a_line_each_time_into_a_pipe() {
+async fn watch_writes_one_line_per_read_into_a_pipe() {
     let stage = Stage::new().await;
     let _relay = stage.quick_relay("relay-1").await;
-    until_well(&stage).await;
+    until_healthy(&stage).await;
     let watch = ["watch", "--interval", "500ms", "--count", "3"];
     let ran = stage.operate(&watch).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -164,7 +168,7 @@ async fn watch_writes_a_line_each_time_into_a_pipe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watch_ends_well_at_an_interrupt() {
+async fn watch_exits_with_success_on_an_interrupt() {
     let stage = Stage::new().await;
     let mut child = tokio::process::Command::new(crate::support::RELAY)
         .args(["watch", "--interval", "200ms"])

@@ -1,4 +1,4 @@
-//! The same on a terminal: a pseudo-terminal whose other end is the test.
+//! Commands on a terminal: a pseudo-terminal whose other end the test reads.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use nix::pty::{Winsize, openpty};
 use super::{failed, with};
 use crate::support::{RELAY, Stage};
 
-/// Runs a command on a wide terminal; its exit code and all that it wrote.
+/// Runs a command on a terminal of 160 columns. Returns its exit code and its output.
 pub(super) async fn on_terminal(
     stage: &Stage,
     environment: &[(&str, &str)],
@@ -18,7 +18,7 @@ pub(super) async fn on_terminal(
     on_terminal_of(160, stage, environment, arguments).await
 }
 
-/// The same on a terminal with so many columns.
+/// Runs a command on a terminal of `columns`. Returns its exit code and its output.
 async fn on_terminal_of(
     columns: u16,
     stage: &Stage,
@@ -44,13 +44,13 @@ async fn on_terminal_of(
         .stdout(terminal.slave.try_clone().unwrap())
         .stderr(terminal.slave);
     let mut child = command.spawn().unwrap();
-    // It keeps the other end open until it is gone.
+    // The command holds the other end of the terminal open until it is dropped.
     drop(command);
     let mut master = File::from(terminal.master);
     let ended = tokio::task::spawn_blocking(move || {
         let mut written = Vec::new();
         let mut buffer = [0; 4096];
-        // A terminal whose last user is gone answers with an error.
+        // A read fails once the last process has closed the terminal.
         while let Ok(count @ 1..) = master.read(&mut buffer) {
             written.extend_from_slice(&buffer[..count]);
         }
@@ -60,12 +60,12 @@ async fn on_terminal_of(
     ended.await.unwrap()
 }
 
-/// What a hostile writer puts into a text: clears the screen, sets the title,
-/// in one byte what `ESC [` is in two, and turns the direction of text.
+/// Control sequences that a hostile writer may store: clear the screen, set the title, a colour
+/// with the one-byte form of `ESC [`, and reverse the direction of text.
 const HOSTILE: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_stored_is_obeyed_by_the_terminal() {
+async fn stored_control_sequences_do_not_reach_the_terminal() {
     let stage = Stage::without_queue().await;
     let mut item = failed("o-1", 1, HOSTILE);
     for name in ["payload", "event_type", "occurred_at", "message_id", "odd"] {
@@ -91,7 +91,7 @@ async fn nothing_stored_is_obeyed_by_the_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn colours_are_for_terminals_that_want_them() {
+async fn colours_need_a_terminal_and_respect_no_color() {
     let stage = Stage::without_queue().await;
     stage.put(failed("o-1", 1, "refused")).await;
     let (code, written) = on_terminal(&stage, &[], &["list"]).await;
@@ -105,7 +105,7 @@ async fn colours_are_for_terminals_that_want_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_is_a_line_and_its_ids_are_whole_on_a_narrow_terminal() {
+async fn on_a_narrow_terminal_each_event_has_one_line_with_its_whole_id() {
     let stage = Stage::without_queue().await;
     let ids = ["o-1", "0197f3c2-5a1e-7c44-9d3b-8f2a6b1c0d9e"];
     let failure = "no route matches the event type; add one to RELAY_ROUTES and retry";
@@ -114,17 +114,19 @@ async fn a_row_is_a_line_and_its_ids_are_whole_on_a_narrow_terminal() {
     }
     let plain = [("NO_COLOR", "1")];
     let (_, written) = on_terminal_of(80, &stage, &plain, &["list"]).await;
-    let rows: Vec<_> = written.lines().skip(1).collect();
-    assert_eq!(rows.len(), ids.len(), "{written}");
+    let lines: Vec<_> = written.lines().skip(1).collect();
+    assert_eq!(lines.len(), ids.len(), "{written}");
     for id in ids {
-        let row = rows.iter().find(|row| row.starts_with(&format!("{id}:1 ")));
-        let row = row.unwrap_or_else(|| panic!("{id}: {written}"));
-        assert!(row.contains("2026-01-31T08:15:30.000Z"), "{written}");
-        assert!(row.contains("no route"), "{written}");
+        let line = lines
+            .iter()
+            .find(|line| line.starts_with(&format!("{id}:1 ")));
+        let line = line.unwrap_or_else(|| panic!("{id}: {written}"));
+        assert!(line.contains("2026-01-31T08:15:30.000Z"), "{written}");
+        assert!(line.contains("no route"), "{written}");
     }
     let alone = ["list", "--aggregate", "o-1"];
     let (_, written) = on_terminal_of(80, &stage, &plain, &alone).await;
-    let fits = |row: &str| row.chars().count() <= 80;
+    let fits = |line: &str| line.chars().count() <= 80;
     assert!(written.lines().all(fits), "{written}");
     assert_eq!(written.lines().count(), 2, "{written}");
     let name = ids[1];
@@ -137,7 +139,7 @@ async fn watch_redraws_a_terminal() {
     let stage = Stage::without_queue().await;
     let watch = ["watch", "--interval", "200ms", "--count", "3"];
     let (code, written) = on_terminal(&stage, &[], &watch).await;
-    assert_eq!(code, Some(1), "no relay is there");
+    assert_eq!(code, Some(1), "no relay runs");
     assert_eq!(written.matches("UNHEALTHY").count(), 3, "{written:?}");
     assert!(written.matches("\u{1b}[2J").count() >= 3, "{written:?}");
 }
