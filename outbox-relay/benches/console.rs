@@ -1,9 +1,9 @@
-//! How soon the console and the terminal answer when the outbox is large.
+//! Response times of the console and of the commands when the outbox is large.
 //!
-//! `cargo bench -p outbox-relay --bench console -- 1000000`: the number of
-//! published events of some 300 bytes beside 1,000 failed and 200 pending ones;
-//! 1,000,000 by default. Fails when any answer takes [`MOST`] or longer: the
-//! machine is shared with nobody, or the figure says nothing.
+//! `cargo bench -p outbox-relay --bench console -- 1000000`: the number of published events, of
+//! some 300 bytes each, beside 1,000 failed and 200 pending ones; 1,000,000 by default. Fails if
+//! any response takes [`MAX_RESPONSE_TIME`] or longer. The figures are meaningful only on an
+//! otherwise idle machine.
 
 mod support;
 
@@ -19,17 +19,17 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use support::{Item, RELAY, event, text};
 use test_support::{Fault, Proxy, Service, eventually};
 
-/// What every single answer stays below.
-const MOST: Duration = Duration::from_millis(100);
+/// Exclusive upper bound on the time of every single response.
+const MAX_RESPONSE_TIME: Duration = Duration::from_millis(100);
 
 const FAILED: usize = 1_000;
 const PENDING: usize = 200;
 
-/// How often each route and command is asked.
+/// Number of requests of each route, and of runs of each command.
 const REQUESTS: usize = 200;
 const RUNS: usize = 20;
 
-/// For a relay to read past all that is published.
+/// Time limit for the relay to read past the published events.
 const DEADLINE: Duration = Duration::from_secs(900);
 
 const DYNAMODB: &str = "AWS_ENDPOINT_URL_DYNAMODB";
@@ -44,7 +44,7 @@ async fn main() -> Result<()> {
         .filter_map(|argument| argument.parse().ok())
         .next()
         .unwrap_or(1_000_000);
-    ensure!(count > 0, "one published event at least is looked at");
+    ensure!(count > 0, "at least one published event is required");
     let cloud = support::cloud().await?;
     let started = Instant::now();
     support::put_all(&cloud, (0..count).map(published)).await?;
@@ -56,56 +56,60 @@ async fn main() -> Result<()> {
     );
 
     let started = Instant::now();
-    // What is pending stays so: its queue does not exist.
-    let front = front(&cloud).await?;
+    // The pending events stay pending, because their queue does not exist.
+    let proxy = description_proxy(&cloud).await?;
     let extra = [
         ("RELAY_ROUTES", "order.*=order-events,late.*=missing"),
-        (DYNAMODB, front.url()),
+        (DYNAMODB, proxy.url()),
     ];
     let relay = support::relay(&cloud, &extra).await?;
     until_caught_up(&cloud).await?;
     println!("a relay read past them in {:.0?}", started.elapsed());
 
-    // Somebody looks all the while.
+    // One viewer is connected all the time.
     let viewer = reqwest::get(relay.url("/api/live")).await?;
     let mut slow = Vec::new();
     for path in paths(count) {
-        let took = ask(&relay, &path).await?;
-        report(&path, took, &mut slow);
+        let times = request(&relay, &path).await?;
+        report(&path, times, &mut slow);
     }
     for arguments in commands(count) {
-        let took = run(&cloud, front.url(), &arguments).await?;
-        report(&arguments.join(" "), took, &mut slow);
+        let times = run(&cloud, proxy.url(), &arguments).await?;
+        report(&arguments.join(" "), times, &mut slow);
     }
     drop(viewer);
     cloud.stop().await?;
-    ensure!(slow.is_empty(), "{MOST:?} or more: {}", slow.join(", "));
+    ensure!(
+        slow.is_empty(),
+        "{MAX_RESPONSE_TIME:?} or longer: {}",
+        slow.join(", ")
+    );
     Ok(())
 }
 
-/// The embedded DynamoDB counts a table's items whenever it is to describe it,
-/// and answers nobody meanwhile: 0.4 s for 1,000,000. AWS counts them every six
-/// hours. So relay and terminal see it through a proxy that has one description
-/// of the outbox.
-async fn front(cloud: &LocalCloud) -> Result<Proxy> {
-    let answer = reqwest::Client::new()
+/// Starts a proxy that answers each description of the outbox table with one recorded response.
+///
+/// The embedded DynamoDB counts the items of a table for each description, and serves no other
+/// request meanwhile: 0.4 s for 1,000,000 items. AWS counts them every six hours.
+async fn description_proxy(cloud: &LocalCloud) -> Result<Proxy> {
+    let response = reqwest::Client::new()
         .post(cloud.dynamodb_url())
         .header("x-amz-target", "DynamoDB_20120810.DescribeTable")
         .header(CONTENT_TYPE, "application/x-amz-json-1.0")
-        // Looked for, and not checked.
+        // Required, but not verified.
         .header("x-amz-date", "20260101T000000Z")
         .header(AUTHORIZATION, SIGNATURE)
         .body(r#"{"TableName":"outbox"}"#)
         .send()
         .await?
         .error_for_status()?;
-    let description = Fault::Answer(200, answer.text().await?);
-    let front = Proxy::start(cloud.dynamodb_url()).await?;
-    front.rule(move |call| match call.operation {
+    let description = Fault::Answer(200, response.text().await?);
+    let proxy = Proxy::start(cloud.dynamodb_url()).await?;
+    proxy.rule(move |call| match call.operation {
         "DescribeTable" if call.body.contains(r#""outbox""#) => description.clone(),
         _ => Fault::Pass,
     });
-    Ok(front)
+    Ok(proxy)
 }
 
 fn published(n: usize) -> Item {
@@ -122,7 +126,7 @@ fn published(n: usize) -> Item {
     item
 }
 
-/// With an event id of its own: such an event is looked for in the index.
+/// Returns a failed event with an id of its own, which a search has to find in the index.
 fn failed(n: usize) -> Item {
     let mut item = event(&format!("failed-{n}"), PAYLOAD);
     item.extend([
@@ -141,8 +145,8 @@ fn pending(n: usize) -> Item {
     item
 }
 
-/// Everything was written before the one event that can be published, and a
-/// stream is read in order.
+/// Waits until the relay has read past all events: the one event that can be published is written
+/// last, and a stream is read in order.
 async fn until_caught_up(cloud: &LocalCloud) -> Result<()> {
     support::put_all(cloud, [event("last", PAYLOAD)]).await?;
     let dynamodb = cloud.dynamodb_client();
@@ -161,7 +165,7 @@ async fn until_caught_up(cloud: &LocalCloud) -> Result<()> {
     .await
 }
 
-/// The routes of the admin port that read.
+/// Returns the routes of the admin port that change nothing.
 fn paths(count: usize) -> Vec<String> {
     let middle = count / 2;
     [
@@ -186,8 +190,8 @@ fn paths(count: usize) -> Vec<String> {
     .collect()
 }
 
-/// `status` itself waits for the leases to beat; one look is what it asks of
-/// the tables.
+/// Returns the commands that change nothing. `watch --count 1` stands for `status`: it issues the
+/// same requests but does not wait for heartbeats of the leases.
 fn commands(count: usize) -> Vec<Vec<String>> {
     let middle = count / 2;
     [
@@ -203,68 +207,71 @@ fn commands(count: usize) -> Vec<Vec<String>> {
     .collect()
 }
 
-async fn ask(relay: &Service, path: &str) -> Result<Vec<Duration>> {
+/// Returns the durations of [`REQUESTS`] requests.
+async fn request(relay: &Service, path: &str) -> Result<Vec<Duration>> {
     let http = reqwest::Client::new();
-    let mut took = Vec::with_capacity(REQUESTS);
+    let mut times = Vec::with_capacity(REQUESTS);
     for _ in 0..REQUESTS {
         let started = Instant::now();
-        let mut answer = http.get(relay.url(path)).send().await?;
-        // The missing queue shows.
+        let mut response = http.get(relay.url(path)).send().await?;
+        // The relay is not ready because of the missing queue.
         let expected = match path {
             "/readyz" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::OK,
         };
-        ensure!(answer.status() == expected, "{path}: {answer:?}");
+        ensure!(response.status() == expected, "{path}: {response:?}");
         if path == "/api/live" {
-            until_all_is_shown(&mut answer).await?;
+            until_all_updates_arrived(&mut response).await?;
         } else {
-            answer.bytes().await?;
+            response.bytes().await?;
         }
-        took.push(started.elapsed());
+        times.push(started.elapsed());
     }
-    Ok(took)
+    Ok(times)
 }
 
-/// A viewer is told the state and both lists.
-async fn until_all_is_shown(answer: &mut reqwest::Response) -> Result<()> {
-    let mut shown = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
-        shown.extend_from_slice(&chunk);
-        let text = String::from_utf8_lossy(&shown);
-        let is_shown = |name| text.contains(&format!("event: {name}\n"));
-        if ["status", "failed", "pending"].into_iter().all(is_shown) {
+/// Reads live updates until the status and both lists have arrived.
+async fn until_all_updates_arrived(response: &mut reqwest::Response) -> Result<()> {
+    let mut received = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        received.extend_from_slice(&chunk);
+        let text = String::from_utf8_lossy(&received);
+        let has_arrived = |name| text.contains(&format!("event: {name}\n"));
+        if ["status", "failed", "pending"].into_iter().all(has_arrived) {
             return Ok(());
         }
     }
-    bail!("the live messages ended")
+    bail!("the live updates ended early")
 }
 
-async fn run(cloud: &LocalCloud, front: &str, arguments: &[String]) -> Result<Vec<Duration>> {
-    let mut took = Vec::with_capacity(RUNS);
+/// Returns the durations of [`RUNS`] runs of a command, the start of the process included.
+async fn run(cloud: &LocalCloud, endpoint: &str, arguments: &[String]) -> Result<Vec<Duration>> {
+    let mut times = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
         let started = Instant::now();
         let output = tokio::process::Command::new(RELAY)
             .args(arguments)
             .envs(cloud.env())
-            .env(DYNAMODB, front)
+            .env(DYNAMODB, endpoint)
             .stdin(Stdio::null())
             .output()
             .await?;
-        took.push(started.elapsed());
+        times.push(started.elapsed());
         ensure!(output.status.success(), "{arguments:?}: {output:?}");
-        ensure!(!output.stdout.is_empty(), "{arguments:?} shows nothing");
+        ensure!(!output.stdout.is_empty(), "{arguments:?} printed nothing");
     }
-    Ok(took)
+    Ok(times)
 }
 
-fn report(what: &str, mut took: Vec<Duration>, slow: &mut Vec<String>) {
-    took.sort_unstable();
-    let most = took[took.len() - 1];
+/// Prints median and maximum of `times`, and adds `subject` to `slow` if the maximum is too long.
+fn report(subject: &str, mut times: Vec<Duration>, slow: &mut Vec<String>) {
+    times.sort_unstable();
+    let max = times[times.len() - 1];
     println!(
-        "  p50 {:>9.1?}  max {most:>9.1?}  {what}",
-        took[took.len() / 2]
+        "  p50 {:>9.1?}  max {max:>9.1?}  {subject}",
+        times[times.len() / 2]
     );
-    if most >= MOST {
-        slow.push(what.to_owned());
+    if max >= MAX_RESPONSE_TIME {
+        slow.push(subject.to_owned());
     }
 }
