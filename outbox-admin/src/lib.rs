@@ -1,5 +1,4 @@
-//! What an operator sees and does: the outbox table and the leases, read and changed from outside
-//! a relay.
+//! Tools of operators: read and change the outbox table and the leases from outside a relay.
 //!
 //! - [`service`]: the operations. Lists, shows and changes events, observes leases, reports the
 //!   status. Issues its requests to the two tables through `outbox-store`.

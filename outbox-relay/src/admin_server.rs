@@ -88,7 +88,7 @@ pub(crate) async fn serve(
             served = serving => if let Err(error) = served {
                 tracing::error!(%error, "the admin port failed");
             },
-            () = console.watch() => {}
+            () = console.poll_tables() => {}
         }
     }))
 }

@@ -21,7 +21,7 @@ async fn an_order_appears_and_its_whole_history_is_shown() {
         .unwrap();
     browser.until_text("#health", "Healthy").await;
     browser.until_text("#relay", "relay-1").await;
-    browser.until_text("#empty", "has published nothing").await;
+    browser.until_text("#empty", "has not published").await;
 
     let order = system.order().await;
     browser.until_text("#list", &order).await;
@@ -208,7 +208,9 @@ async fn the_token_is_requested_kept_for_the_tab_and_cleared() {
     browser.until_text("#health", "Not signed in").await;
     browser.until("document.activeElement.id === 'token'").await;
     browser.keys("wrong".to_owned() + Key::Enter).await;
-    browser.until_text("#sign-in-error", "not the token").await;
+    browser
+        .until_text("#sign-in-error", "the token is wrong")
+        .await;
     browser.keys("s3cret".to_owned() + Key::Enter).await;
     browser.until_text("#health", "Healthy").await;
     browser.page.refresh().await.unwrap();

@@ -21,8 +21,8 @@ async fn a_killed_relay_shows_as_unhealthy_and_its_shards_move() {
     other.until_text("#list tbody tr", "relay-1").await;
 
     first.kill().await.unwrap();
-    own.until_text("#health", "No answer").await;
-    own.until_text("#troubles", "what is shown is from").await;
+    own.until_text("#health", "No response").await;
+    own.until_text("#problems", "the data shown is from").await;
     own.picture("console-killed").await;
     other.until_text("#list tbody tr", "relay-2").await;
     other.until_text("#list tbody tr", "alive").await;
@@ -53,7 +53,9 @@ async fn a_hanging_relay_is_not_shown_as_idle() {
     browser.until_text("#health", "Healthy").await;
     let pid = Pid::from_raw(i32::try_from(relay.pid().unwrap()).unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
-    browser.until_text("#troubles", "gone silent").await;
+    browser
+        .until_text("#problems", "the relay sent no update for")
+        .await;
     kill(pid, Signal::SIGCONT).unwrap();
     browser.until_text("#health", "Healthy").await;
     browser.has_no_errors().await;

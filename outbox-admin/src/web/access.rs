@@ -1,13 +1,14 @@
-//! Who may use the console.
+//! Authorization of requests to the console.
 //!
-//! With a token every request to `/api/` must carry it in `Authorization`.
-//! Nothing a browser adds by itself, such as a cookie, opens anything, so no
-//! other site can act in its user's name. Without a token the port is bound to
-//! loopback and whoever reaches it may use it, except pages of other sites in
-//! a local browser: what a browser says of a request's origin must be this
-//! console, actions must be JSON, which no form can send, and the host asked
-//! for must be a loopback one, which a name that an attacker's DNS points here
-//! is not.
+//! With a token, every request to `/api/` must carry it in `Authorization`. A browser adds no
+//! credentials by itself, such as a cookie, so another site cannot act in its user's name.
+//!
+//! Without a token, the port is bound to the loopback address, and every local client may use the
+//! console, except pages of other sites in a local browser:
+//! - The origin that a browser reports must be this console (cross-site request forgery).
+//! - Actions must be JSON, which an HTML form cannot send.
+//! - The requested host must be a loopback name. A name that an attacker's DNS resolves to this
+//!   address is not (DNS rebinding).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,13 +26,13 @@ use axum::response::{IntoResponse, Response};
 use super::admin_token::AdminToken;
 use super::problem::Problem;
 
-/// Own files and own requests, nothing else; no script or style within the
-/// page, and no way to make markup of text (`trusted-types 'none'`).
+/// Permits the console's own files and requests only. Forbids scripts and styles within the page,
+/// and turning text into markup (`trusted-types 'none'`).
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// Sent with every answer of the console.
+/// Headers of every response of the console.
 const HEADERS: [(HeaderName, &str); 6] = [
     (CONTENT_SECURITY_POLICY, CONTENT_POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -47,14 +48,14 @@ const HEADERS: [(HeaderName, &str); 6] = [
     ),
 ];
 
-/// What a request is judged by.
+/// Configuration of the authorization.
 #[derive(Debug)]
 pub(super) struct Access {
     pub(super) token: Option<AdminToken>,
 }
 
-/// Lets a request for data or an action through, or says why not.
-pub(super) async fn guard(
+/// Passes an authorized request on, and rejects any other with the reason.
+pub(super) async fn authorize(
     State(access): State<Arc<Access>>,
     request: Request,
     next: Next,
@@ -65,8 +66,8 @@ pub(super) async fn guard(
     }
 }
 
-/// Adds the headers that every answer has, refusals too.
-pub(super) async fn protect(request: Request, next: Next) -> Response {
+/// Adds the security headers to every response, also to rejections.
+pub(super) async fn add_security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in HEADERS {
         response
@@ -81,33 +82,33 @@ impl Access {
         if is_cross_site(headers) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
-                "requests from other sites are refused",
+                "requests from other sites are rejected: open the console at its own address",
             ));
         }
         match &self.token {
-            Some(token) => match bearer(headers) {
-                Some(given) if token.is(given) => Ok(()),
+            Some(token) => match bearer_token(headers) {
+                Some(given) if token.matches(given) => Ok(()),
                 given => Err(Problem::new(
                     StatusCode::UNAUTHORIZED,
                     match given {
-                        None => "the token of this relay (RELAY_ADMIN_TOKEN) is needed",
-                        Some(_) => "this is not the token of this relay (RELAY_ADMIN_TOKEN)",
+                        None => "this relay requires a token: send its RELAY_ADMIN_TOKEN as a bearer token",
+                        Some(_) => "the token is wrong: use the RELAY_ADMIN_TOKEN of this relay",
                     },
                 )
-                .with(WWW_AUTHENTICATE, "Bearer")),
+                .with_header(WWW_AUTHENTICATE, "Bearer")),
             },
-            None if names_loopback(headers) => Ok(()),
+            None if has_loopback_host(headers) => Ok(()),
             None => Err(Problem::new(
                 StatusCode::FORBIDDEN,
-                "without a token (RELAY_ADMIN_TOKEN) this relay answers only to localhost",
+                "without RELAY_ADMIN_TOKEN this relay accepts requests to localhost only: use that name, or configure a token",
             )),
         }
     }
 }
 
-/// Whether a browser says that another site is behind the request. Programs
-/// say nothing; to addresses without TLS browsers send `Origin` only. Of a
-/// header that comes twice, each must be as it should.
+/// Returns `true` if a browser reports that a page of another site caused the request. Programs
+/// report nothing; to addresses without TLS, browsers send `Origin` only. If a header is repeated,
+/// each of its values must be this console.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let is_own = |site: &HeaderValue| site == "same-origin" || site == "none";
     let mut sites = headers.get_all("sec-fetch-site").iter().peekable();
@@ -124,12 +125,13 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     !headers.get_all(ORIGIN).iter().all(is_host)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
-fn names_loopback(headers: &HeaderMap) -> bool {
+/// Returns `true` if the header `Host` is `localhost` or a loopback address.
+fn has_loopback_host(headers: &HeaderMap) -> bool {
     let authority = headers
         .get(HOST)
         .and_then(|host| Authority::try_from(host.as_bytes()).ok());
@@ -159,12 +161,12 @@ mod tests {
         let access = Access {
             token: token.map(|token| token.parse().unwrap()),
         };
-        let answer = access.check(&headers(pairs)).err();
-        answer.map(|problem| problem.status().as_u16())
+        let rejection = access.check(&headers(pairs)).err();
+        rejection.map(|problem| problem.status().as_u16())
     }
 
     #[test]
-    fn without_a_token_only_loopback_names_are_answered() {
+    fn without_a_token_only_loopback_hosts_are_accepted() {
         for host in [
             "localhost:8081",
             "LOCALHOST",
@@ -187,10 +189,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_sends_for_another_site_is_refused_with_the_token_too() {
+    fn cross_site_requests_are_rejected_with_and_without_a_token() {
         let own = [("host", "localhost:8081"), ("authorization", "Bearer t")];
         for token in [None, Some("t")] {
-            for (more, refused) in [
+            for (more, expected) in [
                 (("sec-fetch-site", "same-origin"), None),
                 (("sec-fetch-site", "none"), None),
                 (("sec-fetch-site", "same-site"), Some(403)),
@@ -201,13 +203,13 @@ mod tests {
                 (("origin", "null"), Some(403)),
             ] {
                 let headers = [own[0], own[1], more];
-                assert_eq!(status(token, &headers), refused, "{more:?}");
+                assert_eq!(status(token, &headers), expected, "{more:?}");
             }
         }
     }
 
     #[test]
-    fn of_a_header_that_comes_twice_each_counts() {
+    fn each_value_of_a_repeated_header_is_checked() {
         let host = ("host", "localhost:8081");
         for (name, own, other) in [
             ("sec-fetch-site", "same-origin", "cross-site"),
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_nothing_else_opens() {
+    fn with_a_token_no_other_credential_is_accepted() {
         let with = |authorization| status(Some("t0"), &[("authorization", authorization)]);
         assert_eq!(with("Bearer t0"), None);
         assert_eq!(with("bearer t0"), None);

@@ -1,21 +1,21 @@
-//! The shared secret of the console.
+//! Shared secret of the console.
 
 use std::fmt;
 use std::str::FromStr;
 
 use subtle::ConstantTimeEq;
 
-/// Characters of a token at most.
+/// Maximum characters of a token.
 const MAX_TOKEN: usize = 256;
 
-/// What a person or program must know to use the console. Never printed.
+/// Secret that a person or program needs to use the console. Never printed.
 #[derive(Clone)]
 pub struct AdminToken(String);
 
 impl AdminToken {
-    /// Whether `text` is the token, in a time that tells nothing but whether
-    /// the lengths are equal.
-    pub fn is(&self, text: &str) -> bool {
+    /// Returns `true` if `text` is the token. The duration of the comparison reveals nothing but
+    /// whether the lengths are equal.
+    pub fn matches(&self, text: &str) -> bool {
         self.0.as_bytes().ct_eq(text.as_bytes()).into()
     }
 }
@@ -24,7 +24,7 @@ impl FromStr for AdminToken {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // What an HTTP header carries as it is.
+        // The characters that an HTTP header carries unchanged.
         if text.bytes().all(|c| c.is_ascii_graphic()) && (1..=MAX_TOKEN).contains(&text.len()) {
             Ok(Self(text.to_owned()))
         } else {
@@ -46,11 +46,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_token_is_it() {
+    fn only_the_whole_token_matches() {
         let token: AdminToken = "s3cret".parse().unwrap();
-        assert!(token.is("s3cret"));
+        assert!(token.matches("s3cret"));
         for wrong in ["", "s3cre", "s3cret ", "S3cret", "s3cret\0"] {
-            assert!(!token.is(wrong), "{wrong:?}");
+            assert!(!token.matches(wrong), "{wrong:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the page asks for and does.
+//! Queries and actions of the page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use outbox_store::{EventFilter, EventKey, EventState, PageToken, TypePattern, is
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::bounded_page::{PAGE, page};
+use super::bounded_page::{PAGE_SIZE, list_page};
 use super::live::Live;
 use super::problem::Problem;
 use crate::service::{EventDetail, Listing, OperateError};
 
-/// Bytes of an action's body: ids and a reason.
+/// Maximum bytes of the body of an action, which has ids and a reason.
 const MAX_BODY: usize = 16 * 1024;
 
-/// Events in one answer at most.
-const MAX_PAGE: usize = 500;
+/// Maximum events in one response.
+const MAX_PAGE_SIZE: usize = 500;
 
-/// Bytes of a partition key in DynamoDB.
+/// Maximum bytes of a partition key in DynamoDB.
 const MAX_ID: usize = 2_048;
 
-/// Looking through all that is pending or failed, for an event with an id of its
-/// own, takes as long as there is much of it.
-const MAX_SEARCH: Duration = Duration::from_secs(5);
+/// Time limit of a search for an event with an id of its own. It reads all pending and failed
+/// events, so its duration grows with their number.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn router() -> Router<Arc<Live>> {
     Router::new()
@@ -42,7 +42,7 @@ pub(super) fn router() -> Router<Arc<Live>> {
         .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
-/// The state, and what narrows it down.
+/// State of the listed events, and filters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EventsQuery {
@@ -51,14 +51,14 @@ struct EventsQuery {
     event_type: Option<String>,
     /// RFC 3339.
     since: Option<String>,
-    /// Text that the failure contains.
+    /// Text that the failure must contain.
     reason: Option<String>,
-    /// The `next` of an earlier answer.
+    /// Page token: the `next` of an earlier response.
     after: Option<String>,
     limit: Option<usize>,
 }
 
-/// Pending or failed events, a page at a time.
+/// Lists a page of pending or failed events.
 async fn events(
     Shared(live): Shared<Arc<Live>>,
     query: Result<Query<EventsQuery>, QueryRejection>,
@@ -67,36 +67,36 @@ async fn events(
     let state: EventState = parse("state", &query.state)?;
     if !matches!(state, EventState::Pending | EventState::Failed) {
         return Err(Problem::bad_request(
-            "`state` must be pending or failed; settled events are found by their aggregate, with /api/search",
+            "`state` must be pending or failed; find settled events by their aggregate, with /api/search",
         ));
     }
-    let limit = query.limit.unwrap_or(PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
+    let limit = query.limit.unwrap_or(PAGE_SIZE);
+    if !(1..=MAX_PAGE_SIZE).contains(&limit) {
         return Err(Problem::bad_request(format!(
-            "`limit` must be from 1 to {MAX_PAGE}"
+            "`limit` must be from 1 to {MAX_PAGE_SIZE}"
         )));
     }
     let filter = EventFilter {
         state: Some(state),
         newest_first: state == EventState::Failed,
-        event_type: optional::<TypePattern>("type", query.event_type.as_deref())?,
-        since: optional::<Timestamp>("since", query.since.as_deref())?,
+        event_type: parse_optional::<TypePattern>("type", query.event_type.as_deref())?,
+        since: parse_optional::<Timestamp>("since", query.since.as_deref())?,
         reason: query.reason.filter(|reason| !reason.is_empty()),
         ..EventFilter::default()
     };
-    let after = optional::<PageToken>("after", query.after.as_deref())?;
-    let listing = page(&live.operator, &filter, limit, after.as_ref()).await?;
+    let after = parse_optional::<PageToken>("after", query.after.as_deref())?;
+    let listing = list_page(&live.operator, &filter, limit, after.as_ref()).await?;
     Ok(Json(listing))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SearchQuery {
-    /// An aggregate's id, an event's, or `<aggregate id>:<sequence>`.
+    /// An aggregate id, an event id, or `<aggregate id>:<sequence>`.
     q: String,
 }
 
-/// The events of an aggregate, or one event by its id, as [`Operator::find`] does.
+/// Returns the events of an aggregate, or one event by its id, as [`Operator::find`] does.
 ///
 /// [`Operator::find`]: crate::service::Operator::find
 async fn search(
@@ -106,131 +106,137 @@ async fn search(
     let Query(SearchQuery { q: name }) = query?;
     let name = name.trim();
     let filter = EventFilter {
-        aggregate_id: Some(aggregate_id(name)?.to_owned()),
+        aggregate_id: Some(parse_aggregate_id(name)?.to_owned()),
         ..EventFilter::default()
     };
-    let mut listing = page(&live.operator, &filter, MAX_PAGE, None).await?;
+    let mut listing = list_page(&live.operator, &filter, MAX_PAGE_SIZE, None).await?;
     if listing.events.is_empty() {
-        let found = timeout(MAX_SEARCH, live.operator.find(name)).await;
+        let found = timeout(SEARCH_TIMEOUT, live.operator.find(name)).await;
         let key = found.map_err(|_| {
             Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("`{name}` was not found in time among the pending and failed events; look for its aggregate"),
+                format!(
+                    "`{name}` was not found within {} s among the pending and failed events; search for its aggregate id instead",
+                    SEARCH_TIMEOUT.as_secs()
+                ),
             )
         })??;
         let event = live.operator.event(&key).await?;
-        let event = event.ok_or_else(|| no_event(&key))?;
+        let event = event.ok_or_else(|| event_not_found(&key))?;
         listing.events.push(event.event);
     }
     Ok(Json(listing))
 }
 
-/// Names an event.
+/// Key of an event, as parameters or body of a request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EventName {
+struct EventKeyParams {
     aggregate_id: String,
-    /// Decimal.
+    /// Decimal number.
     sequence: String,
 }
 
-/// One event with everything that is known of it.
+/// Returns one event in full.
 async fn event(
     Shared(live): Shared<Arc<Live>>,
-    query: Result<Query<EventName>, QueryRejection>,
+    query: Result<Query<EventKeyParams>, QueryRejection>,
 ) -> Result<Json<EventDetail>, Problem> {
-    let Query(name) = query?;
-    let key = key(&name.aggregate_id, &name.sequence)?;
+    let Query(params) = query?;
+    let key = parse_key(&params.aggregate_id, &params.sequence)?;
     let event = live.operator.event(&key).await?;
-    event.map(Json).ok_or_else(|| no_event(&key))
+    event.map(Json).ok_or_else(|| event_not_found(&key))
 }
 
-fn no_event(key: &EventKey) -> Problem {
+fn event_not_found(key: &EventKey) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         format!(
-            "there is no event {} of `{}`",
+            "event {} of aggregate `{}` does not exist",
             key.sequence, key.aggregate_id
         ),
     )
 }
 
-/// What became of an event that there is.
-fn found(acted: EventChange, key: &EventKey) -> Result<EventChange, Problem> {
-    match acted.status {
-        Some(_) => Ok(acted),
-        None => Err(no_event(key)),
+/// Returns the change of an event, or an error if the event does not exist.
+fn require_existing(change: EventChange, key: &EventKey) -> Result<EventChange, Problem> {
+    match change.status {
+        Some(_) => Ok(change),
+        None => Err(event_not_found(key)),
     }
 }
 
 /// Makes a failed event pending again.
 async fn retry(
     Shared(live): Shared<Arc<Live>>,
-    body: Result<Json<EventName>, JsonRejection>,
+    body: Result<Json<EventKeyParams>, JsonRejection>,
 ) -> Result<Json<EventChange>, Problem> {
-    let Json(name) = body?;
-    let key = key(&name.aggregate_id, &name.sequence)?;
-    let acted = found(live.operator.retry(&key).await?, &key)?;
-    if acted.changed {
+    let Json(params) = body?;
+    let key = parse_key(&params.aggregate_id, &params.sequence)?;
+    let change = require_existing(live.operator.retry(&key).await?, &key)?;
+    if change.changed {
         tracing::info!(
             aggregate_id = key.aggregate_id,
             sequence = key.sequence,
-            "an event is retried, as an operator asked by the console"
+            "event retried by an operator through the console"
         );
         if let Err(error) = live.operator.request_sweep().await {
-            tracing::warn!(%error, "the sweeper could not be woken; it comes by itself");
+            tracing::warn!(
+                %error,
+                "cannot request a sweep; the next regular one publishes the retried event"
+            );
         }
-        live.look_soon();
+        live.poll_soon();
     }
-    Ok(Json(acted))
+    Ok(Json(change))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Discard {
+struct DiscardParams {
     aggregate_id: String,
     sequence: String,
     reason: String,
 }
 
-/// Gives a failed event up.
+/// Discards a failed event for good.
 async fn discard(
     Shared(live): Shared<Arc<Live>>,
-    body: Result<Json<Discard>, JsonRejection>,
+    body: Result<Json<DiscardParams>, JsonRejection>,
 ) -> Result<Json<EventChange>, Problem> {
-    let Json(name) = body?;
-    let key = key(&name.aggregate_id, &name.sequence)?;
-    let reason = name.reason.trim();
-    let acted = found(live.operator.discard(&key, reason).await?, &key)?;
-    if acted.changed {
+    let Json(params) = body?;
+    let key = parse_key(&params.aggregate_id, &params.sequence)?;
+    let reason = params.reason.trim();
+    let change = require_existing(live.operator.discard(&key, reason).await?, &key)?;
+    if change.changed {
         tracing::warn!(
             aggregate_id = key.aggregate_id,
             sequence = key.sequence,
-            "an event is discarded, as an operator asked by the console"
+            "event discarded by an operator through the console"
         );
-        live.look_soon();
+        live.poll_soon();
     }
-    Ok(Json(acted))
+    Ok(Json(change))
 }
 
-fn key(id: &str, sequence: &str) -> Result<EventKey, Problem> {
+fn parse_key(id: &str, sequence: &str) -> Result<EventKey, Problem> {
     if !is_number(sequence) {
         return Err(Problem::bad_request(
-            "`sequence` must be a number that DynamoDB can keep",
+            "`sequence` must be a number in the range of DynamoDB",
         ));
     }
     Ok(EventKey {
-        aggregate_id: aggregate_id(id)?.to_owned(),
+        aggregate_id: parse_aggregate_id(id)?.to_owned(),
         sequence: sequence.to_owned(),
     })
 }
 
-fn aggregate_id(id: &str) -> Result<&str, Problem> {
+fn parse_aggregate_id(id: &str) -> Result<&str, Problem> {
     if (1..=MAX_ID).contains(&id.len()) {
         Ok(id)
     } else {
         Err(Problem::bad_request(format!(
-            "an aggregate's id has 1 to {MAX_ID} bytes"
+            "an aggregate id must have 1 to {MAX_ID} bytes"
         )))
     }
 }
@@ -243,7 +249,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
         .map_err(|error| Problem::bad_request(format!("`{name}`: {error}")))
 }
 
-fn optional<T: std::str::FromStr<Err: std::fmt::Display>>(
+fn parse_optional<T: std::str::FromStr<Err: std::fmt::Display>>(
     name: &str,
     text: Option<&str>,
 ) -> Result<Option<T>, Problem> {

@@ -1,4 +1,4 @@
-//! The page's files, in the binary as they are in `assets/`.
+//! The files of the page, compiled into the binary from `assets/`.
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -15,8 +15,8 @@ macro_rules! asset {
     };
 }
 
-/// Path, type, contents.
-const ASSETS: [(&str, &str, &str); 10] = [
+/// Path, content type and contents of each file.
+const ASSETS: [(&str, &str, &str); 12] = [
     asset!("/", HTML, "index.html"),
     asset!("/console.css", CSS, "console.css"),
     asset!("/icon.svg", SVG, "icon.svg"),
@@ -27,9 +27,11 @@ const ASSETS: [(&str, &str, &str); 10] = [
     asset!("/list.js", SCRIPT, "list.js"),
     asset!("/detail.js", SCRIPT, "detail.js"),
     asset!("/json.js", SCRIPT, "json.js"),
+    asset!("/location.js", SCRIPT, "location.js"),
+    asset!("/overview.js", SCRIPT, "overview.js"),
 ];
 
-/// A route for each. They say nothing of any event, so they need no token.
+/// Returns a route for each file. The files contain no data of events, so they need no token.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     ASSETS
         .into_iter()

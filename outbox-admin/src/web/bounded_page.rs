@@ -1,18 +1,19 @@
-//! Events a page at a time, and never more bytes of them than a page can use.
+//! Pages of events, bounded in number and in bytes.
 
 use outbox_store::{EventFilter, PageToken};
 
 use crate::service::{Listing, OperateError, Operator};
 
-/// Events of a list that are sent; the page asks for the following ones.
-pub(super) const PAGE: usize = 50;
+/// Events of a page by default.
+pub(super) const PAGE_SIZE: usize = 50;
 
-/// Bytes of JSON in one answer or live message: 500 usual events, but few whose
-/// keys are long or all of control characters.
+/// Maximum bytes of JSON in one response or live update: enough for 500 usual events, but for few
+/// whose keys are long or consist of control characters, which JSON escapes.
 const MAX_BYTES: usize = 512 * 1024;
 
-/// Up to `limit` events, or as many as fit: those left out come next.
-pub(super) async fn page(
+/// Lists up to `limit` events, or as many as fit into [`MAX_BYTES`]. The next page starts with the
+/// ones that are left out.
+pub(super) async fn list_page(
     operator: &Operator,
     filter: &EventFilter,
     mut limit: usize,

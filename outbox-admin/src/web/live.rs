@@ -1,8 +1,8 @@
-//! What viewers are told without asking, as server-sent events.
+//! Live updates for viewers, as server-sent events.
 //!
-//! Each viewer gets a `beat` every second, made of this process's memory, and
-//! `status`, `failed` and `pending` whenever a look at the tables shows another
-//! state. All viewers share those looks, and there are none without a viewer.
+//! Each viewer receives a `heartbeat` every second, made from this process's memory, and `status`,
+//! `failed` and `pending` whenever a poll of the tables returns another state. All viewers share
+//! those polls; there are none while no viewer is connected.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,29 +24,29 @@ use shared::runtime::health::Report;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
-use super::bounded_page::{PAGE, page};
+use super::bounded_page::{PAGE_SIZE, list_page};
 use super::problem::Problem;
 use super::relay_view::{ActivitySlot, PublishedEvent, RelayView, RelayViewSource, ViewedUpTo};
 use crate::service::{Limits, Listing, Observer, OperateError, Operator};
 
-/// Each holds a connection and little more.
+/// Maximum number of connected viewers. Each costs a connection and little more.
 const MAX_VIEWERS: usize = 64;
 
-/// Between two `beat`s; the page takes a few missing ones for a dead relay.
-const BEAT: Duration = Duration::from_secs(1);
+/// Interval of heartbeats. The page reports a relay as not responding after a few missing ones.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two looks at the tables.
-const LOOK: Duration = Duration::from_secs(2);
+/// Minimum pause between two polls of the tables.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A look that takes long, because much is pending or failed, is followed by a
-/// pause this many times as long, so that watching a backlog costs little of
-/// the capacity that is needed to work it off.
-const PAUSE_PER_LOOK: u32 = 9;
+/// Minimum ratio of a pause to the duration of the poll before it. A poll takes long while many
+/// events are pending or failed; polling then uses little of the capacity that publishing them
+/// needs.
+const PAUSE_FACTOR: u32 = 9;
 
-/// What the page shows of the past.
+/// Length of the past that the page shows.
 const WINDOW_SECONDS: i64 = 15 * 60;
 
-/// Which relay this is.
+/// Identity of the relay that serves the console.
 #[derive(Debug, Serialize)]
 pub(super) struct About {
     pub(super) instance: String,
@@ -55,38 +55,38 @@ pub(super) struct About {
     pub(super) version: &'static str,
 }
 
-/// What all viewers share.
+/// State that all viewers share.
 #[derive(Debug)]
 pub(super) struct Live {
     about: About,
     pub(super) operator: Operator,
     relay: RelayViewSource,
     viewers: watch::Sender<usize>,
-    tables: watch::Sender<Tables>,
-    /// Says that something was changed.
+    snapshots: watch::Sender<Snapshots>,
+    /// Notifies the polls that an operator changed an event.
     changed: watch::Sender<()>,
 }
 
-/// The last look at the tables, as JSON; a new [`Arc`] only when it is another.
+/// Results of the latest polls, as JSON. An unchanged result keeps its [`Arc`].
 #[derive(Clone, Debug, Default)]
-struct Tables {
+struct Snapshots {
     status: Option<Arc<str>>,
     failed: Option<Arc<str>>,
     pending: Option<Arc<str>>,
 }
 
-/// One of [`Tables`].
-type Section = fn(&mut Tables) -> &mut Option<Arc<str>>;
+/// Field of [`Snapshots`].
+type SnapshotField = fn(&mut Snapshots) -> &mut Option<Arc<str>>;
 
-/// Each with the name of its event.
-const SECTIONS: [(&str, Section); 3] = [
-    ("status", |tables| &mut tables.status),
-    ("failed", |tables| &mut tables.failed),
-    ("pending", |tables| &mut tables.pending),
+/// Fields of [`Snapshots`], each with the name of its server-sent event.
+const SNAPSHOT_FIELDS: [(&str, SnapshotField); 3] = [
+    ("status", |snapshots| &mut snapshots.status),
+    ("failed", |snapshots| &mut snapshots.failed),
+    ("pending", |snapshots| &mut snapshots.pending),
 ];
 
 pub(super) fn router() -> Router<Arc<Live>> {
-    Router::new().route("/live", get(follow))
+    Router::new().route("/live", get(stream_updates))
 }
 
 impl Live {
@@ -96,115 +96,117 @@ impl Live {
             operator,
             relay,
             viewers: watch::Sender::default(),
-            tables: watch::Sender::default(),
+            snapshots: watch::Sender::default(),
             changed: watch::Sender::default(),
         }
     }
 
-    /// Something was changed: viewers should see it soon.
-    pub(super) fn look_soon(&self) {
+    /// Polls the tables without a pause, after a change that viewers should see soon.
+    pub(super) fn poll_soon(&self) {
         self.changed.send_replace(());
     }
 
-    /// Looks at the tables while there are viewers; never returns.
-    pub(super) async fn run(&self) {
-        tokio::join!(self.look_at_status(), self.look_at_lists());
+    /// Polls the tables while viewers are connected. Never returns.
+    pub(super) async fn poll_tables(&self) {
+        tokio::join!(self.poll_status(), self.poll_lists());
     }
 
-    /// Counting takes as long as there is much to count.
-    async fn look_at_status(&self) {
-        // Failed events have a figure of their own, in red.
+    /// Polls the status apart from the lists: its duration grows with the number of events that are
+    /// counted.
+    async fn poll_status(&self) {
+        // Failed events are not a problem here: the page has a figure of its own for them.
         let limits = Limits {
             max_failed: u64::MAX,
             ..Limits::default()
         };
         let mut observer = Observer::default();
-        let mut turns = Turns::new(self);
-        while turns.next().await {
+        let mut schedule = PollSchedule::new(self);
+        while schedule.next().await {
             let report = self.operator.status(&mut observer, limits).await;
-            self.show(|tables| &mut tables.status, report);
+            self.store_snapshot(|snapshots| &mut snapshots.status, report);
         }
     }
 
-    async fn look_at_lists(&self) {
-        let mut turns = Turns::new(self);
-        while turns.next().await {
+    async fn poll_lists(&self) {
+        let mut schedule = PollSchedule::new(self);
+        while schedule.next().await {
             tokio::join!(
-                self.list(EventState::Failed, |tables| &mut tables.failed),
-                self.list(EventState::Pending, |tables| &mut tables.pending),
+                self.poll_list(EventState::Failed, |snapshots| &mut snapshots.failed),
+                self.poll_list(EventState::Pending, |snapshots| &mut snapshots.pending),
             );
         }
     }
 
-    async fn list(&self, state: EventState, section: Section) {
-        self.show(section, first_page(&self.operator, state).await);
+    async fn poll_list(&self, state: EventState, field: SnapshotField) {
+        self.store_snapshot(field, first_page(&self.operator, state).await);
     }
 
-    fn show<T: Serialize>(&self, section: Section, seen: Result<T, OperateError>) {
-        let seen = match &seen {
-            Ok(seen) => serde_json::to_string(seen),
+    /// Stores the result of a poll, and notifies viewers if it differs from the one before.
+    fn store_snapshot<T: Serialize>(&self, field: SnapshotField, result: Result<T, OperateError>) {
+        let json = match &result {
+            Ok(value) => serde_json::to_string(value),
             Err(error) => serde_json::to_string(&json!({ "problem": error.to_string() })),
         };
-        let Ok(seen) = seen else { return };
-        self.tables.send_if_modified(|tables| {
-            let section = section(tables);
-            let is_new = section.as_deref() != Some(&seen);
+        let Ok(json) = json else { return };
+        self.snapshots.send_if_modified(|snapshots| {
+            let snapshot = field(snapshots);
+            let is_new = snapshot.as_deref() != Some(&json);
             if is_new {
-                *section = Some(seen.into());
+                *snapshot = Some(json.into());
             }
             is_new
         });
     }
 }
 
-/// The first page of what is failed or pending. The latest failures say what
-/// is wrong now; of what is pending, the oldest is what is stuck.
+/// Lists the first page of failed or pending events: the latest failures, which show the current
+/// cause, or the oldest pending events, which are the ones that do not progress.
 async fn first_page(operator: &Operator, state: EventState) -> Result<Listing, OperateError> {
     let filter = EventFilter {
         state: Some(state),
         newest_first: state == EventState::Failed,
         ..EventFilter::default()
     };
-    page(operator, &filter, PAGE, None).await
+    list_page(operator, &filter, PAGE_SIZE, None).await
 }
 
-/// When to look: every [`LOOK`], or less often if that takes long; at once after
-/// a change; and only while there are viewers.
-struct Turns {
+/// Schedule of polls: every [`POLL_INTERVAL`], less often if a poll takes long, at once after a
+/// change, and only while viewers are connected.
+struct PollSchedule {
     viewers: watch::Receiver<usize>,
     changed: watch::Receiver<()>,
-    last: Option<Instant>,
+    last_start: Option<Instant>,
 }
 
-impl Turns {
+impl PollSchedule {
     fn new(live: &Live) -> Self {
         Self {
             viewers: live.viewers.subscribe(),
             changed: live.changed.subscribe(),
-            last: None,
+            last_start: None,
         }
     }
 
-    /// Waits for the next one; false when there will be none.
+    /// Waits until the next poll is due. Returns `false` if there will be none.
     async fn next(&mut self) -> bool {
-        if let Some(last) = self.last {
-            let pause = LOOK.max(last.elapsed() * PAUSE_PER_LOOK);
+        if let Some(last_start) = self.last_start {
+            let pause = POLL_INTERVAL.max(last_start.elapsed() * PAUSE_FACTOR);
             tokio::select! {
                 () = sleep(pause) => {}
                 Ok(()) = self.changed.changed() => {}
             }
         }
-        let is_wanted = self.viewers.wait_for(|count| *count > 0).await.is_ok();
-        self.last = Some(Instant::now());
-        is_wanted
+        let has_viewers = self.viewers.wait_for(|count| *count > 0).await.is_ok();
+        self.last_start = Some(Instant::now());
+        has_viewers
     }
 }
 
-/// Counts as a viewer until dropped.
+/// Registration of a viewer, which ends when this is dropped.
 #[derive(Debug)]
-struct Presence(Arc<Live>);
+struct ViewerGuard(Arc<Live>);
 
-impl Presence {
+impl ViewerGuard {
     fn new(live: Arc<Live>) -> Option<Self> {
         let admitted = live.viewers.send_if_modified(|count| {
             let admitted = *count < MAX_VIEWERS;
@@ -217,14 +219,14 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl Drop for ViewerGuard {
     fn drop(&mut self) {
         let live = &self.0;
         live.viewers.send_modify(|count| {
             *count -= 1;
             if *count == 0 {
-                // The next viewer may come much later.
-                live.tables.send_replace(Tables::default());
+                // The next viewer may connect much later and must not receive old snapshots.
+                live.snapshots.send_replace(Snapshots::default());
             }
         });
     }
@@ -232,40 +234,44 @@ impl Drop for Presence {
 
 /// One viewer's connection.
 struct Viewer {
-    presence: Presence,
-    tables: watch::Receiver<Tables>,
-    beats: Interval,
-    /// What it was told.
-    shown: Tables,
-    seen: u64,
+    guard: ViewerGuard,
+    snapshots: watch::Receiver<Snapshots>,
+    heartbeats: Interval,
+    /// Snapshots that were sent.
+    sent: Snapshots,
+    /// Number of the last published event that was sent.
+    sent_published: u64,
     slots_from: i64,
-    /// What it is about to be told, in this order.
-    next: VecDeque<Event>,
+    /// Events to send, in this order.
+    queue: VecDeque<Event>,
 }
 
-async fn follow(
+/// Opens a stream of live updates for a viewer.
+async fn stream_updates(
     Shared(live): Shared<Arc<Live>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let about = event("about", &live.about);
-    let tables = live.tables.subscribe();
-    let presence = Presence::new(live).ok_or_else(|| {
+    let about = sse_event("about", &live.about);
+    let snapshots = live.snapshots.subscribe();
+    let guard = ViewerGuard::new(live).ok_or_else(|| {
         Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("{MAX_VIEWERS} viewers are looking at this relay already"),
+            format!(
+                "this relay has reached its limit of {MAX_VIEWERS} connected viewers; close another console, or use another instance"
+            ),
         )
     })?;
-    let mut beats = interval(BEAT);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heartbeats = interval(HEARTBEAT_INTERVAL);
+    heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut viewer = Viewer {
-        presence,
-        tables,
-        beats,
-        shown: Tables::default(),
-        seen: 0,
+        guard,
+        snapshots,
+        heartbeats,
+        sent: Snapshots::default(),
+        sent_published: 0,
         slots_from: Timestamp::now().as_seconds() - WINDOW_SECONDS,
-        next: about.into_iter().collect(),
+        queue: about.into_iter().collect(),
     };
-    viewer.take_tables();
+    viewer.queue_snapshots();
     Ok(Sse::new(stream::unfold(viewer, async |mut viewer| {
         let event = viewer.next().await;
         Some((Ok(event), viewer))
@@ -273,47 +279,49 @@ async fn follow(
 }
 
 impl Viewer {
+    /// Returns the next event to send.
     async fn next(&mut self) -> Event {
         loop {
-            if let Some(event) = self.next.pop_front() {
+            if let Some(event) = self.queue.pop_front() {
                 return event;
             }
             tokio::select! {
-                _ = self.beats.tick() => {
-                    let beat = self.beat();
-                    self.next.extend(beat);
+                _ = self.heartbeats.tick() => {
+                    let heartbeat = self.heartbeat();
+                    self.queue.extend(heartbeat);
                 }
-                Ok(()) = self.tables.changed() => self.take_tables(),
+                Ok(()) = self.snapshots.changed() => self.queue_snapshots(),
             }
         }
     }
 
-    fn take_tables(&mut self) {
-        let mut tables = self.tables.borrow_and_update().clone();
-        for (name, section) in SECTIONS {
-            let (now, shown) = (section(&mut tables), section(&mut self.shown));
-            if now != shown
-                && let Some(text) = now
+    /// Queues the snapshots that differ from those that were sent.
+    fn queue_snapshots(&mut self) {
+        let mut snapshots = self.snapshots.borrow_and_update().clone();
+        for (name, field) in SNAPSHOT_FIELDS {
+            let (current, sent) = (field(&mut snapshots), field(&mut self.sent));
+            if current != sent
+                && let Some(json) = current
             {
-                self.next
-                    .push_back(Event::default().event(name).data(&**text));
-                shown.clone_from(now);
+                self.queue
+                    .push_back(Event::default().event(name).data(&**json));
+                sent.clone_from(current);
             }
         }
     }
 
-    /// What this process knows without asking anyone.
-    fn beat(&mut self) -> Option<Event> {
+    /// Returns a heartbeat with the state of this process, without any request to AWS.
+    fn heartbeat(&mut self) -> Option<Event> {
         #[derive(Serialize)]
-        struct Beat {
+        struct Heartbeat {
             /// Epoch milliseconds.
             now: i64,
             slot_seconds: i64,
             live: Report,
             ready: Report,
-            /// New ones, the oldest first.
+            /// Events published since the last heartbeat, the oldest first.
             published: Vec<PublishedEvent>,
-            /// Those that may have changed since the last beat.
+            /// Slots that may have changed since the last heartbeat.
             slots: Vec<ActivitySlot>,
         }
         let now = Timestamp::now();
@@ -324,16 +332,16 @@ impl Viewer {
             last_published,
             slot_seconds,
             slots,
-        } = self.presence.0.relay.view(ViewedUpTo {
-            published: self.seen,
+        } = self.guard.0.relay.view(ViewedUpTo {
+            published: self.sent_published,
             slots_from: self.slots_from,
         });
-        self.seen = last_published;
-        // An event is counted in the slot of its time, which may just be over.
+        self.sent_published = last_published;
+        // The previous slot may still change: an event counts in the slot of its own time.
         self.slots_from = now.as_seconds() - slot_seconds;
-        event(
-            "beat",
-            &Beat {
+        sse_event(
+            "heartbeat",
+            &Heartbeat {
                 now: now.as_millis(),
                 slot_seconds,
                 live,
@@ -345,11 +353,12 @@ impl Viewer {
     }
 }
 
-fn event(name: &str, data: &impl Serialize) -> Option<Event> {
+/// Returns a server-sent event, or `None` if `data` cannot be serialised.
+fn sse_event(name: &str, data: &impl Serialize) -> Option<Event> {
     match serde_json::to_string(data) {
         Ok(text) => Some(Event::default().event(name).data(text)),
         Err(error) => {
-            tracing::error!(%error, name, "a live message could not be written");
+            tracing::error!(%error, name, "cannot serialise a live update; it is not sent");
             None
         }
     }

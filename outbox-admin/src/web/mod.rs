@@ -1,16 +1,16 @@
-//! The console: a page on the admin port that shows the outbox and the relays,
-//! and lets an operator retry and discard.
+//! The console: a page on the admin port that shows the outbox and the relays, and with which an
+//! operator retries and discards events.
 //!
-//! - `access`, `token`: who may use it.
-//! - `assets`: the page itself, files without a build step.
-//! - `api`: what the page asks for and does, as JSON.
-//! - `live`: what it is told without asking, as server-sent events.
-//! - `page`: how much of a list is sent at once.
-//! - `problem`: errors.
+//! - `access`, `admin_token`: authorization of requests.
+//! - `assets`: the files of the page, which need no build step.
+//! - `api`: queries and actions, as JSON.
+//! - `live`: live updates, as server-sent events.
+//! - `bounded_page`: the size of a page of a list.
+//! - `problem`: error responses.
 //!
-//! It shows the values of [`crate::service`], which the terminal shows too, and
-//! what this instance remembers of its own work (`relay_view`).
-//! While nobody looks it asks nothing of DynamoDB.
+//! The page shows the values of [`crate::service`], as the command line does, and what the relay
+//! that serves it remembers of its own activity (`relay_view`). No DynamoDB requests are issued
+//! while no client is connected.
 
 mod access;
 mod admin_token;
@@ -35,7 +35,7 @@ pub use relay_view::{ActivitySlot, PublishedEvent, RelayView, RelayViewSource, V
 use crate::service::Operator;
 use crate::settings::Settings;
 
-/// One relay's console.
+/// Console of one relay.
 #[derive(Debug)]
 pub struct Console {
     access: Arc<Access>,
@@ -64,33 +64,36 @@ impl Console {
         }
     }
 
-    /// The page and what it needs.
+    /// Returns the routes of the page, its API and its live updates.
     pub fn router(&self) -> Router {
-        let guarded = api::router()
+        let authorized = api::router()
             .merge(live::router())
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
-            .layer(from_fn_with_state(Arc::clone(&self.access), access::guard))
+            .layer(from_fn_with_state(
+                Arc::clone(&self.access),
+                access::authorize,
+            ))
             .with_state(Arc::clone(&self.live));
         Router::new()
-            .nest("/api", guarded)
+            .nest("/api", authorized)
             .merge(assets::router())
-            .layer(from_fn(access::protect))
+            .layer(from_fn(access::add_security_headers))
     }
 
-    /// Looks at the tables while there are viewers; never returns.
-    pub async fn watch(&self) {
-        self.live.run().await;
+    /// Polls the tables while viewers are connected. Never returns.
+    pub async fn poll_tables(&self) {
+        self.live.poll_tables().await;
     }
 }
 
 async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address")
+    Problem::new(StatusCode::NOT_FOUND, "this path does not exist")
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        format!("there is no {method} of this address"),
+        format!("this path does not support the method {method}"),
     )
 }

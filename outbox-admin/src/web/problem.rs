@@ -1,4 +1,4 @@
-//! Errors as RFC 9457 has them. The text is for the operator who reads it.
+//! Error responses in the format of RFC 9457. Their texts are for operators.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-/// Why a request was not answered.
+/// Reason why a request failed.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -27,8 +27,8 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// With one more header.
-    pub(super) fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+    /// Adds a header to the response.
+    pub(super) fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
         self.header = Some((name, value));
         self
     }

@@ -72,7 +72,7 @@ pub struct ActivitySlot {
 pub struct RelayViewSource(Arc<dyn Fn(ViewedUpTo) -> RelayView + Send + Sync>);
 
 impl RelayViewSource {
-    /// Uses `view` to look at the relay.
+    /// Reads the relay's state with `view`.
     pub fn new(view: impl Fn(ViewedUpTo) -> RelayView + Send + Sync + 'static) -> Self {
         Self(Arc::new(view))
     }

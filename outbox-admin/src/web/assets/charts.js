@@ -1,4 +1,4 @@
-// Pictures of the last minutes: one value every few seconds, drawn as SVG.
+// Charts of the last minutes: one value per activity slot, drawn as SVG.
 
 import { el, svg, setText, timeText } from "./dom.js";
 
@@ -7,16 +7,15 @@ const TOP = 6;
 const BOTTOM = 16;
 const WINDOW_SECONDS = 15 * 60;
 
-/** A picture in `host`. Each of `series` has a `name`, a `draw` (`bars`, `line`,
- * `band`, `marks`) and reads its value from a slot with `value(slot)`, `null` for
- * none, and may say for how many seconds a value `holds`; `format` makes a
- * value readable. */
+/** A chart in the element `host`. Each of `series` has a `name`, a `shape` (`bars`, `line`, `band` or
+ * `marks`), and `value(slot)`, which returns the value of a slot or `null`. With `holdSeconds` a
+ * value also stands for the following slots without one, for that long. `format` formats a value. */
 export class Chart {
-  constructor(host, { title, series, format, least }) {
+  constructor(host, { title, series, format, minScale }) {
     this.series = series;
     this.format = format;
-    /** The scale never ends below this, so that noise does not look like a peak. */
-    this.least = least;
+    /** Lower bound of the end of the scale, so that noise does not look like a peak. */
+    this.minScale = minScale;
     this.slots = [];
     this.cursor = null;
     this.reading = el("output", { class: "reading" });
@@ -24,25 +23,25 @@ export class Chart {
     this.legend = el(
       "span",
       { class: "legend" },
-      // The title says what a single one is.
-      series.length > 1 && series.map(({ name, draw }) => el("span", { class: `key ${draw}` }, name)),
+      // A single series is named by the title.
+      series.length > 1 && series.map(({ name, shape }) => el("span", { class: `key ${shape}` }, name)),
     );
     host.append(
       el("figcaption", {}, el("strong", {}, title), this.legend, this.reading),
       this.picture,
     );
     host.tabIndex = 0;
-    host.addEventListener("pointermove", (event) => this.#point(event));
-    host.addEventListener("pointerleave", () => this.#at(null));
-    host.addEventListener("blur", () => this.#at(null));
-    host.addEventListener("keydown", (event) => this.#key(event));
+    host.addEventListener("pointermove", (event) => this.#onPointerMove(event));
+    host.addEventListener("pointerleave", () => this.#showSlot(null));
+    host.addEventListener("blur", () => this.#showSlot(null));
+    host.addEventListener("keydown", (event) => this.#onKeyDown(event));
     new ResizeObserver(() => this.#render()).observe(this.picture);
   }
 
-  /** Takes all slots there are, from old to new, and the span of each. */
+  /** Draws `slots`, each `slotSeconds` long, up to the time `now` in epoch seconds. */
   show(slots, now, slotSeconds) {
     this.slotSeconds = slotSeconds;
-    // The slot that goes on would look like a drop.
+    // The current slot is left out: it is incomplete and would look like a drop.
     const end = (Math.floor(now / slotSeconds) - 1) * slotSeconds;
     const count = WINDOW_SECONDS / slotSeconds;
     const known = new Map(slots.map((slot) => [slot.start, slot]));
@@ -56,12 +55,12 @@ export class Chart {
   #render() {
     const width = this.picture.clientWidth;
     if (width === 0 || this.slots.length === 0) return;
-    const values = this.series.map(({ value, holds }) => {
+    const values = this.series.map(({ value, holdSeconds }) => {
       const known = this.slots.map(value);
-      return holds ? held(known, holds / this.slotSeconds) : known;
+      return holdSeconds ? hold(known, holdSeconds / this.slotSeconds) : known;
     });
-    const most = Math.max(this.least, ...values.flat().filter((value) => value !== null));
-    const top = nice(most);
+    const max = Math.max(this.minScale, ...values.flat().filter((value) => value !== null));
+    const top = roundUp(max);
     this.x = (n) => ((n + 0.5) * width) / this.slots.length;
     this.y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
     this.values = values;
@@ -70,12 +69,12 @@ export class Chart {
     const levels = [top, top / 2];
     this.picture.replaceChildren(
       ...this.#grid(width, levels),
-      ...this.series.map(({ draw }, n) => DRAW[draw](values[n], this.x, this.y)),
-      // Over the shapes, which begin at the left once they fill the window.
+      ...this.series.map(({ shape }, n) => SHAPES[shape](values[n], this.x, this.y)),
+      // Above the shapes, which reach the left edge once they fill the window.
       ...levels.map((value) => svg("text", { class: "level", x: 0, y: this.y(value) + 11 }, this.format(value))),
       this.cross,
     );
-    this.#at(this.cursor);
+    this.#showSlot(this.cursor);
   }
 
   #grid(width, levels) {
@@ -92,22 +91,22 @@ export class Chart {
     return parts;
   }
 
-  #point(event) {
+  #onPointerMove(event) {
     const box = this.picture.getBoundingClientRect();
     const n = Math.floor(((event.clientX - box.left) / box.width) * this.slots.length);
-    this.#at(n >= 0 && n < this.slots.length ? n : null);
+    this.#showSlot(n >= 0 && n < this.slots.length ? n : null);
   }
 
-  #key(event) {
+  #onKeyDown(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step === undefined) return;
     event.preventDefault();
     const last = this.slots.length - 1;
-    this.#at(Math.min(last, Math.max(0, (this.cursor ?? last + 1) + step)));
+    this.#showSlot(Math.min(last, Math.max(0, (this.cursor ?? last + 1) + step)));
   }
 
-  /** Shows the values of one slot, or none. */
-  #at(n) {
+  /** Shows the values of slot `n`, or removes them if it is `null`. */
+  #showSlot(n) {
     this.cursor = n;
     this.legend.hidden = n !== null;
     if (n === null || this.values === undefined) {
@@ -117,34 +116,34 @@ export class Chart {
     }
     const x = this.x(n);
     this.cross.replaceChildren(svg("line", { x1: x, x2: x, y1: TOP, y2: this.y(0) }));
-    const texts = this.series.map(({ name }, of) => {
-      const value = this.values[of][n];
+    const texts = this.series.map(({ name }, index) => {
+      const value = this.values[index][n];
       return `${name} ${value === null ? "–" : this.format(value)}`;
     });
     setText(this.reading, `${timeText(new Date(this.slots[n].start * 1000))}  ${texts.join("  ")}`);
   }
 }
 
-/** How a series becomes shapes: its values, and where they are in the picture. */
-const DRAW = {
+/** Functions that draw a series, from its values and the scales of the axes. */
+const SHAPES = {
   bars(values, x, y) {
     const half = (x(1) - x(0)) / 2;
     const path = values.map((value, n) => (value ? `M${x(n) - half},${y(0)}V${y(value)}H${x(n) + half}V${y(0)}` : ""));
     return svg("path", { class: "bars", d: path.join("") });
   },
 
-  /** Something happened: a mark on the base line. */
+  /** Draws a mark on the base line for each slot with a value other than zero. */
   marks(values, x, y) {
     const marks = values.map((value, n) => (value ? svg("circle", { cx: x(n), cy: y(0), r: 3 }) : null));
     return svg("g", { class: "marks" }, marks);
   },
 
-  line: (values, x, y) => svg("path", { class: "line", d: joined(values, x, y) }),
-  band: (values, x, y) => svg("path", { class: "band", d: joined(values, x, y) }),
+  line: (values, x, y) => svg("path", { class: "line", d: linePath(values, x, y) }),
+  band: (values, x, y) => svg("path", { class: "band", d: linePath(values, x, y) }),
 };
 
-/** Each value stays for some slots, until another one comes. */
-function held(values, slots) {
+/** Fills gaps of at most `slots` slots with the value before them. */
+function hold(values, slots) {
   let last = null;
   let age = 0;
   return values.map((value) => {
@@ -154,8 +153,8 @@ function held(values, slots) {
   });
 }
 
-/** A line where neighbours are known, a dot where none is. */
-function joined(values, x, y) {
+/** Returns an SVG path that joins neighbouring values by a line; a lone value becomes a dot. */
+function linePath(values, x, y) {
   const known = (n) => (values[n] ?? null) !== null;
   const parts = values.map((value, n) => {
     if (!known(n)) return "";
@@ -166,8 +165,8 @@ function joined(values, x, y) {
   return parts.join("");
 }
 
-/** The next round number whose half is one, too. */
-function nice(value) {
+/** Returns the next larger number that is round and whose half is round. */
+function roundUp(value) {
   const magnitude = 10 ** Math.floor(Math.log10(value));
   return [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map((factor) => factor * magnitude).find((end) => end >= value);
 }

@@ -1,19 +1,19 @@
-// Requests to the relay, and its live messages.
+// Requests to the relay, and its live updates.
 //
-// The token goes into a header of each request and is kept for this tab only.
-// The live messages are server-sent events, read with fetch because an
-// EventSource cannot send that header.
+// Each request carries the token in a header; it is stored for this tab only. Live updates are
+// server-sent events, read with fetch because an EventSource cannot send that header.
 
-const TOKEN = "outbox-relay-token";
+const TOKEN_KEY = "outbox-relay-token";
 
-/** The relay comes with a message at least every second. */
-const SILENCE_MS = 6_000;
-const RETRY_MS = 1_000;
+/** Time without data after which a connection counts as lost; the relay sends a heartbeat each second. */
+const RECEIVE_TIMEOUT_MS = 6_000;
+const RECONNECT_MS = 1_000;
 
-/** A tab that nobody looks at lets go of the relay after a while. */
+/** Time after which a hidden tab disconnects, to cost the relay nothing. */
 const HIDDEN_MS = 60_000;
 
-export class Refused extends Error {
+/** Failed request; `status` is the HTTP status, or 0 without a response. The message is for people. */
+export class RequestError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -21,9 +21,9 @@ export class Refused extends Error {
 }
 
 export const token = {
-  get: () => sessionStorage.getItem(TOKEN),
-  set: (value) => sessionStorage.setItem(TOKEN, value),
-  forget: () => sessionStorage.removeItem(TOKEN),
+  get: () => sessionStorage.getItem(TOKEN_KEY),
+  set: (value) => sessionStorage.setItem(TOKEN_KEY, value),
+  remove: () => sessionStorage.removeItem(TOKEN_KEY),
 };
 
 async function send(path, options = {}) {
@@ -35,21 +35,22 @@ async function send(path, options = {}) {
     response = await fetch(path, { ...options, headers, redirect: "error" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused(0, "the relay does not answer");
+    throw new RequestError(0, "the relay cannot be reached");
   }
-  if (!response.ok) throw new Refused(response.status, await reason(response));
+  if (!response.ok) throw new RequestError(response.status, await errorDetail(response));
   return response;
 }
 
-async function reason(response) {
+/** Returns the detail of a problem document, or a sentence with the status. */
+async function errorDetail(response) {
   try {
     return (await response.json()).detail;
   } catch {
-    return `the relay answered ${response.status}`;
+    return `the relay returned status ${response.status}`;
   }
 }
 
-/** A JSON answer. */
+/** Returns the JSON of a GET request. Empty parameters are left out. */
 export async function get(path, parameters = {}, signal = undefined) {
   const query = new URLSearchParams(
     Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null && value !== ""),
@@ -58,6 +59,7 @@ export async function get(path, parameters = {}, signal = undefined) {
   return response.json();
 }
 
+/** Sends `body` as JSON and returns the JSON of the response. */
 export async function post(path, body) {
   const response = await send(path, {
     method: "POST",
@@ -67,59 +69,60 @@ export async function post(path, body) {
   return response.json();
 }
 
-/** Follows the relay for as long as the page is open. `on.message(name, data)`
- * for each message; `on.lost(reason)` while there is no connection;
- * `on.denied(reason)` when it wants another token, after which nothing is tried
- * until `follow` is called again. */
-export async function follow(on) {
+/** Receives live updates while the page is open, and reconnects after an error. Calls
+ * `onMessage(name, data)` for each update, `onDisconnected(reason)` after each failed connection, and
+ * `onDenied(reason, status)` when the relay rejects the token or the request; it then returns. */
+export async function follow(handlers) {
   for (;;) {
     try {
-      await visible();
-      await listen(on);
+      await untilVisible();
+      await receive(handlers);
     } catch (error) {
       if (error.status === 401 || error.status === 403) {
-        on.denied(error.message, error.status);
+        handlers.onDenied(error.message, error.status);
         return;
       }
-      on.lost(error.status === undefined ? "the connection was lost" : error.message);
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      handlers.onDisconnected(error.status === undefined ? "the connection to the relay was lost" : error.message);
+      await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS));
     }
   }
 }
 
-/** Until the connection ends, which is always an error unless nobody looks. */
-async function listen(on) {
+/** Receives live updates until the connection ends. Returns if the page was hidden, else throws. */
+async function receive(handlers) {
   const connection = new AbortController();
-  let silence;
-  const heard = () => {
-    clearTimeout(silence);
-    silence = setTimeout(() => connection.abort(), SILENCE_MS);
+  let timeout;
+  const restartTimeout = () => {
+    clearTimeout(timeout);
+    timeout = setTimeout(() => connection.abort(), RECEIVE_TIMEOUT_MS);
   };
-  const unwatch = whenHidden(() => connection.abort());
+  const stopWatching = onHidden(() => connection.abort());
   try {
-    heard();
+    restartTimeout();
     const response = await send("/api/live", { signal: connection.signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) throw new Refused(0, "the relay has closed the connection");
-      heard();
+      if (done) throw new RequestError(0, "the relay closed the connection");
+      restartTimeout();
       text += value;
       const messages = text.split("\n\n");
       text = messages.pop();
-      for (const message of messages) dispatch(message, on);
+      for (const message of messages) dispatch(message, handlers);
     }
   } catch (error) {
     if (document.hidden && error.name === "AbortError") return;
-    throw error.name === "AbortError" ? new Refused(0, "the relay has gone silent") : error;
+    if (error.name !== "AbortError") throw error;
+    throw new RequestError(0, `the relay sent no update for ${RECEIVE_TIMEOUT_MS / 1000} s`);
   } finally {
-    clearTimeout(silence);
-    unwatch();
+    clearTimeout(timeout);
+    stopWatching();
   }
 }
 
-function dispatch(message, on) {
+/** Parses one server-sent event and passes it to the handler. */
+function dispatch(message, handlers) {
   let name = "message";
   let data = "";
   for (const line of message.split("\n")) {
@@ -128,35 +131,36 @@ function dispatch(message, on) {
   }
   if (data === "") return;
   try {
-    on.message(name, JSON.parse(data));
+    handlers.onMessage(name, JSON.parse(data));
   } catch (error) {
-    // A mistake of the page, not of the connection.
+    // A defect of this page; the connection is intact.
     reportError(error);
   }
 }
 
-function visible() {
+/** Waits until the page is visible. */
+function untilVisible() {
   if (!document.hidden) return Promise.resolve();
   return new Promise((resolve) => {
-    const look = () => {
+    const onChange = () => {
       if (document.hidden) return;
-      document.removeEventListener("visibilitychange", look);
+      document.removeEventListener("visibilitychange", onChange);
       resolve();
     };
-    document.addEventListener("visibilitychange", look);
+    document.addEventListener("visibilitychange", onChange);
   });
 }
 
-/** Calls `act` once the page has been hidden for a while; returns how to stop that. */
-function whenHidden(act) {
+/** Calls `act` once the page has been hidden for `HIDDEN_MS`. Returns a function that cancels this. */
+function onHidden(act) {
   let timer;
-  const look = () => {
+  const onChange = () => {
     clearTimeout(timer);
     if (document.hidden) timer = setTimeout(act, HIDDEN_MS);
   };
-  document.addEventListener("visibilitychange", look);
+  document.addEventListener("visibilitychange", onChange);
   return () => {
     clearTimeout(timer);
-    document.removeEventListener("visibilitychange", look);
+    document.removeEventListener("visibilitychange", onChange);
   };
 }

@@ -1,15 +1,15 @@
-// One event: its history, its payload, and what can be done with it.
+// The panel of one event: its timeline, attributes and payload, and the actions on it.
 
 import { between, byId, duration, el, number, prose, time } from "./dom.js";
 import { status } from "./list.js";
-import { pretty } from "./json.js";
+import { indentJson } from "./json.js";
 import { get, post } from "./client.js";
 
-/** A payload larger than this is shown in part. */
-const SHOWN_CHARACTERS = 100_000;
+/** Maximum characters of a payload that are shown at first. */
+const MAX_SHOWN_CHARACTERS = 100_000;
 
-/** An event on its way is asked for again after this. */
-const AGAIN_MS = 1_000;
+/** Interval at which an event is reloaded while its state is expected to change. */
+const RELOAD_MS = 1_000;
 
 const panel = byId("detail");
 
@@ -21,25 +21,25 @@ export const detail = {
     return open !== null;
   },
 
-  /** Shows the event of this key, and keeps it up to date while it moves. */
-  async show(aggregateId, sequence, { onClose, onChange, forAggregate }) {
-    const same = open?.aggregateId === aggregateId && open?.sequence === sequence;
-    if (same) return;
+  /** Opens the event of this key, and keeps it current while its state is expected to change. */
+  async show(aggregateId, sequence, { onClose, onChange, aggregateHash }) {
+    const isOpen = open?.aggregateId === aggregateId && open?.sequence === sequence;
+    if (isOpen) return;
     close();
-    open = { aggregateId, sequence, onClose, onChange, forAggregate, event: null, text: null };
-    await refresh(open);
+    open = { aggregateId, sequence, onClose, onChange, aggregateHash, event: null, text: null };
+    await reload(open);
     if (innerWidth <= 1000) panel.focus();
   },
 
   close,
 
-  /** Asks for it again: something happened. */
+  /** Reloads the open event, if any. */
   refresh() {
-    if (open !== null) refresh(open);
+    if (open !== null) reload(open);
   },
 
-  retry: () => act("retry"),
-  discard: () => act("discard"),
+  retry: () => confirmAction("retry"),
+  discard: () => confirmAction("discard"),
 };
 
 function close() {
@@ -50,48 +50,48 @@ function close() {
   panel.replaceChildren();
 }
 
-/** Brings `of` up to date. What calls for it while an answer is awaited is
- * answered by one more request, so that no old answer follows a newer one. */
-async function refresh(of) {
-  of.outdated = true;
-  if (of.asking) return;
-  of.asking = true;
+/** Reloads `target`. Calls during a request cause one more request after it, so that an older
+ * response never replaces a newer one. */
+async function reload(target) {
+  target.outdated = true;
+  if (target.loading) return;
+  target.loading = true;
   try {
-    while (of.outdated && of === open) {
-      of.outdated = false;
-      await ask(of);
+    while (target.outdated && target === open) {
+      target.outdated = false;
+      await load(target);
     }
   } finally {
-    of.asking = false;
+    target.loading = false;
   }
 }
 
-async function ask(of) {
-  clearTimeout(of.timer);
+async function load(target) {
+  clearTimeout(target.timer);
   let event;
   try {
-    event = await get("/api/event", { aggregate_id: of.aggregateId, sequence: of.sequence });
+    event = await get("/api/event", { aggregate_id: target.aggregateId, sequence: target.sequence });
   } catch (error) {
-    if (of === open) {
-      of.event = null;
-      of.text = null;
+    if (target === open) {
+      target.event = null;
+      target.text = null;
       panel.hidden = false;
-      panel.replaceChildren(closing(), el("p", { class: "problem", role: "alert" }, error.message));
+      panel.replaceChildren(closeButton(), el("p", { class: "problem", role: "alert" }, error.message));
     }
     return;
   }
-  if (of !== open) return;
+  if (target !== open) return;
   const text = JSON.stringify(event);
-  if (text !== of.text) {
-    of.text = text;
-    of.event = event;
+  if (text !== target.text) {
+    target.text = text;
+    target.event = event;
     render(event);
   }
-  if (isMoving(event)) of.timer = setTimeout(() => refresh(of), AGAIN_MS);
+  if (isInProgress(event)) target.timer = setTimeout(() => reload(target), RELOAD_MS);
 }
 
-/** Whether more is to be expected soon. */
-function isMoving(event) {
+/** Returns true if the event is expected to be published or processed soon. */
+function isInProgress(event) {
   if (event.status === "PENDING") return true;
   const consumed = event.timeline.some(({ step }) => step === "processed");
   return event.status === "PUBLISHED" && event.aggregate !== null && !consumed
@@ -102,30 +102,30 @@ function render(event) {
   const scrolled = panel.scrollTop;
   panel.hidden = false;
   panel.replaceChildren(
-    closing(),
+    closeButton(),
     el("h2", {}, event.event_id),
     el("p", { class: "summary" }, status(event.status), el("span", { class: "muted" }, event.event_type ?? "no event type")),
     ...actions(event),
-    ...reasons(event),
+    ...failures(event),
     el("h3", {}, "Timeline"),
     timeline(event),
-    el("h3", {}, "Facts"),
-    facts(event),
+    el("h3", {}, "Attributes"),
+    attributes(event),
     ...payload(event.payload),
-    ...others(event.other),
+    ...otherAttributes(event.other),
   );
   panel.scrollTop = scrolled;
 }
 
-const closing = () =>
+const closeButton = () =>
   el("button", { class: "icon close", "aria-label": "Close", title: "Close (Esc)", click: () => open?.onClose() }, "✕");
 
 function actions(event) {
   const parts = [];
   if (event.status === "FAILED") {
     parts.push(
-      el("button", { id: "retry", class: "main", title: "r", click: () => act("retry") }, "Retry"),
-      el("button", { id: "discard", title: "d", click: () => act("discard") }, "Discard…"),
+      el("button", { id: "retry", class: "main", title: "Retry (r)", click: () => confirmAction("retry") }, "Retry"),
+      el("button", { id: "discard", title: "Discard (d)", click: () => confirmAction("discard") }, "Discard…"),
     );
   }
   if (event.trace_url) {
@@ -134,10 +134,11 @@ function actions(event) {
   return parts.length === 0 ? [] : [el("div", { class: "actions" }, parts)];
 }
 
-function reasons(event) {
+/** Returns why the event failed, and how it breaks the contract of an outbox item. */
+function failures(event) {
   const texts = [];
-  if (event.status === "FAILED") texts.push(event.failure ?? "no reason is stored");
-  if (event.malformed) texts.push(`This is no event of the contract: ${event.malformed}`);
+  if (event.status === "FAILED") texts.push(event.failure ?? "No reason is stored with this event.");
+  if (event.malformed) texts.push(`The item does not follow the contract of an outbox item: ${event.malformed}`);
   return [...new Set(texts)].map((text) => el("p", { class: "reason" }, prose(text)));
 }
 
@@ -152,38 +153,38 @@ const STEPS = {
 };
 
 function timeline(event) {
-  // A consumer may be done before the relay has the queue's answer; what comes
-  // of an event is shown after it all the same.
+  // A consumer may finish before the relay receives the queue's response. The step `processed` is
+  // the last one all the same.
   const isOutcome = ({ step }) => step === "processed";
   const steps = [...event.timeline.filter((moment) => !isOutcome(moment)), ...event.timeline.filter(isOutcome)];
-  let before = null;
+  let previous = null;
   const moments = steps.map(({ at, step, note }) => {
-    const after = before === null ? null : between(before, at);
-    before = at;
+    const elapsed = previous === null ? null : between(previous, at);
+    previous = at;
     return el("li", { class: step },
       el("strong", {}, STEPS[step]),
       time(at),
-      el("span", { class: "after" }, after === null ? "" : `+${duration(after)}`),
+      el("span", { class: "after" }, elapsed === null ? "" : `+${duration(elapsed)}`),
       note && note !== event.failure && note.toLowerCase() !== step ? el("span", { class: "note" }, prose(note)) : null);
   });
-  const awaited = next(event);
-  if (awaited) moments.push(el("li", { class: "awaited" }, el("strong", { class: "muted" }, awaited)));
+  const expected = expectedStep(event);
+  if (expected) moments.push(el("li", { class: "expected" }, el("strong", { class: "muted" }, expected)));
   return el("ol", { class: "timeline" }, moments);
 }
 
-/** What comes next, when that is known. */
-function next(event) {
-  if (event.status === "PENDING") return "Publishing";
-  if (event.status === "PUBLISHED" && isMoving(event)) return "Processing";
+/** Returns the step that is expected next, or `null`. */
+function expectedStep(event) {
+  if (event.status === "PENDING") return "Waiting to be published";
+  if (event.status === "PUBLISHED" && isInProgress(event)) return "Waiting to be processed";
   return null;
 }
 
-function facts(event) {
+function attributes(event) {
   const aggregate = event.aggregate;
   const rows = [
     [event.aggregate_type ?? "Aggregate", link(event.aggregate_id)],
     ["Sequence", event.sequence],
-    ["Its state", aggregate && (aggregate.problem ? prose(aggregate.problem) : aggregate.status)],
+    ["Aggregate status", aggregate && (aggregate.problem ? prose(aggregate.problem) : aggregate.status)],
     ["Message", event.message_id],
     ["Attempts", event.attempts],
     ["Replays", event.replays],
@@ -197,15 +198,15 @@ function facts(event) {
 }
 
 const link = (aggregateId) =>
-  el("a", { href: `#${open.forAggregate(aggregateId)}`, title: "All its events" }, aggregateId);
+  el("a", { href: `#${open.aggregateHash(aggregateId)}`, title: "Show all events of this aggregate" }, aggregateId);
 
 function payload(text) {
-  if (text === null) return [el("h3", {}, "Payload"), el("p", { class: "muted" }, "There is none.")];
-  const whole = pretty(text);
-  const shown = el("pre", { tabindex: 0 }, whole.slice(0, SHOWN_CHARACTERS));
+  if (text === null) return [el("h3", {}, "Payload"), el("p", { class: "muted" }, "The item has no payload.")];
+  const whole = indentJson(text);
+  const shown = el("pre", { tabindex: 0 }, whole.slice(0, MAX_SHOWN_CHARACTERS));
   const bytes = new TextEncoder().encode(text).length;
-  const title = el("h3", {}, `Payload, ${number(bytes)} bytes`, el("span", {}, copy(text)));
-  if (whole.length <= SHOWN_CHARACTERS) return [title, shown];
+  const title = el("h3", {}, `Payload, ${number(bytes)} bytes`, el("span", {}, copyButton(text)));
+  if (whole.length <= MAX_SHOWN_CHARACTERS) return [title, shown];
   const rest = el("button", {
     class: "quiet",
     click: () => {
@@ -216,8 +217,8 @@ function payload(text) {
   return [title, shown, rest];
 }
 
-function copy(text) {
-  // Only where the browser has a clipboard: at localhost and over TLS.
+function copyButton(text) {
+  // Browsers have a clipboard at localhost and over TLS only.
   if (!navigator.clipboard) return null;
   const button = el("button", {
     class: "quiet",
@@ -229,64 +230,65 @@ function copy(text) {
   return button;
 }
 
-function others(other) {
+function otherAttributes(other) {
   if (Object.keys(other).length === 0) return [];
   return [el("h3", {}, "Other attributes"), el("pre", { tabindex: 0 }, JSON.stringify(other, null, 2))];
 }
 
-const QUESTIONS = {
+const CONFIRMATIONS = {
   retry: {
     title: "Retry this event?",
-    text: (event) => `${event.event_id} becomes pending again and is published by the normal path, with its own trace.`,
+    text: (event) => `${event.event_id} becomes pending again, and a relay publishes it in its own trace. The event itself is unchanged, so repair the cause of the failure first.`,
     yes: "Retry",
   },
   discard: {
     title: "Discard this event?",
-    text: (event) => `${event.event_id} will never be published. It stays in the table with your reason.`,
+    text: (event) => `${event.event_id} will never be published, and cannot be retried later. Its item stays in the table, with your reason.`,
     yes: "Discard",
   },
 };
 
 const dialog = byId("dialog");
 
-/** Asks, does it, and says what came of it. */
-function act(action) {
-  const of = open;
-  if (of?.event?.status !== "FAILED" || dialog.open) return;
-  const { title, text, yes } = QUESTIONS[action];
+/** Opens the confirmation of an action on the open event. Once confirmed, performs the action and
+ * reports its result. */
+function confirmAction(action) {
+  const target = open;
+  if (target?.event?.status !== "FAILED" || dialog.open) return;
+  const { title, text, yes } = CONFIRMATIONS[action];
   const reason = byId("dialog-reason");
-  const agree = byId("dialog-yes");
+  const confirm = byId("dialog-yes");
   byId("dialog-title").textContent = title;
-  byId("dialog-text").textContent = text(of.event);
+  byId("dialog-text").textContent = text(target.event);
   byId("dialog-error").textContent = "";
   byId("dialog-reason-row").hidden = action !== "discard";
   reason.required = action === "discard";
   reason.value = "";
-  agree.textContent = yes;
-  agree.classList.toggle("danger", action === "discard");
+  confirm.textContent = yes;
+  confirm.classList.toggle("danger", action === "discard");
   dialog.querySelector("form").onsubmit = async (submit) => {
     submit.preventDefault();
-    agree.disabled = true;
+    confirm.disabled = true;
     try {
-      const body = { aggregate_id: of.aggregateId, sequence: of.sequence };
+      const body = { aggregate_id: target.aggregateId, sequence: target.sequence };
       if (action === "discard") body.reason = reason.value;
-      const acted = await post(`/api/${action}`, body);
+      const change = await post(`/api/${action}`, body);
       dialog.close();
-      of.onChange(said(action, acted));
-      if (of === open) refresh(of);
+      target.onChange(changeText(action, change));
+      if (target === open) reload(target);
     } catch (error) {
       byId("dialog-error").textContent = error.message;
     } finally {
-      agree.disabled = false;
+      confirm.disabled = false;
     }
   };
   dialog.showModal();
-  (action === "discard" ? reason : agree).focus();
+  (action === "discard" ? reason : confirm).focus();
 }
 
 byId("dialog-no").addEventListener("click", () => dialog.close());
 
-function said(action, { changed, status: now }) {
-  if (!changed) return `Nothing was changed: it is ${now} already`;
-  return action === "retry" ? "Pending again; it is published at the next sweep" : "Discarded";
+function changeText(action, { changed, status: current }) {
+  if (!changed) return `Not changed: the event is ${current}`;
+  return action === "retry" ? "Retried: the event is pending, and the next sweep publishes it" : "Discarded";
 }

@@ -1,9 +1,9 @@
-// Elements and texts. Everything from outside becomes a text node or an
-// attribute, never markup.
+// Elements, and formats of values. Data becomes a text node or an attribute, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element; `attributes` with the name of an event take a function. */
+/** Creates an element. An attribute whose value is a function becomes the listener of the event of
+ * that name. */
 export function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -24,12 +24,12 @@ function fill(element, attributes, children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Sets a text, and touches the page only when it is another one. */
+/** Sets the text of an element. Leaves the page untouched if the text is the same. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** A sentence in which `names` stand between backticks. */
+/** Returns the parts of a sentence, with names between backticks as code elements. */
 export function prose(text) {
   const parts = text.split("`");
   if (parts.length % 2 === 0) return [text];
@@ -42,13 +42,13 @@ const day = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short" })
 
 export const number = (value) => whole.format(value);
 
-/** `1.2`, `34`, `5,678`: two figures where that is enough. */
+/** Formats a rate: `1.2`, `34`, `5,678`. */
 export function rate(value) {
   if (value === 0 || value >= 10) return whole.format(Math.round(value));
   return value.toFixed(1);
 }
 
-/** Milliseconds as `12 ms`, `3.4 s`, `5 min`, `2 h 5 min`, `3 d 4 h`. */
+/** Formats milliseconds: `12 ms`, `3.4 s`, `5 min`, `2 h 5 min`, `3 d 4 h`. */
 export function duration(ms) {
   if (ms < 1000) return `${Math.max(0, Math.round(ms))} ms`;
   const seconds = ms / 1000;
@@ -64,8 +64,8 @@ export function duration(ms) {
 const pair = (large, unit, small, smaller) =>
   small === 0 ? `${large} ${unit}` : `${large} ${unit} ${small} ${smaller}`;
 
-/** A stored time in this browser's zone, with the date when it is not today's;
- * the time as it is stored in its title. */
+/** Creates an element for a stored time, in this browser's time zone and with the date if that is not
+ * today. The title has the time as it is stored. */
 export function time(stored) {
   const at = new Date(stored);
   if (Number.isNaN(at.getTime())) return el("span", {}, stored);
@@ -77,7 +77,7 @@ export function timeText(at) {
   return today ? clock.format(at) : `${day.format(at)} ${clock.format(at)}`;
 }
 
-/** Milliseconds from one stored time to another, or to now. */
+/** Returns the milliseconds from one stored time to another, or to now; `null` if one is malformed. */
 export function between(from, to) {
   const start = Date.parse(from);
   const end = to === undefined ? Date.now() : Date.parse(to);

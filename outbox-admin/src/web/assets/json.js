@@ -1,11 +1,11 @@
-// JSON, one member a line. Tokens stay as they are written: parsing and writing
-// again would turn 1.50 into 1.5 and lose digits of large numbers.
+// Indentation of JSON. Tokens stay as they are written: parsing and serialising them again would turn
+// 1.50 into 1.5 and lose digits of large numbers.
 
-/** Deeper than this indentation explains nothing and grows without bound. */
+/** Maximum depth that is indented; the size of deeper indentation would grow without bound. */
 const MAX_DEPTH = 64;
 
-/** `text` laid out, or as it is when it is not JSON. */
-export function pretty(text) {
+/** Returns `text` with one member a line, or unchanged if it is not JSON. */
+export function indentJson(text) {
   try {
     JSON.parse(text);
   } catch {
@@ -22,7 +22,7 @@ export function pretty(text) {
       line();
     } else if (token === "}" || token === "]") {
       depth -= 1;
-      // Nothing in it: closed on the same line.
+      // An empty object or array is closed on the same line.
       if (/^[[{]$/.test(out.at(-3) ?? "")) out.length -= 2;
       else line();
       out.push(token);

@@ -1,12 +1,12 @@
-// The list: its columns in each view, its rows, moving through them by key.
+// The list of the current view: its columns, its rows, and moving between rows with the keyboard.
 
 import { between, byId, duration, el, prose, setText, time } from "./dom.js";
 
-/** Rows that are shown at once of what this relay published. */
-export const SHOWN = 200;
+/** Maximum number of published events in the list. */
+export const MAX_PUBLISHED = 200;
 
-/** Rows that may arrive at once and still be pointed out. */
-const HIGHLIGHTED = 5;
+/** Maximum number of new rows that are highlighted; more at once are usual and not notable. */
+const MAX_HIGHLIGHTED = 5;
 
 const event = {
   name: "Event",
@@ -18,25 +18,26 @@ const committed = { name: "Committed", kind: "c-time", cell: (item) => time(item
 
 export const status = (name, text = name) => el("span", { class: `status ${name}` }, text ?? "none");
 
-/** Ages go on by themselves: `tick` brings them up to date. */
+/** Creates the age of an event, which `updateAges` keeps current. */
 const age = (since) => el("span", { "data-since": since }, ageText(since));
 const ageText = (since) => {
   const ms = between(since);
   return ms === null ? "" : duration(ms);
 };
 
-export function tick() {
+export function updateAges() {
   for (const element of document.querySelectorAll("[data-since]")) {
     setText(element, ageText(element.dataset.since));
   }
 }
 
-const LIVES = {
+/** Texts of the states of a lease; the same as those of `outbox-relay shards`. */
+const LEASE_STATES = {
   alive: "alive",
-  silent: "silent",
-  free: "nobody has it",
-  waiting: "after its parent",
-  unknown: "looking",
+  silent: "no heartbeat",
+  free: "no owner",
+  waiting: "waits for parent",
+  unknown: "unknown",
 };
 
 const COLUMNS = {
@@ -51,7 +52,7 @@ const COLUMNS = {
     type,
     committed,
     { name: "Age", kind: "c-short", label: "age", cell: (item) => age(item.occurred_at) },
-    { name: "", kind: "c-wide", cell: again },
+    { name: "", kind: "c-wide", cell: repetition },
   ],
   published: [
     event,
@@ -69,14 +70,15 @@ const COLUMNS = {
   ],
   shards: [
     { name: "Shard", kind: "c-event", cell: (lease) => el("span", { class: "mono", title: lease.lease }, lease.lease) },
-    { name: "Owner", kind: "c-wide", cell: (lease) => lease.owner ?? "nobody" },
-    { name: "Sign of life", kind: "c-status", cell: (lease) => status(lease.life, LIVES[lease.life]) },
+    { name: "Owner", kind: "c-wide", cell: (lease) => lease.owner ?? "none" },
+    { name: "State", kind: "c-status", cell: (lease) => status(lease.life, LEASE_STATES[lease.life]) },
     { name: "Epoch", kind: "c-short", label: "epoch", cell: (lease) => lease.epoch },
     { name: "Settled up to", kind: "c-time", label: "settled up to", cell: (lease) => (lease.passed ? time(lease.passed) : "") },
   ],
 };
 
-function again(item) {
+/** Returns why a pending event is published again, if it is. */
+function repetition(item) {
   if (item.replayed_at) return `replay ${item.replays}`;
   return item.retried_at ? "retried" : "";
 }
@@ -95,12 +97,12 @@ export class List {
     this.view = null;
     this.body.addEventListener("click", (click) => {
       const row = click.target.closest("tr.opens");
-      // A link does it by itself, also into another tab.
+      // A link opens the event itself, also in another tab.
       if (row && !click.target.closest("a") && getSelection().isCollapsed) onOpen(row.dataset.link);
     });
   }
 
-  /** Shows `items`, each with a `key`. Rows that stay are kept, with their focus. */
+  /** Shows `items`, each with a `key`. Rows that are unchanged keep their element and focus. */
   show(view, items) {
     if (view !== this.view) {
       this.view = view;
@@ -110,13 +112,13 @@ export class List {
       this.head.replaceChildren(el("tr", {}, names));
       this.body.replaceChildren();
     }
-    const before = this.rows;
+    const previous = this.rows;
     this.rows = new Map();
-    const arrived = items.filter(({ key }) => !before.has(key)).length;
-    const highlight = before.size > 0 && arrived <= HIGHLIGHTED;
+    const added = items.filter(({ key }) => !previous.has(key)).length;
+    const highlight = previous.size > 0 && added <= MAX_HIGHLIGHTED;
     for (const item of items) {
       const text = JSON.stringify(item);
-      const known = before.get(item.key);
+      const known = previous.get(item.key);
       const row = known?.text === text ? known.row : this.#row(item, highlight && !known);
       this.rows.set(item.key, { row, text });
     }
@@ -147,16 +149,16 @@ export class List {
     for (const [known, { row }] of this.rows) row.classList.toggle("open", known === key);
   }
 
-  /** Moves the focus by some rows. */
-  move(step) {
+  /** Moves the focus by `step` rows. */
+  moveFocus(step) {
     const links = [...this.body.querySelectorAll("td.c-event a")];
-    const now = links.indexOf(document.activeElement);
-    const next = now < 0 ? 0 : Math.min(links.length - 1, Math.max(0, now + step));
+    const current = links.indexOf(document.activeElement);
+    const next = current < 0 ? 0 : Math.min(links.length - 1, Math.max(0, current + step));
     links[next]?.focus();
   }
 
-  /** Whether someone is about to use a row, which must not move away then. */
-  get inUse() {
+  /** True while the pointer or the focus is in the list, so that its rows should not move. */
+  get isInUse() {
     return this.body.matches(":hover") || this.body.contains(document.activeElement);
   }
 }

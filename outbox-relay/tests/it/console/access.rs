@@ -1,14 +1,14 @@
-//! Who may look and act.
+//! Authorization of requests to the console.
 
 use std::process::Command;
 
 use reqwest::{Method, StatusCode, header};
 use test_support::eventually;
 
-use super::{Console, TOKEN, detail, failed, name};
+use super::{Console, TOKEN, detail, failed, key};
 use crate::support::{DEADLINE, RELAY, string};
 
-/// Whatever shows or changes something.
+/// Routes that show or change events.
 const GUARDED: [(&str, &str); 6] = [
     ("GET", "/api/live"),
     ("GET", "/api/events?state=failed"),
@@ -18,8 +18,8 @@ const GUARDED: [(&str, &str); 6] = [
     ("POST", "/api/discard"),
 ];
 
-/// What says nothing of any event.
-const OPEN: [&str; 13] = [
+/// Routes without data of events.
+const OPEN: [&str; 15] = [
     "/",
     "/console.css",
     "/icon.svg",
@@ -30,13 +30,15 @@ const OPEN: [&str; 13] = [
     "/list.js",
     "/detail.js",
     "/json.js",
+    "/location.js",
+    "/overview.js",
     "/healthz",
     "/readyz",
     "/metrics",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_nothing_is_shown_or_done_without_it() {
+async fn requests_without_the_token_are_rejected_and_change_nothing() {
     let console = Console::with_token().await;
     console.stage.put(failed("a", 1, "for the test")).await;
     let unknown = ("GET", "/api/nowhere");
@@ -46,18 +48,18 @@ async fn with_a_token_nothing_is_shown_or_done_without_it() {
             let mut request = console
                 .http
                 .request(method.clone(), console.relay.url(path))
-                .json(&name("a", 1));
+                .json(&key("a", 1));
             if let Some(given) = given {
                 request = request.bearer_auth(given);
             }
-            let answer = request.send().await.unwrap();
+            let response = request.send().await.unwrap();
             assert_eq!(
-                answer.status(),
+                response.status(),
                 StatusCode::UNAUTHORIZED,
                 "{path} {given:?}"
             );
-            assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");
-            let detail = detail(answer).await;
+            assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
+            let detail = detail(response).await;
             assert!(detail.contains("RELAY_ADMIN_TOKEN"), "{detail}");
             assert!(!detail.contains(TOKEN), "{detail}");
         }
@@ -69,26 +71,26 @@ async fn with_a_token_nothing_is_shown_or_done_without_it() {
         let request = console
             .http
             .request(method.parse().unwrap(), console.relay.url(path))
-            .json(&name("b", 1));
-        let answer = console.authorized(request).send().await.unwrap();
-        assert_ne!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+            .json(&key("b", 1));
+        let response = console.authorized(request).send().await.unwrap();
+        assert_ne!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
     }
     assert!(!console.relay.log().contains(TOKEN));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_and_health_are_open_and_say_nothing_of_events() {
+async fn the_page_health_and_metrics_need_no_token() {
     let console = Console::with_token().await;
     for path in OPEN {
-        // A relay is ready only once it has found the stream.
+        // A relay is ready once it has located the stream.
         let open = eventually(DEADLINE, || async {
-            let answer = reqwest::get(console.relay.url(path)).await.unwrap();
+            let response = reqwest::get(console.relay.url(path)).await.unwrap();
             assert_eq!(
-                answer.headers()["x-content-type-options"],
+                response.headers()["x-content-type-options"],
                 "nosniff",
                 "{path}"
             );
-            match answer.status() {
+            match response.status() {
                 StatusCode::OK => Ok(()),
                 status => Err(format!("{path}: {status}")),
             }
@@ -98,7 +100,7 @@ async fn the_page_and_health_are_open_and_say_nothing_of_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_other_sites_are_refused_and_change_nothing() {
+async fn requests_from_other_sites_are_rejected_and_change_nothing() {
     for console in [Console::open(&[]).await, Console::with_token().await] {
         console.stage.put(failed("a", 1, "for the test")).await;
         for (header, value) in [
@@ -112,14 +114,18 @@ async fn requests_of_other_sites_are_refused_and_change_nothing() {
                     .http
                     .request(method.parse().unwrap(), console.relay.url(path))
                     .header(header, value)
-                    .json(&name("a", 1));
-                let answer = console.authorized(request).send().await.unwrap();
-                assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path} {value}");
-                assert!(!answer.headers().contains_key("access-control-allow-origin"));
+                    .json(&key("a", 1));
+                let response = console.authorized(request).send().await.unwrap();
+                assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path} {value}");
+                assert!(
+                    !response
+                        .headers()
+                        .contains_key("access-control-allow-origin")
+                );
             }
         }
-        // What a form can send without asking first.
-        let body = name("a", 1).to_string();
+        // The content types that an HTML form can send, without a preflight request.
+        let body = key("a", 1).to_string();
         for kind in [
             "text/plain",
             "application/x-www-form-urlencoded",
@@ -130,46 +136,50 @@ async fn requests_of_other_sites_are_refused_and_change_nothing() {
                 .post(console.relay.url("/api/retry"))
                 .header(header::CONTENT_TYPE, kind)
                 .body(body.clone());
-            let answer = console.authorized(request).send().await.unwrap();
+            let response = console.authorized(request).send().await.unwrap();
             assert_eq!(
-                answer.status(),
+                response.status(),
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "{kind}"
             );
         }
-        // A preflight allows nothing.
+        // The response to a preflight request allows no other origin.
         let request = console
             .http
             .request(Method::OPTIONS, console.relay.url("/api/retry"))
             .header("origin", "https://example.org")
             .header("access-control-request-method", "POST");
-        let answer = console.authorized(request).send().await.unwrap();
-        assert!(!answer.headers().contains_key("access-control-allow-origin"));
+        let response = console.authorized(request).send().await.unwrap();
+        assert!(
+            !response
+                .headers()
+                .contains_key("access-control-allow-origin")
+        );
         let stored = console.stage.event("a", 1).await;
         assert_eq!(string(&stored, "status"), Some("FAILED"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_a_name_that_points_here_is_refused() {
+async fn without_a_token_a_host_other_than_localhost_is_rejected() {
     let console = Console::open(&[]).await;
     for (method, path) in GUARDED {
-        let answer = console
+        let response = console
             .http
             .request(method.parse().unwrap(), console.relay.url(path))
             .header(header::HOST, "attacker.example:8081")
-            .json(&name("a", 1))
+            .json(&key("a", 1))
             .send()
             .await
             .unwrap();
-        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path}");
-        assert!(detail(answer).await.contains("localhost"));
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
+        assert!(detail(response).await.contains("localhost"));
     }
     console.json("/api/events?state=failed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_forbids_what_the_page_does_not_need() {
+async fn every_response_has_the_security_headers() {
     let console = Console::with_token().await;
     for path in [
         "/",
@@ -177,11 +187,11 @@ async fn every_answer_forbids_what_the_page_does_not_need() {
         "/api/events?state=failed",
         "/api/nowhere",
     ] {
-        for answer in [
+        for response in [
             console.get(path).await,
             reqwest::get(console.relay.url(path)).await.unwrap(),
         ] {
-            let header = |name: &str| answer.headers()[name].to_str().unwrap();
+            let header = |name: &str| response.headers()[name].to_str().unwrap();
             let policy = header("content-security-policy");
             for directive in [
                 "default-src 'none'",
@@ -207,7 +217,7 @@ async fn every_answer_forbids_what_the_page_does_not_need() {
 }
 
 #[test]
-fn an_address_that_others_reach_needs_a_token() {
+fn listening_beyond_loopback_requires_a_token() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8081"] {
         let output = Command::new(RELAY)
             .env("RELAY_ADMIN_LISTEN", address)
@@ -221,7 +231,7 @@ fn an_address_that_others_reach_needs_a_token() {
 }
 
 #[test]
-fn a_token_that_no_header_carries_is_refused_and_none_is_ever_printed() {
+fn an_invalid_token_is_rejected_and_no_token_is_printed() {
     for token in ["", "two words", "naïve"] {
         let output = Command::new(RELAY)
             .env("RELAY_ADMIN_TOKEN", token)
@@ -240,19 +250,19 @@ fn a_token_that_no_header_carries_is_refused_and_none_is_ever_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_the_relay_listens_where_others_reach_it() {
+async fn with_a_token_the_relay_listens_on_any_address_and_host() {
     let stage = crate::support::Stage::new().await;
     let environment = [
         ("RELAY_ADMIN_LISTEN", "0.0.0.0:0"),
         ("RELAY_ADMIN_TOKEN", TOKEN),
     ];
     let console = Console::on(stage, &environment, Some(TOKEN)).await;
-    // Whatever name leads here: the token is what counts.
+    // The host does not matter, as the token authorizes the request.
     let url = format!(
         "http://127.0.0.1:{}/api/events?state=failed",
         console.relay.address().port()
     );
     let request = console.http.get(url).header(header::HOST, "relay.internal");
-    let answer = console.authorized(request).send().await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
+    let response = console.authorized(request).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
 }

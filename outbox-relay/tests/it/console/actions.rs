@@ -1,15 +1,15 @@
-//! Looking at an event, retrying and discarding it.
+//! Search, retry and discard.
 
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::{Console, detail, failed, name};
+use super::{Console, detail, failed, key};
 use crate::support::{Stage, event, ids, string, text};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_event_is_found_retried_and_published() {
+async fn a_failed_event_is_listed_retried_and_published() {
     let stage = Stage::new().await;
-    // Its type had no route when it failed.
+    // No route matched its type when it failed.
     let mut item = failed("o-1", 1, "no route matches the event type");
     item.insert(
         "traceparent".to_owned(),
@@ -34,7 +34,7 @@ async fn a_failed_event_is_found_retried_and_published() {
         "http://jaeger.example:16686/trace/0af7651916cd43dd8448eb211c80319c"
     );
 
-    let acted = console.post("/api/retry", &name("o-1", 1)).await;
+    let acted = console.post("/api/retry", &key("o-1", 1)).await;
     assert_eq!(acted.status(), StatusCode::OK);
     let acted: serde_json::Value = acted.json().await.unwrap();
     assert_eq!(
@@ -56,8 +56,8 @@ async fn a_failed_event_is_found_retried_and_published() {
         .collect();
     assert_eq!(steps, ["committed", "failed", "retried", "published"]);
 
-    // Once more: it is not failed any more, and is not sent again.
-    let again = console.post("/api/retry", &name("o-1", 1)).await;
+    // A second retry: the event is no longer failed, and is not sent again.
+    let again = console.post("/api/retry", &key("o-1", 1)).await;
     let again: serde_json::Value = again.json().await.unwrap();
     assert_eq!(
         (&again["changed"], &again["status"]),
@@ -69,23 +69,23 @@ async fn a_failed_event_is_found_retried_and_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_discarded_event_stays_with_its_reason() {
+async fn a_discarded_event_is_kept_with_its_reason() {
     let console = Console::open(&[]).await;
     console.stage.put(failed("o-1", 1, "broken")).await;
     let discard = |reason: String| {
-        let mut body = name("o-1", 1);
+        let mut body = key("o-1", 1);
         body["reason"] = json!(reason);
         body
     };
     for reason in [String::new(), "  ".to_owned(), "x".repeat(2_000)] {
-        let answer = console.post("/api/discard", &discard(reason)).await;
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-        assert!(detail(answer).await.contains("reason"));
+        let response = console.post("/api/discard", &discard(reason)).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert!(detail(response).await.contains("reason"));
     }
-    let answer = console
+    let response = console
         .post("/api/discard", &discard(" sent by hand ".to_owned()))
         .await;
-    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(response.status(), StatusCode::OK);
     let stored = console.stage.event("o-1", 1).await;
     assert_eq!(string(&stored, "status"), Some("DISCARDED"));
     assert_eq!(string(&stored, "discard_reason"), Some("sent by hand"));
@@ -94,20 +94,20 @@ async fn a_discarded_event_stays_with_its_reason() {
 
     let found = console.json("/api/search?q=o-1").await;
     assert_eq!(found["events"][0]["status"], "DISCARDED");
-    let answer = console.post("/api/retry", &name("o-1", 1)).await;
-    let acted: serde_json::Value = answer.json().await.unwrap();
+    let response = console.post("/api/retry", &key("o-1", 1)).await;
+    let acted: serde_json::Value = response.json().await.unwrap();
     assert_eq!(acted["changed"], false);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_found_by_its_id_and_an_event_by_its_own() {
+async fn search_finds_an_aggregate_and_an_event_by_id() {
     let console = Console::open(&[]).await;
     console
         .stage
         .put_all(vec![event("o:1", 1), event("o:1", 2), event("o-2", 1)])
         .await;
     console.stage.until_count("PUBLISHED", 3).await;
-    // No key is made of this one's id.
+    // The id of this event does not contain its key.
     let mut own = failed("o-3", 1, "for the test");
     own.insert("event_id".to_owned(), text("01J9ZX"));
     console.stage.put(own).await;

@@ -3,46 +3,46 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Console, detail, failed, name};
+use super::{Console, detail, failed, key};
 use crate::support::text;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_unknown_is_said_by_its_name() {
+async fn an_unknown_id_or_path_is_named_in_the_error() {
     let console = Console::open(&[]).await;
     for (path, named) in [
-        ("/api/event?aggregate_id=nobody&sequence=7", "nobody"),
-        ("/api/search?q=nobody", "nobody"),
-        ("/api/search?q=nobody:7", "nobody:7"),
-        ("/api/nowhere", "nothing at this address"),
+        ("/api/event?aggregate_id=unknown&sequence=7", "unknown"),
+        ("/api/search?q=unknown", "unknown"),
+        ("/api/search?q=unknown:7", "unknown:7"),
+        ("/api/nowhere", "path does not exist"),
     ] {
-        let answer = console.get(path).await;
-        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
-        let detail = detail(answer).await;
+        let response = console.get(path).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+        let detail = detail(response).await;
         assert!(detail.contains(named), "{path}: {detail}");
     }
-    let retry = name("nobody", 1);
+    let retry = key("unknown", 1);
     let mut discard = retry.clone();
     discard["reason"] = json!("for the test");
     for (path, body) in [("/api/retry", retry), ("/api/discard", discard)] {
-        let answer = console.post(path, &body).await;
-        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
-        assert!(detail(answer).await.contains("nobody"), "{path}");
+        let response = console.post(path, &body).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+        assert!(detail(response).await.contains("unknown"), "{path}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_method_that_an_address_does_not_have_is_named() {
+async fn an_unsupported_method_is_named_in_the_error() {
     let console = Console::open(&[]).await;
-    let answer = console.get("/api/retry").await;
-    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert!(detail(answer).await.contains("GET"));
-    let answer = console.post("/api/events", &json!({})).await;
-    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert!(detail(answer).await.contains("POST"));
+    let response = console.get("/api/retry").await;
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert!(detail(response).await.contains("GET"));
+    let response = console.post("/api/events", &json!({})).await;
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert!(detail(response).await.contains("POST"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_filter_is_named() {
+async fn a_malformed_parameter_is_named_in_the_error() {
     let console = Console::open(&[]).await;
     for (path, named) in [
         ("/api/events", "state"),
@@ -68,9 +68,9 @@ async fn a_malformed_filter_is_named() {
             "sequence",
         ),
     ] {
-        let answer = console.get(path).await;
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");
-        let detail = detail(answer).await;
+        let response = console.get(path).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{path}");
+        let detail = detail(response).await;
         assert!(detail.contains(named), "{path}: {detail}");
     }
     for (body, status) in [
@@ -88,14 +88,14 @@ async fn a_malformed_filter_is_named() {
         ),
         (json!("a"), StatusCode::UNPROCESSABLE_ENTITY),
     ] {
-        let answer = console.post("/api/retry", &body).await;
-        assert_eq!(answer.status(), status, "{body}");
-        detail(answer).await;
+        let response = console.post("/api/retry", &body).await;
+        assert_eq!(response.status(), status, "{body}");
+        detail(response).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_narrow_a_list_down() {
+async fn filters_limit_a_list() {
     let console = Console::open(&[]).await;
     let mut other = failed("b", 1, "too large");
     other.insert("event_type".to_owned(), text("invoice.sent"));
@@ -125,7 +125,7 @@ async fn filters_narrow_a_list_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn markup_and_390_kb_come_back_as_they_are_stored_and_as_json() {
+async fn markup_and_a_payload_of_390_kib_are_returned_unchanged_as_json() {
     let console = Console::open(&[]).await;
     let markup = r#"{"x":"</script><script>alert(1)</script>"}"#;
     let large = format!(r#"{{"x":"{}"}}"#, "y".repeat(390 * 1024));
@@ -137,15 +137,15 @@ async fn markup_and_390_kb_come_back_as_they_are_stored_and_as_json() {
             .http
             .get(console.relay.url("/api/event"))
             .query(&[("aggregate_id", id), ("sequence", "1")]);
-        let answer = request.send().await.unwrap();
-        assert_eq!(answer.headers()["content-type"], "application/json");
-        assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
-        let shown: Value = answer.json().await.unwrap();
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        let shown: Value = response.json().await.unwrap();
         assert_eq!(shown["payload"], payload);
         assert_eq!(shown["aggregate_id"], id);
         assert_eq!(shown["failure"], "<b>broken</b>");
     }
-    // Lists carry no payloads.
+    // Lists do not contain payloads.
     let listed = console.get("/api/events?state=failed").await;
     assert!(listed.text().await.unwrap().len() < 10_000);
 }

@@ -1,21 +1,21 @@
-//! 100,000 failed events, and large ones.
+//! Lists of 100,000 failed events, and of large events.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 
-use super::{Console, failed, name};
+use super::{Console, failed, key};
 use crate::support::{Stage, text};
 
 const FAILED: u64 = 100_000;
 
-/// A page is one Query of one page, whatever lies behind it. Many times what it
-/// takes on an idle machine.
-const PROMPT: Duration = Duration::from_secs(2);
+/// Time limit of a page, which is one page of one Query however many events follow; many times the
+/// duration on an idle machine.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_thousand_failed_events_are_read_page_by_page() {
+async fn a_hundred_thousand_failed_events_are_listed_page_by_page() {
     let stage = Stage::new().await;
     for chunk in 0..100 {
         let per_chunk = FAILED / 100;
@@ -42,11 +42,11 @@ async fn a_hundred_thousand_failed_events_are_read_page_by_page() {
             .http
             .get(console.relay.url("/api/events"))
             .query(&query);
-        let answer = request.send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        let page: serde_json::Value = answer.json().await.unwrap();
-        let took = started.elapsed();
-        assert!(took < PROMPT, "{took:?}");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let page: serde_json::Value = response.json().await.unwrap();
+        let elapsed = started.elapsed();
+        assert!(elapsed < PAGE_TIMEOUT, "{elapsed:?}");
         let events = page["events"].as_array().unwrap();
         seen.extend(
             events
@@ -58,7 +58,7 @@ async fn a_hundred_thousand_failed_events_are_read_page_by_page() {
     assert_eq!(seen.len(), 5_000);
     assert!(after.is_some());
 
-    // Counting them all takes longer, and holds nothing up.
+    // Counting all of them takes longer, and delays no other request.
     let mut live = console.live().await;
     live.until("failed", |list| {
         list["events"]
@@ -68,19 +68,19 @@ async fn a_hundred_thousand_failed_events_are_read_page_by_page() {
     .await;
     let status = live.until("status", |_| true).await;
     assert_eq!(status["failed"]["count"], FAILED, "{status}");
-    let acted = console.post("/api/retry", &name("o-000000", 1)).await;
+    let acted = console.post("/api/retry", &key("o-000000", 1)).await;
     assert_eq!(acted.status(), StatusCode::OK);
     console.stage.until_status("o-000000", 1, "PUBLISHED").await;
 }
 
-/// What a page and a live message take at most, whatever events are made of.
+/// Maximum size of a page and of a live update, whatever the events contain.
 const MAX_BYTES: usize = 512 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_large_events_is_bounded_and_the_rest_follows() {
+async fn a_page_of_large_events_is_bounded_and_the_next_page_has_the_rest() {
     const LARGE: usize = 60;
     let console = Console::open(&[]).await;
-    // Keys are shown whole, and a control character is six bytes of JSON.
+    // Keys are not cut, and a control character is six bytes of JSON.
     let ids: HashSet<_> = (0..LARGE)
         .map(|n| format!("{n:02}{}", "\u{1}".repeat(2_000)))
         .collect();
@@ -97,9 +97,9 @@ async fn a_page_of_large_events_is_bounded_and_the_rest_follows() {
         let mut query = vec![("state", "failed".to_owned()), ("limit", "500".to_owned())];
         query.extend(after.take().map(|after| ("after", after)));
         let request = console.http.get(console.relay.url("/api/events"));
-        let answer = request.query(&query).send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        let page = answer.text().await.unwrap();
+        let response = request.query(&query).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let page = response.text().await.unwrap();
         assert!(page.len() <= MAX_BYTES, "{}", page.len());
         let page: serde_json::Value = serde_json::from_str(&page).unwrap();
         let events = page["events"].as_array().unwrap();

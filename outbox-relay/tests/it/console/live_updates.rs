@@ -1,4 +1,4 @@
-//! What viewers are told without asking, and what that costs.
+//! Live updates, and the requests that they cost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +12,11 @@ use serde_json::json;
 use test_support::eventually;
 use tokio::net::TcpListener;
 
-use super::{Console, Live, detail, failed};
+use super::{Console, LiveUpdates, detail, failed};
 use crate::support::{DEADLINE, Stage, event};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_viewer_sees_events_as_they_are_published_and_as_they_fail() {
+async fn a_viewer_receives_published_and_failed_events() {
     let console = Console::open(&[]).await;
     let mut live = console.live().await;
     let about = live.until("about", |_| true).await;
@@ -24,25 +24,28 @@ async fn a_viewer_sees_events_as_they_are_published_and_as_they_fail() {
     assert_eq!(about["outbox_table"], "outbox");
 
     console.stage.put(event("o-1", 1)).await;
-    let beat = live
-        .until("beat", |beat| beat["published"] != json!([]))
+    let heartbeat = live
+        .until("heartbeat", |heartbeat| heartbeat["published"] != json!([]))
         .await;
-    let published = &beat["published"][0];
+    let published = &heartbeat["published"][0];
     assert_eq!(published["event_id"], "o-1:1");
     assert_eq!(published["queue"], "order-events");
     assert_eq!(published["path"], "stream");
-    let slot = beat["slots"]
+    let slot = heartbeat["slots"]
         .as_array()
         .unwrap()
         .iter()
         .find(|slot| slot["published"] == 1);
-    assert!(slot.is_some_and(|slot| slot["lag_count"] == 1), "{beat}");
+    assert!(
+        slot.is_some_and(|slot| slot["lag_count"] == 1),
+        "{heartbeat}"
+    );
 
     let mut bad = event("o-2", 1);
     bad.insert("payload".to_owned(), crate::support::text("{oops"));
     console.stage.put(bad).await;
-    live.until("beat", |beat| {
-        beat["slots"]
+    live.until("heartbeat", |heartbeat| {
+        heartbeat["slots"]
             .as_array()
             .unwrap()
             .iter()
@@ -60,16 +63,16 @@ async fn a_viewer_sees_events_as_they_are_published_and_as_they_fail() {
     live.until("status", |status| status["shards"][0]["life"] == "alive")
         .await;
 
-    // A second viewer is told what was before it came, and first of whom.
+    // A later viewer receives the identity of the relay first, then the earlier activity.
     let mut second = console.live().await;
     assert_eq!(second.next().await.0, "about");
     second.until("status", |_| true).await;
-    let beat = second.until("beat", |_| true).await;
-    assert_eq!(beat["published"][0]["event_id"], "o-1:1");
+    let heartbeat = second.until("heartbeat", |_| true).await;
+    assert_eq!(heartbeat["published"][0]["event_id"], "o-1:1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_is_told_at_once() {
+async fn a_change_by_an_operator_is_sent_at_once() {
     let console = Console::open(&[]).await;
     console.stage.put(failed("o-1", 1, "for the test")).await;
     let mut live = console.live().await;
@@ -86,108 +89,108 @@ async fn a_change_is_told_at_once() {
         .await;
 }
 
-/// Whether one more viewer gets in.
-async fn admitted(console: &Console) -> Option<Live> {
-    let answer = console.get("/api/live").await;
-    if answer.status() == StatusCode::OK {
-        return Some(Live::new(answer));
+/// Connects a viewer, or returns `None` if the limit of viewers is reached.
+async fn try_connect(console: &Console) -> Option<LiveUpdates> {
+    let response = console.get("/api/live").await;
+    if response.status() == StatusCode::OK {
+        return Some(LiveUpdates::new(response));
     }
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(detail(answer).await.contains("64"));
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(detail(response).await.contains("64"));
     None
 }
 
-/// Waits for the room that a viewer makes by leaving.
-async fn until_admitted(console: &Console) -> Live {
+/// Connects a viewer as soon as the limit permits it.
+async fn connect(console: &Console) -> LiveUpdates {
     let viewer = eventually(DEADLINE, || async {
-        admitted(console).await.ok_or("there is no room")
+        try_connect(console)
+            .await
+            .ok_or("the limit of viewers is reached")
     });
     viewer.await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn viewers_have_a_bound_and_make_room_when_they_leave() {
+async fn viewers_are_limited_and_disconnecting_frees_a_place() {
     let console = Console::open(&[]).await;
     let mut viewers = Vec::new();
     for _ in 0..64 {
         viewers.push(console.live().await);
     }
-    assert!(admitted(&console).await.is_none());
+    assert!(try_connect(&console).await.is_none());
 
-    // Refusals make no room, and the one that leaves makes it for one.
+    // A rejection frees no place; a viewer that disconnects frees one.
     viewers.pop();
-    viewers.push(until_admitted(&console).await);
+    viewers.push(connect(&console).await);
     for _ in 0..3 {
-        assert!(admitted(&console).await.is_none());
+        assert!(try_connect(&console).await.is_none());
     }
 
     viewers.clear();
-    let mut viewer = until_admitted(&console).await;
-    viewer.until("beat", |_| true).await;
+    let mut viewer = connect(&console).await;
+    viewer.until("heartbeat", |_| true).await;
     viewer.until("status", |_| true).await;
 }
 
-/// Passes requests on and counts those for failed events: no one but the
-/// console asks for them.
+/// Proxy that counts the lists of failed events, which only the console requests.
 #[derive(Debug)]
-struct Counted {
+struct CountingProxy {
     target: String,
     http: reqwest::Client,
-    looks: AtomicUsize,
+    lists: AtomicUsize,
     others: AtomicUsize,
 }
 
 async fn forward(
-    State(counted): State<Arc<Counted>>,
+    State(proxy): State<Arc<CountingProxy>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, StatusCode> {
-    // The relay itself counts failed events, but does not list them.
+    // The relay itself counts failed events but does not list them.
     let text = String::from_utf8_lossy(&body);
-    let is_look = headers
+    let is_list = headers
         .get("x-amz-target")
         .is_some_and(|target| target.as_bytes().ends_with(b".Query"))
         && text.contains(r#""FAILED""#)
         && !text.contains("COUNT");
-    let count = if is_look {
-        &counted.looks
-    } else {
-        &counted.others
-    };
+    let count = if is_list { &proxy.lists } else { &proxy.others };
     count.fetch_add(1, Ordering::SeqCst);
-    let mut request = counted.http.post(&counted.target).body(body);
+    let mut request = proxy.http.post(&proxy.target).body(body);
     for (name, value) in &headers {
         if ![header::HOST, header::CONTENT_LENGTH].contains(name) {
             request = request.header(name, value);
         }
     }
-    let answer = request.send().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
-    let status = answer.status();
+    let response = request.send().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
+    let status = response.status();
     let kind: HeaderName = header::CONTENT_TYPE;
-    let head = [(kind.clone(), answer.headers()[&kind].clone())];
-    let body = answer.bytes().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
+    let head = [(kind.clone(), response.headers()[&kind].clone())];
+    let body = response
+        .bytes()
+        .await
+        .map_err(|_| StatusCode::BAD_GATEWAY)?;
     Ok((status, head, body).into_response())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_are_looked_at_only_for_viewers_and_once_for_all_of_them() {
+async fn tables_are_polled_only_for_viewers_and_once_for_all_of_them() {
     let stage = Stage::new().await;
-    let counted = Arc::new(Counted {
+    let proxy = Arc::new(CountingProxy {
         target: stage.cloud.dynamodb_url(),
         http: reqwest::Client::new(),
-        looks: AtomicUsize::new(0),
+        lists: AtomicUsize::new(0),
         others: AtomicUsize::new(0),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = axum::Router::new()
         .fallback(forward)
-        .with_state(Arc::clone(&counted));
-    let proxy = tokio::spawn(async move { axum::serve(listener, router).await });
+        .with_state(Arc::clone(&proxy));
+    let server = tokio::spawn(async move { axum::serve(listener, router).await });
     let console = Console::on(stage, &[("AWS_ENDPOINT_URL_DYNAMODB", &url)], None).await;
-    let looks = || counted.looks.load(Ordering::SeqCst);
+    let lists = || proxy.lists.load(Ordering::SeqCst);
 
-    // It works for a while, and nobody looks.
+    // The relay publishes while no viewer is connected.
     for sequence in 1..=3 {
         console.stage.put(event("o-1", sequence)).await;
         console
@@ -195,9 +198,9 @@ async fn tables_are_looked_at_only_for_viewers_and_once_for_all_of_them() {
             .until_status("o-1", sequence, "PUBLISHED")
             .await;
     }
-    assert_eq!(looks(), 0);
+    assert_eq!(lists(), 0);
 
-    // Eight look: as often as for one, which is every two seconds at most.
+    // Eight viewers cost as much as one: at most one poll every two seconds.
     let started = Instant::now();
     let mut viewers = Vec::new();
     for _ in 0..8 {
@@ -208,30 +211,30 @@ async fn tables_are_looked_at_only_for_viewers_and_once_for_all_of_them() {
         viewer.until("status", |_| true).await;
         viewer.until("status", |_| true).await;
     }
-    let most = 1 + usize::try_from(started.elapsed().as_secs() / 2).unwrap() + 1;
-    // Lists and status are looked at in rhythms of their own.
-    assert!((1..=most).contains(&looks()), "{} of {most}", looks());
+    let max = 1 + usize::try_from(started.elapsed().as_secs() / 2).unwrap() + 1;
+    // Lists and status are polled on separate schedules.
+    assert!((1..=max).contains(&lists()), "{} of {max}", lists());
 
-    // None is left: at most what is under way follows, while the relay goes on
-    // with its own work.
+    // After the last viewer at most the poll in flight ends, while the relay continues to issue
+    // requests of its own.
     drop(viewers);
-    let quiet = eventually(DEADLINE, || async {
-        let before = looks();
-        let others = counted.others.load(Ordering::SeqCst);
+    let polls_end = eventually(DEADLINE, || async {
+        let before = lists();
+        let others = proxy.others.load(Ordering::SeqCst);
         eventually(DEADLINE, || async {
-            match counted.others.load(Ordering::SeqCst) - others {
+            match proxy.others.load(Ordering::SeqCst) - others {
                 300.. => Ok(()),
                 few => Err(few),
             }
         })
         .await
         .unwrap();
-        if looks() == before {
+        if lists() == before {
             Ok(())
         } else {
-            Err(looks())
+            Err(lists())
         }
     });
-    quiet.await.unwrap();
-    proxy.abort();
+    polls_end.await.unwrap();
+    server.abort();
 }

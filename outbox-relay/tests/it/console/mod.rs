@@ -1,4 +1,4 @@
-//! The console as its page uses it: over HTTP, with and without a token.
+//! The console's HTTP interface as the page uses it, with and without a token.
 
 mod access;
 mod actions;
@@ -15,7 +15,7 @@ use crate::support::{DEADLINE, Item, Stage, event, text};
 
 const TOKEN: &str = "s3cret-of-this-relay";
 
-/// A relay with a console, and a browser's part.
+/// Relay with a console, and an HTTP client in place of a browser.
 struct Console {
     stage: Stage,
     relay: Service,
@@ -24,7 +24,7 @@ struct Console {
 }
 
 impl Console {
-    /// On loopback, without a token.
+    /// Starts a relay on loopback, without a token.
     async fn open(environment: &[(&str, &str)]) -> Self {
         Self::on(Stage::new().await, environment, None).await
     }
@@ -48,7 +48,7 @@ impl Console {
         }
     }
 
-    /// With the token, where there is one.
+    /// Adds the token to a request, if there is one.
     fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match self.token {
             Some(token) => request.bearer_auth(token),
@@ -67,25 +67,26 @@ impl Console {
     }
 
     async fn json(&self, path: &str) -> Value {
-        let answer = self.get(path).await;
-        assert_eq!(answer.status(), StatusCode::OK, "{path}");
-        answer.json().await.unwrap()
+        let response = self.get(path).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        response.json().await.unwrap()
     }
 
-    async fn live(&self) -> Live {
+    /// Connects a viewer.
+    async fn live(&self) -> LiveUpdates {
         let response = self.get("/api/live").await;
         assert_eq!(response.status(), StatusCode::OK);
-        Live::new(response)
+        LiveUpdates::new(response)
     }
 }
 
-/// Server-sent events.
-struct Live {
+/// Live updates of a viewer: a stream of server-sent events.
+struct LiveUpdates {
     response: Response,
     text: String,
 }
 
-impl Live {
+impl LiveUpdates {
     fn new(response: Response) -> Self {
         Self {
             response,
@@ -93,7 +94,7 @@ impl Live {
         }
     }
 
-    /// The next event: its name and data.
+    /// Returns the name and the data of the next update.
     async fn next(&mut self) -> (String, Value) {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -103,19 +104,24 @@ impl Live {
                 self.text = rest.to_owned();
                 return (name, data);
             }
-            let chunk = self.response.chunk().await.unwrap().expect("the end");
+            let chunk = self
+                .response
+                .chunk()
+                .await
+                .unwrap()
+                .expect("live updates do not end");
             self.text.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }
 
-    /// The first `name` that is as wanted.
-    async fn until(&mut self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    /// Waits for an update called `name` that matches, and returns its data.
+    async fn until(&mut self, name: &str, matches: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let found = tokio::time::timeout(DEADLINE, async {
             loop {
-                let (got, data) = self.next().await;
-                if got == name {
-                    if is_it(&data) {
+                let (received, data) = self.next().await;
+                if received == name {
+                    if matches(&data) {
                         return data;
                     }
                     last = data;
@@ -124,17 +130,17 @@ impl Live {
         });
         match found.await {
             Ok(data) => data,
-            Err(_) => panic!("no such {name}; the last was {last}"),
+            Err(_) => panic!("no update {name} matches; the last was {last}"),
         }
     }
 }
 
-/// A key, as the API takes it.
-fn name(aggregate_id: &str, sequence: u64) -> Value {
+/// Returns the key of an event as the API expects it.
+fn key(aggregate_id: &str, sequence: u64) -> Value {
     json!({ "aggregate_id": aggregate_id, "sequence": sequence.to_string() })
 }
 
-/// An event that was quarantined.
+/// Returns a quarantined event.
 fn failed(aggregate_id: &str, sequence: u64, reason: &str) -> Item {
     let mut item = event(aggregate_id, sequence);
     let at = outbox::timestamp::Timestamp::now();
@@ -149,13 +155,13 @@ fn failed(aggregate_id: &str, sequence: u64, reason: &str) -> Item {
     item
 }
 
-/// The sentence of an error.
-async fn detail(answer: Response) -> String {
+/// Returns the detail of a problem document.
+async fn detail(response: Response) -> String {
     assert_eq!(
-        answer.headers()["content-type"],
+        response.headers()["content-type"],
         "application/problem+json",
-        "{answer:?}"
+        "{response:?}"
     );
-    let body: Value = answer.json().await.unwrap();
+    let body: Value = response.json().await.unwrap();
     body["detail"].as_str().unwrap().to_owned()
 }

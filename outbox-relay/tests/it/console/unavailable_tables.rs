@@ -1,15 +1,15 @@
-//! Tables that are away.
+//! Tables that were deleted.
 
 use std::collections::BTreeSet;
 
 use reqwest::StatusCode;
 use tokio::time::timeout;
 
-use super::{Console, detail, failed, name};
+use super::{Console, detail, failed, key};
 use crate::support::DEADLINE;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_away_is_named_and_the_page_stays() {
+async fn a_missing_table_is_named_and_live_updates_continue() {
     let console = Console::open(&[]).await;
     console.stage.put(failed("a", 1, "for the test")).await;
     let mut live = console.live().await;
@@ -24,30 +24,30 @@ async fn a_table_that_is_away_is_named_and_the_page_stays() {
         "/api/search?q=a",
         "/api/event?aggregate_id=a&sequence=1",
     ] {
-        let answer = console.get(path).await;
-        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{path}");
-        let detail = detail(answer).await;
+        let response = console.get(path).await;
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{path}");
+        let detail = detail(response).await;
         assert!(detail.contains("`outbox`"), "{path}: {detail}");
     }
-    let answer = console.post("/api/retry", &name("a", 1)).await;
-    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
-    assert!(detail(answer).await.contains("`outbox`"));
+    let response = console.post("/api/retry", &key("a", 1)).await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(detail(response).await.contains("`outbox`"));
 
-    // Viewers are told, and go on to be told what the process itself knows.
-    let mut untold = BTreeSet::from(["failed", "pending", "status"]);
-    while !untold.is_empty() {
-        let (name, told) = timeout(DEADLINE, live.next()).await.unwrap();
-        if let Some(problem) = told["problem"].as_str() {
+    // Each update from the tables reports the problem, and heartbeats continue.
+    let mut missing = BTreeSet::from(["failed", "pending", "status"]);
+    while !missing.is_empty() {
+        let (name, update) = timeout(DEADLINE, live.next()).await.unwrap();
+        if let Some(problem) = update["problem"].as_str() {
             assert!(problem.contains("`outbox`"), "{problem}");
-            untold.remove(name.as_str());
+            missing.remove(name.as_str());
         }
     }
-    live.until("beat", |_| true).await;
+    live.until("heartbeat", |_| true).await;
     assert_eq!(console.get("/").await.status(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_leases_the_events_are_still_shown() {
+async fn without_the_lease_table_events_are_still_shown() {
     let console = Console::open(&[]).await;
     console.stage.put(failed("a", 1, "for the test")).await;
     let delete = console
