@@ -7,7 +7,7 @@ use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use shared::runtime::health::Report;
 
-/// What a viewer of the console has already received.
+/// Updates that a viewer of the console has already received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ViewedUpTo {
     /// Number of the last published event; 0 for none.

@@ -123,7 +123,7 @@ export function showHealth({ heartbeat, status }) {
   setProblems([...new Set([...errors, ...warnings])]);
 }
 
-/** Shows that there is no connection, why, and how old the data on the page is. */
+/** Shows that the relay is disconnected, the reason, and the age of the data on the page. */
 export function showDisconnected(reason, heartbeat) {
   byId("content").classList.add("stale");
   setHealth("disconnected", "No response");
