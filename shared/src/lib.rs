@@ -2,7 +2,8 @@
 //!
 //! - [`order`]: the order domain (identifiers, the stored order, `order.placed`).
 //! - [`provision`]: table and queue definitions, created idempotently.
-//! - [`aws`]: the SDK clients, configured by the SDK's own variables, and the names of resources.
+//! - [`aws`]: the SDK clients, configured by the SDK's own variables; the classification of their
+//!   errors; the syntax of table and queue names.
 //! - [`runtime`]: the service runtime: options, server, health, telemetry, shutdown.
 //!
 //! [`runtime::service`] starts a service with [`aws::Clients`] and a cancellation token. The

@@ -1,12 +1,12 @@
-//! The form of names that options give: tables, queues, URLs. Whether there is
-//! such a thing shows later.
+//! Syntax of the names that options contain: tables, queues, URLs. The existence of a resource is
+//! checked elsewhere.
 
 use axum::http::Uri;
 
-/// A DynamoDB table's name.
+/// Parses the name of a DynamoDB table.
 ///
 /// # Errors
-/// DynamoDB's own rule, in a sentence.
+/// A sentence with DynamoDB's rule for names.
 pub fn parse_table(text: &str) -> Result<String, &'static str> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     if (3..=255).contains(&text.len()) && text.bytes().all(allowed) {
@@ -16,10 +16,10 @@ pub fn parse_table(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// An SQS queue's name or URL.
+/// Parses the name or URL of an SQS queue.
 ///
 /// # Errors
-/// SQS's own rule, in a sentence.
+/// A sentence with SQS's rule for names.
 pub fn parse_queue(text: &str) -> Result<String, &'static str> {
     let has_path = || {
         text.parse::<Uri>()
@@ -28,14 +28,14 @@ pub fn parse_queue(text: &str) -> Result<String, &'static str> {
     if (is_http_url(text) && has_path()) || is_queue_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("write a queue's URL, or its name: 1 to 80 characters of A-Z a-z 0-9 _ -")
+        Err("a queue is a URL, or a name of 1 to 80 characters of A-Z a-z 0-9 _ -")
     }
 }
 
-/// An SQS queue's name, not its URL: what a queue can be created by.
+/// Parses the name of an SQS queue that is to be created, which cannot be a URL.
 ///
 /// # Errors
-/// SQS's own rule, in a sentence.
+/// A sentence with SQS's rule for names.
 pub fn parse_queue_name(text: &str) -> Result<String, &'static str> {
     if is_queue_name(text) {
         Ok(text.to_owned())
@@ -50,7 +50,7 @@ fn is_queue_name(text: &str) -> bool {
     text.len() <= 80 && !stem.is_empty() && stem.bytes().all(allowed)
 }
 
-/// Whether `text` is an `http` or `https` URL with a host.
+/// Returns `true` if `text` is an `http` or `https` URL with a host.
 pub(crate) fn is_http_url(text: &str) -> bool {
     text.parse::<Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))

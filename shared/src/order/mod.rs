@@ -1,5 +1,5 @@
-//! The order domain: values that are parsed once at the edge, the stored order,
-//! and the `order.placed` event.
+//! The order domain: values that are parsed once at the edge, the stored order, the `order.placed`
+//! event, and the attribute names of its tables.
 
 pub mod attribute;
 mod model;

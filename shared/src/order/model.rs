@@ -7,16 +7,17 @@ use outbox::timestamp::Timestamp;
 use outbox::{EventError, NewEvent};
 use serde::{Deserialize, Serialize};
 
+use super::attribute::orders::TOTAL_MINOR;
 use super::values::{Currency, CustomerId, OrderId, Quantity, Sku, UnitPrice};
 
-/// Where an order stands.
+/// Status of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum OrderStatus {
     Created,
     /// Stock is reserved for every line.
     Processed,
-    /// No stock was moved; `rejection_reason` says why.
+    /// No stock was reserved; `rejection_reason` states why.
     Rejected,
 }
 
@@ -38,7 +39,7 @@ pub struct Line {
     pub unit_price_minor: UnitPrice,
 }
 
-/// An order as it is stored.
+/// A stored order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     pub order_id: OrderId,
@@ -47,20 +48,20 @@ pub struct Order {
     /// 1–50 lines, no SKU twice.
     pub items: Vec<Line>,
     pub currency: Currency,
-    /// 1 when created, one more at every change.
+    /// 1 when created; incremented by every change.
     pub version: u64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejection_reason: Option<String>,
-    /// The trace that the order's event carries on, 32 hexadecimal digits, for
-    /// whoever looks for it. Orders of earlier releases have none.
+    /// Trace id of the order's event, 32 hexadecimal digits, by which an operator finds the trace.
+    /// Orders of earlier releases have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
 }
 
 impl Order {
-    /// A new order, created now.
+    /// Creates an order with a new id and the current time.
     pub fn create(customer_id: CustomerId, currency: Currency, items: Vec<Line>) -> Self {
         let now = Timestamp::now();
         Self {
@@ -77,8 +78,8 @@ impl Order {
         }
     }
 
-    /// The order as it was when it was created: what an idempotent replay
-    /// answers, whatever happened to the order since.
+    /// Returns the order as it was created, which is the response to a repeated request, whatever
+    /// has changed since.
     #[must_use]
     pub fn as_created(self) -> Self {
         Self {
@@ -90,8 +91,8 @@ impl Order {
         }
     }
 
-    /// What the order costs, in the currency's minor unit. 50 lines at their
-    /// bounds make 5 × 10^19, which is more than 64 bits hold.
+    /// Returns the total price, in the currency's minor unit. 50 lines at their bounds total 5 ×
+    /// 10^19, which exceeds 64 bits.
     pub fn total_minor(&self) -> u128 {
         self.items
             .iter()
@@ -99,24 +100,24 @@ impl Order {
             .sum()
     }
 
-    /// The DynamoDB item. `total_minor` is stored for readers, but derived
-    /// here, so that the two can never differ.
+    /// Returns the DynamoDB item. `total_minor` is stored for other readers, and derived here, so
+    /// that it always equals the total of the lines.
     pub fn to_item(&self) -> Result<HashMap<String, AttributeValue>, serde_dynamo::Error> {
         let mut item: HashMap<String, AttributeValue> =
             serde_dynamo::aws_sdk_dynamodb_1::to_item(self)?;
         item.insert(
-            "total_minor".to_owned(),
+            TOTAL_MINOR.to_owned(),
             AttributeValue::N(self.total_minor().to_string()),
         );
         Ok(item)
     }
 
-    /// Reads a stored item.
+    /// Reads a DynamoDB item.
     pub fn from_item(item: HashMap<String, AttributeValue>) -> Result<Self, serde_dynamo::Error> {
         serde_dynamo::aws_sdk_dynamodb_1::from_item(item)
     }
 
-    /// The `order.placed` event of a new order.
+    /// Returns the `order.placed` event of a new order.
     pub fn placed(&self) -> Result<NewEvent, EventError> {
         #[derive(Serialize)]
         struct Data<'a> {
@@ -143,8 +144,8 @@ impl Order {
     }
 }
 
-/// What a consumer needs of `order.placed`; unknown members are ignored, as a
-/// producer may add some.
+/// The parts of `order.placed` that consumers use. Unknown members are ignored, as producers may
+/// add some.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct OrderPlaced {
     pub order_id: OrderId,
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_order_is_the_created_one() {
+    fn a_repeated_request_gets_the_order_as_it_was_created() {
         let created = order(vec![(1, 1)]);
         let mut later = created.clone();
         later.status = OrderStatus::Rejected;
@@ -207,9 +208,27 @@ mod tests {
         assert_eq!(later.as_created(), created);
     }
 
+    #[test]
+    fn the_item_has_the_documented_attributes() {
+        use crate::order::attribute::orders::*;
+        let mut order = order(vec![(1, 1)]);
+        order.rejection_reason = Some("r".to_owned());
+        let item = order.to_item().unwrap();
+        for name in [
+            ORDER_ID,
+            STATUS,
+            TOTAL_MINOR,
+            VERSION,
+            UPDATED_AT,
+            REJECTION_REASON,
+        ] {
+            assert!(item.contains_key(name), "{name}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn what_is_stored_reads_back(
+        fn a_stored_order_is_read_back_unchanged(
             lines in proptest::collection::vec((1u64..=1_000_000, 0u64..=1_000_000_000_000), 1..50),
             trace_id in proptest::option::of("[0-9a-f]{32}"),
         ) {

@@ -1,5 +1,5 @@
-//! Order values. Each can only be made by its parser, so that code which holds
-//! one never checks again.
+//! Values of an order. Each can only be created by its parser, so that code that has one never
+//! checks it again.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// An order has 1 to this many lines.
+/// Upper bound on the lines of an order; the lower one is 1.
 pub const MAX_LINES: usize = 50;
-/// A line has 1 to this many pieces.
+/// Upper bound on the pieces of a line; the lower one is 1.
 pub const MAX_QUANTITY: u32 = 1_000_000;
-/// A piece costs 0 to this much, in the currency's minor unit.
+/// Upper bound on the price of a piece, in the currency's minor unit; the lower one is 0.
 pub const MAX_UNIT_PRICE_MINOR: u64 = 1_000_000_000_000;
 
 const MAX_NAME_LENGTH: usize = 64;
@@ -39,7 +39,7 @@ macro_rules! text_value {
         }
 
         impl TryFrom<String> for $type {
-            /// What the value must be.
+            /// Requirement that the value does not meet.
             type Error = &'static str;
 
             fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -62,17 +62,17 @@ macro_rules! text_value {
 }
 
 text_value!(
-    /// Who ordered: 1–64 of `[A-Za-z0-9._-]`.
+    /// Customer: 1–64 of `[A-Za-z0-9._-]`.
     CustomerId,
     name
 );
 text_value!(
-    /// What was ordered: 1–64 of `[A-Za-z0-9._-]`.
+    /// Stock keeping unit: 1–64 of `[A-Za-z0-9._-]`.
     Sku,
     name
 );
 text_value!(
-    /// An ISO 4217 code by its form: three capital letters.
+    /// Currency code with the syntax of ISO 4217: three capital letters.
     Currency,
     |text: String| {
         if text.len() == 3 && text.bytes().all(|c| c.is_ascii_uppercase()) {
@@ -141,13 +141,13 @@ impl From<UnitPrice> for u64 {
     }
 }
 
-/// An order's identifier: a UUID, version 7 when made here.
+/// Order id: a UUID, of version 7 if generated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct OrderId(Uuid);
 
 impl OrderId {
-    /// A new identifier; sorts by the time it was made.
+    /// Generates an id; ids sort by the time of their creation.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
@@ -163,12 +163,14 @@ impl FromStr for OrderId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // One spelling only: an identifier is a key.
-        let id = Uuid::try_parse(text).map(Self).map_err(|_| "is no UUID")?;
+        // Only the canonical spelling, because the id is a key.
+        let id = Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| "is not a UUID")?;
         if id.to_string() == text {
             Ok(id)
         } else {
-            Err("is no UUID in lower case with hyphens")
+            Err("is not a UUID in lower case with hyphens")
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Tables and queues of the contract, created idempotently on any endpoint.
 //!
-//! Running it again changes nothing; running it against resources that differ
-//! in a way that would lose events (a missing stream, another key) is an error
-//! that says so.
+//! Running it again changes nothing. Resources that differ in a way that would lose events (another
+//! stream view, another key) are an error that names the difference.
 
 mod queues;
 mod resources;
@@ -12,7 +11,7 @@ pub use queues::{MAX_RECEIVES, dead_letter_queue_name, queue};
 pub use resources::{ResourceNames, create_resources, stock_widgets};
 pub use tables::{Table, stock, tables};
 
-/// Something could not be created or is not as the contract wants it.
+/// A resource could not be created, or differs from the contract.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
     #[error("{what} could not be {action}: {reason}")]

@@ -7,14 +7,13 @@ use outbox::message::MAX_MESSAGE_BYTES;
 use super::ProvisionError;
 use crate::aws::Causes;
 
-/// A message that was received this often without being deleted moves to the
-/// dead-letter queue.
+/// Receives without a delete after which a message moves to the dead-letter queue.
 pub const MAX_RECEIVES: u32 = 5;
 
 const FIFO_SUFFIX: &str = ".fifo";
 
-/// `order-events` → `order-events-dlq`; `a.fifo` → `a-dlq.fifo`, because the
-/// dead-letter queue of a FIFO queue must be one too.
+/// Returns the name of a queue's dead-letter queue: `order-events` → `order-events-dlq`, and
+/// `a.fifo` → `a-dlq.fifo`, because the dead-letter queue of a FIFO queue must be a FIFO queue.
 pub fn dead_letter_queue_name(queue: &str) -> String {
     match queue.strip_suffix(FIFO_SUFFIX) {
         Some(stem) => format!("{stem}-dlq{FIFO_SUFFIX}"),
@@ -22,14 +21,14 @@ pub fn dead_letter_queue_name(queue: &str) -> String {
     }
 }
 
-/// Creates `name` with its dead-letter queue where they are missing, and sets
-/// the redrive policy. FIFO when the name ends in `.fifo`. Returns the URL.
+/// Creates the queue `name` and its dead-letter queue if they are missing, and sets the redrive
+/// policy. Creates FIFO queues if the name ends in `.fifo`. Returns the URL of the queue.
 pub async fn queue(sqs: &Client, name: &str) -> Result<String, ProvisionError> {
     let dead_letters = dead_letter_queue_name(name);
     let dead_letters_url = create(sqs, &dead_letters).await?;
     let arn = arn(sqs, &dead_letters, &dead_letters_url).await?;
     let url = create(sqs, name).await?;
-    // `maxReceiveCount` as a number: AWS takes both, emulators only this.
+    // `maxReceiveCount` as a number: AWS also accepts text, emulators do not.
     let policy = serde_json::json!({
         "deadLetterTargetArn": arn,
         "maxReceiveCount": MAX_RECEIVES,
@@ -40,16 +39,16 @@ pub async fn queue(sqs: &Client, name: &str) -> Result<String, ProvisionError> {
         .send()
         .await
         .map_err(|error| request_error(name, "given its redrive policy", &error))?;
-    // Dead letters first, so that what was taken can always be moved there.
+    // The dead-letter queue first, so that every message that the queue accepts can be moved there.
     for url in [&dead_letters_url, &url] {
         allow_largest(sqs, url).await;
     }
     Ok(url)
 }
 
-/// AWS gives new queues the largest size by itself, and older ones take it.
-/// Emulators may know 256 KiB only; then larger events are quarantined, which
-/// is no reason to do without the queue.
+/// Sets the largest message size. AWS has it by default for new queues, and accepts it for older
+/// ones. Emulators may support 256 KiB only; then larger events are quarantined, and the queue is
+/// usable all the same.
 async fn allow_largest(sqs: &Client, url: &str) {
     let outcome = sqs
         .set_queue_attributes()
@@ -64,7 +63,7 @@ async fn allow_largest(sqs: &Client, url: &str) {
         tracing::debug!(
             queue = url,
             error = %Causes(&error),
-            "the queue does not take a MaximumMessageSize of 1 MiB"
+            "the queue rejects a MaximumMessageSize of 1 MiB; larger events will be quarantined"
         );
     }
 }
@@ -75,13 +74,13 @@ async fn create(sqs: &Client, name: &str) -> Result<String, ProvisionError> {
         request = request.attributes(QueueAttributeName::FifoQueue, "true");
     }
     match request.send().await {
-        Ok(answer) => answer.queue_url.ok_or_else(|| ProvisionError::Request {
+        Ok(response) => response.queue_url.ok_or_else(|| ProvisionError::Request {
             what: format!("queue `{name}`"),
             action: "created",
-            reason: "the answer has no URL".to_owned(),
+            reason: "the response has no URL".to_owned(),
         }),
-        // It exists with attributes of its own, such as the redrive policy
-        // set below: then it is used as it is.
+        // It may exist with other attributes, such as the redrive policy set above: then it is used
+        // as it is.
         Err(error) => match sqs.get_queue_url().queue_name(name).send().await {
             Ok(found) if found.queue_url.is_some() => Ok(found.queue_url.unwrap_or_default()),
             _ => Err(request_error(name, "created", &error)),
@@ -101,7 +100,7 @@ async fn arn(sqs: &Client, name: &str, url: &str) -> Result<String, ProvisionErr
         .ok_or_else(|| ProvisionError::Request {
             what: format!("queue `{name}`"),
             action: "described",
-            reason: "the answer has no ARN".to_owned(),
+            reason: "the response has no ARN".to_owned(),
         })
 }
 

@@ -1,4 +1,4 @@
-//! The five tables.
+//! Definitions of the five tables, and their creation.
 
 use std::time::Duration;
 
@@ -13,29 +13,30 @@ use outbox::item::{BY_STATE_INDEX, attribute};
 
 use super::ProvisionError;
 use crate::aws::Causes;
+use crate::order::attribute::{idempotency_keys, inventory, orders};
 
-/// Creating a table takes seconds on AWS.
+/// Time limit for a table to become active; it takes seconds on AWS.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(120);
 
 /// A key attribute and its type.
 type KeyAttribute = (&'static str, ScalarAttributeType);
 
-/// A table of the contract, under the name it has here.
+/// A table of the contract, with its configured name.
 #[derive(Clone, Debug)]
 pub struct Table {
     pub name: String,
     keys: Vec<KeyAttribute>,
-    /// Index name and its keys; projects all attributes.
+    /// Name and keys of the index, which projects all attributes.
     index: Option<(&'static str, Vec<KeyAttribute>)>,
-    /// Streams new images.
+    /// The table has a stream of new images.
     stream: bool,
-    /// `expires_at` is its time to live.
+    /// The attribute `expires_at` is the time to live.
     expires: bool,
 }
 
 impl Table {
     pub fn orders(name: &str) -> Self {
-        Self::keyed(name, vec![("order_id", ScalarAttributeType::S)])
+        Self::keyed(name, vec![(orders::ORDER_ID, ScalarAttributeType::S)])
     }
 
     pub fn outbox(name: &str) -> Self {
@@ -60,13 +61,16 @@ impl Table {
     }
 
     pub fn inventory(name: &str) -> Self {
-        Self::keyed(name, vec![("sku", ScalarAttributeType::S)])
+        Self::keyed(name, vec![(inventory::SKU, ScalarAttributeType::S)])
     }
 
     pub fn idempotency_keys(name: &str) -> Self {
         Self {
             expires: true,
-            ..Self::keyed(name, vec![("idempotency_key", ScalarAttributeType::S)])
+            ..Self::keyed(
+                name,
+                vec![(idempotency_keys::IDEMPOTENCY_KEY, ScalarAttributeType::S)],
+            )
         }
     }
 
@@ -168,7 +172,8 @@ impl Table {
         }
     }
 
-    /// A table of the same name may be somebody else's, or an older one.
+    /// Checks the keys and the index: a table of the same name may belong to another application,
+    /// or to an earlier release.
     fn check(&self, table: &TableDescription) -> Result<(), ProvisionError> {
         let differs = |difference: String| ProvisionError::Differs {
             what: format!("table `{}`", self.name),
@@ -186,22 +191,22 @@ impl Table {
                 .iter()
                 .any(|d| d.attribute_name == key.0 && d.attribute_type == key.1)
         };
-        let wanted: Vec<_> = self.keys.iter().map(|(name, _)| *name).collect();
+        let required: Vec<_> = self.keys.iter().map(|(name, _)| *name).collect();
         let found = key_of(table.key_schema());
-        if found != wanted || !self.keys.iter().all(has) {
+        if found != required || !self.keys.iter().all(has) {
             return Err(differs(format!(
-                "its key is {found:?} where {:?} is needed",
+                "its key is {found:?}; {:?} is required",
                 self.keys
             )));
         }
         if let Some((name, keys)) = &self.index {
-            let wanted: Vec<_> = keys.iter().map(|(name, _)| *name).collect();
+            let required: Vec<_> = keys.iter().map(|(name, _)| *name).collect();
             let found = table.global_secondary_indexes().iter().any(|index| {
-                index.index_name.as_deref() == Some(*name) && key_of(index.key_schema()) == wanted
+                index.index_name.as_deref() == Some(*name) && key_of(index.key_schema()) == required
             });
             if !found || !keys.iter().all(has) {
                 return Err(differs(format!(
-                    "it has no index `{name}` with the key {wanted:?}"
+                    "it has no index `{name}` with the key {required:?}"
                 )));
             }
         }
@@ -222,7 +227,7 @@ impl Table {
             Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages) => Ok(()),
             Some(other) => Err(ProvisionError::Differs {
                 what: format!("table `{}`", self.name),
-                difference: format!("its stream has {other} where NEW_IMAGE is needed"),
+                difference: format!("its stream has the view {other}; NEW_IMAGE is required"),
             }),
             None => {
                 dynamodb
@@ -244,10 +249,10 @@ impl Table {
             .table_name(&self.name)
             .send()
             .await
-            .map_err(|error| self.request_error("asked for its time to live", &error))?
+            .map_err(|error| self.request_error("described with its time to live", &error))?
             .time_to_live_description
             .and_then(|ttl| ttl.time_to_live_status);
-        // Setting it to what it is already is an error on AWS.
+        // Enabling it a second time is an error on AWS.
         if let Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) = status {
             return Ok(());
         }
@@ -287,7 +292,8 @@ pub async fn tables(
     Ok(())
 }
 
-/// Stocks `skus` with `available` pieces each, where they are not stocked yet.
+/// Creates the inventory items of `skus` with `available` pieces each; existing items are left as
+/// they are.
 pub async fn stock(
     dynamodb: &Client,
     inventory_table: &str,
@@ -298,10 +304,13 @@ pub async fn stock(
         let put = dynamodb
             .put_item()
             .table_name(inventory_table)
-            .item("sku", AttributeValue::S(sku.clone()))
-            .item("available", AttributeValue::N(available.to_string()))
-            .item("reserved", AttributeValue::N("0".to_owned()))
-            .condition_expression("attribute_not_exists(sku)")
+            .item(inventory::SKU, AttributeValue::S(sku.clone()))
+            .item(
+                inventory::AVAILABLE,
+                AttributeValue::N(available.to_string()),
+            )
+            .item(inventory::RESERVED, AttributeValue::N("0".to_owned()))
+            .condition_expression(format!("attribute_not_exists({})", inventory::SKU))
             .send()
             .await;
         match put {
@@ -325,7 +334,7 @@ fn new_image() -> StreamSpecification {
         .stream_enabled(true)
         .stream_view_type(StreamViewType::NewImage)
         .build()
-        .expect("the switch is set")
+        .expect("stream_enabled is set")
 }
 
 fn key_schema(keys: &[KeyAttribute]) -> Vec<KeySchemaElement> {

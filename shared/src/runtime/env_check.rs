@@ -1,5 +1,5 @@
-//! Variables that belong to the AWS SDK and to OpenTelemetry. Both pass over a
-//! value they cannot read, and then talk to somewhere else than was meant.
+//! Checks the environment variables of the AWS SDK and of OpenTelemetry. Both ignore values that
+//! they cannot parse, and fall back to a different endpoint.
 
 use crate::aws::resource_names::is_http_url;
 
@@ -22,7 +22,7 @@ const OTLP_PROTOCOLS: [&str; 3] = [
     "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
 ];
 
-/// As OpenTelemetry's specification names them.
+/// Names in OpenTelemetry's specification.
 const SAMPLERS: [&str; 6] = [
     "always_on",
     "always_off",
@@ -32,18 +32,18 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
-/// Looks at the AWS endpoints.
+/// Checks the AWS endpoints.
 ///
 /// # Errors
-/// A sentence about the first variable that cannot work.
+/// A sentence about the first invalid variable.
 pub(crate) fn check_aws(get: impl Fn(&str) -> Option<String>) -> Result<(), String> {
     check_urls(&AWS_ENDPOINTS, get)
 }
 
-/// Looks at the exporter and the sampler.
+/// Checks exporter and sampler.
 ///
 /// # Errors
-/// A sentence about the first variable that cannot work.
+/// A sentence about the first invalid variable.
 pub(crate) fn check_telemetry(get: impl Fn(&str) -> Option<String>) -> Result<(), String> {
     check_urls(&OTLP_ENDPOINTS, &get)?;
     for name in OTLP_PROTOCOLS {
@@ -62,7 +62,7 @@ pub(crate) fn check_telemetry(get: impl Fn(&str) -> Option<String>) -> Result<()
     }
 }
 
-/// The value of a variable; an empty one counts as not set.
+/// Returns the value of a variable; `None` if it is empty or not set.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var_os(name)
         .filter(|value| !value.is_empty())
@@ -71,7 +71,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 
 fn check_urls(names: &[&str], get: impl Fn(&str) -> Option<String>) -> Result<(), String> {
     for name in names {
-        // The value may hold a password, so it is not repeated.
+        // The value may contain a password, so the error does not quote it.
         if get(name).is_some_and(|value| !is_http_url(&value)) {
             return Err(format!(
                 "{name} is not an http:// or https:// URL, such as http://localhost:8000"
@@ -86,9 +86,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_libraries_would_pass_over_is_refused() {
+    fn values_that_the_libraries_would_ignore_are_rejected() {
         let set = |name: &'static str, value: &'static str| {
-            move |asked: &str| (asked == name).then(|| value.to_owned())
+            move |variable: &str| (variable == name).then(|| value.to_owned())
         };
         for name in AWS_ENDPOINTS {
             assert!(check_aws(set(name, "http://localhost:8000")).is_ok());

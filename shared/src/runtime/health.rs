@@ -17,26 +17,25 @@ use tokio::time::timeout;
 use super::telemetry::metrics::Metrics;
 use crate::aws::Causes;
 
-/// Who asks for health does not wait for long, and has an answer all the same.
-const CHECK_WITHIN: Duration = Duration::from_secs(1);
+/// Time limit for one health check. A check that exceeds it is reported as failing.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a service says about itself. Both answers are asked for by HTTP, so
-/// they should come within a second or two.
+/// Health checks of a service. Both serve HTTP requests, so they should return within two seconds.
 #[async_trait]
 pub trait Health: Send + Sync + 'static {
-    /// Whether the process makes progress. Red asks for a restart.
+    /// Checks that the process makes progress. A failure requests a restart.
     async fn live(&self) -> Report;
-    /// Whether the process can do its work now. Red asks for patience.
+    /// Checks that the process can do its work now. A failure requests no restart, only no traffic.
     async fn ready(&self) -> Report;
 }
 
-/// The outcome of several checks; healthy when all of them passed.
+/// Results of several checks; healthy if all of them passed.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub checks: Vec<Check>,
 }
 
-/// One thing that was looked at, and the reason when it is not well.
+/// Result of one check, with the reason if it failed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
     pub name: String,
@@ -62,19 +61,19 @@ impl Check {
         }
     }
 
-    /// Whether a DynamoDB table exists and takes requests. One `DescribeTable`.
+    /// Checks that a DynamoDB table exists and DynamoDB responds. Sends one `DescribeTable`.
     pub async fn table(dynamodb: &aws_sdk_dynamodb::Client, table: &str) -> Self {
         let name = format!("table {table}");
         let described = dynamodb.describe_table().table_name(table).send();
-        match timeout(CHECK_WITHIN, described).await {
-            Err(_) => Self::fail(name, "DynamoDB does not answer"),
+        match timeout(CHECK_TIMEOUT, described).await {
+            Err(_) => Self::fail(name, "DynamoDB does not respond"),
             Ok(Ok(_)) => Self::pass(name),
             Ok(Err(error)) => {
                 let reason = match error.as_service_error() {
                     Some(e) if e.is_resource_not_found_exception() => {
                         format!("table `{table}` does not exist in this account and region")
                     }
-                    _ => "DynamoDB does not answer".to_owned(),
+                    _ => "DynamoDB does not respond".to_owned(),
                 };
                 tracing::debug!(table, error = %Causes(&error), "readiness check failed");
                 Self::fail(name, reason)
@@ -82,11 +81,11 @@ impl Check {
         }
     }
 
-    /// Whether an SQS queue (a name or a URL) exists. One request.
+    /// Checks that an SQS queue (a name or a URL) exists. Sends one request.
     pub async fn queue(sqs: &aws_sdk_sqs::Client, queue: &str) -> Self {
         let name = format!("queue {queue}");
-        match timeout(CHECK_WITHIN, crate::aws::queue_url(sqs, queue)).await {
-            Err(_) => Self::fail(name, "SQS does not answer"),
+        match timeout(CHECK_TIMEOUT, crate::aws::queue_url(sqs, queue)).await {
+            Err(_) => Self::fail(name, "SQS does not respond"),
             Ok(Ok(_)) => Self::pass(name),
             Ok(Err(error)) => Self::fail(name, error.to_string()),
         }
@@ -126,7 +125,7 @@ impl IntoResponse for Report {
     }
 }
 
-/// The three routes.
+/// Returns the three routes.
 pub fn router(health: Arc<dyn Health>, metrics: Metrics) -> Router {
     Router::new()
         .route(
@@ -141,12 +140,12 @@ pub fn router(health: Arc<dyn Health>, metrics: Metrics) -> Router {
             "/metrics",
             get(|| async move { ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) }),
         )
-        .layer(map_response(not_guessed))
+        .layer(map_response(disable_sniffing))
         .with_state(health)
 }
 
-/// What an answer is its type says: no browser takes it for a page.
-async fn not_guessed(mut response: Response) -> Response {
+/// Keeps browsers from guessing another content type than the declared one.
+async fn disable_sniffing(mut response: Response) -> Response {
     let nosniff = HeaderValue::from_static("nosniff");
     response
         .headers_mut()

@@ -1,4 +1,4 @@
-//! How every server of the project is bound and stopped.
+//! HTTP server of every program: binding, limits, graceful shutdown.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,29 +22,29 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// Connections open at once; more wait in the listener's queue. Below the 65,536
-/// descriptors services are usually given, and a bound on what idle ones hold.
+/// Upper bound on open connections; more wait in the listener's queue. Below the 65,536 file
+/// descriptors that services usually have, and a bound on the memory of idle connections.
 const MAX_CONNECTIONS: usize = 4_096;
 
-/// A new connection that has not sent the head of a request by now is closed.
+/// Time limit for a new connection to send the head of a request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From one answer to the head of the next request. Longer than the 60 s of AWS
-/// load balancers: they reuse a connection that is closed under them, and
-/// answer 502.
+/// Time limit from one response to the head of the next request. Longer than the 60 s of AWS load
+/// balancers, which otherwise reuse a connection that is being closed, and respond with 502.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// A client that takes nothing of its answer for this long is cut off: until then
-/// it holds what is to be sent, and whatever the answer is made from.
+/// Time limit for a client to read more of its response. A stalled client holds the unsent response
+/// and everything that the response is produced from.
 const STALLED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// On stopping, what is half sent may arrive for this long.
+/// How long a partially sent request may still arrive during shutdown.
 const ARRIVAL_GRACE: Duration = Duration::from_secs(1);
 
-/// Out of file descriptors, say: trying again at once would only use up a core.
+/// Pause after a failed accept, for example for lack of file descriptors: retrying at once would
+/// only occupy a core.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// A listening address could not be taken.
+/// Failure to bind a listening address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source} (is another program using the port?)")]
 pub struct BindError {
@@ -52,7 +52,7 @@ pub struct BindError {
     source: std::io::Error,
 }
 
-/// Binds `address` and logs where it listens; port 0 takes any free port.
+/// Binds `address` and logs the bound address; port 0 selects any free port.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     let bound = async {
         let listener = TcpListener::bind(address).await?;
@@ -63,10 +63,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     bound.await.map_err(|source| BindError { address, source })
 }
 
-/// Serves `router` over HTTP/1.1 until `stop` is cancelled, then lets the
-/// requests that have arrived finish, however long they take. Idle connections
-/// end at once, and half-sent requests a second later. Dropping the future cuts
-/// every connection.
+/// Serves `router` over HTTP/1.1 until `stop` is cancelled, then lets the requests that have
+/// arrived finish, however long they take. Idle connections are closed at once, and partially sent
+/// requests a second later. Dropping the future closes every connection.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -79,7 +78,7 @@ pub async fn serve(
             stream = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
                 connections.spawn(connection(stream, router.clone(), stop.clone()));
             }
-            // Ended ones make room.
+            // Ended connections release their capacity.
             Some(_) = connections.join_next() => {}
         }
     }
@@ -93,7 +92,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                tracing::warn!(%error, "accepting a connection failed; retrying");
                 sleep(ACCEPT_RETRY).await;
             }
         }
@@ -101,21 +100,21 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    // Answers are small and complete: waiting to fill a packet only adds delay.
+    // Responses are small and complete: waiting to fill a packet only adds delay.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
+        tracing::debug!(%error, "setting TCP_NODELAY failed");
     }
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STALLED_TIMEOUT));
     let progress = Arc::new(Progress::default());
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let (request, unanswered) = progress.begin(request);
-        let answer = router.clone().oneshot(request);
+        let response = router.clone().oneshot(request);
         async move {
-            let answer = answer.await?;
-            Ok::<_, Infallible>(answer.map(|body| Tracked {
+            let response = response.await?;
+            Ok::<_, Infallible>(response.map(|body| Tracked {
                 body,
-                _mark: unanswered,
+                _guard: unanswered,
             }))
         }
     });
@@ -127,21 +126,21 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
 
     let silent = async {
         sleep(FIRST_REQUEST_TIMEOUT).await;
-        if progress.begun.load(Ordering::Relaxed) {
+        if progress.started.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     };
     tokio::select! {
         ended = serving.as_mut() => return log(ended),
-        () = silent => return tracing::debug!("a connection sent no request and was closed"),
+        () = silent => return tracing::debug!("a connection sent no request in time and was closed"),
         () = stop.cancelled() => {}
     }
-    // Ends an idle connection here, and any other after its answer.
+    // Ends an idle connection here, and any other after its response.
     serving.as_mut().graceful_shutdown();
     match timeout(ARRIVAL_GRACE, serving.as_mut()).await {
         Ok(ended) => log(ended),
         Err(_) if progress.has_arrived() => log(serving.await),
-        Err(_) => tracing::debug!("a half-sent request was cut on stopping"),
+        Err(_) => tracing::debug!("a partially sent request was cut off during shutdown"),
     }
 }
 
@@ -151,63 +150,63 @@ fn log(ended: hyper::Result<()>) {
     }
 }
 
-/// Where the request of a connection is; HTTP/1 has one at a time.
+/// State of the request of a connection; HTTP/1 has one at a time.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Whether there ever was one.
-    begun: AtomicBool,
+    /// `true` once the first request has started.
+    started: AtomicBool,
     /// Requests whose body is still being read.
     arriving: Arc<AtomicUsize>,
-    /// Requests whose answer is not sent yet.
+    /// Requests whose response is not completely sent.
     unanswered: Arc<AtomicUsize>,
 }
 
 impl Progress {
-    fn begin(&self, request: Request<hyper::body::Incoming>) -> (Request<Body>, Mark) {
-        self.begun.store(true, Ordering::Relaxed);
-        let unanswered = Mark::new(&self.unanswered);
+    fn begin(&self, request: Request<hyper::body::Incoming>) -> (Request<Body>, CountGuard) {
+        self.started.store(true, Ordering::Relaxed);
+        let unanswered = CountGuard::new(&self.unanswered);
         let request = if request.body().is_end_stream() {
             request.map(Body::new)
         } else {
-            let arriving = Mark::new(&self.arriving);
+            let arriving = CountGuard::new(&self.arriving);
             request.map(|body| {
                 Body::new(Tracked {
                     body,
-                    _mark: arriving,
+                    _guard: arriving,
                 })
             })
         };
         (request, unanswered)
     }
 
-    /// Whether all of a request is here and its answer is not yet sent.
+    /// Returns `true` if a request has arrived completely and its response is not completely sent.
     fn has_arrived(&self) -> bool {
         self.arriving.load(Ordering::Relaxed) == 0 && self.unanswered.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Counts as long as it exists.
+/// Increments a counter for as long as it exists.
 #[derive(Debug)]
-struct Mark(Arc<AtomicUsize>);
+struct CountGuard(Arc<AtomicUsize>);
 
-impl Mark {
+impl CountGuard {
     fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(count))
     }
 }
 
-impl Drop for Mark {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A body that is marked until it has been read, or given up.
+/// A body that is counted until it is fully read or dropped.
 #[derive(Debug)]
 struct Tracked<B> {
     body: B,
-    _mark: Mark,
+    _guard: CountGuard,
 }
 
 impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Tracked<B> {
@@ -242,13 +241,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_client_that_takes_no_more_is_cut_off() {
+    async fn a_client_that_stops_reading_is_cut_off() {
         let held = Arc::new(watch::Sender::new(()));
-        let answer = {
+        let handler = {
             let held = Arc::clone(&held);
             move || {
                 let held = held.subscribe();
-                // Without an end.
+                // Never ends.
                 let chunks = stream::repeat_with(move || {
                     let _ = &held;
                     Ok::<_, Infallible>(Bytes::from_static(&[0; 64 * 1024]))
@@ -258,7 +257,7 @@ mod tests {
         };
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", get(answer));
+        let router = Router::new().route("/", get(handler));
         let server = tokio::spawn(serve(listener, router, CancellationToken::new()));
         let mut client = TcpStream::connect(address).await.unwrap();
         let request = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";

@@ -1,6 +1,5 @@
-//! What every `main` does: parse the command line, start the runtime and
-//! telemetry, run until SIGTERM or SIGINT, and turn the outcome into an exit
-//! code.
+//! The common part of every `main`: parses the command line, starts the async runtime and
+//! telemetry, runs the service until SIGTERM or SIGINT, and returns the exit code.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -15,40 +14,40 @@ use super::env_check;
 use super::telemetry::{self, LogFormat, Telemetry};
 use crate::aws::Clients;
 
-/// Exit code for wrong options or environment (`EX_USAGE` of sysexits.h).
+/// Exit code for invalid options or environment variables (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
 /// Options of every process.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Process")]
 pub struct ProcessOptions {
-    /// How log lines are written.
+    /// Format of log lines
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// How long work in flight may take to finish after SIGTERM or SIGINT.
+    /// Time that work in flight may take to finish after SIGTERM or SIGINT
     #[arg(long, env = "SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
 }
 
-/// What a service is given to run with.
+/// Everything that a service receives to run.
 #[derive(Clone, Debug)]
 pub struct Context {
     pub clients: Clients,
     pub telemetry: Telemetry,
     /// Cancelled by SIGTERM or SIGINT: stop intake, finish, return.
     pub stop: CancellationToken,
-    /// How long finishing may take.
+    /// Time that finishing may take.
     pub grace: Duration,
 }
 
 /// Why a service stopped on its own.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration can never work; exit code 64.
+    /// The configuration is invalid; exit code 64.
     #[error("{0}")]
     Usage(String),
-    /// Anything else; exit code 1.
+    /// Any other failure; exit code 1.
     #[error("{0}")]
     Failed(String),
 }
@@ -59,14 +58,17 @@ impl From<super::server::BindError> for RunError {
     }
 }
 
-/// Parses the command line and the environment, or exits: 0 after `--help` and
-/// `--version`, 64 with one sentence on anything wrong.
+/// Parses the command line and the environment.
+///
+/// # Errors
+/// The exit code: 0 after `--help` and `--version`, 64 after one printed sentence about an invalid
+/// option.
 pub fn parse<P: Parser>() -> Result<P, ExitCode> {
     parse_from(std::env::args_os())
 }
 
-/// [`parse`] with a command line other than this process's own; the first of
-/// `arguments` is the program.
+/// Parses `arguments` like [`parse`] parses the command line of the process; the first argument is
+/// the program.
 pub fn parse_from<P, A>(arguments: impl IntoIterator<Item = A>) -> Result<P, ExitCode>
 where
     P: Parser,
@@ -76,7 +78,7 @@ where
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // Nothing is left to do if the terminal is gone.
+            // A closed terminal needs no output.
             let _ = error.print();
             ExitCode::SUCCESS
         }
@@ -87,8 +89,7 @@ where
     })
 }
 
-/// clap explains over several paragraphs; the first is the sentence that names
-/// the option and what is wrong with it.
+/// Returns the first paragraph of clap's message, the sentence that names the option and its error.
 fn one_sentence(message: &str) -> String {
     message
         .split("\n\n")
@@ -99,9 +100,9 @@ fn one_sentence(message: &str) -> String {
         .join(" ")
 }
 
-/// Runs `service` on a new runtime until it returns. It is expected to return
-/// soon after [`Context::stop`] is cancelled; past the grace period and a
-/// little more the process ends without it.
+/// Runs `service` on a new async runtime until it returns. The service is expected to return within
+/// the grace period after [`Context::stop`] is cancelled; two seconds after it the process ends
+/// anyway.
 pub fn run<F>(
     service_name: &'static str,
     options: &ProcessOptions,
@@ -116,7 +117,7 @@ where
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the async runtime could not start: {error}");
+            eprintln!("error: the async runtime cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -138,7 +139,7 @@ where
         };
         let deadline = async {
             stop.cancelled().await;
-            // A service ends by itself at `grace`; this is for one that hangs.
+            // A service returns by itself at `grace`; this is for a service that hangs.
             tokio::time::sleep(grace + Duration::from_secs(2)).await;
         };
         let outcome = tokio::select! {
@@ -151,7 +152,7 @@ where
         telemetry.shutdown().await;
         outcome
     });
-    // Whatever a service left behind must not hold the exit up.
+    // Tasks that outlive the service must not delay the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -181,30 +182,26 @@ pub fn cancel_on_signal(stop: &CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A duration with its unit, such as `200ms`, `10s` or `7d`; not zero.
+/// Parses a duration with its unit, such as `200ms`, `10s` or `7d`; zero is rejected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a number and a unit, such as 200ms, 10s or 7d"))?;
     if duration.is_zero() {
-        return Err("a duration of zero is not possible".to_owned());
+        return Err("a duration must not be zero".to_owned());
     }
     Ok(duration)
 }
 
-/// [`parse_duration`] of one from `least` to `most`.
-pub fn parse_duration_within(
-    text: &str,
-    least: Duration,
-    most: Duration,
-) -> Result<Duration, String> {
+/// Parses a duration from `min` to `max`, like [`parse_duration`].
+pub fn parse_duration_within(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
-    if (least..=most).contains(&duration) {
+    if (min..=max).contains(&duration) {
         Ok(duration)
     } else {
         Err(format!(
             "must be from {} to {}",
-            humantime::format_duration(least),
-            humantime::format_duration(most)
+            humantime::format_duration(min),
+            humantime::format_duration(max)
         ))
     }
 }
@@ -214,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_want_a_unit_and_a_value() {
+    fn a_duration_has_a_unit_and_a_value() {
         assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
         for wrong in ["", "10", "-1s", "0s", "ten seconds", "10 parsecs"] {
@@ -223,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_option_is_explained_in_one_line() {
+    fn an_invalid_option_is_explained_in_one_line() {
         let text = "error: invalid value 'x' for '--listen <ADDRESS>': bad\n\nFor more information, try '--help'.\n";
         assert_eq!(
             one_sentence(text),

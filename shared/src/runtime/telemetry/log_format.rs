@@ -1,4 +1,4 @@
-//! Log lines with the trace id of the span they were written in.
+//! Log lines with the trace id of their span.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The two ways a line is written.
+/// Formatter of log lines.
 pub(super) enum WithTraceId {
     Text,
     Json,
@@ -103,7 +103,7 @@ struct JsonFields<M: SerializeMap> {
 
 impl<M: SerializeMap> JsonFields<M> {
     fn entry(&mut self, field: &Field, value: &(impl serde::Serialize + ?Sized)) {
-        // A log line about another trace names it itself; a key stands once.
+        // A log line about another trace has its own `trace_id` field, and keys must be unique.
         let doubled = field.name() == "trace_id" && self.has_trace_id;
         if self.outcome.is_ok() && !doubled {
             self.outcome = self.map.serialize_entry(field.name(), value);

@@ -1,5 +1,4 @@
-//! One set of instruments, read over Prometheus and, when an endpoint is
-//! configured, pushed over OTLP.
+//! One set of instruments, read by Prometheus and, if an endpoint is configured, pushed over OTLP.
 
 use std::sync::Arc;
 
@@ -14,27 +13,27 @@ pub const DURATION_BUCKETS: [f64; 16] = [
     86_400.0,
 ];
 
-/// What `/metrics` shows.
+/// The metrics of `/metrics`.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
 }
 
 impl Metrics {
-    /// The content type of [`Metrics::render`].
+    /// Content type of [`Metrics::render`].
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-    /// The registry, and a provider that fills it.
+    /// Creates the registry, and a provider that fills it.
     pub(super) fn new(resource: Resource) -> Result<(Self, MeterProviderBuilder), String> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
-            // Names are the contract's, to the letter.
+            // Names are exactly those of the contract.
             .without_counter_suffixes()
             .without_units()
             .scope_info_enabled(false)
             .build()
-            .map_err(|error| format!("metrics could not start: {error}"))?;
+            .map_err(|error| format!("metrics cannot start: {error}"))?;
         let provider = SdkMeterProvider::builder()
             .with_resource(resource)
             .with_reader(exporter);
@@ -46,11 +45,11 @@ impl Metrics {
         ))
     }
 
-    /// All metrics in the Prometheus text format.
+    /// Returns all metrics in the Prometheus text format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::warn!(%error, "metrics could not be written");
+            tracing::warn!(%error, "encoding metrics failed; the response is incomplete");
         }
         String::from_utf8_lossy(&text).into_owned()
     }

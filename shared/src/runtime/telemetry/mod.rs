@@ -1,9 +1,8 @@
 //! Logs, traces and metrics of a process.
 //!
-//! Spans are made with `tracing` (services) or the OpenTelemetry API (the
-//! relay, whose spans have remote parents and links); both end in one tracer
-//! provider. Trace ids exist even when nothing is exported, because they are
-//! stored with every event and stand in every log line.
+//! Spans are created with `tracing` (services) or the OpenTelemetry API (the relay, whose spans
+//! have remote parents and links); one tracer provider receives both. Trace ids exist even if
+//! nothing is exported, because they are stored with every event and appear in every log line.
 //!
 //! Everything is configured by OpenTelemetry's own variables:
 //! `OTEL_EXPORTER_OTLP_ENDPOINT` (unset: nothing is exported; gRPC),
@@ -30,17 +29,17 @@ use self::log_format::WithTraceId;
 use self::metrics::Metrics;
 use crate::runtime::env_check;
 
-/// How log lines are written to standard error.
+/// Format of the log lines on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// One line of text, for people
     Text,
-    /// One JSON object a line, for programs.
+    /// One JSON object per line, for programs
     Json,
 }
 
-/// The crates whose `tracing` spans become OpenTelemetry spans. The SDKs' own
-/// spans are left out: they would double every trace.
+/// Crates whose `tracing` spans become OpenTelemetry spans. The SDKs' own spans are excluded,
+/// because they would double the size of every trace.
 const TRACED_CRATES: [&str; 7] = [
     "outbox",
     "outbox_store",
@@ -51,8 +50,8 @@ const TRACED_CRATES: [&str; 7] = [
     "inventory_worker",
 ];
 
-/// What is logged unless `RUST_LOG` says otherwise. The embedded DynamoDB warns
-/// of every failed condition, and conditions fail all the time.
+/// Log filter unless `RUST_LOG` is set. The embedded DynamoDB warns about every failed condition,
+/// and conditions fail in normal operation.
 const DEFAULT_FILTER: &str = "info,dynoxide=error";
 
 /// The exporters of a running process.
@@ -63,11 +62,11 @@ pub struct Telemetry {
     meters: SdkMeterProvider,
 }
 
-/// Installs the global subscriber and providers. Called once, at the start of
-/// a process; `service_name` is used unless `OTEL_SERVICE_NAME` says otherwise.
+/// Installs the global subscriber and providers. Must be called once, at the start of a process.
+/// `OTEL_SERVICE_NAME` overrides `service_name`.
 ///
 /// # Errors
-/// A sentence about the variable that cannot work.
+/// A sentence about the invalid variable.
 pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, String> {
     env_check::check_telemetry(env_check::variable)?;
     global::set_text_map_propagator(opentelemetry_sdk::propagation::TraceContextPropagator::new());
@@ -99,7 +98,7 @@ pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, 
         EnvFilter::try_from_default_env().or_else(|error| match std::env::var_os("RUST_LOG") {
             None => Ok(EnvFilter::new(DEFAULT_FILTER)),
             Some(value) if value.is_empty() => Ok(EnvFilter::new(DEFAULT_FILTER)),
-            Some(_) => Err(format!("RUST_LOG cannot be read: {error}")),
+            Some(_) => Err(format!("RUST_LOG cannot be parsed: {error}")),
         })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
@@ -126,7 +125,7 @@ pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, 
         .with(spans.with_filter(traced))
         .with(lines.with_filter(filter))
         .try_init()
-        .map_err(|error| format!("logging could not start: {error}"))?;
+        .map_err(|error| format!("logging cannot start: {error}"))?;
 
     Ok(Telemetry {
         metrics,
@@ -136,7 +135,7 @@ pub fn init(service_name: &'static str, format: LogFormat) -> Result<Telemetry, 
 }
 
 impl Telemetry {
-    /// Sends what is still buffered, for at most a few seconds.
+    /// Exports what is still buffered, within at most 5 seconds.
     pub async fn shutdown(&self) {
         let providers = Arc::new((self.tracers.clone(), self.meters.clone()));
         let flush = tokio::task::spawn_blocking(move || {
@@ -146,14 +145,16 @@ impl Telemetry {
                 meters.shutdown_with_timeout(Duration::from_secs(3)),
             )
         });
-        // The collector may be away; that is no reason not to exit.
+        // An unavailable collector must not prevent the exit.
         match tokio::time::timeout(Duration::from_secs(5), flush).await {
             Ok(Ok((spans, readings))) => {
                 if let Err(error) = spans.and(readings) {
-                    tracing::warn!(%error, "telemetry could not be flushed");
+                    tracing::warn!(%error, "flushing telemetry failed; the last spans and metrics are lost");
                 }
             }
-            _ => tracing::warn!("telemetry was not flushed in time"),
+            _ => {
+                tracing::warn!("flushing telemetry timed out; the last spans and metrics are lost")
+            }
         }
     }
 }
