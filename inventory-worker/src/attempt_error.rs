@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use shared::aws::error::{ErrorClass, classify, describe};
 
-/// Why an attempt neither processed nor rejected the order.
+/// Failure of an attempt, which neither processed nor rejected the order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttemptError {
     /// Another transaction holds an item, for some milliseconds.

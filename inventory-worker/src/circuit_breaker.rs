@@ -26,7 +26,7 @@ const PROBE: ExponentialBuilder = ExponentialBuilder::new()
 /// State of the breaker, shared by everything that sends requests to DynamoDB.
 #[derive(Debug)]
 pub(crate) struct CircuitBreaker {
-    /// Why the breaker is open; `None` while it is closed.
+    /// Reason for which the breaker is open; `None` while it is closed.
     open: watch::Sender<Option<String>>,
 }
 

@@ -1,9 +1,9 @@
-//! Final state of a delivery: the label `outcome`, the span's `outbox.outcome` and what becomes of
+//! Disposition of a delivery: the label `outcome`, the span's `outbox.outcome` and what becomes of
 //! the message.
 
 use crate::message::Unreadable;
 
-/// How a delivery ended for its message.
+/// Final state of a delivery and its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Disposition {
     /// The stock was reserved and the order set PROCESSED. The message is deleted.
@@ -19,7 +19,7 @@ pub(crate) enum Disposition {
     DeadLetter(DeadLetterReason),
 }
 
-/// Why a message is released without an effect.
+/// Reason for releasing a message without an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReleaseReason {
     #[error("conflicts with other transactions on this order or its stock did not end")]
@@ -30,7 +30,7 @@ pub(crate) enum ReleaseReason {
     HoldLimit,
 }
 
-/// Why a message is left for the dead-letter queue.
+/// Reason for leaving a message for the dead-letter queue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DeadLetterReason {
     #[error("{0}")]

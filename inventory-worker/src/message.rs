@@ -65,7 +65,7 @@ pub(crate) struct Event {
     pub order: OrderPlaced,
 }
 
-/// Why a body is not an `order.placed` event of the contract.
+/// Defect for which a body is not an `order.placed` event of the contract.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("the body is not a CloudEvent in JSON, at {0}")]

@@ -37,7 +37,7 @@ const POLL_TIMEOUT: Duration =
 /// The most messages that SQS returns to one request.
 const MAX_MESSAGES: u32 = 10;
 
-/// How long a running poll may still respond after the stop: some round trips.
+/// Time limit for a running poll to respond after the stop: some round trips.
 const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Pauses between polls while they fail.

@@ -10,14 +10,14 @@ use tokio::time::Instant;
 /// and every request has a timeout of a few.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
 
-/// When a poll, an attempt at a message or a probe of the tables last ended.
+/// Time at which a poll, an attempt at a message or a probe of the tables last ended.
 ///
 /// Failures count as progress, because a failing worker is alive: during an outage a restart would
 /// not help, and would cost each message in flight a receive.
 #[derive(Debug)]
 pub(crate) struct Progress {
     last: Mutex<Instant>,
-    /// Why the last poll failed; `None` if it succeeded.
+    /// Reason for which the last poll failed; `None` if it succeeded.
     poll_error: Mutex<Option<String>>,
 }
 

@@ -34,7 +34,7 @@ struct Depths {
 }
 
 impl QueueDepths {
-    /// Creates the gauges. An unknown depth has no sample: 0 would mean that all is well.
+    /// Creates the gauges. An unknown depth has no sample: 0 would mean that the queue is empty.
     pub(crate) fn register_gauges(&self, meter: &Meter, queue_name: &str) {
         let (depths, name) = (self.clone(), queue_name.to_owned());
         meter

@@ -3,7 +3,7 @@
 
 use crate::validate::FieldErrors;
 
-/// Why a request failed.
+/// Failure of a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("the content type is not application/json")]

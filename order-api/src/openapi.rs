@@ -67,7 +67,7 @@ struct HealthCheck {
     #[schema(example = "table orders")]
     name: String,
     ok: bool,
-    /// Why the check failed; absent if it passed.
+    /// Reason of a failure; absent if the check passed.
     #[schema(required = false, nullable = false)]
     reason: Option<String>,
 }

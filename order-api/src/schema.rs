@@ -90,7 +90,7 @@ pub(crate) struct Order {
     /// RFC 3339, UTC, milliseconds.
     #[schema(format = DateTime)]
     updated_at: String,
-    /// Why no stock was reserved; only if `REJECTED`.
+    /// Reason for which no stock was reserved; only if `REJECTED`.
     #[schema(required = false, nullable = false)]
     rejection_reason: Option<String>,
     /// W3C trace id of placing and processing the order.

@@ -29,7 +29,7 @@ pub(crate) struct FieldError {
     /// The field, as a JSON pointer (RFC 6901); empty for the whole body.
     #[schema(example = "/items/0/quantity")]
     pub(crate) pointer: String,
-    /// Why the field is invalid.
+    /// Requirement that the field does not meet.
     #[schema(value_type = String, example = "must be a whole number from 1 to 1000000")]
     pub(crate) reason: Cow<'static, str>,
 }

@@ -16,7 +16,7 @@ use super::idempotency::KeyRecord;
 pub(super) const ORDER: usize = 0;
 pub(super) const KEY: usize = 2;
 
-/// What a failed transaction came to.
+/// Outcome of a failed transaction.
 #[derive(Debug, PartialEq)]
 pub(super) enum CommitOutcome {
     /// An earlier attempt of this request took effect.

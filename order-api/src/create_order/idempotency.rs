@@ -17,7 +17,7 @@ use crate::validate::NewOrder;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How long a key is valid.
+/// Period of validity of a key.
 const KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A client's key: 1–255 visible ASCII characters.

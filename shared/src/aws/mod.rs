@@ -84,7 +84,7 @@ pub enum QueueUrlError {
 /// message.
 ///
 /// # Errors
-/// [`QueueUrlError::DoesNotExist`] if there is no such queue, and [`QueueUrlError::Unavailable`]
+/// [`QueueUrlError::DoesNotExist`] if the queue does not exist, and [`QueueUrlError::Unavailable`]
 /// for any other failure.
 pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String, QueueUrlError> {
     use aws_sdk_sqs::types::QueueAttributeName;

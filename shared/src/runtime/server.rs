@@ -37,7 +37,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// and everything that the response is produced from.
 const STALLED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a partially sent request may still arrive during shutdown.
+/// Time limit during shutdown for a partially sent request to arrive.
 const ARRIVAL_GRACE: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept, for example for lack of file descriptors: retrying at once would

@@ -41,7 +41,7 @@ pub struct Context {
     pub grace: Duration,
 }
 
-/// Why a service stopped on its own.
+/// Reason for which a service stopped on its own.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The configuration is invalid; exit code 64.
