@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::order_processor::OrderProcessor;
 use crate::queue::Queue;
 
-/// Period for which a readiness report is reused, so that any number of probes costs one check a second.
+/// Period for which a readiness report is reused, so that any number of probes costs one check a
+/// second.
 const READINESS_TTL: Duration = Duration::from_secs(1);
 
 /// Time limit for one readiness check.

@@ -40,8 +40,9 @@ const OUTAGE_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_delay(Duration::from_secs(4))
     .without_max_times();
 
-/// Upper bound on the time that a message is held. SQS makes a message visible after 12 hours, however often
-/// its timeout is extended; shortly before that its permit is better used for a new receive.
+/// Upper bound on the time that a message is held. SQS makes a message visible after 12 hours,
+/// however often its timeout is extended; shortly before that its permit is better used for a new
+/// receive.
 const MAX_HOLD: Duration = Duration::from_secs(MAX_VISIBILITY.as_secs() - 30 * 60);
 
 /// Processes orders, with retries.

@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 
-/// Period for which a report is reused, so that any number of probes costs at most three requests a second.
+/// Period for which a report is reused, so that any number of probes costs at most three requests a
+/// second.
 const REPORT_TTL: Duration = Duration::from_secs(1);
 
 /// Time limit for one check.

@@ -9,6 +9,7 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use shared::aws::error::{ErrorClass, classify};
 use shared::aws::{Causes, QueueUrlError};
 
 use crate::ports::{EntryFailure, Queue, SendEntry, SendError};
@@ -149,25 +150,23 @@ fn request(n: usize, entry: &SendEntry<'_>, fifo: bool) -> SendMessageBatchReque
 }
 
 fn send_error(error: &SdkError<SendMessageBatchError>) -> SendError {
+    let code = error.code();
     let unavailable = |kind: &str| SendError::Unavailable {
         kind: kind.to_owned(),
         message: Causes(error).to_string(),
     };
-    match error {
-        SdkError::TimeoutError(_) => unavailable("timeout"),
-        SdkError::DispatchFailure(failure) if failure.is_timeout() => unavailable("timeout"),
-        SdkError::DispatchFailure(_) => unavailable("connection"),
-        SdkError::ResponseError(_) => unavailable("response"),
-        SdkError::ServiceError(service) => {
-            let code = service.err().code().unwrap_or("unknown");
-            if service.raw().status().is_server_error() {
-                return unavailable(code);
-            }
-            SendError::Refused {
-                code: code.to_owned(),
-                message: service.err().message().unwrap_or_default().to_owned(),
-            }
+    match (classify(error), error) {
+        (ErrorClass::Timeout, _) => unavailable("timeout"),
+        (ErrorClass::Unavailable, SdkError::DispatchFailure(_)) => unavailable("connection"),
+        (ErrorClass::Unavailable, SdkError::ResponseError(_)) => unavailable("response"),
+        (ErrorClass::Unavailable, SdkError::ServiceError(_)) => {
+            unavailable(code.unwrap_or("unknown"))
         }
+        // The service rejected the request itself.
+        (_, SdkError::ServiceError(service)) => SendError::Refused {
+            code: code.unwrap_or("unknown").to_owned(),
+            message: service.err().message().unwrap_or_default().to_owned(),
+        },
         _ => unavailable("client"),
     }
 }
