@@ -10,7 +10,7 @@ fn changed(aggregate_id: &str, name: &str, value: AttributeValue) -> Item {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
+async fn each_malformed_event_is_quarantined_with_its_reason_and_blocks_no_other() {
     let stage = Stage::new().await;
     let number = || AttributeValue::N("1".to_owned());
     let mut no_payload = event("no-payload", 1);
@@ -48,7 +48,7 @@ async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
     ];
     for (item, _) in &cases {
         stage.put(item.clone()).await;
-        // A good one of the same aggregate right behind it.
+        // A valid event of the same aggregate follows directly.
         stage
             .put(event(string(item, "aggregate_id").unwrap(), 2))
             .await;
@@ -75,7 +75,7 @@ async fn each_bad_event_is_quarantined_with_its_reason_and_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sequence_that_is_none_is_quarantined() {
+async fn an_event_with_an_invalid_sequence_is_quarantined() {
     let stage = Stage::new().await;
     let _relay = stage.relay(&[]).await;
     stage
@@ -92,7 +92,7 @@ async fn a_sequence_that_is_none_is_quarantined() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_events_are_split_over_batches() {
     let stage = Stage::new().await;
-    // The embedded queue takes messages of up to 256 KiB.
+    // The embedded queue accepts messages of up to 256 KiB.
     let payload = format!("\"{}\"", "x".repeat(250_000));
     for n in 0..6 {
         stage
@@ -105,7 +105,7 @@ async fn large_events_are_split_over_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_its_queue_refuses_is_quarantined_alone() {
+async fn an_event_that_its_queue_rejects_is_quarantined_alone() {
     let stage = Stage::new().await;
     let payload = format!("\"{}\"", "x".repeat(390_000));
     stage.put(changed("large", "payload", text(&payload))).await;
@@ -120,7 +120,7 @@ async fn an_event_that_its_queue_refuses_is_quarantined_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_item_that_is_no_event_is_left_alone() {
+async fn an_item_that_is_not_an_event_is_left_unchanged() {
     let stage = Stage::new().await;
     let _relay = stage.relay(&[]).await;
     let mut foreign = event("foreign", 1);
@@ -132,10 +132,10 @@ async fn an_item_that_is_no_event_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_item_too_full_for_its_mark_is_settled_all_the_same() {
+async fn an_item_too_large_for_its_mark_gets_its_status_only() {
     let stage = Stage::new().await;
     let relay = stage.relay(&[]).await;
-    // DynamoDB takes items of 400 KiB; a mark adds some 80 bytes.
+    // DynamoDB accepts items of up to 400 KiB; a mark adds about 80 bytes.
     let filler = text("x".repeat(409_400));
     stage.put(changed("full", "filler", filler.clone())).await;
     let mut bad = changed("bad", "filler", filler);
@@ -154,13 +154,13 @@ async fn an_item_too_full_for_its_mark_is_settled_all_the_same() {
     assert_eq!(ready.status(), 200);
 }
 
-/// A quarantine, as a relay asks for it.
+/// Returns `true` for the request that quarantines an event.
 fn is_quarantine(call: Call<'_>) -> bool {
     call.operation == "UpdateItem" && call.body.contains("FAILED")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn quarantines_are_written_a_few_at_a_time_and_hold_up_no_good_event() {
+async fn quarantine_writes_are_bounded_and_delay_no_valid_event() {
     let stage = Stage::new().await;
     let proxy = stage.proxy().await;
     proxy.rule(|call| {
@@ -182,11 +182,11 @@ async fn quarantines_are_written_a_few_at_a_time_and_hold_up_no_good_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quarantine_is_counted_once_however_often_it_is_written_or_read() {
+async fn a_quarantine_is_counted_once_when_it_is_written_or_read_repeatedly() {
     const COUNT: &str = r#"outbox_events_quarantined_total{reason="not_json"}"#;
     let stage = Stage::new().await;
     let proxy = stage.proxy().await;
-    // The SDK asks twice, and then the relay again.
+    // The SDK sends the request twice, and then the relay retries.
     let mut lost = 0;
     proxy.rule(move |call| {
         if is_quarantine(call) && lost < 3 {

@@ -17,7 +17,7 @@ async fn until_checkpointed(stage: &Stage, other_than: Option<&str>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_goes_on_where_the_checkpoint_is() {
+async fn a_restart_continues_at_the_checkpoint() {
     let stage = Stage::new().await;
     let mut relay = stage.relay(&[]).await;
     stage
@@ -35,7 +35,7 @@ async fn a_restart_goes_on_where_the_checkpoint_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_marked_is_not_sent_again_even_without_a_checkpoint() {
+async fn a_marked_event_is_not_sent_again_without_a_checkpoint() {
     let stage = Stage::new().await;
     let mut relay = stage.relay(&[]).await;
     stage
@@ -60,7 +60,7 @@ async fn what_is_marked_is_not_sent_again_even_without_a_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_gives_the_lease_back_so_that_another_starts_at_once() {
+async fn a_stopped_relay_releases_its_lease_so_that_another_starts_at_once() {
     let stage = Stage::new().await;
     let mut first = stage.relay(&[("RELAY_LEASE_DURATION", "5m")]).await;
     stage.put(event("a", 1)).await;
@@ -84,7 +84,7 @@ async fn stopping_gives_the_lease_back_so_that_another_starts_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_owner_is_taken_over_after_the_lease_duration() {
+async fn a_lease_without_heartbeat_is_taken_over_after_the_lease_duration() {
     let stage = Stage::new().await;
     let short = [("RELAY_LEASE_DURATION", "1s")];
     let mut first = stage.relay(&short).await;
@@ -129,7 +129,7 @@ async fn a_lost_lease_cannot_move_the_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_that_gets_no_answer_is_written_again_before_the_lease_ends() {
+async fn a_heartbeat_without_response_is_retried_before_the_lease_expires() {
     let stage = Stage::new().await;
     let proxy = stage.proxy().await;
     let lease = Duration::from_secs(4);
@@ -144,17 +144,21 @@ async fn a_beat_that_gets_no_answer_is_written_again_before_the_lease_ends() {
         held |= hold;
         if hold { Fault::Hold } else { Fault::Pass }
     });
-    let is_held = || async { (proxy.held() == 1).then_some(()).ok_or("no beat came") };
+    let is_held = || async {
+        (proxy.held() == 1)
+            .then_some(())
+            .ok_or("no heartbeat was sent")
+    };
     eventually(DEADLINE, is_held).await.unwrap();
     let before = stage.lease().await.unwrap();
     // A third of the lease has passed since the last one.
-    let beat = eventually(lease * 2 / 3, || async {
+    let heartbeat = eventually(lease * 2 / 3, || async {
         match stage.lease().await.unwrap() {
             lease if lease["beat"] != before["beat"] => Ok(()),
             lease => Err(lease),
         }
     });
-    beat.await.unwrap();
+    heartbeat.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

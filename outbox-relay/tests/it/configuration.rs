@@ -16,7 +16,7 @@ fn refused(environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_wrong_value_stops_the_relay_with_one_sentence() {
+fn an_invalid_option_stops_the_relay_with_one_sentence() {
     for (name, value) in [
         ("RELAY_ADMIN_LISTEN", "nowhere"),
         ("RELAY_ROUTES", ""),
@@ -45,7 +45,7 @@ fn a_wrong_value_stops_the_relay_with_one_sentence() {
 }
 
 #[test]
-fn a_wrong_token_is_refused_and_not_repeated() {
+fn an_invalid_token_is_rejected_and_not_repeated() {
     for value in ["s3cret words", "s3cret\nwords", "naïve-s3cret", ""] {
         let message = refused(&[("RELAY_ADMIN_TOKEN", value)]);
         assert!(message.contains("RELAY_ADMIN_TOKEN"), "{message}");
@@ -55,7 +55,7 @@ fn a_wrong_token_is_refused_and_not_repeated() {
 }
 
 #[test]
-fn what_reads_no_more_of_the_completions_ends_them_quietly() {
+fn completions_end_quietly_when_their_reader_closes_the_pipe() {
     let mut child = Command::new(RELAY)
         .args(["completions", "bash"])
         .stdout(Stdio::piped())

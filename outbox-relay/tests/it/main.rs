@@ -1,4 +1,4 @@
-//! The relay as a process, against the embedded cloud.
+//! Tests of the relay as a process, with the embedded cloud.
 
 // A test that cannot go on says where.
 #![allow(clippy::unwrap_used)]

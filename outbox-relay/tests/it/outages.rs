@@ -8,7 +8,7 @@ use test_support::{Fault, Proxy, eventually};
 use crate::support::{DEADLINE, Stage, event, ids, string, text, until_answer};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_queue_is_an_outage_that_heals() {
+async fn publishing_resumes_when_a_missing_queue_is_created() {
     let stage = Stage::without_queue().await;
     let relay = stage.relay(&[]).await;
     stage
@@ -46,7 +46,7 @@ async fn a_missing_queue_is_an_outage_that_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_queue_that_is_away_does_not_hold_up_another() {
+async fn an_unavailable_queue_does_not_delay_another() {
     let stage = Stage::new().await;
     let _relay = stage
         .relay(&[("RELAY_ROUTES", "order.lost=away,order.*=order-events")])
@@ -61,7 +61,7 @@ async fn one_queue_that_is_away_does_not_hold_up_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_appears_later_is_found() {
+async fn a_table_that_is_created_later_is_found() {
     let stage = Stage::new().await;
     let relay = stage.relay(&[("OUTBOX_TABLE", "later")]).await;
     eventually(DEADLINE, || async {
@@ -91,7 +91,7 @@ async fn a_table_that_appears_later_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_table_denies_shows_at_once_and_turns_health_red_in_time() {
+async fn a_denied_table_request_fails_readiness_at_once_and_liveness_in_time() {
     let refused = Fault::refuse("AccessDeniedException");
     let each = r#"{"Responses":[{"Error":{"Code":"AccessDenied"}}]}"#;
     let each = Fault::Answer(200, each.to_owned());
@@ -128,7 +128,7 @@ async fn what_the_table_denies_shows_at_once_and_turns_health_red_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_does_not_wait_for_a_queue_to_which_nothing_is_sent_any_more() {
+async fn readiness_ignores_a_failed_queue_that_receives_no_more_events() {
     let stage = Stage::without_queue().await;
     let relay = stage.relay(&[("RELAY_LEASE_DURATION", "6s")]).await;
     stage.put(event("a", 1)).await;
@@ -159,7 +159,7 @@ async fn stream(stage: &Stage, view: Option<StreamViewType>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_without_new_images_is_refused() {
+async fn a_stream_without_new_images_is_rejected() {
     let stage = Stage::new().await;
     for view in [StreamViewType::KeysOnly, StreamViewType::OldImage] {
         stream(&stage, None).await;
@@ -176,7 +176,7 @@ async fn a_stream_without_new_images_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_is_counted_once_and_reading_pauses_while_it_lasts() {
+async fn a_gap_is_counted_once_and_reading_backs_off_while_it_lasts() {
     let stage = Stage::new().await;
     let proxy = stage.proxy().await;
     let reads = Arc::new(Mutex::new(Vec::new()));
@@ -199,12 +199,12 @@ async fn a_gap_is_counted_once_and_reading_pauses_while_it_lasts() {
     assert!(took > Duration::from_millis(100), "{took:?}");
 }
 
-/// Marked in the table as an operator's retry does.
+/// Makes an event pending in the table, as an operator's retry does.
 async fn retried(stage: &Stage, id: &str, event_type: &str) {
     let mut item = event(id, 1);
     item.insert("event_type".to_owned(), text(event_type));
     item.insert("retried_at".to_owned(), text(Timestamp::now().to_string()));
-    // The stream brings what is inserted as pending, and no later change.
+    // The relay reads inserted items from the stream and ignores later changes.
     let mut failed = item.clone();
     for name in ["status", "state_bucket"] {
         failed.insert(name.to_owned(), text("FAILED"));
@@ -215,7 +215,7 @@ async fn retried(stage: &Stage, id: &str, event_type: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_swept_event_whose_queue_is_away_does_not_hold_up_other_sweeps() {
+async fn a_swept_event_with_an_unavailable_queue_does_not_delay_other_sweeps() {
     let stage = Stage::new().await;
     let options = [
         ("RELAY_ROUTES", "order.lost=away,order.*=order-events"),
@@ -242,7 +242,7 @@ async fn a_swept_event_whose_queue_is_away_does_not_hold_up_other_sweeps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_takes_no_message_of_a_batch_is_away() {
+async fn a_queue_that_rejects_every_message_of_a_batch_counts_as_unavailable() {
     const SEND: &str = "SendMessageBatch";
     let stage = Stage::new().await;
     let sqs = Proxy::start(stage.cloud.sqs_url()).await.unwrap();
@@ -259,8 +259,8 @@ async fn a_queue_that_takes_no_message_of_a_batch_is_away() {
     stage.put_all(events.collect()).await;
     let relay = stage.relay(&[("AWS_ENDPOINT_URL_SQS", sqs.url())]).await;
     until_answer(&relay, "/readyz", 503, "InternalError: away").await;
-    // The first batches were on their way together; then one at a time asks,
-    // with pauses that grow.
+    // The first batches were sent together; after that, one probe at a time is sent, with growing
+    // pauses.
     sqs.saw(SEND, 20).await.unwrap();
     let started = Instant::now();
     sqs.saw(SEND, 26).await.unwrap();
@@ -273,7 +273,7 @@ async fn a_queue_that_takes_no_message_of_a_batch_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_whose_time_cannot_be_read_are_counted_as_pending() {
+async fn events_with_a_malformed_time_are_counted_as_pending() {
     let stage = Stage::without_queue().await;
     let relay = stage.relay(&[("RELAY_SWEEP_INTERVAL", "200ms")]).await;
     let mut timeless = event("a", 1);

@@ -49,7 +49,7 @@ async fn an_event_becomes_a_message_and_is_marked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_were_there_before_the_relay_are_published() {
+async fn events_older_than_the_relay_are_published() {
     let stage = Stage::new().await;
     stage
         .put_all((0..250).map(|n| event(&format!("o-{n}"), 1)).collect())
@@ -63,10 +63,10 @@ async fn events_that_were_there_before_the_relay_are_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fifo_queue_gets_each_aggregate_in_sequence_order() {
+async fn a_fifo_queue_receives_each_aggregate_in_sequence_order() {
     let stage = Stage::without_queue().await;
     stage.create_queue("events.fifo").await;
-    // Written in an order that mixes aggregates, also within a batch.
+    // The order of the writes mixes aggregates, also within a batch.
     let events = (1..=20)
         .flat_map(|sequence| (0..15).map(move |n| event(&format!("a-{n}"), sequence)))
         .collect();
@@ -110,7 +110,7 @@ async fn an_event_without_state_bucket_is_published_from_the_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_tell_what_was_published() {
+async fn metrics_count_published_events() {
     let stage = Stage::new().await;
     let relay = stage.relay(&[]).await;
     stage.put(event("o-1", 1)).await;

@@ -1,4 +1,4 @@
-//! A cloud, a relay in front of it, and what tests ask of both.
+//! The embedded cloud, a relay that uses it, and what tests need of both.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// A cloud with the relay's two tables and the queue `order-events`.
+    /// Starts a cloud with the relay's two tables and the queue `order-events`.
     pub(crate) async fn new() -> Self {
         let stage = Self::without_queue().await;
         stage.create_queue("order-events").await;
@@ -51,12 +51,12 @@ impl Stage {
         provision::queue(&self.sqs, name).await.unwrap()
     }
 
-    /// In front of DynamoDB and its streams.
+    /// Starts a proxy in front of DynamoDB and its streams.
     pub(crate) async fn proxy(&self) -> Proxy {
         Proxy::start(self.cloud.dynamodb_url()).await.unwrap()
     }
 
-    /// A relay that reaches DynamoDB through `proxy`.
+    /// Starts a relay that reaches DynamoDB through `proxy`.
     pub(crate) async fn relay_behind(&self, proxy: &Proxy, extra: &[(&str, &str)]) -> Service {
         let mut environment = vec![
             ("AWS_ENDPOINT_URL_DYNAMODB", proxy.url()),
@@ -66,7 +66,7 @@ impl Stage {
         self.relay(&environment).await
     }
 
-    /// A relay with a fixed name, so that its successor takes over at once.
+    /// Starts a relay with a fixed name, so that its successor reacquires the leases at once.
     pub(crate) async fn relay(&self, extra: &[(&str, &str)]) -> Service {
         let mut environment: Vec<(String, String)> = self
             .cloud
@@ -117,7 +117,7 @@ impl Stage {
         }
     }
 
-    /// The stored event.
+    /// Returns the stored event.
     pub(crate) async fn event(&self, aggregate_id: &str, sequence: u64) -> Item {
         self.dynamodb
             .get_item()
@@ -150,7 +150,7 @@ impl Stage {
         .unwrap()
     }
 
-    /// How many events have `status`.
+    /// Returns the number of events with `status`.
     pub(crate) async fn count(&self, status: &str) -> usize {
         let mut pages = self
             .dynamodb
@@ -182,7 +182,7 @@ impl Stage {
         .unwrap();
     }
 
-    /// The row of the only shard.
+    /// Returns the lease of the only shard.
     pub(crate) async fn lease(&self) -> Option<Item> {
         self.dynamodb
             .scan()
@@ -194,11 +194,10 @@ impl Stage {
             .items
             .unwrap_or_default()
             .into_iter()
-            .find(|row| row.contains_key("epoch") && string(row, "lease") != Some("sweeper"))
+            .find(|lease| lease.contains_key("epoch") && string(lease, "lease") != Some("sweeper"))
     }
 
-    /// Somebody else takes that lease, and is alive: every call is a sign of
-    /// life.
+    /// Acquires that lease for another instance. Every call is a heartbeat of that instance.
     pub(crate) async fn steal_lease(&self) {
         let lease = self.lease().await.unwrap();
         self.dynamodb
@@ -215,7 +214,7 @@ impl Stage {
             .unwrap();
     }
 
-    /// What an operator's command leaves in the lease table.
+    /// Writes the request for a sweep to the lease table, as an operator's command does.
     pub(crate) async fn ask_for_sweep(&self) {
         let rows = self.dynamodb.scan().table_name("relay_leases");
         let rows = rows.send().await.unwrap().items.unwrap();
@@ -235,8 +234,7 @@ impl Stage {
         }
     }
 
-    /// Receives and deletes until `count` messages are there; then makes sure
-    /// that no more are.
+    /// Receives and deletes messages until there were `count`; then asserts that no more follow.
     pub(crate) async fn receive(&self, queue: &str, count: usize) -> Vec<Message> {
         let mut messages = Vec::new();
         let url = shared::aws::queue_url(&self.sqs, queue).await.unwrap();
@@ -284,8 +282,7 @@ pub(crate) fn string<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     item.get(name)?.as_s().ok().map(String::as_str)
 }
 
-/// Waits until the admin port answers `path` with `status` and a body that
-/// has `part` in it.
+/// Waits until the admin port responds to `path` with `status` and a body that contains `part`.
 pub(crate) async fn until_answer(relay: &Service, path: &str, status: u16, part: &str) {
     eventually(DEADLINE, || async {
         let answer = reqwest::get(relay.url(path)).await.unwrap();
@@ -299,7 +296,7 @@ pub(crate) async fn until_answer(relay: &Service, path: &str, status: u16, part:
     .unwrap();
 }
 
-/// A pending event as any program may write it.
+/// Returns a pending event as any program may write it.
 pub(crate) fn event(aggregate_id: &str, sequence: u64) -> Item {
     HashMap::from([
         ("aggregate_id".to_owned(), text(aggregate_id)),
@@ -326,7 +323,7 @@ pub(crate) fn event(aggregate_id: &str, sequence: u64) -> Item {
     ])
 }
 
-/// The `id` of each CloudEvent.
+/// Returns the `id` of each CloudEvent.
 pub(crate) fn ids(messages: &[Message]) -> Vec<String> {
     messages
         .iter()

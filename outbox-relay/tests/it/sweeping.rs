@@ -21,7 +21,7 @@ async fn stream(stage: &Stage, enabled: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_the_stream_never_brought_are_published_in_order() {
+async fn events_missing_from_the_stream_are_swept_in_order() {
     let stage = Stage::without_queue().await;
     stage.create_queue("events.fifo").await;
     stream(&stage, false).await;
@@ -50,7 +50,7 @@ async fn events_that_the_stream_never_brought_are_published_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sweeper_leaves_alone_what_the_stream_brings() {
+async fn the_sweeper_skips_events_that_the_stream_delivers() {
     let stage = Stage::new().await;
     let relay = stage
         .relay(&[
@@ -87,7 +87,7 @@ async fn an_event_whose_predecessor_is_not_in_the_stream_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_operator_makes_pending_again_is_published_when_a_sweep_is_asked_for() {
+async fn operator_retry_is_published_by_the_requested_sweep() {
     let stage = Stage::new().await;
     let _relay = stage
         .relay(&[
@@ -102,8 +102,8 @@ async fn what_an_operator_makes_pending_again_is_published_when_a_sweep_is_asked
     let mut again = event("a", 1);
     again.insert("replayed_at".to_owned(), text("2026-01-01T00:00:00.000Z"));
     stage.put(again).await;
-    // The relay's own sweep at its start may be under way still, or its row
-    // not written yet: an operator asks again, too.
+    // The relay's first sweep may still be running, or its lease not be created yet. An operator
+    // would request the sweep again as well.
     eventually(DEADLINE, || async {
         stage.ask_for_sweep().await;
         let item = stage.event("a", 1).await;

@@ -40,7 +40,7 @@ impl ShardedStage {
     }
 }
 
-/// Returns the event ids that the queue held in the end.
+/// Returns the event ids that the queue contains at the end.
 async fn lose_three_relays(queue: &'static str) -> Vec<String> {
     let stage = ShardedStage::new(Shards::open(12), queue).await;
     let mut killed = stage.relay("killed", &[]).await;
@@ -58,7 +58,7 @@ async fn lose_three_relays(queue: &'static str) -> Vec<String> {
 
     assert!(
         stage.shares().await["paused"] > 0,
-        "it has something to lose"
+        "the relay to be paused holds no shard"
     );
     let ((), ()) = tokio::join!(stage.commit_rounds(6..=10), async {
         stage.until_sent(600).await;
@@ -91,7 +91,7 @@ async fn lose_three_relays(queue: &'static str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_outlives_relays_that_are_killed_paused_and_stopped() {
+async fn order_holds_when_relays_are_killed_paused_and_stopped() {
     let received = lose_three_relays("events.fifo").await;
     assert_in_order(&received, AGGREGATES, SEQUENCES);
 }

@@ -1,5 +1,5 @@
-//! Relays on a stream of many shards, which the embedded cloud does not have:
-//! tables and queues are its, the stream is a server of the tests' own.
+//! Relays on a stream of many shards, which the embedded cloud does not support: the cloud provides
+//! tables and queues, and a server of the tests the stream.
 
 mod instances;
 mod retained;
@@ -20,11 +20,11 @@ use test_support::{Service, eventually};
 
 use crate::support::{Item, Stage, event, ids, string, text};
 
-/// Several relays and the cloud in one place, unoptimised.
+/// Time limit for several unoptimised relays and the cloud on one machine.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// What any one kill or pause may repeat: what a relay sends at once, 16
-/// batches of 10.
+/// Upper bound on the events that one kill or pause may repeat: those that a relay sends at once,
+/// 16 batches of 10.
 const IN_FLIGHT: usize = 160;
 
 struct ShardedStage {
@@ -57,7 +57,7 @@ impl ShardedStage {
         self.stage.relay(&options).await
     }
 
-    /// Commits events: to the table, then to the stream.
+    /// Commits events to the table, then to the stream.
     async fn commit(&self, events: Vec<Item>) {
         self.stage.put_all(events.clone()).await;
         let mut shards = self.streams.shards();
@@ -66,13 +66,13 @@ impl ShardedStage {
         }
     }
 
-    /// One event of each of `aggregates`.
+    /// Commits one event of each of `aggregates`.
     async fn commit_round(&self, aggregates: usize, sequence: u64) {
         let round = (0..aggregates).map(|n| event(&format!("a-{n}"), sequence));
         self.commit(round.collect()).await;
     }
 
-    /// The lease rows of shards that are not read to their end.
+    /// Returns the leases of shards that are not fully read.
     async fn open_leases(&self) -> Vec<Item> {
         let rows: Result<Vec<_>, _> = self
             .stage
@@ -92,7 +92,7 @@ impl ShardedStage {
         rows
     }
 
-    /// Until every shard that may be read has been, and a checkpoint is written.
+    /// Waits until every shard that may be read has been, and a checkpoint is written.
     async fn until_checkpointed(&self) {
         eventually(PATIENCE, || async {
             let leases = self.open_leases().await;
@@ -107,7 +107,7 @@ impl ShardedStage {
         .unwrap();
     }
 
-    /// How many shards each instance has.
+    /// Returns the number of shards of each instance.
     async fn shares(&self) -> BTreeMap<String, usize> {
         let mut shares = BTreeMap::new();
         for row in self.open_leases().await {
@@ -135,7 +135,7 @@ impl ShardedStage {
         .unwrap();
     }
 
-    /// Until the queue holds so many messages.
+    /// Waits until the queue contains `count` messages.
     async fn until_sent(&self, count: usize) {
         let url = shared::aws::queue_url(&self.stage.sqs, self.queue)
             .await
@@ -164,7 +164,7 @@ impl ShardedStage {
         .unwrap();
     }
 
-    /// Until nothing is pending; then all `count` events are PUBLISHED.
+    /// Waits until no event is pending; then asserts that all `count` events are PUBLISHED.
     async fn until_published(&self, count: usize) {
         eventually(PATIENCE, || async {
             match self.pending().await {
@@ -196,7 +196,7 @@ impl ShardedStage {
         pending
     }
 
-    /// The event ids in the queue, as they come.
+    /// Returns the event ids in the queue, in the order of receipt.
     async fn received(&self) -> Vec<String> {
         let sqs = &self.stage.sqs;
         let url = shared::aws::queue_url(sqs, self.queue).await.unwrap();
@@ -235,20 +235,24 @@ impl ShardedStage {
     }
 }
 
-/// Each of `received` is there once, and of every aggregate in order.
+/// Asserts that every event was received once, and in order per aggregate.
 fn assert_in_order(received: &[String], aggregates: usize, sequences: u64) {
     let mut next: BTreeMap<&str, u64> = BTreeMap::new();
     for id in received {
         let (aggregate_id, sequence) = id.split_once(':').unwrap();
         let next = next.entry(aggregate_id).or_insert(1);
-        assert_eq!(sequence, next.to_string(), "the next one of {aggregate_id}");
+        assert_eq!(
+            sequence,
+            next.to_string(),
+            "the next event of {aggregate_id}"
+        );
         *next += 1;
     }
     assert_eq!(next.len(), aggregates);
     assert!(next.values().all(|next| *next == sequences + 1), "{next:?}");
 }
 
-/// The value of a metric that has no labels, or of one set of labels.
+/// Returns the value of a metric without labels, or with one set of labels.
 async fn metric(relay: &Service, name: &str) -> Option<u64> {
     let answer = reqwest::get(relay.url("/metrics")).await.unwrap();
     let metrics = answer.text().await.unwrap();

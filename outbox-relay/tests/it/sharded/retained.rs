@@ -5,7 +5,7 @@ use test_support::eventually;
 use super::shards::Shards;
 use super::{PATIENCE, ShardedStage, assert_in_order};
 
-/// Peak resident memory of a process, in MiB.
+/// Returns the peak resident memory of a process in MiB.
 fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let peak = status
@@ -15,11 +15,11 @@ fn peak_memory(pid: u32) -> u64 {
     peak.parse::<u64>().unwrap() / 1024
 }
 
-/// A day of shards that last some hours each, which is how deep a tree gets.
+/// Generations of shards within a day, at some hours each: the depth of a shard tree.
 const GENERATIONS: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_retained_shards_hold_nothing_up() {
+async fn ten_thousand_retained_shards_delay_nothing() {
     let mut shards = Shards::default();
     shards.retain_closed(10_000 / GENERATIONS, GENERATIONS);
     shards.open_more(4);
@@ -31,7 +31,7 @@ async fn ten_thousand_retained_shards_hold_nothing_up() {
     let relay = stage.relay("relay", &[]).await;
     stage.until_published(100).await;
     let published = began.elapsed();
-    // Cheap to ask, unlike the lease table.
+    // The metric is cheap to read, unlike the lease table.
     let health = relay.url("/healthz");
     eventually(PATIENCE, || async {
         let answer = reqwest::get(&health).await.unwrap();
@@ -45,8 +45,8 @@ async fn ten_thousand_retained_shards_hold_nothing_up() {
     .unwrap();
     stage.until_shares(&[("relay", 4)]).await;
     let converged = began.elapsed();
-    // What came to its end is done with: the relay does not lag behind with
-    // that, and finds the children of a shard that splits now.
+    // The ended shards are processed: the relay does not lag behind because of them, and finds the
+    // children of a shard that splits now.
     stage.streams.shards().split_all();
     for sequence in 6..=7 {
         stage.commit_round(20, sequence).await;
@@ -61,7 +61,7 @@ async fn ten_thousand_retained_shards_hold_nothing_up() {
     assert!(converged < Duration::from_secs(60), "{converged:?}");
     assert!(split < Duration::from_secs(30), "{split:?}");
     assert!(peak < 150, "{peak} MiB");
-    // The listing at the start, and none a shard; one more after a minute.
+    // One listing at the start and none per shard; one more after a minute.
     assert!(listings <= 2 * 101, "{listings} pages");
     assert_in_order(&stage.received().await, 20, 7);
 }

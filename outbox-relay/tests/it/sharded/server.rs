@@ -1,4 +1,4 @@
-//! DynamoDB Streams over HTTP, as far as the relay uses it.
+//! DynamoDB Streams over HTTP, as far as the relay uses them.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::shards::{Refusal, Shards};
 
-/// Any stream ARN names its one stream.
+/// Server of one stream, whatever the ARN of a request.
 pub(crate) struct StreamsServer {
     shards: Arc<Mutex<Shards>>,
     url: String,
@@ -45,7 +45,7 @@ impl StreamsServer {
         &self.url
     }
 
-    /// The stream, to look at or to change. Not to be held across an await.
+    /// Locks the stream, to read or to change it. The guard must not be held across an await.
     pub(crate) fn shards(&self) -> MutexGuard<'_, Shards> {
         self.shards.lock().unwrap()
     }

@@ -1,4 +1,4 @@
-//! A stream of many shards: what is in each, what is trimmed, who read when.
+//! A stream of many shards: the records of each, the trimmed ones, and when each was read.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Item, string};
 
-/// As the service pages its listings.
+/// Shards per page of a listing, as in the service.
 const SHARDS_A_PAGE: usize = 100;
 
-/// As the service bounds a read.
+/// Upper bound on the records of one read, as in the service.
 const RECORDS_A_PAGE: usize = 1_000;
 
-/// Every place an aggregate can hash to.
+/// Range of the hashes of aggregates.
 const ALL: Range<u64> = 0..1 << 32;
 
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(crate) struct Shards {
     by_id: BTreeMap<String, Shard>,
     /// Numbers records of all shards, as the service does.
     next_number: u64,
-    /// Orders reads: goes up at every GetRecords.
+    /// Orders reads: incremented at every GetRecords.
     reads: u64,
     pub(crate) listings: u64,
 }
@@ -30,20 +30,20 @@ pub(crate) struct Shards {
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) parent: Option<String>,
-    /// The aggregates whose hash is in here write to it while it is open.
+    /// Hashes of the aggregates whose records go to this shard while it is open.
     hashes: Range<u64>,
     start: u64,
-    /// The number after the last one, once closed.
+    /// Number after the last record, once the shard is closed.
     end: Option<u64>,
-    /// The oldest number that is left.
+    /// Number of the oldest record that is not trimmed.
     horizon: u64,
     records: Vec<(u64, Value)>,
     pub(crate) first_read: Option<u64>,
-    /// The first read that said that there is no more.
+    /// First read that reported the end of the shard.
     pub(crate) end_served: Option<u64>,
 }
 
-/// Why a request is refused.
+/// Error of a request.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     Trimmed,
@@ -52,7 +52,7 @@ pub(crate) enum Refusal {
 }
 
 impl Shards {
-    /// `count` open shards that share the aggregates evenly.
+    /// Returns a stream with `count` open shards that share the aggregates evenly.
     pub(crate) fn open(count: u64) -> Self {
         let mut shards = Self::default();
         shards.open_more(count);
@@ -67,8 +67,8 @@ impl Shards {
         }
     }
 
-    /// Closed shards without records, as a table with little traffic keeps
-    /// them for a day: `lines` of `generations` each.
+    /// Adds closed shards without records, as a table with little traffic retains them for a day:
+    /// `lines` of `generations` each.
     pub(crate) fn retain_closed(&mut self, lines: usize, generations: usize) {
         for _ in 0..lines {
             let mut parent = None;
@@ -125,7 +125,7 @@ impl Shards {
         }
     }
 
-    /// The record that inserting `item` makes.
+    /// Appends the record of an insert of `item`.
     pub(crate) fn append(&mut self, item: &Item) {
         let number = self.number();
         let hash = hash(string(item, "aggregate_id").unwrap());
@@ -165,7 +165,7 @@ impl Shards {
         shard.records.push((number, record));
     }
 
-    /// All records made so far are a day old now.
+    /// Trims all records, as after a day.
     pub(crate) fn trim(&mut self) {
         for shard in self.by_id.values_mut() {
             if let Some((last, _)) = shard.records.last() {
@@ -175,7 +175,7 @@ impl Shards {
         }
     }
 
-    /// After more than a day: closed shards are gone.
+    /// Deletes closed shards, as after more than a day.
     pub(crate) fn trim_away(&mut self) {
         self.by_id.retain(|_, shard| shard.end.is_none());
     }
@@ -201,7 +201,7 @@ impl Shards {
         unread.count()
     }
 
-    /// A page of the listing, and where the next one starts.
+    /// Returns a page of the listing and the last shard of it if more follow.
     pub(crate) fn list(
         &mut self,
         after: Option<&str>,
@@ -225,7 +225,7 @@ impl Shards {
             .collect()
     }
 
-    /// The number from which an iterator reads.
+    /// Returns the number from which an iterator reads.
     pub(crate) fn position(&self, id: &str, kind: &str, at: Option<&str>) -> Result<u64, Refusal> {
         let shard = self.by_id.get(id).ok_or(Refusal::NoSuchShard)?;
         let at = || {
@@ -246,8 +246,8 @@ impl Shards {
         }
     }
 
-    /// Records from `position` on, and where to go on, unless the shard is
-    /// closed and that was its end.
+    /// Returns the records from `position` on, and the next position unless the shard is closed and
+    /// fully read.
     pub(crate) fn read(
         &mut self,
         id: &str,
@@ -286,7 +286,7 @@ fn described((id, shard): (&String, &Shard)) -> Value {
     described
 }
 
-/// Longer than any integer type, as the service's are.
+/// Formats a sequence number that exceeds any integer type, as those of the service do.
 fn sequence_number(number: u64) -> String {
     format!("7{number:024}")
 }
@@ -295,8 +295,8 @@ fn number(text: &str) -> Option<u64> {
     text.strip_prefix('7')?.parse().ok()
 }
 
-/// FNV-1a, whose low bits differ for ids that differ in their last digits, and
-/// a multiplication that brings them up: ranges are told by the high ones.
+/// Hashes with FNV-1a, whose low bits differ for ids that differ in their last digits, and
+/// multiplies to spread them to the high bits, which select the range.
 fn hash(aggregate_id: &str) -> u64 {
     let hash = aggregate_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -304,7 +304,7 @@ fn hash(aggregate_id: &str) -> u64 {
     u64::from(hash.wrapping_mul(0x9e37_79b1))
 }
 
-/// The service tells it to the second.
+/// Returns the time in epoch seconds, the resolution of the service.
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -2,7 +2,7 @@ use super::shards::Shards;
 use super::{ShardedStage, assert_in_order};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shards_that_split_are_read_parents_first() {
+async fn split_shards_are_read_parents_first() {
     const AGGREGATES: usize = 60;
     let stage = ShardedStage::new(Shards::open(2), "events.fifo").await;
     let _relays = [stage.relay("one", &[]).await, stage.relay("two", &[]).await];

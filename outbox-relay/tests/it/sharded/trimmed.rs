@@ -5,7 +5,7 @@ use super::{PATIENCE, ShardedStage, assert_in_order, metric};
 use crate::support::event;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_trimmed_while_the_relay_is_away_is_published_from_the_table() {
+async fn events_trimmed_while_the_relay_is_down_are_published_from_the_table() {
     let stage = ShardedStage::new(Shards::open(1), "events.fifo").await;
     let options = [
         ("RELAY_SWEEP_AFTER", "1s"),
@@ -16,7 +16,7 @@ async fn what_is_trimmed_while_the_relay_is_away_is_published_from_the_table() {
         stage.commit_round(20, sequence).await;
     }
     stage.until_published(100).await;
-    // Who has read nothing cannot tell that something is missing.
+    // A relay that has read nothing cannot detect that records are missing.
     stage.until_checkpointed().await;
     relay.kill().await.unwrap();
 
@@ -24,7 +24,7 @@ async fn what_is_trimmed_while_the_relay_is_away_is_published_from_the_table() {
         stage.commit_round(20, sequence).await;
     }
     stage.streams.shards().trim();
-    // What is left of the stream.
+    // The records that are not trimmed.
     let late = (0..10).map(|n| event(&format!("late-{n}"), 1));
     stage.commit(late.collect()).await;
 
@@ -49,7 +49,7 @@ async fn what_is_trimmed_while_the_relay_is_away_is_published_from_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shards_that_are_gone_before_they_were_read_to_their_end_are_a_gap() {
+async fn shards_deleted_before_they_are_fully_read_are_a_gap() {
     let stage = ShardedStage::new(Shards::open(1), "events.fifo").await;
     let options = [
         ("RELAY_SWEEP_AFTER", "1s"),
@@ -61,7 +61,7 @@ async fn shards_that_are_gone_before_they_were_read_to_their_end_are_a_gap() {
     stage.until_checkpointed().await;
     relay.kill().await.unwrap();
 
-    // More than a day: the shard it was reading is closed and gone, and so is
+    // After more than a day the shard that the relay was reading is closed and deleted, and so is
     // the next generation.
     stage.commit_round(20, 2).await;
     stage.streams.shards().split_all();
