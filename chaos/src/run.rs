@@ -30,7 +30,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Upper bound on the events of one relay that are sent and not yet marked: 16 batches of 10 in
 /// flight, and the events that wait for their mark.
-const IN_FLIGHT: usize = 16 * 10 + outbox_relay::policy::send_scheduler::MAX_UNMARKED;
+const IN_FLIGHT: usize = 16 * 10 + outbox_relay::policy::mark_queue::MAX_UNMARKED;
 
 /// Runs `program` as the services, injects faults and checks the result. No process and no table is
 /// left, whatever the outcome.

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::engine::{SLOT_SECONDS, Sent, Slot, Status};
+use crate::engine::{EngineStatus, HistorySlot, PublishRecord, SLOT_SECONDS};
 
 struct RelayHealth {
-    status: Status,
+    status: EngineStatus,
     dynamodb: aws_sdk_dynamodb::Client,
     sqs: aws_sdk_sqs::Client,
     leases_table: String,
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
     config: &Config,
     context: &Context,
     instance: String,
-    status: Status,
+    status: EngineStatus,
 ) -> Result<JoinHandle<()>, RunError> {
     let settings = config.admin_settings();
     let operator = Operator::new(&context.clients, &settings);
@@ -94,7 +94,7 @@ pub(crate) async fn serve(
 }
 
 /// Copies what the console shows of the engine.
-fn view(status: &Status, up_to: ViewedUpTo) -> RelayView {
+fn view(status: &EngineStatus, up_to: ViewedUpTo) -> RelayView {
     let (published, last_published) = status.published_after(up_to.published);
     RelayView {
         live: status.live(Instant::now()),
@@ -110,7 +110,7 @@ fn view(status: &Status, up_to: ViewedUpTo) -> RelayView {
     }
 }
 
-fn published_event(sent: &Sent) -> PublishedEvent {
+fn published_event(sent: &PublishRecord) -> PublishedEvent {
     PublishedEvent {
         aggregate_id: sent.key.aggregate_id.clone(),
         sequence: sent.key.sequence.clone(),
@@ -123,7 +123,7 @@ fn published_event(sent: &Sent) -> PublishedEvent {
     }
 }
 
-fn activity_slot(slot: Slot) -> ActivitySlot {
+fn activity_slot(slot: HistorySlot) -> ActivitySlot {
     ActivitySlot {
         start: slot.start,
         published: slot.published,

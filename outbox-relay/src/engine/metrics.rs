@@ -1,4 +1,4 @@
-//! The relay's instruments. Names are the contract's; labels never carry ids.
+//! Instruments of the relay. Labels never contain ids.
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
@@ -6,9 +6,9 @@ use outbox::timestamp::Timestamp;
 use shared::runtime::telemetry::metrics::DURATION_BUCKETS;
 use tokio::time::Instant;
 
-use crate::engine::Status;
+use super::health::status::EngineStatus;
 
-/// Reasons that an event is quarantined for.
+/// Reasons for which events are quarantined.
 const QUARANTINE_REASONS: [&str; 9] = [
     "malformed_item",
     "event_id",
@@ -21,7 +21,7 @@ const QUARANTINE_REASONS: [&str; 9] = [
     "refused_by_queue",
 ];
 
-/// The most common kinds of retries; a service's own codes come as they do.
+/// Most common kinds of retries. Other kinds are error codes of the services.
 const RETRY_KINDS: [&str; 4] = ["timeout", "connection", "mark", "quarantine"];
 
 #[derive(Clone, Debug)]
@@ -37,38 +37,38 @@ pub(crate) struct RelayMetrics {
 }
 
 impl RelayMetrics {
-    /// Makes the instruments, and gauges that read `status`.
-    pub(crate) fn new(meter: &Meter, status: &Status) -> Self {
+    /// Creates the instruments, and gauges that read `status`. `clock` is the wall clock.
+    pub(crate) fn new(meter: &Meter, status: &EngineStatus, clock: fn() -> Timestamp) -> Self {
         let held = status.clone();
         meter
             .u64_observable_gauge("outbox_shards_held")
             .with_description("Shards this instance reads.")
             .with_callback(move |gauge| gauge.observe(held.shards_held() as u64, &[]))
             .build();
-        let slowest = status.clone();
+        let unread = status.clone();
         meter
             .f64_observable_gauge("outbox_shard_progress_seconds")
-            .with_description("Longest time since a held shard was last read.")
+            .with_description("Longest time since the last read of a held shard.")
             .with_callback(move |gauge| {
-                gauge.observe(slowest.slowest_read(Instant::now()).as_secs_f64(), &[]);
+                gauge.observe(unread.longest_since_read(Instant::now()).as_secs_f64(), &[]);
             })
             .build();
         let pending = status.clone();
         meter
             .u64_observable_gauge("outbox_pending_events")
             .with_description(
-                "Pending events in the table when last looked; very many are not all counted.",
+                "Pending events in the table at the last count; a lower bound for large backlogs.",
             )
             .with_callback(move |gauge| gauge.observe(pending.pending_events(), &[]))
             .build();
         let oldest = status.clone();
         meter
             .f64_observable_gauge("outbox_oldest_pending_seconds")
-            .with_description("Age of the oldest pending event; 0 when there is none.")
+            .with_description("Age of the oldest pending event; 0 if there is none.")
             .with_callback(move |gauge| {
                 let age = oldest
                     .oldest_pending()
-                    .map_or(0.0, |at| seconds_between(at, Timestamp::now()));
+                    .map_or(0.0, |at| seconds_between(at, clock()));
                 gauge.observe(age, &[]);
             })
             .build();
@@ -76,7 +76,7 @@ impl RelayMetrics {
         meter
             .u64_observable_gauge("outbox_failed_events")
             .with_description(
-                "Quarantined events in the table when last looked; very many are not all counted.",
+                "Quarantined events in the table at the last count; a lower bound for large numbers.",
             )
             .with_callback(move |gauge| gauge.observe(failed.failed_events(), &[]))
             .build();
@@ -94,28 +94,31 @@ impl RelayMetrics {
             ),
             skipped: counter(
                 "outbox_events_skipped_total",
-                "Stream records that were nothing to publish.",
+                "Stream records that were not published.",
             ),
-            retries: counter("outbox_publish_retries_total", "Sends to be tried again."),
+            retries: counter(
+                "outbox_publish_retries_total",
+                "Failed sends and writes that are retried.",
+            ),
             lag: meter
                 .f64_histogram("outbox_publish_lag_seconds")
-                .with_description("From when an event occurred to when it was published.")
+                .with_description("Time from the occurrence of an event to its publication.")
                 .with_boundaries(DURATION_BUCKETS.to_vec())
                 .build(),
             gaps: counter(
                 "outbox_stream_gaps_total",
-                "Positions that were trimmed from the stream before they were read.",
+                "Stream positions that were trimmed before they were read.",
             ),
             leases_lost: counter(
                 "outbox_leases_lost_total",
-                "Shards that another instance took from this one.",
+                "Leases that another instance acquired from this one.",
             ),
             checkpoint_failures: counter(
                 "outbox_checkpoint_failures_total",
                 "Lease writes that failed.",
             ),
         };
-        // A counter that was never added to is not there to be alerted on.
+        // A counter is exported only after its first addition, and alerts need all of them.
         for reason in QUARANTINE_REASONS {
             metrics
                 .quarantined
@@ -130,7 +133,12 @@ impl RelayMetrics {
         metrics
     }
 
-    pub(crate) fn published(&self, queue: &str, path: &'static str, lag_seconds: Option<f64>) {
+    pub(crate) fn record_published(
+        &self,
+        queue: &str,
+        path: &'static str,
+        lag_seconds: Option<f64>,
+    ) {
         let labels = [
             KeyValue::new("queue", queue.to_owned()),
             KeyValue::new("path", path),
@@ -141,33 +149,33 @@ impl RelayMetrics {
         }
     }
 
-    pub(crate) fn quarantined(&self, reason: &'static str) {
+    pub(crate) fn record_quarantined(&self, reason: &'static str) {
         self.quarantined.add(1, &[KeyValue::new("reason", reason)]);
     }
 
-    pub(crate) fn skipped(&self, reason: &'static str, count: u64) {
+    pub(crate) fn record_skipped(&self, reason: &'static str, count: u64) {
         self.skipped.add(count, &[KeyValue::new("reason", reason)]);
     }
 
-    pub(crate) fn retried(&self, kind: &str, count: u64) {
+    pub(crate) fn record_retries(&self, kind: &str, count: u64) {
         self.retries
             .add(count, &[KeyValue::new("kind", kind.to_owned())]);
     }
 
-    pub(crate) fn gap(&self) {
+    pub(crate) fn record_gap(&self) {
         self.gaps.add(1, &[]);
     }
 
-    pub(crate) fn lease_lost(&self) {
+    pub(crate) fn record_lease_lost(&self) {
         self.leases_lost.add(1, &[]);
     }
 
-    pub(crate) fn checkpoint_failed(&self) {
+    pub(crate) fn record_checkpoint_failure(&self) {
         self.checkpoint_failures.add(1, &[]);
     }
 }
 
-/// Seconds from `earlier` to `later`; 0 when clocks disagree.
+/// Returns the seconds from `earlier` to `later`, or 0 if the clocks disagree.
 pub(crate) fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
     let millis = later.as_millis().saturating_sub(earlier.as_millis()).max(0);
     std::time::Duration::from_millis(millis.unsigned_abs()).as_secs_f64()

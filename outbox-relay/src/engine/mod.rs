@@ -1,88 +1,97 @@
-//! The engine: takes shards, reads them, publishes what they hold.
+//! Engine: acquires shards, reads them, and publishes their events.
 //!
 //! ```text
-//! coordinate ─takes─▶ shard::hold ─┬─ read: fetch ─pages▶ feed ─┐
-//!                                  ├─ sweep: pending events ────┴─outlet▶ publish ─▶ queue, outbox
-//!                                  └─ keeper: beat and checkpoint ◀─progress─┘
+//! leases: LeaseCoordinator ─acquires▶ shard consumer ─┬─ LeaseRenewer ◀─ CheckpointTracker
+//!                                                     └─ pipeline or sweeper      ▲
+//! shard: ShardReader ▶ RecordClassifier ▶ TakeoverFilter ▶ SequenceGate           │
+//!                                                               ▼                 │
+//! publish:                         Marker ◀ Publisher ◀ SendScheduler ◀ Dispatcher│
+//!                                     └──────────────settled──────────────────────┘
 //! ```
 //!
-//! It knows the remote systems by [`Ports`] only, decides by the pure
-//! functions of [`crate::policy`], and measures time with tokio's clock, so
-//! that it can be run against models of those systems on paused time.
+//! It accesses the remote systems through [`Ports`] only, decides by the pure functions of
+//! [`crate::policy`], and measures time with tokio's clock and the wall clock of its
+//! configuration, so that it can run against models of those systems on paused time.
 
-pub(crate) mod health;
-pub(crate) mod leases;
-pub(crate) mod metrics;
-pub(crate) mod publish;
-pub(crate) mod shard;
-pub(crate) mod shard_state;
-pub(crate) mod sweeper;
+mod buffer_budget;
+mod context;
+mod health;
+mod in_flight;
+mod leases;
+mod metrics;
+mod outbox_reader;
+mod publish;
+mod publish_command;
+mod shard;
+mod shard_directory;
+mod shard_state;
+mod sweeper;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use health::publish_history::{SLOT_SECONDS, Sent, Slot};
-pub use health::status::Status;
+pub use health::publish_history::{HistorySlot, PublishRecord, SLOT_SECONDS};
+pub use health::status::EngineStatus;
 use opentelemetry::metrics::Meter;
 use outbox::timestamp::Timestamp;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::metrics::RelayMetrics;
-use crate::policy::send_scheduler::Schedule;
+use self::buffer_budget::BufferBudget;
+use self::context::ShardContext;
+use self::health::backlog_monitor::BacklogMonitor;
+use self::leases::coordinator;
+use self::metrics::RelayMetrics;
+use self::publish::publisher::Publisher;
+use self::shard_directory::ShardDirectory;
 use crate::ports::Ports;
 use crate::routes::Routes;
 
-/// DynamoDB Streams: records a read returns at most.
+/// Maximum number of records that a read returns. DynamoDB Streams: `GetRecords`.
 const MAX_PAGE: usize = 1_000;
 
-/// Pages of all shards together that are being read or handed over; each is up
-/// to 1 MB on the wire. A busy shard takes three; an idle one none between
-/// its reads, of which so many at a time are enough for hundreds of shards.
-const PAGES_HELD: usize = 16;
-
-/// What the engine must know.
+/// Configuration of the engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// This instance, in the lease table.
+    /// Name of this instance in the lease table.
     pub instance: String,
     pub routes: Routes,
     pub lease_duration: Duration,
-    /// The longest pause between reads of an idle shard.
+    /// Longest pause between two reads of an idle shard.
     pub poll_max: Duration,
-    /// How long published events are kept.
+    /// Time for which published events are kept.
     pub retention: Duration,
-    /// How often the pending events of the table are looked at.
+    /// Interval between two sweeps, and between two counts of the pending events.
     pub sweep_interval: Duration,
-    /// How old a pending event must be, and how far past it the readers, for
-    /// the sweeper to publish it.
+    /// Minimum age of a pending event that the sweeper publishes, and the time by which the
+    /// readers must be past it.
     pub sweep_after: Duration,
-    /// Room for events between reading and marking, in KiB.
+    /// Memory budget for events between reading and marking, in KiB.
     pub buffer_kib: usize,
-    /// The wall clock.
+    /// Wall clock.
     pub clock: fn() -> Timestamp,
-    /// Seeds jitter.
+    /// Seed of the jitter.
     pub seed: u64,
 }
 
 impl EngineConfig {
-    /// Bytes of messages that may wait for a predecessor, in all shards
-    /// together; more is not worth the memory.
-    fn waiting_bytes(&self) -> usize {
+    /// Returns the maximum size of the messages that may wait for a predecessor, in all shards
+    /// together, in bytes. Beyond it, predecessors are read from the table.
+    const fn max_waiting_bytes(&self) -> usize {
         self.buffer_kib * 1024 / 4
     }
 
-    /// How many events of one shard an instance can have read and not
-    /// settled: each takes at least 2 KiB of the buffer, or 1 KiB while it
-    /// waits for a predecessor, or is one of the page being handed over.
-    fn in_hand(&self) -> usize {
-        self.buffer_kib / 2 + self.waiting_bytes() / 1024 + MAX_PAGE
+    /// Returns the maximum number of events of one shard that an instance can have read and not
+    /// settled: each takes at least 2 KiB of the buffer budget, or 1 KiB while it waits for a
+    /// predecessor, or belongs to the page that is being processed.
+    const fn max_unsettled(&self) -> usize {
+        self.buffer_kib / 2 + self.max_waiting_bytes() / 1024 + MAX_PAGE
     }
 }
 
-/// A task panicked, which is a bug: what it held would be held for ever. The
-/// whole instance ends, as by a crash, and others take over.
+/// Ends the whole instance if a task panicked, which is a bug: its leases and budget would be held
+/// indefinitely. As after a crash, other instances acquire the shards.
 fn crash(error: JoinError) {
     if let Ok(panic) = error.try_into_panic() {
         std::panic::resume_unwind(panic);
@@ -94,14 +103,15 @@ fn crash(error: JoinError) {
 pub struct Engine {
     ports: Ports,
     config: Arc<EngineConfig>,
-    status: Status,
+    status: EngineStatus,
     metrics: RelayMetrics,
 }
 
 impl Engine {
+    /// Creates an engine that reports its metrics to `meter`.
     pub fn new(ports: Ports, config: EngineConfig, meter: &Meter) -> Self {
-        let status = Status::new(config.lease_duration);
-        let metrics = RelayMetrics::new(meter, &status);
+        let status = EngineStatus::new(config.lease_duration);
+        let metrics = RelayMetrics::new(meter, &status, config.clock);
         Self {
             ports,
             config: Arc::new(config),
@@ -110,47 +120,48 @@ impl Engine {
         }
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> EngineStatus {
         self.status.clone()
     }
 
-    /// Works until `stop` is cancelled; then finishes what is in flight,
-    /// writes marks and checkpoints and gives the leases back (rule 14).
-    /// Dropping it instead is a crash: events in flight may be sent again.
+    /// Runs until `stop` is cancelled; then finishes the requests in flight, writes marks and
+    /// checkpoints, and releases the leases (the "graceful shutdown" rule). Dropping the future
+    /// instead is a crash: events in flight may be sent again.
     pub async fn run(self, stop: CancellationToken) {
         let mut random = fastrand::Rng::with_seed(self.config.seed);
-        let (work, incoming) = mpsc::unbounded_channel();
-        let publisher = publish::publisher::Publisher {
-            ports: self.ports.clone(),
-            config: Arc::clone(&self.config),
-            metrics: self.metrics.clone(),
+        let (commands, received) = mpsc::unbounded_channel();
+        let publisher = Publisher::new(
+            &self.ports,
+            &self.config,
+            self.metrics.clone(),
+            self.status.clone(),
+            random.fork(),
+            stop.clone(),
+        );
+        let backlog = BacklogMonitor {
+            table: Arc::clone(&self.ports.outbox),
             status: self.status.clone(),
-            schedule: Schedule::default(),
-            marked: publish::marker::Marked::default(),
-            random: random.fork(),
-            stop: stop.clone(),
+            interval: self.config.sweep_interval,
+            clock: self.config.clock,
         };
         let release = CancellationToken::new();
-        let around = leases::shard_consumer::Surroundings {
+        let ctx = ShardContext {
             ports: self.ports,
-            room: Arc::new(Semaphore::new(self.config.buffer_kib)),
-            pages: Arc::new(Semaphore::new(PAGES_HELD)),
+            budget: BufferBudget::new(self.config.buffer_kib),
             config: self.config,
             metrics: self.metrics,
             status: self.status,
             stream: "".into(),
-            work,
-            listed: Arc::default(),
-            stop,
+            commands,
+            directory: ShardDirectory::default(),
+            stop: stop.clone(),
             release: release.clone(),
         };
-        let survey = health::backlog_monitor::run(around.clone());
         let publish = async {
-            publisher.run(incoming).await;
-            // Nothing is in flight any more: the last checkpoints can be
-            // written.
+            publisher.run(received).await;
+            // Nothing is in flight any more, so the last checkpoints can be written.
             release.cancel();
         };
-        tokio::join!(leases::coordinator::run(around, random), publish, survey);
+        tokio::join!(coordinator::run(ctx, random), publish, backlog.run(stop));
     }
 }

@@ -1,17 +1,20 @@
 //! Exponential backoff with full jitter.
+//!
+//! `backon`, which the other services use, only adds jitter on top of the exponential delay. Full
+//! jitter draws the whole delay at random, so that instances which failed together do not retry
+//! together. The random number is an argument, so that a simulated run repeats exactly.
 
 use std::time::Duration;
 
-/// The first retry waits up to this long.
+/// Upper bound on the first delay.
 const BASE: Duration = Duration::from_millis(50);
 
-/// No retry waits longer. After an outage a read, and then a send, may each
-/// have to wait for their turn: events flow again within twice this time.
+/// Upper bound on every delay. After an outage, a read and then a send may each have to wait once:
+/// events are published again within twice this time.
 pub const MAX: Duration = Duration::from_secs(1);
 
-/// How long to wait after the `attempt`-th failure in a row (from 1).
-/// `jitter` is a random number from 0 to 1; full jitter keeps instances that
-/// failed together from coming back together.
+/// Returns the delay after the `attempt`-th consecutive failure (from 1). `jitter` is a random
+/// number from 0 to 1.
 pub fn delay(attempt: u32, jitter: f64) -> Duration {
     let doublings = attempt.saturating_sub(1).min(16);
     let ceiling = BASE.saturating_mul(1 << doublings).min(MAX);
@@ -23,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_up_to_its_bound() {
+    fn delay_doubles_up_to_its_bound() {
         assert_eq!(delay(1, 1.0), Duration::from_millis(50));
         assert_eq!(delay(2, 1.0), Duration::from_millis(100));
         assert_eq!(delay(7, 1.0), MAX);

@@ -1,4 +1,4 @@
-//! How far a shard is done.
+//! Tracks the checkpoint of one shard.
 
 use std::collections::VecDeque;
 
@@ -6,121 +6,121 @@ use outbox::timestamp::Timestamp;
 
 use crate::ports::SequenceNumber;
 
-/// The records of one shard between its checkpoint and where reading is.
+/// Records of one shard between its checkpoint and the current read position.
 ///
-/// The checkpoint is the end of the contiguous prefix that is done: published
-/// and marked, quarantined, or skipped. Memory is bounded by the events that
-/// are not done, since neighbouring records that are done share one slot.
+/// The checkpoint is the end of the contiguous prefix of settled records: published and marked,
+/// quarantined, or skipped (the "publish → mark → checkpoint" rule). Memory is bounded by the
+/// number of unsettled events, since adjacent settled records are merged into one.
 #[derive(Clone, Debug, Default)]
-pub struct Progress {
+pub struct CheckpointTracker {
     next: u64,
     checkpoint: Option<SequenceNumber>,
-    /// When the record at the checkpoint was made.
-    passed: Option<Timestamp>,
-    window: VecDeque<Slot>,
+    low_watermark: Option<Timestamp>,
+    window: VecDeque<TrackedRecord>,
 }
 
 #[derive(Clone, Debug)]
-struct Slot {
+struct TrackedRecord {
     number: u64,
     position: SequenceNumber,
-    made_at: Option<Timestamp>,
-    done: bool,
+    created_at: Option<Timestamp>,
+    settled: bool,
 }
 
-/// Names one record that was read, within its shard and owner.
+/// Identifies one record among those that one owner has read of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordNumber(u64);
 
-impl Progress {
-    /// Goes on after `checkpoint`.
-    pub fn from(checkpoint: Option<SequenceNumber>, passed: Option<Timestamp>) -> Self {
+impl CheckpointTracker {
+    /// Continues after `checkpoint`.
+    pub fn resume(checkpoint: Option<SequenceNumber>, low_watermark: Option<Timestamp>) -> Self {
         Self {
             checkpoint,
-            passed,
+            low_watermark,
             ..Self::default()
         }
     }
 
-    /// Notes a record that was read and is an event.
-    pub fn event(&mut self, position: SequenceNumber, made_at: Option<Timestamp>) -> RecordNumber {
+    /// Adds a record that is an event. It holds the checkpoint back until it is settled.
+    pub fn track(
+        &mut self,
+        position: SequenceNumber,
+        created_at: Option<Timestamp>,
+    ) -> RecordNumber {
         let number = self.next;
         self.next += 1;
-        self.window.push_back(Slot {
+        self.window.push_back(TrackedRecord {
             number,
             position,
-            made_at,
-            done: false,
+            created_at,
+            settled: false,
         });
         RecordNumber(number)
     }
 
-    /// Notes a record that was read and is nothing to publish.
-    pub fn skipped(&mut self, position: SequenceNumber, made_at: Option<Timestamp>) {
+    /// Adds a record that is not an event.
+    pub fn skip(&mut self, position: SequenceNumber, created_at: Option<Timestamp>) {
         match self.window.back_mut() {
-            None => self.pass(position, made_at),
-            Some(last) if last.done => {
+            None => self.advance(position, created_at),
+            Some(last) if last.settled => {
                 last.position = position;
-                last.made_at = made_at.max(last.made_at);
+                last.created_at = created_at.max(last.created_at);
             }
             Some(_) => {
-                let RecordNumber(number) = self.event(position, made_at);
-                self.finish(number);
+                let number = self.track(position, created_at);
+                self.settle(number);
             }
         }
     }
 
-    fn pass(&mut self, position: SequenceNumber, made_at: Option<Timestamp>) {
+    fn advance(&mut self, position: SequenceNumber, created_at: Option<Timestamp>) {
         self.checkpoint = Some(position);
-        self.passed = made_at.max(self.passed);
+        self.low_watermark = created_at.max(self.low_watermark);
     }
 
-    /// At `at` there was nothing more to read. Counts only when nothing is
-    /// left to do either.
-    pub fn nothing_left(&mut self, at: Timestamp) {
+    /// Records that the reader had caught up with the shard at `at`. This moves the low-water mark
+    /// only if every event is settled.
+    pub fn record_caught_up(&mut self, at: Timestamp) {
         if self.is_idle() {
-            self.passed = Some(at).max(self.passed);
+            self.low_watermark = Some(at).max(self.low_watermark);
         }
     }
 
-    /// Every record made before this is done: the low-water mark.
-    pub fn passed(&self) -> Option<Timestamp> {
-        self.passed
+    /// Returns the low-water mark: every record created before it is settled.
+    pub fn low_watermark(&self) -> Option<Timestamp> {
+        self.low_watermark
     }
 
-    /// The event is published and marked, or quarantined.
-    pub fn done(&mut self, RecordNumber(number): RecordNumber) {
-        self.finish(number);
-    }
-
-    fn finish(&mut self, number: u64) {
+    /// Records that an event is published and marked, quarantined, or was settled before. Settling
+    /// it again has no effect.
+    pub fn settle(&mut self, RecordNumber(number): RecordNumber) {
         let Ok(at) = self
             .window
-            .binary_search_by_key(&number, |slot| slot.number)
+            .binary_search_by_key(&number, |record| record.number)
         else {
             return;
         };
-        self.window[at].done = true;
-        // The later of two neighbours that are done says all that both do.
-        if self.window.get(at + 1).is_some_and(|next| next.done) {
+        self.window[at].settled = true;
+        // Of two adjacent settled records the later one is enough.
+        if self.window.get(at + 1).is_some_and(|next| next.settled) {
             self.window.remove(at);
         }
-        if at > 0 && self.window[at - 1].done {
+        if at > 0 && self.window[at - 1].settled {
             self.window.remove(at - 1);
         }
-        while self.window.front().is_some_and(|slot| slot.done) {
-            if let Some(slot) = self.window.pop_front() {
-                self.pass(slot.position, slot.made_at);
+        while self.window.front().is_some_and(|record| record.settled) {
+            if let Some(record) = self.window.pop_front() {
+                self.advance(record.position, record.created_at);
             }
         }
     }
 
-    /// Everything up to here is done.
+    /// Returns the position up to which every record is settled.
     pub fn checkpoint(&self) -> Option<&SequenceNumber> {
         self.checkpoint.as_ref()
     }
 
-    /// Nothing that was read is still to be done.
+    /// Returns `true` if every record that was read is settled.
     pub fn is_idle(&self) -> bool {
         self.window.is_empty()
     }
@@ -134,69 +134,69 @@ mod tests {
         SequenceNumber(n.to_string().into())
     }
 
-    fn made_at(n: u64) -> Option<Timestamp> {
+    fn at(n: u64) -> Option<Timestamp> {
         i64::try_from(n).ok().map(Timestamp::from_millis)
     }
 
     #[test]
-    fn the_low_water_mark_goes_with_the_checkpoint_and_to_the_tip_when_idle() {
-        let mut progress = Progress::default();
-        let event = progress.event(position(3), made_at(3));
-        progress.skipped(position(4), made_at(4));
-        progress.nothing_left(Timestamp::from_millis(9));
-        assert_eq!(progress.passed(), None);
-        progress.done(event);
-        assert_eq!(progress.passed(), made_at(4));
-        progress.nothing_left(Timestamp::from_millis(9));
-        assert_eq!(progress.passed(), made_at(9));
+    fn the_low_water_mark_follows_the_checkpoint_and_an_idle_reader() {
+        let mut tracker = CheckpointTracker::default();
+        let event = tracker.track(position(3), at(3));
+        tracker.skip(position(4), at(4));
+        tracker.record_caught_up(Timestamp::from_millis(9));
+        assert_eq!(tracker.low_watermark(), None);
+        tracker.settle(event);
+        assert_eq!(tracker.low_watermark(), at(4));
+        tracker.record_caught_up(Timestamp::from_millis(9));
+        assert_eq!(tracker.low_watermark(), at(9));
     }
 
     #[test]
-    fn the_checkpoint_never_passes_an_event_that_is_not_done() {
-        let mut progress = Progress::from(Some(position(0)), None);
-        let first = progress.event(position(1), made_at(1));
-        let second = progress.event(position(2), made_at(2));
-        progress.skipped(position(3), made_at(3));
-        let fourth = progress.event(position(4), made_at(4));
-        progress.done(second);
-        assert_eq!(progress.checkpoint(), Some(&position(0)));
-        progress.done(first);
-        assert_eq!(progress.checkpoint(), Some(&position(3)));
-        assert!(!progress.is_idle());
-        progress.done(fourth);
-        assert_eq!(progress.checkpoint(), Some(&position(4)));
-        assert!(progress.is_idle());
+    fn the_checkpoint_never_passes_an_unsettled_event() {
+        let mut tracker = CheckpointTracker::resume(Some(position(0)), None);
+        let first = tracker.track(position(1), at(1));
+        let second = tracker.track(position(2), at(2));
+        tracker.skip(position(3), at(3));
+        let fourth = tracker.track(position(4), at(4));
+        tracker.settle(second);
+        assert_eq!(tracker.checkpoint(), Some(&position(0)));
+        tracker.settle(first);
+        assert_eq!(tracker.checkpoint(), Some(&position(3)));
+        assert!(!tracker.is_idle());
+        tracker.settle(fourth);
+        assert_eq!(tracker.checkpoint(), Some(&position(4)));
+        assert!(tracker.is_idle());
     }
 
     #[test]
-    fn skipped_records_move_the_checkpoint_by_themselves() {
-        let mut progress = Progress::default();
-        progress.skipped(position(7), made_at(7));
-        assert_eq!(progress.checkpoint(), Some(&position(7)));
+    fn skipped_records_advance_the_checkpoint() {
+        let mut tracker = CheckpointTracker::default();
+        tracker.skip(position(7), at(7));
+        assert_eq!(tracker.checkpoint(), Some(&position(7)));
     }
 
     #[test]
-    fn many_done_records_behind_a_slow_event_take_no_memory() {
-        let mut progress = Progress::default();
-        let slow = progress.event(position(0), made_at(0));
+    fn settled_records_behind_a_slow_event_use_constant_memory() {
+        let mut tracker = CheckpointTracker::default();
+        let slow = tracker.track(position(0), at(0));
         for n in 1..10_000 {
-            let event = progress.event(position(n), made_at(n));
-            progress.skipped(position(n), made_at(n));
-            let later = progress.event(position(n), made_at(n));
-            progress.done(later);
-            progress.done(event);
+            let event = tracker.track(position(n), at(n));
+            tracker.skip(position(n), at(n));
+            let later = tracker.track(position(n), at(n));
+            tracker.settle(later);
+            tracker.settle(event);
         }
-        assert!(progress.window.len() <= 2, "{}", progress.window.len());
-        progress.done(slow);
-        assert_eq!(progress.checkpoint(), Some(&position(9_999)));
+        assert!(tracker.window.len() <= 2, "{}", tracker.window.len());
+        tracker.settle(slow);
+        assert_eq!(tracker.checkpoint(), Some(&position(9_999)));
     }
 
     #[test]
-    fn done_twice_is_done() {
-        let mut progress = Progress::default();
-        let event = progress.event(position(1), made_at(1));
-        progress.done(event);
-        progress.done(event);
-        assert_eq!(progress.checkpoint(), Some(&position(1)));
+    fn settling_an_event_again_has_no_effect() {
+        let mut tracker = CheckpointTracker::default();
+        let event = tracker.track(position(1), at(1));
+        tracker.settle(event);
+        tracker.settle(event);
+        assert_eq!(tracker.checkpoint(), Some(&position(1)));
     }
 }

@@ -1,24 +1,23 @@
-//! What a failed send means: an outage to sit out, or an event that can never
-//! be sent.
+//! Maps a failed send to its handling: an outage, which is retried, or a rejected event, which is
+//! quarantined (the "error classes" rule).
 
 use crate::ports::{EntryFailure, SendError};
 
-/// What to do after a failure.
+/// Handling of a failed send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Try again, forever: nothing is wrong with the event. The kind is a
-    /// metric label and `error.type`.
+pub enum ErrorClass {
+    /// Retry indefinitely: the event is not at fault. The kind is a metric label and the span
+    /// attribute `error.type`.
     Outage { kind: String },
-    /// The queue says this message can never be sent.
+    /// The queue will never accept this message.
     Rejected { failure: String },
-    /// The request was refused for the sake of one of its entries, and nobody
-    /// says which: send them one by one.
+    /// The request was refused because of an entry that the error does not name: send the entries
+    /// one by one.
     Split,
 }
 
-/// Codes with which SQS says that a message is at fault. Everything it does
-/// not name like this, an operator may heal: permissions, keys, quotas, a
-/// missing queue.
+/// Error codes of SQS that blame the message. An operator may correct the cause of every other
+/// error: permissions, keys, quotas, a missing queue.
 const MESSAGE_AT_FAULT: [&str; 6] = [
     "InvalidMessageContents",
     "InvalidParameterValue",
@@ -28,43 +27,43 @@ const MESSAGE_AT_FAULT: [&str; 6] = [
     "BatchRequestTooLong",
 ];
 
-/// SDKs and services spell codes as `Code`, `CodeException`,
-/// `AWS.SimpleQueueService.Code` or `com.amazonaws.sqs#Code`.
-fn names_the_message(code: &str) -> bool {
+/// Returns `true` if the code blames the message. SDKs and services write codes as `Code`,
+/// `CodeException`, `AWS.SimpleQueueService.Code` or `com.amazonaws.sqs#Code`.
+fn blames_the_message(code: &str) -> bool {
     let code = code.rsplit(['.', '#']).next().unwrap_or(code);
     MESSAGE_AT_FAULT.contains(&code)
 }
 
-/// About one entry of a batch that otherwise went through.
-pub fn of_entry(failure: &EntryFailure) -> Verdict {
-    if failure.sender_fault && names_the_message(&failure.code) {
-        Verdict::Rejected {
+/// Returns the handling of a failed entry of a batch that was otherwise accepted.
+pub fn of_entry(failure: &EntryFailure) -> ErrorClass {
+    if failure.sender_fault && blames_the_message(&failure.code) {
+        ErrorClass::Rejected {
             failure: format!(
                 "the queue refused it: {}: {}",
                 failure.code, failure.message
             ),
         }
     } else {
-        Verdict::Outage {
+        ErrorClass::Outage {
             kind: failure.code.clone(),
         }
     }
 }
 
-/// About a whole batch of `entries`.
-pub fn of_batch(error: &SendError, entries: usize) -> Verdict {
+/// Returns the handling of a failed batch with `entries` entries.
+pub fn of_batch(error: &SendError, entries: usize) -> ErrorClass {
     match error {
-        SendError::Unavailable { kind, .. } => Verdict::Outage { kind: kind.clone() },
-        SendError::Refused { code, message } if names_the_message(code) => {
+        SendError::Unavailable { kind, .. } => ErrorClass::Outage { kind: kind.clone() },
+        SendError::Refused { code, message } if blames_the_message(code) => {
             if entries > 1 {
-                Verdict::Split
+                ErrorClass::Split
             } else {
-                Verdict::Rejected {
+                ErrorClass::Rejected {
                     failure: format!("the queue refused it: {code}: {message}"),
                 }
             }
         }
-        SendError::Refused { code, .. } => Verdict::Outage { kind: code.clone() },
+        SendError::Refused { code, .. } => ErrorClass::Outage { kind: code.clone() },
     }
 }
 
@@ -72,7 +71,7 @@ pub fn of_batch(error: &SendError, entries: usize) -> Verdict {
 mod tests {
     use super::*;
 
-    fn entry(code: &str, sender_fault: bool) -> Verdict {
+    fn entry(code: &str, sender_fault: bool) -> ErrorClass {
         of_entry(&EntryFailure {
             code: code.to_owned(),
             message: "m".to_owned(),
@@ -80,7 +79,7 @@ mod tests {
         })
     }
 
-    fn refused(code: &str, entries: usize) -> Verdict {
+    fn refused(code: &str, entries: usize) -> ErrorClass {
         let error = SendError::Refused {
             code: code.to_owned(),
             message: "m".to_owned(),
@@ -89,10 +88,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_message_at_fault_is_rejected() {
+    fn only_an_error_that_blames_the_message_rejects_it() {
         assert!(matches!(
             entry("InvalidMessageContents", true),
-            Verdict::Rejected { .. }
+            ErrorClass::Rejected { .. }
         ));
         for (code, fault) in [
             ("InternalError", false),
@@ -102,14 +101,14 @@ mod tests {
             ("AccessDenied", true),
         ] {
             assert!(
-                matches!(entry(code, fault), Verdict::Outage { .. }),
+                matches!(entry(code, fault), ErrorClass::Outage { .. }),
                 "{code}"
             );
         }
     }
 
     #[test]
-    fn what_an_operator_can_heal_is_an_outage() {
+    fn errors_that_an_operator_can_correct_are_outages() {
         for code in [
             "QueueDoesNotExist",
             "AWS.SimpleQueueService.NonExistentQueue",
@@ -118,20 +117,23 @@ mod tests {
             "InvalidClientTokenId",
             "KmsAccessDenied",
             "RequestThrottled",
-            // Something else than SQS stands at the endpoint.
+            // The endpoint is not SQS.
             "UnsupportedOperation",
             "UnknownOperationException",
         ] {
-            assert!(matches!(refused(code, 1), Verdict::Outage { .. }), "{code}");
+            assert!(
+                matches!(refused(code, 1), ErrorClass::Outage { .. }),
+                "{code}"
+            );
         }
     }
 
     #[test]
-    fn a_refused_batch_is_split_before_anything_is_rejected() {
-        assert_eq!(refused("InvalidMessageContents", 2), Verdict::Split);
+    fn a_refused_batch_is_split_before_an_event_is_rejected() {
+        assert_eq!(refused("InvalidMessageContents", 2), ErrorClass::Split);
         assert!(matches!(
             refused("com.amazonaws.sqs#InvalidMessageContents", 1),
-            Verdict::Rejected { .. }
+            ErrorClass::Rejected { .. }
         ));
     }
 }

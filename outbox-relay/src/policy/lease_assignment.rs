@@ -1,4 +1,4 @@
-//! Which shards to read.
+//! Decides which shards this instance reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 pub use outbox_store::with_registered;
 use tokio::time::Instant;
 
-use super::lease_liveness::Observations;
+use super::lease_liveness::LeaseLiveness;
 use crate::ports::{Lease, LeaseState, SWEEPER, Shard, ShardId};
 
-/// The instance that decides.
+/// View of the lease table by the instance that decides.
 #[derive(Clone, Copy, Debug)]
-pub struct Myself<'a> {
-    /// Its name in the lease table.
+pub struct InstanceView<'a> {
+    /// Name of the instance in the lease table.
     pub name: &'a str,
-    /// What this process is reading already.
+    /// Shards whose leases this process holds.
     pub held: &'a BTreeSet<ShardId>,
     pub now: Instant,
     pub lease_duration: Duration,
 }
 
-/// Shards that were listed and have no row yet.
-pub fn unregistered<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard> {
+/// Returns the listed shards that have no lease yet.
+pub fn without_lease<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard> {
     let known: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
     shards
         .iter()
@@ -29,35 +29,35 @@ pub fn unregistered<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard>
         .collect()
 }
 
-/// Rule 1: a shard may start when its parent is read to its end, or was trimmed
-/// away: it has no row, and a listing has the child and not the parent. A
-/// parent with a row is read to its end first, also when it is gone: somebody
-/// must find that out.
+/// Returns `true` if the parent of a shard is fully consumed or no longer exists (the "lineage"
+/// rule). A parent no longer exists if it has no lease and a listing contains the child but not the
+/// parent. A parent that has a lease is read first even if it was deleted: its reader finds that
+/// out.
 fn may_start(
     lease: &Lease,
     leases: &BTreeMap<&ShardId, &Lease>,
     listed: &BTreeSet<&ShardId>,
-    observations: &Observations,
+    liveness: &LeaseLiveness,
 ) -> bool {
     match &lease.parent {
         None => true,
         Some(parent) => match leases.get(parent) {
             Some(parent) => parent.state == LeaseState::Ended,
             None if listed.contains(&lease.shard) => !listed.contains(parent),
-            None => observations.is_unlisted(lease),
+            None => liveness.is_unlisted(lease),
         },
     }
 }
 
-/// The rows to take now, in the order of their shard ids: free, its own from
-/// an earlier life, or of an owner that stopped beating. Also those of shards
-/// that are not listed: whoever reads one of them finds out whether it is too
-/// new for the listing, or trimmed away before it was read to its end.
-pub fn takable<'a>(
+/// Returns the leases to acquire now, in the order of their shard ids: those without an owner,
+/// those of an earlier process of this instance, and those whose owner's heartbeat has expired.
+/// Leases of unlisted shards are included: their reader finds out whether the shard is too new for
+/// the listing or was trimmed before it was fully consumed.
+pub fn acquirable<'a>(
     shards: &[Shard],
     leases: &'a [Lease],
-    observations: &Observations,
-    me: Myself<'_>,
+    liveness: &LeaseLiveness,
+    view: InstanceView<'_>,
 ) -> Vec<&'a Lease> {
     let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
     let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
@@ -65,91 +65,89 @@ pub fn takable<'a>(
         .values()
         .copied()
         .filter(|lease| lease.state == LeaseState::Open)
-        .filter(|lease| may_start(lease, &by_shard, &listed, observations))
-        .filter(|lease| is_free(lease, observations, me))
+        .filter(|lease| may_start(lease, &by_shard, &listed, liveness))
+        .filter(|lease| is_available(lease, liveness, view))
         .collect()
 }
 
-/// Whether another listing would tell more: of a shard that is free it is not
-/// known whether it is too new for the last one or gone.
-pub fn wants_listing(
+/// Returns `true` if another listing is needed: of an available shard it is unknown whether it is
+/// too new for the last listing or was deleted.
+pub fn needs_listing(
     shards: &[Shard],
     leases: &[Lease],
-    observations: &Observations,
-    me: Myself<'_>,
+    liveness: &LeaseLiveness,
+    view: InstanceView<'_>,
 ) -> bool {
     let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
     leases.iter().any(|lease| {
         lease.state == LeaseState::Open
             && !listed.contains(&lease.shard)
-            && is_free(lease, observations, me)
-            && !observations.is_unlisted(lease)
+            && is_available(lease, liveness, view)
+            && !liveness.is_unlisted(lease)
     })
 }
 
-/// Rule 3: the row to ask its owner for, when this instance, which holds
-/// `mine` shards, has at least two less than another. One at a time: asked
-/// again only once the last request is answered.
-pub fn to_ask<'a>(
+/// Returns the lease to request from its owner, if this instance, which holds `held_count` shards,
+/// has at least two fewer than another (the "balance" rule). Only one request is open at a time.
+pub fn lease_to_request<'a>(
     leases: &'a [Lease],
-    observations: &Observations,
-    mine: usize,
-    me: &str,
+    liveness: &LeaseLiveness,
+    held_count: usize,
+    instance: &str,
     now: Instant,
     lease_duration: Duration,
 ) -> Option<&'a Lease> {
     if leases
         .iter()
-        .any(|lease| lease.requests.requested_by.as_deref() == Some(me))
+        .any(|lease| lease.requests.requested_by.as_deref() == Some(instance))
     {
         return None;
     }
-    let mut owned: BTreeMap<&str, Vec<&Lease>> = BTreeMap::new();
+    let mut by_owner: BTreeMap<&str, Vec<&Lease>> = BTreeMap::new();
     for lease in leases {
         if let Some(owner) = lease.owner.as_deref()
-            && owner != me
+            && owner != instance
             && *lease.shard.0 != *SWEEPER
             && lease.state == LeaseState::Open
-            && !observations.expired(lease, now, lease_duration)
+            && !liveness.is_expired(lease, now, lease_duration)
         {
-            owned.entry(owner).or_default().push(lease);
+            by_owner.entry(owner).or_default().push(lease);
         }
     }
-    let richest = owned.values().max_by_key(|leases| leases.len())?;
-    if richest.len() < mine + 2 {
+    let most = by_owner.values().max_by_key(|leases| leases.len())?;
+    if most.len() < held_count + 2 {
         return None;
     }
-    richest
-        .iter()
+    most.iter()
         .copied()
         .filter(|lease| lease.requests.requested_by.is_none())
         .min_by_key(|lease| &lease.shard)
 }
 
-/// Rows that say nothing any more: their shard is read to its end and trimmed
-/// away. `listed_at` is when the last complete listing began. They are kept for
-/// so long after no listing had the shard that no other instance can still be
-/// at a listing that has: it would make the row again, of a shard that is gone.
-pub fn removable<'a>(
+/// Returns the leases that can be deleted: their shard is fully consumed and no longer exists in
+/// the stream. `listed_at` is the start of the last complete listing. A lease is kept for `kept`
+/// after its shard was last listed, so that no other instance can still be processing a listing
+/// that contains the shard: it would create the lease again.
+pub fn deletable<'a>(
     leases: &'a [Lease],
-    observations: &Observations,
+    liveness: &LeaseLiveness,
     listed_at: Instant,
     kept: Duration,
 ) -> Vec<&'a Lease> {
     leases
         .iter()
         .filter(|lease| lease.state == LeaseState::Ended && lease.owner.is_none())
-        .filter(|lease| observations.is_unlisted_for(lease, listed_at, kept))
+        .filter(|lease| liveness.is_unlisted_for(lease, listed_at, kept))
         .collect()
 }
 
-/// Neither held by this process nor owned by another that is alive.
-fn is_free(lease: &Lease, observations: &Observations, me: Myself<'_>) -> bool {
-    !me.held.contains(&lease.shard)
+/// Returns `true` if the lease is neither held by this process nor owned by another live instance.
+fn is_available(lease: &Lease, liveness: &LeaseLiveness, view: InstanceView<'_>) -> bool {
+    !view.held.contains(&lease.shard)
         && match lease.owner.as_deref() {
             None => true,
-            Some(owner) if owner == me.name => true,
-            Some(_) => observations.expired(lease, me.now, me.lease_duration),
+            Some(owner) if owner == view.name => true,
+            Some(_) => liveness.is_expired(lease, view.now, view.lease_duration),
         }
 }
 
@@ -174,8 +172,8 @@ mod tests {
         Lease::unread(id(name), parent.map(id))
     }
 
-    fn myself(held: &BTreeSet<ShardId>, now: Instant) -> Myself<'_> {
-        Myself {
+    fn view(held: &BTreeSet<ShardId>, now: Instant) -> InstanceView<'_> {
+        InstanceView {
             name: "me",
             held,
             now,
@@ -183,14 +181,14 @@ mod tests {
         }
     }
 
-    fn taken(
+    fn acquired(
         shards: &[Shard],
         leases: &[Lease],
-        observations: &Observations,
+        liveness: &LeaseLiveness,
         now: Instant,
     ) -> Vec<String> {
         let held = BTreeSet::new();
-        takable(shards, leases, observations, myself(&held, now))
+        acquirable(shards, leases, liveness, view(&held, now))
             .into_iter()
             .map(|lease| lease.shard.to_string())
             .collect()
@@ -202,85 +200,85 @@ mod tests {
         let mut leases = [lease("a", None), lease("b", Some("a"))];
         let now = Instant::now();
         assert_eq!(
-            taken(&shards, &leases, &Observations::default(), now),
+            acquired(&shards, &leases, &LeaseLiveness::default(), now),
             ["a"]
         );
         leases[0].state = LeaseState::Ended;
         assert_eq!(
-            taken(&shards, &leases, &Observations::default(), now),
+            acquired(&shards, &leases, &LeaseLiveness::default(), now),
             ["b"]
         );
     }
 
     #[test]
-    fn a_child_whose_parent_is_trimmed_starts() {
+    fn a_child_of_a_trimmed_parent_starts() {
         let shards = [shard("b", Some("a"))];
         let leases = [lease("b", Some("a"))];
         let now = Instant::now();
-        let mut observations = Observations::default();
-        observations.note(&leases, now);
-        assert_eq!(taken(&shards, &leases, &observations, now), ["b"]);
-        let too_old = [];
+        let mut liveness = LeaseLiveness::default();
+        liveness.observe(&leases, now);
+        assert_eq!(acquired(&shards, &leases, &liveness, now), ["b"]);
+        let old_listing = [];
         assert!(
-            taken(&too_old, &leases, &observations, now).is_empty(),
-            "who has not listed the child cannot tell whether its parent is gone"
+            acquired(&old_listing, &leases, &liveness, now).is_empty(),
+            "without a listing of the child, its parent may still exist"
         );
         let held = BTreeSet::new();
-        assert!(wants_listing(
-            &too_old,
+        assert!(needs_listing(
+            &old_listing,
             &leases,
-            &observations,
-            myself(&held, now)
+            &liveness,
+            view(&held, now)
         ));
-        observations.note_listing(&too_old, now + DURATION);
+        liveness.observe_listing(&old_listing, now + DURATION);
         assert_eq!(
-            taken(&too_old, &leases, &observations, now),
+            acquired(&old_listing, &leases, &liveness, now),
             ["b"],
-            "both are gone"
+            "both were deleted"
         );
     }
 
     #[test]
-    fn a_parent_that_is_gone_is_found_to_be_first() {
+    fn a_deleted_parent_with_a_lease_is_read_first() {
         let shards = [shard("b", Some("a"))];
         let leases = [lease("a", None), lease("b", Some("a"))];
         let now = Instant::now();
-        let observations = Observations::default();
-        assert_eq!(taken(&shards, &leases, &observations, now), ["a"]);
+        let liveness = LeaseLiveness::default();
+        assert_eq!(acquired(&shards, &leases, &liveness, now), ["a"]);
     }
 
     #[test]
-    fn a_beating_owner_keeps_its_lease_and_a_silent_one_loses_it() {
+    fn a_lease_expires_when_its_heartbeat_stops() {
         let shards = [shard("a", None)];
         let mut leases = [lease("a", None)];
         leases[0].owner = Some("other".to_owned());
         let start = Instant::now();
-        let mut observations = Observations::default();
-        observations.note(&leases, start);
+        let mut liveness = LeaseLiveness::default();
+        liveness.observe(&leases, start);
         leases[0].heartbeat += 1;
-        observations.note(&leases, start + DURATION / 2);
+        liveness.observe(&leases, start + DURATION / 2);
         let almost = start + DURATION / 2 + DURATION - Duration::from_millis(1);
-        assert!(taken(&shards, &leases, &observations, almost).is_empty());
-        let silent = start + DURATION / 2 + DURATION;
-        assert_eq!(taken(&shards, &leases, &observations, silent), ["a"]);
+        assert!(acquired(&shards, &leases, &liveness, almost).is_empty());
+        let expired = start + DURATION / 2 + DURATION;
+        assert_eq!(acquired(&shards, &leases, &liveness, expired), ["a"]);
     }
 
     #[test]
-    fn free_leases_and_those_of_an_earlier_life_are_taken_at_once() {
+    fn unowned_leases_and_those_of_an_earlier_process_are_acquired_at_once() {
         let shards = [shard("a", None), shard("b", None)];
         let mut leases = [lease("a", None), lease("b", None)];
         leases[1].owner = Some("me".to_owned());
         let now = Instant::now();
         assert_eq!(
-            taken(&shards, &leases, &Observations::default(), now),
+            acquired(&shards, &leases, &LeaseLiveness::default(), now),
             ["a", "b"]
         );
     }
 
     #[test]
-    fn only_unknown_shards_are_registered() {
+    fn only_shards_without_a_lease_are_registered() {
         let shards = [shard("a", None), shard("b", None)];
-        let unknown = unregistered(&shards, &[lease("a", None)]);
+        let unknown = without_lease(&shards, &[lease("a", None)]);
         assert_eq!(unknown, [&shards[1]]);
     }
 
@@ -309,11 +307,11 @@ mod tests {
         }
     }
 
-    fn asked(leases: &[Lease], mine: usize) -> Option<String> {
-        to_ask(
+    fn requested(leases: &[Lease], held_count: usize) -> Option<String> {
+        lease_to_request(
             leases,
-            &Observations::default(),
-            mine,
+            &LeaseLiveness::default(),
+            held_count,
             "me",
             Instant::now(),
             DURATION,
@@ -322,24 +320,28 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_with_too_few_asks_the_richest_for_one() {
+    fn an_instance_with_too_few_shards_requests_one_from_the_largest_owner() {
         let mut leases = vec![owned("a", "x"), owned("b", "y"), owned("c", "y")];
-        assert_eq!(asked(&leases, 0), Some("b".to_owned()));
-        assert_eq!(asked(&leases, 1), None, "one more or less is even");
+        assert_eq!(requested(&leases, 0), Some("b".to_owned()));
+        assert_eq!(
+            requested(&leases, 1),
+            None,
+            "a difference of one is balanced"
+        );
         leases[1].requests.requested_by = Some("another".to_owned());
-        assert_eq!(asked(&leases, 0), Some("c".to_owned()));
+        assert_eq!(requested(&leases, 0), Some("c".to_owned()));
         leases[2].requests.requested_by = Some("me".to_owned());
-        assert_eq!(asked(&leases, 0), None, "one at a time");
+        assert_eq!(requested(&leases, 0), None, "one request at a time");
     }
 
     #[test]
-    fn the_sweeper_is_no_share() {
+    fn the_sweeper_lease_does_not_count_as_a_shard() {
         let leases = [owned(SWEEPER, "x"), owned("a", "x")];
-        assert_eq!(asked(&leases, 0), None);
+        assert_eq!(requested(&leases, 0), None);
     }
 
     #[test]
-    fn rows_of_shards_that_are_read_and_trimmed_are_removed_after_a_while() {
+    fn leases_of_consumed_and_trimmed_shards_are_deleted_after_a_while() {
         let mut leases = [lease("a", None), lease("b", None), owned("c", "x")];
         for lease in &mut leases {
             lease.state = LeaseState::Ended;
@@ -347,20 +349,17 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let kept = Duration::from_secs(30);
-        let mut observations = Observations::default();
-        observations.note(&leases, at(0));
+        let mut liveness = LeaseLiveness::default();
+        liveness.observe(&leases, at(0));
         let shards = [shard("a", None)];
-        observations.note_listing(&shards, at(0));
-        observations.note_listing(&shards, at(10));
+        liveness.observe_listing(&shards, at(0));
+        liveness.observe_listing(&shards, at(10));
         assert!(
-            removable(&leases, &observations, at(39), kept).is_empty(),
-            "another may be at a listing that has it"
+            deletable(&leases, &liveness, at(39), kept).is_empty(),
+            "another instance may still process a listing that contains it"
         );
-        assert_eq!(
-            removable(&leases, &observations, at(40), kept),
-            [&leases[1]]
-        );
-        observations.note_listing(&[shard("a", None), shard("b", None)], at(40));
-        assert!(removable(&leases, &observations, at(99), kept).is_empty());
+        assert_eq!(deletable(&leases, &liveness, at(40), kept), [&leases[1]]);
+        liveness.observe_listing(&[shard("a", None), shard("b", None)], at(40));
+        assert!(deletable(&leases, &liveness, at(99), kept).is_empty());
     }
 }

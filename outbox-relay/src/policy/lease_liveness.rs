@@ -1,4 +1,5 @@
-//! What an instance has watched of the leases and shards of others.
+//! Observes heartbeats and listings, to decide which leases have expired and which shards were
+//! deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,88 +8,86 @@ use tokio::time::Instant;
 
 use crate::ports::{Lease, Shard, ShardId};
 
-/// What this instance has seen of other owners' beats, on its own clock: no
-/// clocks are compared.
+/// Heartbeats of other owners as this instance has observed them, on its own clock: clocks of two
+/// machines are never compared (the "fencing" rule).
 #[derive(Clone, Debug, Default)]
-pub struct Observations {
-    seen: BTreeMap<ShardId, Seen>,
+pub struct LeaseLiveness {
+    observed: BTreeMap<ShardId, ObservedLease>,
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct ObservedLease {
     epoch: u64,
     heartbeat: u64,
-    /// Since when they are like this.
-    since: Instant,
-    /// When the row was first seen.
-    first: Instant,
-    /// When the first listing began that should have had the shard and had not.
-    unlisted: Option<Instant>,
+    /// Time at which this epoch and heartbeat were first observed.
+    unchanged_since: Instant,
+    /// Time at which the lease was first observed.
+    first_observed: Instant,
+    /// Start of the first listing that should have contained the shard and did not.
+    unlisted_since: Option<Instant>,
 }
 
-impl Seen {
-    fn is_of(&self, lease: &Lease) -> bool {
-        (self.epoch, self.heartbeat) == (lease.epoch, lease.heartbeat)
-    }
-}
-
-impl Observations {
-    /// Notes the rows as they were listed at `now`.
-    pub fn note(&mut self, leases: &[Lease], now: Instant) {
+impl LeaseLiveness {
+    /// Records the leases as they were read at `now`, and forgets those that no longer exist.
+    pub fn observe(&mut self, leases: &[Lease], now: Instant) {
         for lease in leases {
-            let seen = self.seen.entry(lease.shard.clone()).or_insert(Seen {
-                epoch: lease.epoch,
-                heartbeat: lease.heartbeat,
-                since: now,
-                first: now,
-                unlisted: None,
-            });
-            if !seen.is_of(lease) {
-                (seen.epoch, seen.heartbeat) = (lease.epoch, lease.heartbeat);
-                seen.since = now;
+            let observed = self
+                .observed
+                .entry(lease.shard.clone())
+                .or_insert(ObservedLease {
+                    epoch: lease.epoch,
+                    heartbeat: lease.heartbeat,
+                    unchanged_since: now,
+                    first_observed: now,
+                    unlisted_since: None,
+                });
+            if (observed.epoch, observed.heartbeat) != (lease.epoch, lease.heartbeat) {
+                (observed.epoch, observed.heartbeat) = (lease.epoch, lease.heartbeat);
+                observed.unchanged_since = now;
             }
         }
-        let listed: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
-        self.seen.retain(|shard, _| listed.contains(shard));
+        let existing: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
+        self.observed.retain(|shard, _| existing.contains(shard));
     }
 
-    /// Notes what a complete listing, begun at `listed_at`, has. A row that is
-    /// younger than that may be of a shard that is too new for it.
-    pub fn note_listing(&mut self, shards: &[Shard], listed_at: Instant) {
+    /// Records a complete listing of the stream's shards that started at `listed_at`. A lease that
+    /// was first observed later may belong to a shard that is too new for this listing.
+    pub fn observe_listing(&mut self, shards: &[Shard], listed_at: Instant) {
         let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
-        for (shard, seen) in &mut self.seen {
+        for (shard, observed) in &mut self.observed {
             if listed.contains(shard) {
-                seen.unlisted = None;
-            } else if seen.first < listed_at {
-                seen.unlisted.get_or_insert(listed_at);
+                observed.unlisted_since = None;
+            } else if observed.first_observed < listed_at {
+                observed.unlisted_since.get_or_insert(listed_at);
             }
         }
     }
 
-    /// Whether a listing that should have the shard of `lease` has not.
+    /// Returns `true` if a listing that should contain the shard of `lease` does not.
     pub(super) fn is_unlisted(&self, lease: &Lease) -> bool {
-        self.seen
+        self.observed
             .get(&lease.shard)
-            .is_some_and(|seen| seen.unlisted.is_some())
+            .is_some_and(|observed| observed.unlisted_since.is_some())
     }
 
-    /// Whether no listing had the shard of `lease` for so long.
+    /// Returns `true` if the shard of `lease` was missing from every listing for at least
+    /// `duration` before `listed_at`.
     pub(super) fn is_unlisted_for(
         &self,
         lease: &Lease,
         listed_at: Instant,
         duration: Duration,
     ) -> bool {
-        self.seen
+        self.observed
             .get(&lease.shard)
-            .and_then(|seen| seen.unlisted)
+            .and_then(|observed| observed.unlisted_since)
             .is_some_and(|since| listed_at.saturating_duration_since(since) >= duration)
     }
 
-    /// Whether the owner of `lease` has not moved for `duration`.
-    pub(super) fn expired(&self, lease: &Lease, now: Instant, duration: Duration) -> bool {
-        self.seen
-            .get(&lease.shard)
-            .is_some_and(|seen| now.saturating_duration_since(seen.since) >= duration)
+    /// Returns `true` if the heartbeat of `lease` did not change for `duration`.
+    pub(super) fn is_expired(&self, lease: &Lease, now: Instant, duration: Duration) -> bool {
+        self.observed.get(&lease.shard).is_some_and(|observed| {
+            now.saturating_duration_since(observed.unchanged_since) >= duration
+        })
     }
 }

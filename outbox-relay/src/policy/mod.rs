@@ -1,23 +1,22 @@
-//! What the relay decides, as pure functions and plain data. Nothing here
-//! waits, logs or asks the time.
+//! Decisions of the relay as pure functions over plain data. Nothing here waits, logs or reads a
+//! clock. The rules that are cited by name are defined in `docs/design.md`.
 //!
-//! - [`record_classifier`]: which stream records are events (rule 6), and the message each becomes.
-//! - [`error_policy`]: what a failed send means (rule 9).
-//! - [`takeover_dedup`]: which events to look up before sending (rule 11).
-//! - [`checkpoint_tracker`]: how far a shard is done: its checkpoint (rule 10).
-//! - [`lease_liveness`]: which leases have expired and which shards are gone, without comparing
-//!   clocks (rules 1 and 2).
-//! - [`lease_assignment`]: which lease to take or to ask for (rules 1 to 3).
-//! - [`send_scheduler`]: what to send and mark next (rules 8 and 10).
-//! - [`sequence_tracker`]: whether an event may follow the one before it (rule 8).
-//! - [`sweep_policy`]: what the sweeper may publish (rule 12).
-//! - [`backoff`]: how long to wait before trying again.
+//! A record passes [`record_classifier`] (event filter) and [`takeover_dedup`] (takeover); the
+//! event then passes [`sequence_tracker`] (per-aggregate order), [`send_scheduler`], on failure
+//! [`error_policy`] (error classes), [`mark_queue`], and at last [`checkpoint_tracker`] (publish →
+//! mark → checkpoint). Leases are the subject of [`lease_liveness`] (fencing) and
+//! [`lease_assignment`] (lineage, balance); pending events in the table, of [`sweep_policy`]
+//! (sweeper). [`backoff`], [`circuit_breaker`] and [`recent_map`] are their tools.
 
 pub mod backoff;
 pub mod checkpoint_tracker;
+pub mod circuit_breaker;
 pub mod error_policy;
+pub mod event_source;
 pub mod lease_assignment;
 pub mod lease_liveness;
+pub mod mark_queue;
+pub mod recent_map;
 pub mod record_classifier;
 pub mod send_scheduler;
 pub mod sequence_tracker;

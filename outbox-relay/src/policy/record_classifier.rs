@@ -1,4 +1,4 @@
-//! Which stream records are events, and the message each becomes.
+//! Decides which stream records are events, and composes the message of each event.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use outbox::{Message, OutboxItem, Status};
 use crate::ports::{Change, EventKey};
 use crate::routes::{QueueRef, Routes};
 
-/// What a record is to the relay.
+/// Class of a stream record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Classified {
-    /// No event; the reason is a metric label.
+    /// A record that is not an event. The reason is a metric label.
     Skip(&'static str),
     /// An event that can be sent.
     Event(Arc<Event>),
@@ -28,12 +28,12 @@ pub enum Classified {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub key: EventKey,
-    /// The order among the events of `key.aggregate_id`.
+    /// Position among the events of `key.aggregate_id`.
     pub sequence: u64,
     pub event_id: String,
-    /// For a FIFO queue.
+    /// Deduplication id on a FIFO queue.
     pub deduplication_id: String,
-    /// The how-manyth time it is sent again on purpose.
+    /// Replay number, starting at 1; `None` for a first publication.
     pub replay: Option<u64>,
     pub queue: QueueRef,
     pub message: Message,
@@ -41,24 +41,23 @@ pub struct Event {
     pub trace: TraceContext,
 }
 
-/// An event that goes to quarantine.
+/// An event to be quarantined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     pub key: EventKey,
     /// A metric label.
     pub reason: &'static str,
-    /// For an operator.
+    /// Text for an operator: what is wrong and what to do.
     pub failure: String,
-    /// For the log line, when the item says it.
+    /// Trace of the event, if the item contains it.
     pub trace_id: Option<String>,
 }
 
-/// FIFO queues take group and deduplication ids of up to this many characters.
+/// Maximum length of the message group and deduplication ids of a FIFO queue, in characters.
 const MAX_FIFO_ID: usize = 128;
 
-/// Decides about one change of the outbox table. Only an INSERT with status
-/// PENDING is an event: everything else is the relay's own marks, expiry, or
-/// not meant for it.
+/// Classifies one change of the outbox table. Only an INSERT with status PENDING is an event (the
+/// "event filter" rule); other changes are the relay's own marks, expiry, or changes by others.
 pub fn classify(change: Change, routes: &Routes) -> Classified {
     let Change::Insert(image) = change else {
         return Classified::Skip("not_insert");
@@ -73,12 +72,12 @@ pub fn classify(change: Change, routes: &Routes) -> Classified {
     }
     match key_of(&image) {
         Some(key) => prepare(key, image, routes),
-        // The service itself keeps the key's types.
+        // DynamoDB enforces the types of the key, so this does not occur.
         None => Classified::Skip("no_key"),
     }
 }
 
-/// Makes the message of a pending item, or says why there can be none.
+/// Composes the message of a pending item, or returns the reason for which it cannot be sent.
 fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Routes) -> Classified {
     let trace_id = stored_trace_id(&image);
     let reject = |key, reason, failure: String, trace_id| {
@@ -131,6 +130,7 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
     }))
 }
 
+/// Returns the primary key of an item, or `None` if it has no valid one.
 pub(crate) fn key_of(image: &HashMap<String, AttributeValue>) -> Option<EventKey> {
     Some(EventKey {
         aggregate_id: image.get(attribute::AGGREGATE_ID)?.as_s().ok()?.clone(),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pending_insert_is_skipped() {
+    fn records_other_than_pending_inserts_are_skipped() {
         assert_eq!(
             classify(Change::Other, &"*=q".parse().unwrap()),
             Classified::Skip("not_insert")
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_break_the_contract_has_its_reason() {
+    fn each_violation_of_the_item_contract_has_its_reason() {
         let number = || Some(AttributeValue::N("1".to_owned()));
         let cases: [(&str, Option<AttributeValue>, &str, &str); 9] = [
             ("payload", None, "*=q", "malformed_item"),

@@ -1,54 +1,53 @@
-//! Whether an event may follow (rule 8, G5).
+//! Tracks which sequences of each aggregate were dispatched (the "per-aggregate order" rule).
 //!
-//! The stream keeps the order of changes to one item, not between items: two
-//! events of one aggregate, written by one transaction, can stand in it
-//! reversed. So an event may only be handed over when the one before it was,
-//! or is known to be settled.
+//! The stream keeps the order of changes to one item, not the order between items: two events of
+//! one aggregate that were written by one transaction may appear in it in reverse order. Hence an
+//! event is dispatched only after its predecessor was dispatched or is known to be settled.
 
-use std::collections::HashMap;
+use super::recent_map::RecentMap;
 
-/// Aggregates remembered at least. One that is forgotten costs a look at the
-/// table when its next event comes.
+/// Lower bound on the aggregates that are remembered. An event of a forgotten aggregate costs a
+/// look-up of its predecessor in the table.
 const REMEMBERED: usize = 5_000;
 
-/// What was handed over from one shard: the highest sequence of each of the
-/// latest aggregates.
-#[derive(Clone, Debug, Default)]
-pub struct Succession {
-    // Two generations: when the young one is full, the old one is forgotten.
-    young: HashMap<String, u64>,
-    old: HashMap<String, u64>,
+/// Highest dispatched sequence of each of the most recent aggregates of one shard.
+#[derive(Clone, Debug)]
+pub struct SequenceTracker {
+    highest: RecentMap<String, u64>,
 }
 
-impl Succession {
-    /// Whether the event before `sequence` was handed over, as far as is
-    /// remembered.
-    pub fn follows(&self, aggregate_id: &str, sequence: u64) -> bool {
+impl Default for SequenceTracker {
+    fn default() -> Self {
+        Self {
+            highest: RecentMap::new(REMEMBERED),
+        }
+    }
+}
+
+impl SequenceTracker {
+    /// Returns `true` if `sequence` is the first of its aggregate, or if its predecessor is
+    /// remembered as dispatched.
+    pub fn may_follow(&self, aggregate_id: &str, sequence: u64) -> bool {
         sequence <= 1
             || self
-                .last(aggregate_id)
-                .is_some_and(|last| last >= sequence - 1)
+                .highest(aggregate_id)
+                .is_some_and(|highest| highest >= sequence - 1)
     }
 
-    /// Whether this event or a later one was handed over: it comes again.
+    /// Returns `true` if this event or a later one of the aggregate was dispatched already.
     pub fn is_repeat(&self, aggregate_id: &str, sequence: u64) -> bool {
-        self.last(aggregate_id).is_some_and(|last| last >= sequence)
+        self.highest(aggregate_id)
+            .is_some_and(|highest| highest >= sequence)
     }
 
-    fn last(&self, aggregate_id: &str) -> Option<u64> {
-        [&self.young, &self.old]
-            .into_iter()
-            .filter_map(|generation| generation.get(aggregate_id).copied())
-            .max()
+    fn highest(&self, aggregate_id: &str) -> Option<u64> {
+        self.highest.get(aggregate_id).copied()
     }
 
-    /// Notes that an event was handed over.
-    pub fn handed_over(&mut self, aggregate_id: &str, sequence: u64) {
-        if self.young.len() >= REMEMBERED && !self.young.contains_key(aggregate_id) {
-            self.old = std::mem::take(&mut self.young);
-        }
-        let last = self.young.entry(aggregate_id.to_owned()).or_default();
-        *last = sequence.max(*last);
+    /// Records that an event was dispatched.
+    pub fn record_dispatched(&mut self, aggregate_id: &str, sequence: u64) {
+        let highest = self.highest(aggregate_id).unwrap_or_default().max(sequence);
+        self.highest.insert(aggregate_id.to_owned(), highest);
     }
 }
 
@@ -57,36 +56,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_follows_the_one_before_it() {
-        let mut succession = Succession::default();
-        assert!(succession.follows("a", 1));
-        assert!(!succession.follows("a", 2));
-        succession.handed_over("a", 1);
-        assert!(succession.follows("a", 2));
-        assert!(!succession.follows("a", 3));
-        assert!(!succession.follows("b", 2));
+    fn an_event_follows_its_predecessor() {
+        let mut sequences = SequenceTracker::default();
+        assert!(sequences.may_follow("a", 1));
+        assert!(!sequences.may_follow("a", 2));
+        sequences.record_dispatched("a", 1);
+        assert!(sequences.may_follow("a", 2));
+        assert!(!sequences.may_follow("a", 3));
+        assert!(!sequences.may_follow("b", 2));
     }
 
     #[test]
-    fn what_was_handed_over_follows_again() {
-        let mut succession = Succession::default();
-        succession.handed_over("a", 5);
-        succession.handed_over("a", 2);
-        assert!(succession.follows("a", 3));
-        assert!(succession.follows("a", 6));
-        assert!(succession.is_repeat("a", 5));
-        assert!(!succession.is_repeat("a", 6));
+    fn a_repeated_event_follows_again() {
+        let mut sequences = SequenceTracker::default();
+        sequences.record_dispatched("a", 5);
+        sequences.record_dispatched("a", 2);
+        assert!(sequences.may_follow("a", 3));
+        assert!(sequences.may_follow("a", 6));
+        assert!(sequences.is_repeat("a", 5));
+        assert!(!sequences.is_repeat("a", 6));
     }
 
     #[test]
-    fn memory_is_bounded_and_the_latest_are_kept() {
-        let mut succession = Succession::default();
+    fn the_most_recent_aggregates_are_remembered() {
+        let mut sequences = SequenceTracker::default();
         for n in 0..100_000 {
-            succession.handed_over(&n.to_string(), 1);
+            sequences.record_dispatched(&n.to_string(), 1);
         }
-        assert!(succession.young.len() + succession.old.len() <= 2 * REMEMBERED);
-        assert!(succession.follows("99999", 2));
-        assert!(succession.follows("95001", 2));
-        assert!(!succession.follows("0", 2));
+        assert!(sequences.may_follow("99999", 2));
+        assert!(sequences.may_follow("95001", 2));
+        assert!(!sequences.may_follow("0", 2));
     }
 }

@@ -1,5 +1,5 @@
-//! What the sweeper may publish (rule 12): pending events that the stream
-//! readers have passed, and so will never bring.
+//! Decides which pending events the sweeper may publish: those that every shard reader has passed,
+//! so that the stream can no longer deliver them (the "sweeper" rule).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,41 +8,41 @@ use outbox::timestamp::Timestamp;
 
 use crate::ports::{Lease, LeaseState, Shard};
 
-/// Until when every listed shard is done: the least of their low-water marks.
-/// `None` while one of them has not been read at all, or none is listed.
-pub fn low_water(shards: &[Shard], leases: &[Lease]) -> Option<Timestamp> {
+/// Returns the lowest low-water mark of all listed shards: every record created before it is
+/// settled. Returns `None` if a shard has no low-water mark yet, or if no shard is listed.
+pub fn low_watermark(shards: &[Shard], leases: &[Lease]) -> Option<Timestamp> {
     let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
     let parents: BTreeSet<_> = shards.iter().filter_map(|s| s.parent.as_ref()).collect();
-    let mut least = None;
+    let mut lowest = None;
     for shard in shards {
         let lease = by_shard.get(&shard.id)?;
-        // A shard that ended speaks through its children, once they are known.
+        // The children of a fully consumed shard stand for it once they are known.
         if lease.state == LeaseState::Open || !parents.contains(&shard.id) {
-            let passed = lease.low_watermark?;
-            least = Some(least.map_or(passed, |least: Timestamp| least.min(passed)));
+            let mark = lease.low_watermark?;
+            lowest = Some(lowest.map_or(mark, |lowest: Timestamp| lowest.min(mark)));
         }
     }
-    least
+    lowest
 }
 
-/// At most so far must readers be past a moment: more than clocks differ and
-/// than a record takes to come into the stream.
-const MARGIN: Duration = Duration::from_secs(10);
+/// Upper bound on the margin of [`is_past`]. It exceeds the difference between two clocks and the
+/// time that a record takes to appear in the stream.
+const MAX_MARGIN: Duration = Duration::from_secs(10);
 
-/// Whether readers that are done with everything before `low_water` are past
-/// `moment`, by `margin` or 10 seconds, whichever is less.
-pub fn is_past(low_water: Timestamp, moment: Timestamp, margin: Duration) -> bool {
-    let margin = i64::try_from(margin.min(MARGIN).as_millis()).unwrap_or(i64::MAX);
-    low_water.as_millis() >= moment.as_millis().saturating_add(margin)
+/// Returns `true` if `low_watermark` is later than `moment` by `margin` or 10 seconds, whichever is
+/// shorter.
+pub fn is_past(low_watermark: Timestamp, moment: Timestamp, margin: Duration) -> bool {
+    let margin = i64::try_from(margin.min(MAX_MARGIN).as_millis()).unwrap_or(i64::MAX);
+    low_watermark.as_millis() >= moment.as_millis().saturating_add(margin)
 }
 
-/// Whether a pending event is older than `after`, by its writer's word. One
-/// from the future says nothing, nor does one without a time: they count.
-pub fn is_old(occurred_at: Option<Timestamp>, now: Timestamp, after: Duration) -> bool {
-    let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+/// Returns `true` if an event occurred at least `min_age` ago according to its writer. An event
+/// without a time or with a time in the future counts as old, since its time proves nothing.
+pub fn is_old(occurred_at: Option<Timestamp>, now: Timestamp, min_age: Duration) -> bool {
+    let min_age = i64::try_from(min_age.as_millis()).unwrap_or(i64::MAX);
     occurred_at.is_none_or(|at| {
         let age = now.as_millis().saturating_sub(at.as_millis());
-        age < 0 || age >= after
+        age < 0 || age >= min_age
     })
 }
 
@@ -62,44 +62,44 @@ mod tests {
         }
     }
 
-    fn lease(name: &str, passed: Option<Timestamp>) -> Lease {
+    fn lease(name: &str, low_watermark: Option<Timestamp>) -> Lease {
         Lease {
-            low_watermark: passed,
+            low_watermark,
             ..Lease::unread(ShardId(name.into()), None)
         }
     }
 
     #[test]
-    fn the_slowest_shard_sets_the_low_water_mark() {
+    fn the_slowest_shard_determines_the_low_water_mark() {
         let shards = [shard("a"), shard("b")];
         let mut leases = [lease("a", Some(at(9))), lease("b", Some(at(5)))];
-        assert_eq!(low_water(&shards, &leases), Some(at(5)));
+        assert_eq!(low_watermark(&shards, &leases), Some(at(5)));
         leases[0].low_watermark = None;
-        assert_eq!(low_water(&shards, &leases), None);
+        assert_eq!(low_watermark(&shards, &leases), None);
     }
 
     #[test]
-    fn a_shard_that_ended_holds_the_mark_until_its_children_are_known() {
+    fn an_ended_shard_holds_the_mark_back_until_its_children_are_known() {
         let child = Shard {
             parent: Some(shard("a").id),
             ..shard("b")
         };
         let mut leases = [lease("a", Some(at(5))), lease("b", Some(at(9)))];
         leases[0].state = LeaseState::Ended;
-        assert_eq!(low_water(&[shard("a")], &leases), Some(at(5)));
-        assert_eq!(low_water(&[shard("a"), child], &leases), Some(at(9)));
+        assert_eq!(low_watermark(&[shard("a")], &leases), Some(at(5)));
+        assert_eq!(low_watermark(&[shard("a"), child], &leases), Some(at(9)));
     }
 
     #[test]
-    fn a_shard_that_nobody_knows_stops_the_sweeper() {
+    fn a_shard_without_a_lease_stops_the_sweeper() {
         let leases = [lease("a", Some(at(9)))];
-        assert_eq!(low_water(&[shard("a"), shard("new")], &leases), None);
-        assert_eq!(low_water(&[], &leases), None);
+        assert_eq!(low_watermark(&[shard("a"), shard("new")], &leases), None);
+        assert_eq!(low_watermark(&[], &leases), None);
     }
 
     #[test]
     fn readers_are_past_a_moment_by_a_margin() {
-        let past = |low_water, margin| is_past(at(low_water), at(100), Duration::from_secs(margin));
+        let past = |mark, margin| is_past(at(mark), at(100), Duration::from_secs(margin));
         assert!(past(105, 5));
         assert!(!past(104, 5));
         assert!(past(110, 3600));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_from_the_future_is_no_younger_than_others() {
+    fn an_event_from_the_future_counts_as_old() {
         let old = |occurred_at| is_old(occurred_at, at(1000), Duration::from_secs(60));
         assert!(old(Some(at(940))));
         assert!(!old(Some(at(941))));

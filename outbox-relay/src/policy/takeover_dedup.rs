@@ -1,52 +1,55 @@
-//! Which events to look up in the table before sending them.
+//! Decides which events of an acquired shard are looked up in the table before they are sent.
 
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 
-/// What an instance knows of a shard it has taken over: an earlier owner may
-/// have published events past the checkpoint. Those are looked up, so that
-/// only what was in flight at a crash is sent twice. Past the tip nothing is.
+/// Window of records that the previous owner of a shard may have published beyond the checkpoint.
+///
+/// Their events are looked up (the "takeover" rule), so that only those that were in flight at a
+/// crash are sent twice. Once the reader has caught up, the window ends at a point in time.
 #[derive(Clone, Copy, Debug)]
-pub struct CatchUp {
-    /// By this clock, the earlier owner no longer read the shard.
-    suspect_until: Timestamp,
-    tip_reached: bool,
-    /// How many more pending events an earlier owner can have had in hand.
-    in_hand: usize,
+pub struct TakeoverDedup {
+    /// Time on this instance's wall clock from which on the previous owner no longer reads the
+    /// shard.
+    ends_at: Timestamp,
+    caught_up: bool,
+    /// Upper bound on the pending events that the previous owner may have had in flight and that
+    /// were not found yet.
+    max_in_flight: usize,
 }
 
-impl CatchUp {
-    /// For a shard taken over at `taken_at` (wall clock). An earlier owner may
-    /// go on for a lease duration. Clocks that differ by more than that cost
-    /// repeats, never an event. `in_hand` is how many events an owner can have
-    /// read and not settled.
-    pub fn new(taken_at: Timestamp, lease_duration: Duration, in_hand: usize) -> Self {
+impl TakeoverDedup {
+    /// Creates the window of a shard that was acquired at `acquired_at` (wall clock). The previous
+    /// owner may continue for a lease duration. Clocks that differ by more than that lead to
+    /// repeated events, never to lost ones. `max_in_flight` is the number of events that an
+    /// instance can have read and not settled.
+    pub fn new(acquired_at: Timestamp, lease_duration: Duration, max_in_flight: usize) -> Self {
         let millis = i64::try_from(lease_duration.as_millis()).unwrap_or(i64::MAX);
         Self {
-            suspect_until: Timestamp::from_millis(taken_at.as_millis().saturating_add(millis)),
-            tip_reached: false,
-            in_hand,
+            ends_at: Timestamp::from_millis(acquired_at.as_millis().saturating_add(millis)),
+            caught_up: false,
+            max_in_flight,
         }
     }
 
-    /// A read found nothing more. The service may say so in the middle of a
-    /// shard too, hence the look at the time as well.
-    pub fn reached_tip(&mut self) {
-        self.tip_reached = true;
+    /// Records an empty read. The service may return an empty page in the middle of a shard, so
+    /// this alone does not end the window: the creation time of a record is checked as well.
+    pub const fn record_caught_up(&mut self) {
+        self.caught_up = true;
     }
 
-    /// So many events were looked up and are still pending. To publish an event
-    /// an owner must have had all pending ones before it in hand: past as many
-    /// as it can hold, it has published nothing.
-    pub fn found_pending(&mut self, count: usize) {
-        self.in_hand = self.in_hand.saturating_sub(count);
+    /// Records that `count` events were looked up and are still pending. An owner publishes an
+    /// event only while it has all pending events before it in flight. Beyond as many pending
+    /// events as it can have in flight, it cannot have published anything.
+    pub const fn record_pending(&mut self, count: usize) {
+        self.max_in_flight = self.max_in_flight.saturating_sub(count);
     }
 
-    /// Whether a record made at `created_at` may have been published already.
+    /// Returns `true` if a record created at `created_at` may have been published already.
     pub fn must_look_up(&self, created_at: Option<Timestamp>) -> bool {
-        self.in_hand > 0
-            && (!self.tip_reached || created_at.is_none_or(|at| at <= self.suspect_until))
+        self.max_in_flight > 0
+            && (!self.caught_up || created_at.is_none_or(|at| at <= self.ends_at))
     }
 }
 
@@ -55,24 +58,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_looked_up_until_the_tip_and_a_lease_duration_after_the_takeover() {
+    fn events_are_looked_up_until_caught_up_and_a_lease_duration_after_the_takeover() {
         let at = |seconds: i64| Some(Timestamp::from_millis(seconds * 1000));
-        let mut catch_up =
-            CatchUp::new(Timestamp::from_millis(100_000), Duration::from_secs(10), 9);
-        assert!(catch_up.must_look_up(at(500)));
-        catch_up.reached_tip();
-        assert!(catch_up.must_look_up(at(50)));
-        assert!(catch_up.must_look_up(at(110)));
-        assert!(!catch_up.must_look_up(at(111)));
-        assert!(catch_up.must_look_up(None));
+        let acquired_at = Timestamp::from_millis(100_000);
+        let mut dedup = TakeoverDedup::new(acquired_at, Duration::from_secs(10), 9);
+        assert!(dedup.must_look_up(at(500)));
+        dedup.record_caught_up();
+        assert!(dedup.must_look_up(at(50)));
+        assert!(dedup.must_look_up(at(110)));
+        assert!(!dedup.must_look_up(at(111)));
+        assert!(dedup.must_look_up(None));
     }
 
     #[test]
-    fn past_what_an_owner_can_have_in_hand_nothing_is_looked_up() {
-        let mut catch_up = CatchUp::new(Timestamp::from_millis(0), Duration::from_secs(10), 5);
-        catch_up.found_pending(4);
-        assert!(catch_up.must_look_up(None));
-        catch_up.found_pending(1);
-        assert!(!catch_up.must_look_up(None));
+    fn nothing_is_looked_up_beyond_the_in_flight_bound_of_an_owner() {
+        let acquired_at = Timestamp::from_millis(0);
+        let mut dedup = TakeoverDedup::new(acquired_at, Duration::from_secs(10), 5);
+        dedup.record_pending(4);
+        assert!(dedup.must_look_up(None));
+        dedup.record_pending(1);
+        assert!(!dedup.must_look_up(None));
     }
 }

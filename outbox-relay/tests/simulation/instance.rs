@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_relay::engine::{Engine, EngineConfig, Status};
+use outbox_relay::engine::{Engine, EngineConfig, EngineStatus};
 use shared::runtime::health::Report;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -37,7 +37,7 @@ pub(crate) struct Instance {
 struct Running {
     name: String,
     task: JoinHandle<()>,
-    status: Status,
+    status: EngineStatus,
     gaps: Gaps,
 }
 

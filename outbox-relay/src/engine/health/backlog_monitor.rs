@@ -1,53 +1,68 @@
-//! Counts what waits in the table, for the gauges.
+//! Counts the pending and quarantined events of the table for the gauges.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use outbox::item::{PENDING_BUCKETS, attribute};
 use outbox::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
-use crate::engine::leases::shard_consumer::Surroundings;
-use crate::ports::TableError;
+use super::status::EngineStatus;
+use crate::ports::{OutboxTable, TableError};
 
-/// Counts the pending and the quarantined events of the table from time to
-/// time, for the gauges.
-pub(crate) async fn run(around: Surroundings) {
-    let mut turns = tokio::time::interval(around.config.sweep_interval);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = around.stop.cancelled() => return,
-            _ = turns.tick() => {}
-        }
-        tokio::select! {
-            biased;
-            () = around.stop.cancelled() => return,
-            counted = count(&around) => if let Err(error) = counted {
-                tracing::warn!(%error, "pending and quarantined events could not be counted");
+pub(crate) struct BacklogMonitor {
+    pub(crate) table: Arc<dyn OutboxTable>,
+    pub(crate) status: EngineStatus,
+    /// Pause between two counts.
+    pub(crate) interval: Duration,
+    pub(crate) clock: fn() -> Timestamp,
+}
+
+impl BacklogMonitor {
+    /// Counts at every interval until `stop` is cancelled.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                counted = self.count() => if let Err(error) = counted {
+                    tracing::warn!(
+                        %error,
+                        "pending and quarantined events could not be counted; the gauges keep their last values"
+                    );
+                }
             }
         }
     }
-}
 
-async fn count(around: &Surroundings) -> Result<(), TableError> {
-    let outbox = &around.ports.outbox;
-    let mut oldest: Option<Timestamp> = None;
-    let mut is_any_pending = false;
-    for bucket in 0..PENDING_BUCKETS {
-        let page = outbox.pending(bucket, None).await?;
-        is_any_pending |= !page.items.is_empty();
-        // A time that cannot be read is published as it is: it may come first.
-        let times = page
-            .items
-            .iter()
-            .filter_map(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
-        oldest = times.chain(oldest).min();
+    async fn count(&self) -> Result<(), TableError> {
+        let mut oldest: Option<Timestamp> = None;
+        let mut is_any_pending = false;
+        for bucket in 0..PENDING_BUCKETS {
+            let page = self.table.pending(bucket, None).await?;
+            is_any_pending |= !page.items.is_empty();
+            // The index is sorted by the text of the time, so an unreadable time may come first.
+            let times = page
+                .items
+                .iter()
+                .filter_map(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
+            oldest = times.chain(oldest).min();
+        }
+        let count = if is_any_pending {
+            self.table.count_pending().await?
+        } else {
+            0
+        };
+        self.status.record_pending(count, oldest, (self.clock)());
+        self.status.record_failed(self.table.count_failed().await?);
+        Ok(())
     }
-    let count = if is_any_pending {
-        outbox.count_pending().await?
-    } else {
-        0
-    };
-    around.status.pending(count, oldest);
-    around.status.failed(outbox.count_failed().await?);
-    Ok(())
 }

@@ -1,4 +1,5 @@
-//! Health of the instance: what `/healthz`, `/readyz`, the gauges and the console report.
+//! Health of the instance: what `/healthz`, `/readyz`, the gauges and the console report (the "no
+//! silence" guarantee).
 
 pub(crate) mod backlog_monitor;
 pub(crate) mod publish_history;

@@ -1,43 +1,43 @@
-//! What the engine is doing, for `/healthz`, `/readyz` and the gauges.
+//! Current state of the engine, for `/healthz`, `/readyz`, the gauges and the console.
 
 mod checks;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::engine::health::publish_history::{Recent, Sent, Slot};
-use crate::engine::health::table_health::{TableUse, Trouble, Troubles};
+use super::publish_history::{HistorySlot, PublishHistory, PublishRecord};
+use super::table_health::{OperationMonitor, TableHealth, TableOperation};
 use crate::ports::ShardId;
 use crate::routes::QueueRef;
 
-/// Shared by the engine and whoever asks.
+/// State of the engine. Written by its tasks, read by the HTTP handlers.
 #[derive(Clone, Debug)]
-pub struct Status {
-    inner: Arc<Mutex<Inner>>,
-    /// What does not go through at the outbox table.
-    troubles: Troubles,
+pub struct EngineStatus {
+    state: Arc<Mutex<State>>,
+    table: TableHealth,
     lease_duration: Duration,
-    /// Has a lock of its own: health must not wait for who looks at a page.
-    recent: Arc<Mutex<Recent>>,
+    /// Has a lock of its own, so that health checks do not wait for readers of the history.
+    history: Arc<Mutex<PublishHistory>>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct State {
     shards: BTreeMap<ShardId, ShardStatus>,
-    /// Why the stream cannot be read, when it cannot.
+    /// Reason for which the stream cannot be read.
     stream: Result<(), String>,
-    /// Why the last send to a queue failed.
+    /// Reason of the last failed send to each failing queue.
     queues: BTreeMap<QueueRef, String>,
-    /// Why shards or leases cannot be looked at, and since when.
+    /// Reason for which shards or leases cannot be read, and the start of the failure.
     coordination: Option<(Instant, String)>,
-    /// Leases that nobody has, and since when.
+    /// Available leases, and the time since which they are available.
     unowned: BTreeMap<ShardId, Instant>,
-    /// When the last lease was taken.
-    took: Option<Instant>,
+    /// Time of the last lease acquisition.
+    acquired_at: Option<Instant>,
     pending: u64,
     oldest_pending: Option<Timestamp>,
     failed: u64,
@@ -46,132 +46,125 @@ struct Inner {
 #[derive(Debug)]
 struct ShardStatus {
     last_read: Instant,
-    /// How many wait for room, because events are not published as fast as
-    /// they are read: that is not the shard's fault.
-    waiting_for_room: usize,
-    /// There is nothing more to read in it.
-    read_to_end: bool,
-    /// Why checkpoints cannot be written, and since when.
-    checkpoint_failing: Option<(Instant, String)>,
+    /// Number of tasks that wait for the buffer budget, because events are published more slowly
+    /// than they are read. Such a shard is not stalled.
+    budget_waits: usize,
+    /// Nothing is left to read.
+    is_fully_read: bool,
+    /// Reason for which checkpoints cannot be written, and the start of the failure.
+    checkpoint_failure: Option<(Instant, String)>,
 }
 
-impl Status {
+impl EngineStatus {
     pub fn new(lease_duration: Duration) -> Self {
         Self {
-            inner: Arc::new(Mutex::new(Inner {
+            state: Arc::new(Mutex::new(State {
                 shards: BTreeMap::new(),
                 stream: Err("the stream has not been found yet".to_owned()),
                 queues: BTreeMap::new(),
                 coordination: None,
                 unowned: BTreeMap::new(),
-                took: None,
+                acquired_at: None,
                 pending: 0,
                 oldest_pending: None,
                 failed: 0,
             })),
-            troubles: Troubles::default(),
+            table: TableHealth::default(),
             lease_duration,
-            recent: Arc::default(),
+            history: Arc::default(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Records that a lease was acquired.
+    pub(crate) fn record_acquired(&self, now: Instant) {
+        self.state.lock().acquired_at = Some(now);
     }
 
-    /// A lease was taken.
-    pub(crate) fn took(&self, now: Instant) {
-        self.lock().took = Some(now);
-    }
-
-    pub(crate) fn holds(&self, shard: &ShardId, now: Instant) {
+    /// Records that reading of a shard starts.
+    pub(crate) fn add_shard(&self, shard: &ShardId, now: Instant) {
         let status = ShardStatus {
             last_read: now,
-            waiting_for_room: 0,
-            read_to_end: false,
-            checkpoint_failing: None,
+            budget_waits: 0,
+            is_fully_read: false,
+            checkpoint_failure: None,
         };
-        self.lock().shards.insert(shard.clone(), status);
+        self.state.lock().shards.insert(shard.clone(), status);
     }
 
-    pub(crate) fn gave_up(&self, shard: &ShardId) {
-        self.lock().shards.remove(shard);
+    /// Records that a shard is no longer held.
+    pub(crate) fn remove_shard(&self, shard: &ShardId) {
+        self.state.lock().shards.remove(shard);
     }
 
-    pub(crate) fn read(&self, shard: &ShardId, now: Instant) {
-        if let Some(shard) = self.lock().shards.get_mut(shard) {
-            shard.last_read = now;
-        }
+    /// Records a successful read.
+    pub(crate) fn record_read(&self, shard: &ShardId, now: Instant) {
+        self.update_shard(shard, |shard| shard.last_read = now);
     }
 
-    /// Somebody waits for room for the shard, until what is returned is
+    /// Records that a task of the shard waits for the buffer budget until the returned guard is
     /// dropped.
-    pub(crate) fn waits_for_room(&self, shard: &ShardId) -> WaitsForRoom {
-        if let Some(shard) = self.lock().shards.get_mut(shard) {
-            shard.waiting_for_room += 1;
-        }
-        WaitsForRoom {
+    pub(crate) fn wait_for_budget(&self, shard: &ShardId) -> BudgetWait {
+        self.update_shard(shard, |shard| shard.budget_waits += 1);
+        BudgetWait {
             status: self.clone(),
             shard: shard.clone(),
         }
     }
 
-    /// What is left to do is publishing.
-    pub(crate) fn read_to_end(&self, shard: &ShardId) {
-        if let Some(shard) = self.lock().shards.get_mut(shard) {
-            shard.read_to_end = true;
+    /// Records that the shard is read to its end, so that only publishing is left.
+    pub(crate) fn record_fully_read(&self, shard: &ShardId) {
+        self.update_shard(shard, |shard| shard.is_fully_read = true);
+    }
+
+    pub(crate) fn record_checkpoint(&self, shard: &ShardId) {
+        self.update_shard(shard, |shard| shard.checkpoint_failure = None);
+    }
+
+    pub(crate) fn record_checkpoint_failure(&self, shard: &ShardId, reason: String, now: Instant) {
+        self.update_shard(shard, |shard| {
+            update_failure(&mut shard.checkpoint_failure, Err(reason), now);
+        });
+    }
+
+    fn update_shard(&self, shard: &ShardId, update: impl FnOnce(&mut ShardStatus)) {
+        if let Some(shard) = self.state.lock().shards.get_mut(shard) {
+            update(shard);
         }
     }
 
-    pub(crate) fn checkpoint_written(&self, shard: &ShardId) {
-        if let Some(shard) = self.lock().shards.get_mut(shard) {
-            shard.checkpoint_failing = None;
-        }
+    /// Records the outcome of a request to the stream.
+    pub(crate) fn record_stream(&self, outcome: Result<(), String>) {
+        self.state.lock().stream = outcome;
     }
 
-    pub(crate) fn checkpoint_failed(&self, shard: &ShardId, reason: String, now: Instant) {
-        if let Some(shard) = self.lock().shards.get_mut(shard) {
-            let since = shard
-                .checkpoint_failing
-                .as_ref()
-                .map_or(now, |(since, _)| *since);
-            shard.checkpoint_failing = Some((since, reason));
-        }
+    pub(crate) fn record_queue_failure(&self, queue: &QueueRef, reason: String) {
+        self.state.lock().queues.insert(queue.clone(), reason);
     }
 
-    pub(crate) fn stream(&self, state: Result<(), String>) {
-        self.lock().stream = state;
+    pub(crate) fn record_queue_success(&self, queue: &QueueRef) {
+        self.state.lock().queues.remove(queue);
     }
 
-    pub(crate) fn queue_failed(&self, queue: &QueueRef, reason: String) {
-        self.lock().queues.insert(queue.clone(), reason);
+    /// Forgets failures of queues that are no longer used, since no send would end the failure.
+    pub(crate) fn retain_queues(&self, is_in_use: impl Fn(&QueueRef) -> bool) {
+        self.state.lock().queues.retain(|queue, _| is_in_use(queue));
     }
 
-    pub(crate) fn queue_well(&self, queue: &QueueRef) {
-        self.lock().queues.remove(queue);
+    /// Returns a monitor of an operation on the outbox table that is retried until it succeeds.
+    pub(crate) fn monitor(&self, operation: TableOperation) -> OperationMonitor {
+        self.table.monitor(operation)
     }
 
-    /// Forgets failures of queues that nothing is sent to any more: nobody
-    /// would notice that they are well again.
-    pub(crate) fn forget_queues(&self, in_use: impl Fn(&QueueRef) -> bool) {
-        self.lock().queues.retain(|queue, _| in_use(queue));
+    /// Records the outcome of a request for shards or leases.
+    pub(crate) fn record_coordination(&self, outcome: Result<(), String>, now: Instant) {
+        update_failure(&mut self.state.lock().coordination, outcome, now);
     }
 
-    /// For what is asked of the outbox table until it goes through.
-    pub(crate) fn trouble(&self, table_use: TableUse) -> Trouble {
-        self.troubles.new_one(table_use)
-    }
-
-    /// The outcome of a look at shards and leases.
-    pub(crate) fn coordination(&self, outcome: Result<(), String>, now: Instant) {
-        note(&mut self.lock().coordination, outcome, now);
-    }
-
-    /// Leases that could be taken now.
-    pub(crate) fn unowned(&self, shards: Vec<ShardId>, now: Instant) {
-        let mut inner = self.lock();
-        let mut before = std::mem::take(&mut inner.unowned);
-        inner.unowned = shards
+    /// Records the leases that are available now.
+    pub(crate) fn record_unowned(&self, shards: Vec<ShardId>, now: Instant) {
+        let mut state = self.state.lock();
+        let mut before = std::mem::take(&mut state.unowned);
+        state.unowned = shards
             .into_iter()
             .map(|shard| {
                 let since = before.remove(&shard).unwrap_or(now);
@@ -180,92 +173,97 @@ impl Status {
             .collect();
     }
 
-    pub(crate) fn pending(&self, count: u64, oldest: Option<Timestamp>) {
-        let mut inner = self.lock();
-        inner.pending = count;
-        inner.oldest_pending = oldest;
-        drop(inner);
-        self.recent().pending(count, Timestamp::now());
+    /// Records a count of pending events at `at` (wall clock).
+    pub(crate) fn record_pending(&self, count: u64, oldest: Option<Timestamp>, at: Timestamp) {
+        {
+            let mut state = self.state.lock();
+            state.pending = count;
+            state.oldest_pending = oldest;
+        }
+        self.history.lock().record_pending(count, at);
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn record_published(&self, record: PublishRecord) {
+        self.history.lock().record_published(record);
     }
 
-    pub(crate) fn published(&self, sent: Sent) {
-        self.recent().published(sent);
+    pub(crate) fn record_quarantined(&self, at: Timestamp) {
+        self.history.lock().record_quarantined(at);
     }
 
-    pub(crate) fn quarantined(&self, at: Timestamp) {
-        self.recent().quarantined(at);
+    /// Records a count of quarantined events.
+    pub(crate) fn record_failed(&self, count: u64) {
+        self.state.lock().failed = count;
     }
 
-    /// What was published after the `seen`-th event, as far as it is
-    /// remembered, the oldest first; and the number of the last.
-    pub fn published_after(&self, seen: u64) -> (Vec<Arc<Sent>>, u64) {
-        self.recent().after(seen)
+    /// Returns the events that were published after number `seen` and are still in the history,
+    /// oldest first, and the number of the last event.
+    pub fn published_after(&self, seen: u64) -> (Vec<Arc<PublishRecord>>, u64) {
+        self.history.lock().after(seen)
     }
 
-    /// What happened from `start` (epoch seconds) on, the oldest first.
-    pub fn slots_from(&self, start: i64) -> Vec<Slot> {
-        self.recent().slots_from(start)
+    /// Returns the slots of the history from `start` (epoch seconds) on, oldest first.
+    pub fn slots_from(&self, start: i64) -> Vec<HistorySlot> {
+        self.history.lock().slots_from(start)
     }
 
-    pub(crate) fn failed(&self, count: u64) {
-        self.lock().failed = count;
-    }
-
-    /// How many shards are held.
+    /// Returns the number of shards that this instance reads.
     pub fn shards_held(&self) -> usize {
-        self.lock().shards.len()
+        self.state.lock().shards.len()
     }
 
-    /// The longest time since a held shard was last read.
-    pub fn slowest_read(&self, now: Instant) -> Duration {
-        self.lock()
+    /// Returns the longest time since the last successful read of a held shard.
+    pub fn longest_since_read(&self, now: Instant) -> Duration {
+        self.state
+            .lock()
             .shards
             .values()
-            .filter(|shard| !shard.read_to_end)
+            .filter(|shard| !shard.is_fully_read)
             .map(|shard| now.saturating_duration_since(shard.last_read))
             .max()
             .unwrap_or_default()
     }
 
-    /// How many events were pending when last looked.
+    /// Returns the number of pending events at the last count.
     pub fn pending_events(&self) -> u64 {
-        self.lock().pending
+        self.state.lock().pending
     }
 
-    /// How many events were quarantined in the table when it was last looked
-    /// at: at least so many, when there are very many.
+    /// Returns the number of quarantined events at the last count. Very large numbers are lower
+    /// bounds.
     pub fn failed_events(&self) -> u64 {
-        self.lock().failed
+        self.state.lock().failed
     }
 
-    /// When the oldest of the pending ones occurred.
+    /// Returns the time at which the oldest pending event occurred.
     pub fn oldest_pending(&self) -> Option<Timestamp> {
-        self.lock().oldest_pending
+        self.state.lock().oldest_pending
     }
 }
 
+/// Guard of one wait for the buffer budget.
 #[derive(Debug)]
-pub(crate) struct WaitsForRoom {
-    status: Status,
+pub(crate) struct BudgetWait {
+    status: EngineStatus,
     shard: ShardId,
 }
 
-impl Drop for WaitsForRoom {
+impl Drop for BudgetWait {
     fn drop(&mut self) {
-        if let Some(shard) = self.status.lock().shards.get_mut(&self.shard) {
-            // None are left of a shard that was let go and taken again.
-            shard.waiting_for_room = shard.waiting_for_room.saturating_sub(1);
+        self.status.update_shard(&self.shard, |shard| {
+            // The count of a shard that was released and acquired again starts at zero.
+            shard.budget_waits = shard.budget_waits.saturating_sub(1);
             shard.last_read = Instant::now();
-        }
+        });
     }
 }
 
-/// Keeps since when it fails.
-fn note(failure: &mut Option<(Instant, String)>, outcome: Result<(), String>, now: Instant) {
+/// Updates the current failure; its start is that of the first failure in a row.
+fn update_failure(
+    failure: &mut Option<(Instant, String)>,
+    outcome: Result<(), String>,
+    now: Instant,
+) {
     *failure = match outcome {
         Ok(()) => None,
         Err(reason) => {

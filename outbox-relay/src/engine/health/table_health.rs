@@ -1,21 +1,22 @@
-//! What does not go through at the outbox table, and since when.
+//! Tracks which outbox table operations are failing, and since when.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// What the outbox table is asked to do. Each needs a permission of its own,
-/// so each may fail by itself.
+/// Kind of operation on the outbox table. Each requires a permission of its own, so each may fail
+/// by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TableUse {
+pub(crate) enum TableOperation {
     Mark,
     Quarantine,
     LookUp,
     FindPending,
 }
 
-impl TableUse {
+impl TableOperation {
     pub(crate) const ALL: [Self; 4] = [
         Self::Mark,
         Self::Quarantine,
@@ -23,7 +24,7 @@ impl TableUse {
         Self::FindPending,
     ];
 
-    /// The name of its check.
+    /// Returns the name of the health check.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Mark => "marks",
@@ -34,86 +35,83 @@ impl TableUse {
     }
 }
 
-/// All that there is now.
+/// Operations of the instance that are currently failing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Troubles(Arc<Mutex<Known>>);
+pub(crate) struct TableHealth(Arc<Mutex<FailingOperations>>);
 
 #[derive(Debug, Default)]
-struct Known {
-    failing: BTreeMap<u64, Failing>,
-    count: u64,
+struct FailingOperations {
+    by_number: BTreeMap<u64, FailingOperation>,
+    last_number: u64,
 }
 
 #[derive(Debug)]
-struct Failing {
-    table_use: TableUse,
+struct FailingOperation {
+    operation: TableOperation,
     since: Instant,
     reason: String,
 }
 
-/// Held by whoever tries something until it goes through. Dropping it ends
-/// the trouble, too: what nobody tries any more would stay for ever.
+/// Reports the failures of one operation that is retried until it succeeds. Dropping it ends the
+/// failure as well, since an operation that is no longer retried would be reported indefinitely.
 #[derive(Debug)]
-pub(crate) struct Trouble {
-    troubles: Troubles,
-    table_use: TableUse,
-    /// `None` while nothing fails.
+pub(crate) struct OperationMonitor {
+    health: TableHealth,
+    operation: TableOperation,
+    /// `None` while the operation does not fail.
     number: Option<u64>,
 }
 
-impl Troubles {
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Nothing fails yet.
-    pub(crate) fn new_one(&self, table_use: TableUse) -> Trouble {
-        Trouble {
-            troubles: self.clone(),
-            table_use,
+impl TableHealth {
+    /// Returns a monitor of an operation that does not fail yet.
+    pub(crate) fn monitor(&self, operation: TableOperation) -> OperationMonitor {
+        OperationMonitor {
+            health: self.clone(),
+            operation,
             number: None,
         }
     }
 
-    /// Since when, and why, what has failed for the longest time does.
-    pub(crate) fn longest(&self, table_use: TableUse) -> Option<(Instant, String)> {
-        self.lock()
-            .failing
+    /// Returns the start of the longest current failure of an operation, and its last reason.
+    pub(crate) fn longest_failure(&self, operation: TableOperation) -> Option<(Instant, String)> {
+        self.0
+            .lock()
+            .by_number
             .values()
-            .filter(|failing| failing.table_use == table_use)
+            .filter(|failing| failing.operation == operation)
             .min_by_key(|failing| failing.since)
             .map(|failing| (failing.since, failing.reason.clone()))
     }
 }
 
-impl Trouble {
-    /// It failed, for the first time or again.
-    pub(crate) fn because(&mut self, reason: String, now: Instant) {
-        let mut known = self.troubles.lock();
+impl OperationMonitor {
+    /// Records a failure, the first one or a further one.
+    pub(crate) fn record_failure(&mut self, reason: String, now: Instant) {
+        let mut failing = self.health.0.lock();
         let number = *self.number.get_or_insert_with(|| {
-            known.count += 1;
-            known.count
+            failing.last_number += 1;
+            failing.last_number
         });
-        known
-            .failing
+        failing
+            .by_number
             .entry(number)
-            .or_insert(Failing {
-                table_use: self.table_use,
+            .or_insert(FailingOperation {
+                operation: self.operation,
                 since: now,
                 reason: String::new(),
             })
             .reason = reason;
     }
 
-    pub(crate) fn over(&mut self) {
+    pub(crate) fn record_success(&mut self) {
         if let Some(number) = self.number.take() {
-            self.troubles.lock().failing.remove(&number);
+            self.health.0.lock().by_number.remove(&number);
         }
     }
 }
 
-impl Drop for Trouble {
+impl Drop for OperationMonitor {
     fn drop(&mut self) {
-        self.over();
+        self.record_success();
     }
 }

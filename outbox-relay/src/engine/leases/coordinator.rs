@@ -1,4 +1,5 @@
-//! Takes, asks for and gives up leases.
+//! Lease coordinator: polls shards and leases, acquires available leases, and requests a lease from
+//! an instance that has too many.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,159 +9,172 @@ use futures::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::lease_renewer::LeaseEnd;
+use super::lease_sync::{MAX_LEASE_REQUESTS, sweeper_shard, sync_leases};
+use super::shard_consumer::run_shard;
+use super::shard_discovery::{DiscoveryOutcome, ShardDiscovery};
+use crate::engine::context::ShardContext;
 use crate::engine::crash;
-use crate::engine::leases::shard_consumer::{Ending, Surroundings, hold};
-use crate::engine::leases::shard_discovery::{Listing, Turn};
 use crate::policy::backoff;
-use crate::policy::lease_assignment::{Myself, takable, to_ask, wants_listing, with_registered};
-use crate::policy::lease_liveness::Observations;
+use crate::policy::lease_assignment::{
+    InstanceView, acquirable, lease_to_request, needs_listing, with_registered,
+};
+use crate::policy::lease_liveness::LeaseLiveness;
 use crate::ports::{Lease, LeaseError, LeaseRequests, SWEEPER, Shard, ShardId};
 
-/// Leases are looked at this often, so that one that was given back is taken
-/// soon, plus a bit for every row, as a look reads them all; but four times a
-/// lease duration at least.
-const LOOK_INTERVAL: Duration = Duration::from_millis(400);
-const LOOK_PER_ROW: Duration = Duration::from_millis(1);
+/// Interval between two polls of the leases, so that a released lease is acquired soon, and the
+/// time added for every lease, as a poll reads all of them. The interval never exceeds a quarter of
+/// the lease duration.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
+const POLL_INTERVAL_PER_LEASE: Duration = Duration::from_millis(1);
 
-/// Lease requests at once, when a stream has many shards.
-pub(crate) const LEASE_REQUESTS: usize = 16;
-
-/// Runs until the engine stops and every lease is let go.
-pub(crate) async fn run(mut around: Surroundings, mut random: fastrand::Rng) {
-    while let Some(stream) = locate(&around, &mut random).await {
-        around.stream = stream;
-        let mut coordinator = Coordinator {
-            around: around.clone(),
+/// Coordinates the leases until the engine stops and every lease is released.
+pub(crate) async fn run(mut ctx: ShardContext, mut random: fastrand::Rng) {
+    while let Some(stream) = locate(&ctx, &mut random).await {
+        ctx.stream = stream;
+        let mut coordinator = LeaseCoordinator {
+            ctx: ctx.clone(),
             random: random.fork(),
-            listing: Listing::new(&around),
-            observations: Observations::default(),
-            rows: 0,
+            discovery: ShardDiscovery::new(&ctx),
+            liveness: LeaseLiveness::default(),
+            lease_count: 0,
             held: BTreeSet::new(),
-            holders: JoinSet::new(),
+            consumers: JoinSet::new(),
         };
-        if let Outcome::Stopping = coordinator.work().await {
-            while let Some(ended) = coordinator.holders.join_next().await {
-                coordinator.ended(ended);
+        if let StopReason::Stopping = coordinator.coordinate().await {
+            while let Some(ended) = coordinator.consumers.join_next().await {
+                coordinator.remove_consumer(ended);
             }
             break;
         }
-        // What was being read is closed by its end; the sweeper of the new
-        // stream publishes what is left.
-        coordinator.holders.shutdown().await;
+        // The shards of the old stream no longer exist; the sweeper of the new one publishes what
+        // was not read of them.
+        coordinator.consumers.shutdown().await;
     }
-    around.release.cancelled().await;
+    ctx.release.cancelled().await;
 }
 
-/// Asks for the stream until there is one; `None` when stopped before.
-async fn locate(around: &Surroundings, random: &mut fastrand::Rng) -> Option<Arc<str>> {
+/// Waits until the table has a stream, and returns its ARN, or `None` if the engine stops before.
+async fn locate(ctx: &ShardContext, random: &mut fastrand::Rng) -> Option<Arc<str>> {
     let mut failures = 0;
     loop {
         tokio::select! {
             biased;
-            () = around.stop.cancelled() => return None,
-            located = around.ports.stream.locate() => match located {
+            () = ctx.stop.cancelled() => return None,
+            located = ctx.ports.stream.locate() => match located {
                 Ok(stream) => {
-                    around.status.stream(Ok(()));
+                    ctx.status.record_stream(Ok(()));
                     tracing::info!(%stream, "stream found");
                     return Some(stream);
                 }
                 Err(error) => {
-                    around.status.stream(Err(error.to_string()));
-                    around
-                        .status
-                        .coordination(Err(error.to_string()), Instant::now());
+                    let reason = error.to_string();
+                    ctx.status.record_stream(Err(reason.clone()));
+                    ctx.status.record_coordination(Err(reason), Instant::now());
                     failures += 1;
-                    tracing::warn!(%error, "the outbox stream cannot be read yet");
+                    tracing::warn!(%error, "outbox stream is not available; retrying");
                 }
             }
         }
         tokio::select! {
             biased;
-            () = around.stop.cancelled() => return None,
+            () = ctx.stop.cancelled() => return None,
             () = tokio::time::sleep(backoff::delay(failures, random.f64())) => {}
         }
     }
 }
 
-/// Why a coordinator ended.
-enum Outcome {
+/// Reason for which a coordinator ended.
+enum StopReason {
     Stopping,
     /// The table has another stream now.
     StreamChanged,
 }
 
-pub(crate) struct Coordinator {
-    pub(crate) around: Surroundings,
-    random: fastrand::Rng,
-    pub(crate) listing: Listing,
-    pub(crate) observations: Observations,
-    /// Rows of the lease table at the last look.
-    rows: usize,
-    held: BTreeSet<ShardId>,
-    holders: JoinSet<(ShardId, Ending)>,
+/// Outcome of a poll.
+enum PollOutcome {
+    StreamChanged,
+    /// Leases to acquire.
+    Acquirable(Vec<Lease>),
 }
 
-impl Coordinator {
-    async fn work(&mut self) -> Outcome {
-        let stop = self.around.stop.clone();
+/// Coordinator of the leases of one stream.
+struct LeaseCoordinator {
+    ctx: ShardContext,
+    random: fastrand::Rng,
+    discovery: ShardDiscovery,
+    liveness: LeaseLiveness,
+    /// Number of leases at the last poll.
+    lease_count: usize,
+    held: BTreeSet<ShardId>,
+    consumers: JoinSet<(ShardId, LeaseEnd)>,
+}
+
+impl LeaseCoordinator {
+    async fn coordinate(&mut self) -> StopReason {
+        let stop = self.ctx.stop.clone();
         tokio::select! {
             biased;
-            () = stop.cancelled() => return Outcome::Stopping,
-            () = self.enter() => {}
+            () = stop.cancelled() => return StopReason::Stopping,
+            () = self.enter_stream() => {}
         }
         loop {
-            let round = tokio::select! {
+            let outcome = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Outcome::Stopping,
-                round = self.look() => round,
+                () = stop.cancelled() => return StopReason::Stopping,
+                outcome = self.poll() => outcome,
             };
-            let free = match round {
-                Round::StreamChanged => return Outcome::StreamChanged,
-                Round::Free(free) => free,
+            let leases = match outcome {
+                PollOutcome::StreamChanged => return StopReason::StreamChanged,
+                PollOutcome::Acquirable(leases) => leases,
             };
-            // Taking is not cut off: a lease that was taken and forgotten
-            // would keep its shard idle for a lease duration.
-            for leases in free.chunks(LEASE_REQUESTS) {
+            // An acquisition is not cancelled: a lease that was acquired and forgotten would keep
+            // its shard idle for a lease duration.
+            for leases in leases.chunks(MAX_LEASE_REQUESTS) {
                 if stop.is_cancelled() {
-                    return Outcome::Stopping;
+                    return StopReason::Stopping;
                 }
-                self.take(leases).await;
+                self.acquire(leases).await;
             }
             let parents = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Outcome::Stopping,
-                parents = self.rest() => parents,
+                () = stop.cancelled() => return StopReason::Stopping,
+                parents = self.wait_for_next_poll() => parents,
             };
-            self.listing.find_children(&self.around, &parents).await;
+            self.discovery.find_children(&self.ctx, &parents).await;
         }
     }
 
-    /// The pause until the next look; returns the shards that were read to
-    /// their end meanwhile. The end of a shard makes it a short one.
-    async fn rest(&mut self) -> Vec<ShardId> {
+    /// Waits until the next poll, and returns the shards that were fully consumed meanwhile. The
+    /// end of a shard shortens the wait.
+    async fn wait_for_next_poll(&mut self) -> Vec<ShardId> {
         let now = Instant::now();
-        let per_row = LOOK_PER_ROW * u32::try_from(self.rows).unwrap_or(u32::MAX);
-        let longest = self.around.config.lease_duration / 4;
-        let mut until = now + LOOK_INTERVAL.saturating_add(per_row).min(longest);
+        let count = u32::try_from(self.lease_count).unwrap_or(u32::MAX);
+        let per_lease = POLL_INTERVAL_PER_LEASE * count;
+        let longest = self.ctx.config.lease_duration / 4;
+        let mut until = now + POLL_INTERVAL.saturating_add(per_lease).min(longest);
         let mut parents = Vec::new();
         loop {
             tokio::select! {
                 biased;
-                Some(ended) = self.holders.join_next() => {
-                    until = until.min(now + per_row);
-                    parents.extend(self.ended(ended));
+                Some(ended) = self.consumers.join_next() => {
+                    until = until.min(now + per_lease);
+                    parents.extend(self.remove_consumer(ended));
                 }
                 () = tokio::time::sleep_until(until) => return parents,
             }
         }
     }
 
-    /// A lease is let go; returns its shard when it was read to its end.
-    fn ended(&mut self, ended: Result<(ShardId, Ending), JoinError>) -> Option<ShardId> {
+    /// Removes a consumer that has ended, and returns its shard if it is fully consumed.
+    fn remove_consumer(
+        &mut self,
+        ended: Result<(ShardId, LeaseEnd), JoinError>,
+    ) -> Option<ShardId> {
         match ended {
-            Ok((shard, ending)) => {
+            Ok((shard, end)) => {
                 self.held.remove(&shard);
-                (ending == Ending::Ended).then_some(shard)
+                (end == LeaseEnd::FullyConsumed).then_some(shard)
             }
             Err(error) => {
                 crash(error);
@@ -169,16 +183,16 @@ impl Coordinator {
         }
     }
 
-    /// Rule 7: when the consumer group read another stream before, what nobody
-    /// read of that is a gap. Of all instances one is told.
-    async fn enter(&mut self) {
+    /// Records that the consumer group reads this stream. If it read another stream before, the
+    /// unread part of that is a gap (the "gap" rule), which only one instance reports.
+    async fn enter_stream(&mut self) {
         let mut failures = 0;
         loop {
-            let stream = &self.around.stream;
-            match self.around.ports.leases.register_stream(stream).await {
+            let stream = &self.ctx.stream;
+            match self.ctx.ports.leases.register_stream(stream).await {
                 Ok(None) => return,
                 Ok(Some(old)) => {
-                    self.around.metrics.gap();
+                    self.ctx.metrics.record_gap();
                     tracing::error!(
                         old,
                         new = %stream,
@@ -187,170 +201,161 @@ impl Coordinator {
                     return;
                 }
                 Err(error) => {
-                    self.around
+                    self.ctx
                         .status
-                        .coordination(Err(error.to_string()), Instant::now());
+                        .record_coordination(Err(error.to_string()), Instant::now());
                     failures += 1;
-                    tracing::warn!(%error, "the lease table could not be written; trying again");
+                    tracing::warn!(%error, "lease table could not be written; retrying");
                     tokio::time::sleep(backoff::delay(failures, self.random.f64())).await;
                 }
             }
         }
     }
 
-    /// One look at shards and leases: what to take. What fails is looked at
-    /// again next time.
-    async fn look(&mut self) -> Round {
+    /// Polls shards and leases, and returns the leases to acquire. A failed request is repeated by
+    /// the next poll.
+    async fn poll(&mut self) -> PollOutcome {
         let mut failure = None;
-        match self.listing.go_on(&self.around).await {
-            Ok(Turn::StreamChanged) => return Round::StreamChanged,
-            Ok(Turn::Complete { at }) => {
+        match self.discovery.poll(&self.ctx).await {
+            Ok(DiscoveryOutcome::StreamChanged) => return PollOutcome::StreamChanged,
+            Ok(DiscoveryOutcome::Complete { listed_at }) => {
                 let listed = self.shards();
-                self.observations.note_listing(&listed, at);
+                self.liveness.observe_listing(&listed, listed_at);
             }
-            Ok(Turn::NotDue) => {}
+            Ok(DiscoveryOutcome::NotDue) => {}
             Err(error) => {
                 failure = Some(error.to_string());
-                self.around.status.stream(Err(error.to_string()));
-                tracing::warn!(%error, "the stream's shards could not be listed; trying again");
+                self.ctx.status.record_stream(Err(error.to_string()));
+                tracing::warn!(%error, "shards of the stream could not be listed; retrying");
             }
         }
-        let leases = match self.rows().await {
+        let leases = match sync_leases(&self.ctx, &mut self.discovery, &self.liveness).await {
             Ok(leases) => leases,
             Err(error) => {
-                tracing::warn!(%error, "the lease table could not be read; trying again");
-                self.around
+                tracing::warn!(%error, "lease table could not be read; retrying");
+                self.ctx
                     .status
-                    .coordination(Err(error.to_string()), Instant::now());
-                return Round::Free(Vec::new());
+                    .record_coordination(Err(error.to_string()), Instant::now());
+                return PollOutcome::Acquirable(Vec::new());
             }
         };
         let shards = with_registered(self.shards(), &leases);
         let now = Instant::now();
-        self.around
+        self.ctx
             .status
-            .coordination(failure.map_or(Ok(()), Err), now);
-        self.rows = leases.len();
-        self.observations.note(&leases, now);
-        // Without a listing it is not known which parents are gone.
-        if self.listing.listed_at().is_none() {
-            return Round::Free(Vec::new());
+            .record_coordination(failure.map_or(Ok(()), Err), now);
+        self.lease_count = leases.len();
+        self.liveness.observe(&leases, now);
+        // Without a listing it is unknown which parents still exist.
+        if self.discovery.listed_at().is_none() {
+            return PollOutcome::Acquirable(Vec::new());
         }
-        let free: Vec<Lease> = takable(&shards, &leases, &self.observations, self.myself(now))
+        let view = self.view(now);
+        let available: Vec<Lease> = acquirable(&shards, &leases, &self.liveness, view)
             .into_iter()
             .cloned()
             .collect();
-        let me = self.myself(now);
-        if wants_listing(&shards, &leases, &self.observations, me) {
-            self.around.want_listing();
+        if needs_listing(&shards, &leases, &self.liveness, view) {
+            self.ctx.directory.request_listing();
         }
-        let unowned = free.iter().map(|lease| lease.shard.clone()).collect();
-        self.around.status.unowned(unowned, now);
-        if free.is_empty() {
+        let unowned = available.iter().map(|lease| lease.shard.clone()).collect();
+        self.ctx.status.record_unowned(unowned, now);
+        if available.is_empty() {
             self.balance(&leases, now).await;
         }
-        Round::Free(free)
+        PollOutcome::Acquirable(available)
     }
 
-    /// The listed shards, and the sweeper's lease, which is one like theirs.
-    pub(crate) fn shards(&self) -> Vec<Shard> {
-        let mut shards = self.around.shards();
-        shards.push(Shard {
-            id: ShardId(SWEEPER.into()),
-            parent: None,
-        });
+    /// Returns the listed shards and the pseudo-shard of the sweeper, whose lease is like theirs.
+    fn shards(&self) -> Vec<Shard> {
+        let mut shards = self.ctx.directory.shards();
+        shards.push(sweeper_shard());
         shards
     }
 
-    fn myself(&self, now: Instant) -> Myself<'_> {
-        Myself {
-            name: &self.around.config.instance,
+    fn view(&self, now: Instant) -> InstanceView<'_> {
+        InstanceView {
+            name: &self.ctx.config.instance,
             held: &self.held,
             now,
-            lease_duration: self.around.config.lease_duration,
+            lease_duration: self.ctx.config.lease_duration,
         }
     }
 
-    /// The row as this instance writes it when it takes it.
-    fn mine(&self, seen: &Lease) -> Lease {
-        let mut mine = seen.clone();
-        mine.owner = Some(self.around.config.instance.clone());
-        mine.epoch += 1;
-        mine.heartbeat += 1;
-        mine.requests = LeaseRequests::default();
-        mine
+    /// Returns the lease as this instance writes it to acquire it.
+    fn acquired(&self, seen: &Lease) -> Lease {
+        let mut lease = seen.clone();
+        lease.owner = Some(self.ctx.config.instance.clone());
+        lease.epoch += 1;
+        lease.heartbeat += 1;
+        lease.requests = LeaseRequests::default();
+        lease
     }
 
-    async fn take(&mut self, leases: &[Lease]) {
-        let began = Instant::now();
-        let mine: Vec<_> = leases.iter().map(|seen| self.mine(seen)).collect();
-        let requests = leases.iter().zip(&mine).map(|(seen, mine)| {
-            let table = &self.around.ports.leases;
-            table.acquire(&self.around.stream, seen, mine)
+    /// Acquires leases, and starts a consumer for each.
+    async fn acquire(&mut self, leases: &[Lease]) {
+        let started_at = Instant::now();
+        let acquired: Vec<_> = leases.iter().map(|seen| self.acquired(seen)).collect();
+        let requests = leases.iter().zip(&acquired).map(|(seen, acquired)| {
+            let table = &self.ctx.ports.leases;
+            table.acquire(&self.ctx.stream, seen, acquired)
         });
         let answers = join_all(requests).await;
-        for (lease, answer) in mine.into_iter().zip(answers) {
+        for (lease, answer) in acquired.into_iter().zip(answers) {
             match answer {
                 Ok(()) => {
                     let shard = lease.shard.clone();
                     self.held.insert(shard.clone());
-                    self.around.status.took(Instant::now());
-                    let around = self.around.clone();
+                    self.ctx.status.record_acquired(Instant::now());
+                    let ctx = self.ctx.clone();
                     let random = self.random.fork();
-                    self.holders.spawn(async move {
-                        let ending = hold(lease, began, around, random).await;
-                        (shard, ending)
+                    self.consumers.spawn(async move {
+                        let end = run_shard(lease, started_at, ctx, random).await;
+                        (shard, end)
                     });
                 }
                 Err(LeaseError::Lost) => {
-                    tracing::debug!(shard = %lease.shard, "another instance was faster");
+                    tracing::debug!(shard = %lease.shard, "another instance acquired the lease first");
                 }
                 Err(LeaseError::Unavailable(reason)) => {
-                    tracing::warn!(shard = %lease.shard, reason, "the lease could not be taken; trying again");
+                    tracing::warn!(shard = %lease.shard, reason, "lease could not be acquired; retrying");
                 }
             }
         }
     }
 
-    /// Rule 3: asks for a shard when another instance has too many.
+    /// Requests a lease if another instance has too many (the "balance" rule).
     async fn balance(&self, leases: &[Lease], now: Instant) {
-        let config = &self.around.config;
-        let mine = self
+        let config = &self.ctx.config;
+        let held_count = self
             .held
             .iter()
             .filter(|shard| *shard.0 != *SWEEPER)
             .count();
-        let wanted = to_ask(
+        let lease = lease_to_request(
             leases,
-            &self.observations,
-            mine,
+            &self.liveness,
+            held_count,
             &config.instance,
             now,
             config.lease_duration,
         );
-        let Some(wanted) = wanted else {
+        let Some(lease) = lease else {
             return;
         };
-        let table = &self.around.ports.leases;
+        let table = &self.ctx.ports.leases;
         match table
-            .request(&self.around.stream, wanted, &config.instance)
+            .request(&self.ctx.stream, lease, &config.instance)
             .await
         {
             Ok(()) => tracing::info!(
-                shard = %wanted.shard,
-                owner = wanted.owner,
-                "asked another instance for a shard"
+                shard = %lease.shard,
+                owner = lease.owner,
+                "shard requested from an instance with more shards"
             ),
-            // It changed hands meanwhile; the next round sees how.
+            // The lease has another owner by now; the next poll reads it.
             Err(LeaseError::Lost) => {}
-            Err(error) => tracing::debug!(%error, "a shard could not be asked for"),
+            Err(error) => tracing::debug!(%error, "shard could not be requested; retrying"),
         }
     }
-}
-
-/// What a look at shards and leases came to.
-enum Round {
-    StreamChanged,
-    /// To be taken.
-    Free(Vec<Lease>),
 }

@@ -1,58 +1,74 @@
-//! Keeps the rows of the lease table: one for every shard that is found, none
-//! for those that are long gone.
+//! Synchronises the lease table with the stream: creates a lease for each new shard and deletes
+//! leases of expired shards.
+
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::engine::leases::coordinator::{Coordinator, LEASE_REQUESTS};
-use crate::engine::leases::shard_discovery::LISTING_INTERVAL;
-use crate::policy::lease_assignment::{removable, unregistered};
-use crate::ports::{Lease, LeaseError};
+use super::shard_discovery::{LISTING_INTERVAL, ShardDiscovery};
+use crate::engine::context::ShardContext;
+use crate::policy::lease_assignment::{deletable, without_lease};
+use crate::policy::lease_liveness::LeaseLiveness;
+use crate::ports::{Lease, LeaseError, SWEEPER, Shard, ShardId};
 
-/// How long a row is kept once its shard is done with and not listed any more:
-/// longer than another instance can be at a listing that still has it.
-const KEPT: std::time::Duration = LISTING_INTERVAL.saturating_mul(2);
+/// Maximum number of lease requests in flight, for streams with many shards.
+pub(super) const MAX_LEASE_REQUESTS: usize = 16;
 
-impl Coordinator {
-    /// All rows, after adding those of new shards and removing those that say
-    /// nothing any more.
-    pub(crate) async fn rows(&mut self) -> Result<Vec<Lease>, LeaseError> {
-        let leases = self.list().await?;
-        if let Some(listed_at) = self.listing.listed_at() {
-            self.remove_old(&leases, listed_at).await;
-        }
-        let mut found = self.listing.found().to_vec();
-        found.extend(self.shards().pop());
-        let new: Vec<_> = unregistered(&found, &leases)
-            .into_iter()
-            .map(|shard| Lease::unread(shard.id.clone(), shard.parent.clone()))
-            .collect();
-        if new.is_empty() {
-            self.listing.registered();
-            return Ok(leases);
-        }
-        let (table, stream) = (&self.around.ports.leases, &self.around.stream);
-        for new in new.chunks(LEASE_REQUESTS) {
-            let created = join_all(new.iter().map(|lease| table.create(stream, lease))).await;
-            created.into_iter().collect::<Result<Vec<()>, _>>()?;
-        }
-        self.listing.registered();
-        self.list().await
+/// Time for which a lease is kept after its shard was last listed: longer than another instance
+/// can take to process a listing that still contains it.
+const KEPT: Duration = LISTING_INTERVAL.saturating_mul(2);
+
+/// Returns the pseudo-shard of the sweeper's lease.
+pub(super) fn sweeper_shard() -> Shard {
+    Shard {
+        id: ShardId(SWEEPER.into()),
+        parent: None,
     }
+}
 
-    async fn list(&self) -> Result<Vec<Lease>, LeaseError> {
-        self.around.ports.leases.list(&self.around.stream).await
+/// Returns all leases, after creating those of new shards and deleting expired ones.
+pub(super) async fn sync_leases(
+    ctx: &ShardContext,
+    discovery: &mut ShardDiscovery,
+    liveness: &LeaseLiveness,
+) -> Result<Vec<Lease>, LeaseError> {
+    let (table, stream) = (&ctx.ports.leases, &ctx.stream);
+    let leases = table.list(stream).await?;
+    if let Some(listed_at) = discovery.listed_at() {
+        delete_expired(ctx, liveness, &leases, listed_at).await;
     }
+    let mut found = discovery.found().to_vec();
+    found.push(sweeper_shard());
+    let new: Vec<_> = without_lease(&found, &leases)
+        .into_iter()
+        .map(|shard| Lease::unread(shard.id.clone(), shard.parent.clone()))
+        .collect();
+    if new.is_empty() {
+        discovery.clear_found();
+        return Ok(leases);
+    }
+    for new in new.chunks(MAX_LEASE_REQUESTS) {
+        let created = join_all(new.iter().map(|lease| table.create(stream, lease))).await;
+        created.into_iter().collect::<Result<Vec<()>, _>>()?;
+    }
+    discovery.clear_found();
+    table.list(stream).await
+}
 
-    async fn remove_old(&self, leases: &[Lease], listed_at: Instant) {
-        let (table, stream) = (&self.around.ports.leases, &self.around.stream);
-        let old = removable(leases, &self.observations, listed_at, KEPT);
-        for old in old.chunks(LEASE_REQUESTS) {
-            let removed = old.iter().map(|lease| table.remove(stream, lease));
-            for outcome in join_all(removed).await {
-                if let Err(LeaseError::Unavailable(reason)) = outcome {
-                    tracing::debug!(reason, "an old lease could not be removed");
-                }
+async fn delete_expired(
+    ctx: &ShardContext,
+    liveness: &LeaseLiveness,
+    leases: &[Lease],
+    listed_at: Instant,
+) {
+    let (table, stream) = (&ctx.ports.leases, &ctx.stream);
+    let expired = deletable(leases, liveness, listed_at, KEPT);
+    for expired in expired.chunks(MAX_LEASE_REQUESTS) {
+        let deletions = expired.iter().map(|lease| table.remove(stream, lease));
+        for outcome in join_all(deletions).await {
+            if let Err(LeaseError::Unavailable(reason)) = outcome {
+                tracing::debug!(reason, "expired lease could not be deleted; retrying later");
             }
         }
     }

@@ -1,6 +1,8 @@
-//! Leases: acquires, renews and releases them, and discovers the shards of the stream.
+//! Leases: discovers the stream's shards, and acquires, renews, transfers and releases their
+//! leases (the "lineage", "fencing" and "balance" rules).
 
 pub(crate) mod coordinator;
-pub(crate) mod lease_sync;
-pub(crate) mod shard_consumer;
-pub(crate) mod shard_discovery;
+mod lease_renewer;
+mod lease_sync;
+mod shard_consumer;
+mod shard_discovery;

@@ -1,7 +1,13 @@
-//! Sends events to their queues and marks them in the outbox table.
+//! Publishes dispatched events: sends them to their queues and marks them in the outbox table, or
+//! quarantines them (the "publish → mark → checkpoint" and "error classes" rules).
+//!
+//! ```text
+//! Dispatcher ─commands─▶ Publisher ─▶ SendScheduler ─▶ queue ─▶ Marker ─▶ checkpoint
+//!                            └──────────▶ QuarantineQueue ───────────────────┘
+//! ```
 
 pub(crate) mod dispatcher;
-pub(crate) mod marker;
+mod marker;
 pub(crate) mod publisher;
-pub(crate) mod quarantine_queue;
-pub(crate) mod send_spans;
+mod quarantine_queue;
+mod send_spans;

@@ -1,140 +1,141 @@
-//! Sends and marks events: rules 8, 9 and 10.
+//! Publisher: routes events between the send scheduler, the queues, the marker and the quarantine
+//! queue.
 //!
-//! One task owns the [`Schedule`] and does what it says; requests run beside
-//! it, a bounded number at a time. What comes in is bounded by the room its
-//! readers must take first (G7), so the channel itself needs no bound.
+//! One task owns all of them. Requests run beside it, a bounded number at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::health::publish_history::Sent;
-use crate::engine::health::status::Status;
-use crate::engine::health::table_health::{TableUse, Trouble};
+use super::marker::Marker;
+use super::quarantine_queue::QuarantineQueue;
+use super::send_spans::{BatchSpan, MessageOutcome};
+use crate::engine::health::publish_history::PublishRecord;
+use crate::engine::health::status::EngineStatus;
+use crate::engine::health::table_health::TableOperation;
+use crate::engine::in_flight::{self, Ack};
 use crate::engine::metrics::{RelayMetrics, seconds_between};
-use crate::engine::publish::marker::Marked;
-use crate::engine::publish::quarantine_queue::{Case, Quarantines};
-use crate::engine::publish::send_spans::{BatchSpan, MessageOutcome, Source};
-use crate::engine::shard_state::{self, Ack, Path};
+use crate::engine::publish_command::PublishCommand;
 use crate::engine::{EngineConfig, crash};
 use crate::policy::backoff;
-use crate::policy::error_policy::{self, Verdict};
-use crate::policy::record_classifier::{Event, Rejected};
-use crate::policy::send_scheduler::{Batch, EventRef, Mark, Outgoing, Schedule};
-use crate::ports::{EntryFailure, MarkOutcome, Ports, SendEntry, SendError, TableError};
+use crate::policy::error_policy::{self, ErrorClass};
+use crate::policy::event_source::EventSource;
+use crate::policy::mark_queue::Mark;
+use crate::policy::record_classifier::Rejected;
+use crate::policy::send_scheduler::{Batch, EventRef, Outgoing, SendScheduler};
+use crate::ports::{EntryFailure, Ports, Queue, SendEntry, SendError};
 use crate::routes::QueueRef;
 
-/// Send requests in flight. Enough to hide the round trip of a busy queue.
+/// Maximum number of send requests in flight: enough to hide the round trip of a busy queue.
 const MAX_SENDS: usize = 16;
 
-/// What readers hand over.
-#[derive(Debug)]
-pub(crate) enum Work {
-    Publish {
-        event: Arc<Event>,
-        ack: Ack,
-    },
-    Quarantine {
-        rejected: Rejected,
-        ack: Ack,
-    },
-    /// A shard was closed: forget what waits of it.
-    ForgetClosed,
-}
+/// Maximum number of commands that are taken from the channel at once.
+const MAX_COMMANDS: usize = 1024;
 
-#[derive(Debug)]
 pub(crate) struct Publisher {
-    pub(crate) ports: Ports,
-    pub(crate) config: Arc<EngineConfig>,
-    pub(crate) metrics: RelayMetrics,
-    pub(crate) status: Status,
-    pub(crate) schedule: Schedule<Ack>,
-    pub(crate) marked: Marked,
-    pub(crate) random: fastrand::Rng,
-    pub(crate) stop: CancellationToken,
+    queue: Arc<dyn Queue>,
+    clock: fn() -> Timestamp,
+    metrics: RelayMetrics,
+    status: EngineStatus,
+    scheduler: SendScheduler<Ack>,
+    sends: JoinSet<SendAnswer>,
+    marker: Marker,
+    quarantine: QuarantineQueue,
+    random: fastrand::Rng,
+    stop: CancellationToken,
 }
 
-type SendAnswer = Result<Vec<Result<String, EntryFailure>>, SendError>;
+type SendResult = Result<Vec<Result<String, EntryFailure>>, SendError>;
 
-/// A request that has ended.
-pub(crate) enum Done {
-    Sent {
-        batch: Batch,
-        answer: SendAnswer,
-    },
-    Marked {
-        marks: Vec<Mark>,
-        answer: Result<Vec<MarkOutcome>, TableError>,
-    },
-    Quarantined {
-        case: Case,
-        answer: Result<MarkOutcome, TableError>,
-    },
-}
-
-/// Requests under way.
-pub(crate) struct InFlight {
-    pub(crate) tasks: JoinSet<Done>,
-    sends: usize,
-    pub(crate) marks: usize,
-    mark_trouble: Trouble,
-    pub(crate) quarantines: Quarantines,
-}
-
-impl InFlight {
-    fn new(status: &Status) -> Self {
-        Self {
-            tasks: JoinSet::new(),
-            sends: 0,
-            marks: 0,
-            mark_trouble: status.trouble(TableUse::Mark),
-            quarantines: Quarantines::new(status.trouble(TableUse::Quarantine)),
-        }
-    }
+/// Send request that has ended.
+struct SendAnswer {
+    batch: Batch,
+    result: SendResult,
 }
 
 impl Publisher {
-    /// Works until it is to stop, then finishes what is in flight and
-    /// its marks; what was not sent by then is left to the next owner.
-    pub(crate) async fn run(mut self, mut work: mpsc::UnboundedReceiver<Work>) {
+    pub(crate) fn new(
+        ports: &Ports,
+        config: &EngineConfig,
+        metrics: RelayMetrics,
+        status: EngineStatus,
+        mut random: fastrand::Rng,
+        stop: CancellationToken,
+    ) -> Self {
+        let marker = Marker::new(
+            Arc::clone(&ports.outbox),
+            config.retention,
+            config.clock,
+            metrics.clone(),
+            status.monitor(TableOperation::Mark),
+            random.fork(),
+        );
+        let quarantine = QuarantineQueue::new(
+            Arc::clone(&ports.outbox),
+            config.clock,
+            metrics.clone(),
+            status.clone(),
+            random.fork(),
+        );
+        Self {
+            queue: Arc::clone(&ports.queue),
+            clock: config.clock,
+            metrics,
+            status,
+            scheduler: SendScheduler::default(),
+            sends: JoinSet::new(),
+            marker,
+            quarantine,
+            random,
+            stop,
+        }
+    }
+
+    /// Publishes until the instance stops, then finishes the requests in flight and the marks of
+    /// sent events. Events that were not sent by then are left to the next owner of their shard.
+    pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<PublishCommand>) {
         let stop = self.stop.clone();
-        let mut in_flight = InFlight::new(&self.status);
-        let mut incoming = Vec::new();
-        let mut open = true;
+        let mut received = Vec::new();
+        let mut is_open = true;
         loop {
             let now = Instant::now();
             let stopping = stop.is_cancelled();
             if !stopping {
-                self.start_sends(&mut in_flight, now);
-                self.start_quarantines(&mut in_flight, now);
+                self.start_sends(now);
+                self.quarantine.start_requests(now);
                 self.status
-                    .forget_queues(|queue| self.schedule.is_in_use(queue));
+                    .retain_queues(|queue| self.scheduler.is_in_use(queue));
             }
-            self.start_marks(&mut in_flight, now);
-            if (stopping || !open) && in_flight.tasks.is_empty() && self.schedule.is_settled() {
+            self.marker.start_requests(now);
+            if (stopping || !is_open) && self.is_idle() {
                 return;
             }
-            let sending = !stopping && in_flight.sends < MAX_SENDS;
-            let due = self.schedule.next_due(now, sending);
-            let quarantine_due = in_flight.quarantines.next_due(now).filter(|_| !stopping);
-            let due = due.into_iter().chain(quarantine_due).min();
+            let due = self.next_due(now, stopping);
             tokio::select! {
-                // Answers first: they free what the others wait for. A fixed
+                // Answers come first: they free the capacity that the others wait for. The fixed
                 // order also makes a simulated run repeat exactly.
                 biased;
-                Some(done) = in_flight.tasks.join_next() => match done {
-                    Ok(done) => self.finish(&mut in_flight, done),
-                    Err(error) => crash(error),
-                },
-                count = work.recv_many(&mut incoming, 1024), if open && !stopping => {
-                    open = count > 0;
-                    for work in incoming.drain(..) {
-                        self.accept(&mut in_flight, work);
+                Some(answer) = self.sends.join_next() => self.process(answer),
+                Some(answer) = self.marker.next_answer() => {
+                    for event in self.marker.process(answer, Instant::now()) {
+                        self.scheduler
+                            .record_marked(&event)
+                            .into_iter()
+                            .for_each(Ack::settle);
+                    }
+                }
+                Some(answer) = self.quarantine.next_answer() => {
+                    self.quarantine.process(answer, Instant::now());
+                }
+                count = commands.recv_many(&mut received, MAX_COMMANDS), if is_open && !stopping => {
+                    is_open = count > 0;
+                    for command in received.drain(..) {
+                        self.execute(command);
                     }
                 }
                 () = sleep_until(due) => {}
@@ -143,207 +144,255 @@ impl Publisher {
         }
     }
 
-    fn accept(&mut self, in_flight: &mut InFlight, work: Work) {
-        match work {
-            // The reader looked it up before this process marked it.
-            Work::Publish { event, ack }
-                if ack.path() == Path::Stream && self.marked.contains(&event.key) =>
+    /// Returns `true` if no request is in flight and every sent event is marked.
+    fn is_idle(&self) -> bool {
+        self.sends.is_empty()
+            && self.scheduler.is_idle()
+            && self.marker.is_idle()
+            && self.quarantine.is_idle()
+    }
+
+    /// Returns the next instant at which a delayed request may start. Sends are left out while none
+    /// may start, as an overdue one would be due at once, again and again.
+    fn next_due(&self, now: Instant, stopping: bool) -> Option<Instant> {
+        let may_send = !stopping && self.sends.len() < MAX_SENDS && !self.marker.is_full();
+        let send = self.scheduler.next_due(now).filter(|_| may_send);
+        let quarantine = self.quarantine.next_due(now).filter(|_| !stopping);
+        [send, self.marker.next_due(now), quarantine]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn execute(&mut self, command: PublishCommand) {
+        match command {
+            // The event was marked after it had been looked up.
+            PublishCommand::Publish { event, ack }
+                if matches!(ack.source(), EventSource::Stream { .. })
+                    && self.marker.was_marked(&event.key) =>
             {
-                ack.done();
+                ack.settle();
             }
-            Work::Publish { event, ack } => self.schedule.push(event, ack),
-            Work::Quarantine { rejected, ack } => {
-                self.quarantine(in_flight, rejected, vec![ack], 0);
+            PublishCommand::Publish { event, ack } => self.scheduler.push(event, ack),
+            PublishCommand::Quarantine { rejected, ack } => {
+                self.quarantine.push(rejected, vec![ack], 0);
             }
-            Work::ForgetClosed => {
+            PublishCommand::ForgetClosed => {
                 let now = Instant::now();
-                self.schedule
-                    .forget_lost(|acks| shard_state::permission(acks, now));
-                in_flight.quarantines.forget_lost(now);
+                self.scheduler
+                    .remove_lost(|acks| in_flight::permission(acks, now));
+                self.quarantine.remove_lost(now);
             }
         }
     }
 
-    fn start_sends(&mut self, in_flight: &mut InFlight, now: Instant) {
-        while in_flight.sends < MAX_SENDS {
+    fn start_sends(&mut self, now: Instant) {
+        while self.sends.len() < MAX_SENDS && !self.marker.is_full() {
             let Some(batch) = self
-                .schedule
-                .next_batch(now, |acks| shard_state::permission(acks, now))
+                .scheduler
+                .next_batch(now, |acks| in_flight::permission(acks, now))
             else {
                 return;
             };
-            in_flight.sends += 1;
             let sources = self.sources(&batch);
-            let queue = Arc::clone(&self.ports.queue);
-            in_flight.tasks.spawn(async move {
+            let queue = Arc::clone(&self.queue);
+            let clock = self.clock;
+            self.sends.spawn(async move {
                 let mut span = BatchSpan::start(&batch);
                 let entries: Vec<_> = batch.events.iter().map(entry).collect();
-                let answer = queue.send(&batch.queue, &entries).await;
-                trace(&mut span, &batch, &sources, &answer);
-                Done::Sent { batch, answer }
+                let result = queue.send(&batch.queue, &entries).await;
+                trace(&mut span, &batch, &sources, &result, clock);
+                SendAnswer { batch, result }
             });
         }
     }
 
-    fn sources(&self, batch: &Batch) -> Vec<Option<Source>> {
+    /// Returns the source of each event of a batch.
+    fn sources(&self, batch: &Batch) -> Vec<Option<EventSource>> {
         batch
             .events
             .iter()
-            .map(|out| {
-                self.schedule
-                    .acks(&EventRef::of(&out.event))
-                    .first()
-                    .map(Ack::source)
-            })
+            .map(|outgoing| self.source(&EventRef::of(&outgoing.event)).cloned())
             .collect()
     }
 
-    fn finish(&mut self, in_flight: &mut InFlight, done: Done) {
+    fn source(&self, event: &EventRef) -> Option<&EventSource> {
+        self.scheduler.acks(event).first().map(Ack::source)
+    }
+
+    fn process(&mut self, answer: Result<SendAnswer, JoinError>) {
         let now = Instant::now();
-        match done {
-            Done::Sent { batch, answer } => {
-                in_flight.sends -= 1;
-                match answer {
-                    Ok(answers) => self.batch_answered(in_flight, &batch, answers, now),
-                    Err(error) => self.batch_failed(in_flight, &batch, &error, now),
-                }
-            }
-            Done::Marked { marks, answer } => {
-                in_flight.marks -= 1;
-                self.marks_answered(&mut in_flight.mark_trouble, marks, answer, now);
-            }
-            Done::Quarantined { case, answer } => {
-                self.quarantine_answered(&mut in_flight.quarantines, case, answer, now);
-            }
+        let SendAnswer { batch, result } = match answer {
+            Ok(answer) => answer,
+            Err(error) => return crash(error),
+        };
+        match result {
+            Ok(results) => self.process_entries(&batch, results, now),
+            Err(error) => self.process_failure(&batch, &error, now),
         }
     }
 
-    fn batch_answered(
+    /// Processes the answer of a queue, which has one result for each entry.
+    fn process_entries(
         &mut self,
-        in_flight: &mut InFlight,
         batch: &Batch,
-        answers: Vec<Result<String, EntryFailure>>,
+        results: Vec<Result<String, EntryFailure>>,
         now: Instant,
     ) {
         let missing = || {
             Err(EntryFailure {
                 code: "NoAnswer".to_owned(),
-                message: "the answer does not name the entry".to_owned(),
+                message: "the answer has no result for the entry".to_owned(),
                 sender_fault: false,
             })
         };
-        let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
-        let answers: Vec<_> = answers.take(batch.events.len()).collect();
-        match away(&answers) {
+        let results = results.into_iter().chain(std::iter::repeat_with(missing));
+        let results: Vec<_> = results.take(batch.events.len()).collect();
+        match first_failure_of_outage(&results) {
             Some(failure) => {
                 let reason = format!("{}: {}", failure.code, failure.message);
-                self.status.queue_failed(&batch.queue, reason);
-                self.hold_back(&batch.queue, now);
+                self.status.record_queue_failure(&batch.queue, reason);
+                self.block(&batch.queue, now);
             }
             None => {
-                self.schedule.batch_went_through(&batch.queue);
-                self.status.queue_well(&batch.queue);
+                self.scheduler.record_batch_success(&batch.queue);
+                self.status.record_queue_success(&batch.queue);
             }
         }
-        let wall = (self.config.clock)();
-        for (outgoing, answer) in batch.events.iter().zip(answers) {
-            let event = &outgoing.event;
-            let reference = EventRef::of(event);
-            match answer {
-                Ok(message_id) => {
-                    let lag = event.occurred_at.map(|at| seconds_between(at, wall));
-                    let path = self
-                        .schedule
-                        .acks(&reference)
-                        .first()
-                        .map_or(Path::Stream, Ack::path);
-                    self.metrics
-                        .published(batch.queue.name(), path.as_str(), lag);
-                    self.status.published(Sent::of(event, path, wall));
-                    self.schedule.sent(&reference, message_id, wall);
-                }
-                Err(failure) => match error_policy::of_entry(&failure) {
-                    Verdict::Outage { kind } => {
-                        self.metrics.retried(&kind, 1);
-                        tracing::warn!(
-                            queue = batch.queue.name(),
-                            event_id = event.event_id,
-                            attempt = outgoing.attempt,
-                            code = failure.code,
-                            reason = failure.message,
-                            trace_id = event.trace.trace_id(),
-                            "the queue did not take a message; it is sent again"
-                        );
-                        let attempt = u32::try_from(outgoing.attempt).unwrap_or(u32::MAX);
-                        let until = now + backoff::delay(attempt, self.random.f64());
-                        self.schedule.retry(&reference, Some(until), false);
-                    }
-                    Verdict::Rejected { failure } => {
-                        self.reject(in_flight, outgoing, failure);
-                    }
-                    Verdict::Split => self.schedule.retry(&reference, None, true),
-                },
+        let wall = (self.clock)();
+        for (outgoing, result) in batch.events.iter().zip(results) {
+            match result {
+                Ok(message_id) => self.process_sent(&batch.queue, outgoing, message_id, wall),
+                Err(failure) => self.process_failed_entry(&batch.queue, outgoing, failure, now),
             }
         }
     }
 
-    /// Nothing goes to the queue for a while, then one batch to find out.
-    fn hold_back(&mut self, queue: &QueueRef, now: Instant) {
+    /// Processes an event that the queue accepted: it must be marked.
+    fn process_sent(
+        &mut self,
+        queue: &QueueRef,
+        outgoing: &Outgoing,
+        message_id: String,
+        wall: Timestamp,
+    ) {
+        let event = &outgoing.event;
+        let reference = EventRef::of(event);
+        let lag = event.occurred_at.map(|at| seconds_between(at, wall));
+        let path = self.source(&reference).map_or("stream", EventSource::path);
+        self.metrics.record_published(queue.name(), path, lag);
+        let record = PublishRecord::of(event, path, wall);
+        self.status.record_published(record);
+        if self.scheduler.record_sent(&reference) {
+            self.marker.push(Mark {
+                event: reference,
+                key: event.key.clone(),
+                message_id,
+                sent_at: wall,
+            });
+        }
+    }
+
+    fn process_failed_entry(
+        &mut self,
+        queue: &QueueRef,
+        outgoing: &Outgoing,
+        failure: EntryFailure,
+        now: Instant,
+    ) {
+        let event = &outgoing.event;
+        let reference = EventRef::of(event);
+        match error_policy::of_entry(&failure) {
+            ErrorClass::Outage { kind } => {
+                self.metrics.record_retries(&kind, 1);
+                let attempt = u32::try_from(outgoing.attempt).unwrap_or(u32::MAX);
+                let delay = backoff::delay(attempt, self.random.f64());
+                tracing::warn!(
+                    queue = queue.name(),
+                    event_id = event.event_id,
+                    attempt = outgoing.attempt,
+                    code = failure.code,
+                    reason = failure.message,
+                    trace_id = event.trace.trace_id(),
+                    "send of a message failed; retrying in {} ms",
+                    delay.as_millis()
+                );
+                self.scheduler.retry(&reference, Some(now + delay), false);
+            }
+            ErrorClass::Rejected { failure } => self.quarantine(outgoing, failure),
+            ErrorClass::Split => self.scheduler.retry(&reference, None, true),
+        }
+    }
+
+    /// Blocks a queue for a delay; one batch then probes it.
+    fn block(&mut self, queue: &QueueRef, now: Instant) {
         let random = &mut self.random;
-        self.schedule.batch_failed(queue, now, |failures| {
+        self.scheduler.record_batch_failure(queue, now, |failures| {
             backoff::delay(failures, random.f64())
         });
     }
 
-    fn batch_failed(
-        &mut self,
-        in_flight: &mut InFlight,
-        batch: &Batch,
-        error: &SendError,
-        now: Instant,
-    ) {
+    /// Processes the failure of a whole request.
+    fn process_failure(&mut self, batch: &Batch, error: &SendError, now: Instant) {
         match error_policy::of_batch(error, batch.events.len()) {
-            Verdict::Outage { kind } => {
+            ErrorClass::Outage { kind } => {
                 let count = batch.events.len();
-                self.metrics.retried(&kind, count as u64);
+                self.metrics.record_retries(&kind, count as u64);
                 tracing::warn!(
                     queue = batch.queue.as_str(),
                     kind,
                     count,
                     %error,
-                    "the queue does not take messages; they are sent again"
+                    "send failed; retrying until the queue accepts messages"
                 );
-                self.status.queue_failed(&batch.queue, error.to_string());
-                for outgoing in &batch.events {
-                    self.schedule
-                        .retry(&EventRef::of(&outgoing.event), None, false);
-                }
-                self.hold_back(&batch.queue, now);
+                self.status
+                    .record_queue_failure(&batch.queue, error.to_string());
+                self.retry_all(batch, false);
+                self.block(&batch.queue, now);
             }
-            Verdict::Split => {
-                self.schedule.batch_went_through(&batch.queue);
-                for outgoing in &batch.events {
-                    self.schedule
-                        .retry(&EventRef::of(&outgoing.event), None, true);
-                }
+            ErrorClass::Split => {
+                self.scheduler.record_batch_success(&batch.queue);
+                self.retry_all(batch, true);
             }
-            Verdict::Rejected { failure } => {
-                self.schedule.batch_went_through(&batch.queue);
+            ErrorClass::Rejected { failure } => {
+                self.scheduler.record_batch_success(&batch.queue);
                 for outgoing in &batch.events {
-                    self.reject(in_flight, outgoing, failure.clone());
+                    self.quarantine(outgoing, failure.clone());
                 }
             }
         }
     }
+
+    fn retry_all(&mut self, batch: &Batch, isolated: bool) {
+        for outgoing in &batch.events {
+            self.scheduler
+                .retry(&EventRef::of(&outgoing.event), None, isolated);
+        }
+    }
+
+    /// Quarantines an event whose message the queue rejects.
+    fn quarantine(&mut self, outgoing: &Outgoing, failure: String) {
+        let event = &outgoing.event;
+        let acks = self.scheduler.remove_rejected(&EventRef::of(event));
+        let rejected = Rejected {
+            key: event.key.clone(),
+            reason: "refused_by_queue",
+            failure,
+            trace_id: event.trace.trace_id(),
+        };
+        self.quarantine.push(rejected, acks, outgoing.attempt);
+    }
 }
 
-/// Why the queue is as good as away, when it answers and takes nothing.
-fn away(answers: &[Result<String, EntryFailure>]) -> Option<&EntryFailure> {
-    let is_outage =
-        |failure: &&EntryFailure| matches!(error_policy::of_entry(failure), Verdict::Outage { .. });
-    let failures: Option<Vec<_>> = answers
+/// Returns the first failure if the queue accepted no entry of the batch and none is at fault; that
+/// is treated as an outage of the queue.
+fn first_failure_of_outage(results: &[Result<String, EntryFailure>]) -> Option<&EntryFailure> {
+    let is_outage = |failure: &&EntryFailure| {
+        matches!(error_policy::of_entry(failure), ErrorClass::Outage { .. })
+    };
+    let failures: Option<Vec<_>> = results
         .iter()
-        .map(|answer| answer.as_ref().err().filter(is_outage))
+        .map(|result| result.as_ref().err().filter(is_outage))
         .collect();
     failures?.first().copied()
 }
@@ -356,15 +405,21 @@ fn entry(outgoing: &Outgoing) -> SendEntry<'_> {
     }
 }
 
-/// Messages get their span when their fate is known. Those of a request that
-/// failed as a whole do not: an outage would fill every trace with them.
-fn trace(span: &mut BatchSpan, batch: &Batch, sources: &[Option<Source>], answer: &SendAnswer) {
-    match answer {
-        Ok(answers) => {
-            let wall = Timestamp::now();
-            let messages = batch.events.iter().zip(answers).zip(sources);
-            for (n, ((outgoing, answer), source)) in messages.enumerate() {
-                let outcome = match answer {
+/// Ends the spans of a send. A message gets its span when its outcome is known. The messages of a
+/// request that failed as a whole get none: an outage would fill every trace with them.
+fn trace(
+    span: &mut BatchSpan,
+    batch: &Batch,
+    sources: &[Option<EventSource>],
+    result: &SendResult,
+    clock: fn() -> Timestamp,
+) {
+    match result {
+        Ok(results) => {
+            let wall = clock();
+            let messages = batch.events.iter().zip(results).zip(sources);
+            for (n, ((outgoing, result), source)) in messages.enumerate() {
+                let outcome = match result {
                     Ok(message_id) => MessageOutcome::Sent {
                         message_id,
                         lag_ms: outgoing
@@ -388,7 +443,7 @@ fn trace(span: &mut BatchSpan, batch: &Batch, sources: &[Option<Source>], answer
 async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
-        // Something else will happen first.
+        // Another branch of the select ends first.
         None => tokio::time::sleep(Duration::from_secs(3600)).await,
     }
 }

@@ -1,194 +1,168 @@
-//! Quarantines the events that can never be sent as they are.
+//! Quarantine queue: quarantines events that can never be sent.
 //!
-//! They wait in line, with a few requests in flight: a producer of nothing but
-//! bad events must not take up the connections that good ones need.
+//! Few requests are in flight at a time: a producer that writes only invalid events must not use
+//! up the connections that valid ones need.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
+use outbox::timestamp::Timestamp;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::engine::health::table_health::Trouble;
-use crate::engine::publish::publisher::{Done, InFlight, Publisher};
-use crate::engine::shard_state::{self, Ack};
+use crate::engine::crash;
+use crate::engine::health::status::EngineStatus;
+use crate::engine::health::table_health::{OperationMonitor, TableOperation};
+use crate::engine::in_flight::{self, Ack};
+use crate::engine::metrics::RelayMetrics;
 use crate::policy::backoff;
+use crate::policy::circuit_breaker::CircuitBreaker;
 use crate::policy::record_classifier::Rejected;
-use crate::policy::send_scheduler::{EventRef, Outgoing, Permission};
-use crate::ports::{MarkOutcome, Quarantine, TableError};
+use crate::policy::send_scheduler::Permission;
+use crate::ports::{MarkOutcome, OutboxTable, Quarantine, TableError};
 
-/// Requests in flight.
+/// Maximum number of requests in flight.
 const MAX_REQUESTS: usize = 16;
 
-/// An event to be quarantined, and what waits for it.
+/// Event to be quarantined, and the acknowledgements that wait for it.
 #[derive(Debug)]
-pub(crate) struct Case {
-    pub(crate) request: Quarantine,
-    pub(crate) rejected: Rejected,
-    pub(crate) acks: Vec<Ack>,
+struct QuarantineEntry {
+    request: Quarantine,
+    rejected: Rejected,
+    acks: Vec<Ack>,
 }
 
-/// The line. Its length is bounded by the room that each of its events takes.
-#[derive(Debug)]
-pub(crate) struct Quarantines {
-    waiting: VecDeque<Case>,
-    in_flight: usize,
-    /// Failures in a row.
-    failures: u32,
-    blocked_until: Option<Instant>,
-    trouble: Trouble,
+/// Owns the events that wait for quarantine and the requests that write it. Its length is bounded
+/// by the buffer budget that each of its events holds.
+pub(crate) struct QuarantineQueue {
+    table: Arc<dyn OutboxTable>,
+    clock: fn() -> Timestamp,
+    metrics: RelayMetrics,
+    status: EngineStatus,
+    monitor: OperationMonitor,
+    random: fastrand::Rng,
+    waiting: VecDeque<QuarantineEntry>,
+    breaker: CircuitBreaker,
+    requests: JoinSet<QuarantineAnswer>,
 }
 
-impl Quarantines {
-    pub(crate) fn new(trouble: Trouble) -> Self {
+/// Request that has ended.
+pub(crate) struct QuarantineAnswer {
+    entry: QuarantineEntry,
+    answer: Result<MarkOutcome, TableError>,
+}
+
+impl QuarantineQueue {
+    pub(crate) fn new(
+        table: Arc<dyn OutboxTable>,
+        clock: fn() -> Timestamp,
+        metrics: RelayMetrics,
+        status: EngineStatus,
+        random: fastrand::Rng,
+    ) -> Self {
         Self {
+            table,
+            clock,
+            metrics,
+            monitor: status.monitor(TableOperation::Quarantine),
+            status,
+            random,
             waiting: VecDeque::new(),
-            in_flight: 0,
-            failures: 0,
-            blocked_until: None,
-            trouble,
+            breaker: CircuitBreaker::new(MAX_REQUESTS, 1),
+            requests: JoinSet::new(),
         }
     }
 
-    pub(crate) fn push(&mut self, case: Case) {
-        self.waiting.push_back(case);
-    }
-
-    /// The next to ask for; it must be answered with
-    /// [`Quarantines::went_through`] or [`Quarantines::failed`].
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Case> {
-        let blocked = self.blocked_until.is_some_and(|until| now < until);
-        // While the table is away, one request finds out whether it is back.
-        let most = if self.failures > 0 { 1 } else { MAX_REQUESTS };
-        if blocked || self.in_flight >= most {
-            return None;
-        }
-        while let Some(case) = self.waiting.pop_front() {
-            if shard_state::permission(&case.acks, now) != Permission::Never {
-                self.in_flight += 1;
-                return Some(case);
-            }
-        }
-        if self.in_flight == 0 {
-            self.trouble.over();
-        }
-        None
-    }
-
-    pub(crate) fn went_through(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.failures = 0;
-        self.blocked_until = None;
-        self.trouble.over();
-    }
-
-    /// Tried again after `delay`, which is given the number of failures in a
-    /// row.
-    pub(crate) fn failed(
-        &mut self,
-        case: Case,
-        reason: String,
-        now: Instant,
-        delay: impl FnOnce(u32) -> Duration,
-    ) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.failures = self.failures.saturating_add(1);
-        self.blocked_until = Some(now + delay(self.failures));
-        self.trouble.because(reason, now);
-        self.waiting.push_front(case);
-    }
-
-    /// Forgets what was read from shards that are closed: their next owner
-    /// reads it again.
-    pub(crate) fn forget_lost(&mut self, now: Instant) {
-        self.waiting
-            .retain(|case| shard_state::permission(&case.acks, now) != Permission::Never);
-    }
-
-    /// When to go on after a failure.
-    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
-        self.blocked_until.filter(|until| *until > now)
-    }
-}
-
-impl Publisher {
-    /// The queue says that it will never take the message.
-    pub(crate) fn reject(
-        &mut self,
-        in_flight: &mut InFlight,
-        outgoing: &Outgoing,
-        failure: String,
-    ) {
-        let event = &outgoing.event;
-        let acks = self.schedule.rejected(&EventRef::of(event));
-        let rejected = Rejected {
-            key: event.key.clone(),
-            reason: "refused_by_queue",
-            failure,
-            trace_id: event.trace.trace_id(),
-        };
-        self.quarantine(in_flight, rejected, acks, outgoing.attempt);
-    }
-
-    /// `attempts`: how often it was sent in vain.
-    pub(crate) fn quarantine(
-        &mut self,
-        in_flight: &mut InFlight,
-        rejected: Rejected,
-        acks: Vec<Ack>,
-        attempts: u64,
-    ) {
+    /// Adds an event. `attempts` is the number of its failed sends.
+    pub(crate) fn push(&mut self, rejected: Rejected, acks: Vec<Ack>, attempts: u64) {
         let request = Quarantine {
             key: rejected.key.clone(),
-            failed_at: (self.config.clock)(),
+            failed_at: (self.clock)(),
             failure: rejected.failure.clone(),
             attempts,
         };
-        in_flight.quarantines.push(Case {
+        self.waiting.push_back(QuarantineEntry {
             request,
             rejected,
             acks,
         });
     }
 
-    pub(crate) fn start_quarantines(&mut self, in_flight: &mut InFlight, now: Instant) {
-        while let Some(case) = in_flight.quarantines.next(now) {
-            let outbox = Arc::clone(&self.ports.outbox);
-            in_flight.tasks.spawn(async move {
-                let answer = outbox.quarantine(&case.request).await;
-                Done::Quarantined { case, answer }
+    /// Returns `true` if no request is in flight. Waiting events do not count: a stop does not
+    /// wait for a table that is unavailable.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Returns the end of the current delay, if it is later than `now`.
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.breaker.blocked_until(now)
+    }
+
+    /// Forgets events of closed shards: the next owner reads them again.
+    pub(crate) fn remove_lost(&mut self, now: Instant) {
+        self.waiting
+            .retain(|entry| in_flight::permission(&entry.acks, now) != Permission::Never);
+    }
+
+    /// Starts the requests that are possible now.
+    pub(crate) fn start_requests(&mut self, now: Instant) {
+        while self.breaker.allows(now) {
+            let Some(entry) = self.waiting.pop_front() else {
+                if self.breaker.in_flight() == 0 {
+                    self.monitor.record_success();
+                }
+                return;
+            };
+            if in_flight::permission(&entry.acks, now) == Permission::Never {
+                continue;
+            }
+            self.breaker.record_start();
+            let table = Arc::clone(&self.table);
+            self.requests.spawn(async move {
+                let answer = table.quarantine(&entry.request).await;
+                QuarantineAnswer { entry, answer }
             });
         }
     }
 
-    /// Tried until it is written, as the checkpoint waits for it; but a stop
-    /// does not wait for a table that is away.
-    pub(crate) fn quarantine_answered(
-        &mut self,
-        quarantines: &mut Quarantines,
-        case: Case,
-        answer: Result<MarkOutcome, TableError>,
-        now: Instant,
-    ) {
-        let outcome = match answer {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.metrics.retried("quarantine", 1);
-                tracing::warn!(%error, "an event could not be quarantined; trying again");
-                let random = &mut self.random;
-                quarantines.failed(case, error.to_string(), now, |failures| {
-                    backoff::delay(failures, random.f64())
-                });
-                return;
-            }
+    /// Waits for the end of a request; returns `None` if none is in flight.
+    pub(crate) async fn next_answer(&mut self) -> Option<Result<QuarantineAnswer, JoinError>> {
+        self.requests.join_next().await
+    }
+
+    /// Processes the end of a request: settles the event, or retries it. It is retried until it is
+    /// written, as the checkpoint waits for it.
+    pub(crate) fn process(&mut self, answer: Result<QuarantineAnswer, JoinError>, now: Instant) {
+        let QuarantineAnswer { entry, answer } = match answer {
+            Ok(answer) => answer,
+            Err(error) => return crash(error),
         };
-        quarantines.went_through();
-        let rejected = case.rejected;
+        match answer {
+            Ok(outcome) => {
+                self.breaker.record_success();
+                self.monitor.record_success();
+                self.report(&entry.rejected, outcome);
+                entry.acks.into_iter().for_each(Ack::settle);
+            }
+            Err(error) => {
+                self.metrics.record_retries("quarantine", 1);
+                tracing::warn!(%error, "event could not be quarantined; retrying");
+                self.monitor.record_failure(error.to_string(), now);
+                let random = &mut self.random;
+                self.breaker
+                    .record_failure(now, |failures| backoff::delay(failures, random.f64()));
+                self.waiting.push_front(entry);
+            }
+        }
+    }
+
+    fn report(&self, rejected: &Rejected, outcome: MarkOutcome) {
         let (aggregate_id, sequence) = (&rejected.key.aggregate_id, &rejected.key.sequence);
         match outcome {
             MarkOutcome::Marked => {
-                self.metrics.quarantined(rejected.reason);
-                self.status.quarantined((self.config.clock)());
+                self.metrics.record_quarantined(rejected.reason);
+                self.status.record_quarantined((self.clock)());
                 tracing::error!(
                     aggregate_id,
                     sequence,
@@ -204,16 +178,15 @@ impl Publisher {
                 reason = rejected.reason,
                 failure = rejected.failure,
                 trace_id = rejected.trace_id,
-                "an event can never be sent as it is, and its item can not be written"
+                "event can never be sent as it is, and its item cannot be updated; it stays PENDING"
             ),
-            // Read again, most often.
+            // Usually the event was read a second time.
             MarkOutcome::NotPending | MarkOutcome::TryAgain => tracing::info!(
                 aggregate_id,
                 sequence,
                 reason = rejected.reason,
-                "an event that can never be sent as it is was settled already"
+                "event that can never be sent as it is was already settled"
             ),
         }
-        case.acks.into_iter().for_each(Ack::done);
     }
 }

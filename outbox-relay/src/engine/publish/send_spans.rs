@@ -1,30 +1,31 @@
-//! The spans of a send: one CLIENT span for the request, linked to every
-//! message's creation context, and one CLIENT span per message, a child of
-//! that context, so that it stands in the order's own trace.
+//! Spans of a send: one CLIENT span for the request, linked to every message's creation context,
+//! and one CLIENT span per message, a child of that context, so that it is part of the event's own
+//! trace (the "one trace" guarantee).
 //!
-//! OpenTelemetry's API is used directly: parents are remote, and a span that
-//! is not sampled costs nothing but its id. A request is traced when one of its
-//! messages is, whatever the sampler says of new traces: else a caller that
-//! samples one order in a hundred would get the spans of every request.
+//! OpenTelemetry's API is used directly: parents are remote, and a span that is not sampled costs
+//! only its id. A request is traced if one of its messages is, whatever the sampler decides for new
+//! traces: otherwise a caller that samples one order in a hundred would get the spans of every
+//! request.
 
 use std::time::SystemTime;
 
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 
-use crate::engine::shard_state::Path;
+use crate::policy::event_source::EventSource;
 use crate::policy::send_scheduler::{Batch, Outgoing};
 
-/// A request that is under way.
+/// Spans of a request in flight.
 pub(crate) struct BatchSpan {
-    /// `None` when no message of it is traced.
+    /// `None` if none of its messages is traced.
     span: Option<global::BoxedSpan>,
-    /// The messages' creation contexts, in the batch's order.
+    /// Creation contexts of the messages, in the order of the batch.
     created: Vec<Context>,
+    /// By the clock of the OpenTelemetry SDK, which also sets the end.
     started: SystemTime,
 }
 
-/// How one message fared.
+/// Outcome of the send of one message.
 pub(crate) enum MessageOutcome<'a> {
     Sent {
         message_id: &'a str,
@@ -33,14 +34,6 @@ pub(crate) enum MessageOutcome<'a> {
     Failed {
         kind: &'a str,
     },
-}
-
-/// Where an event came from, for its span.
-#[derive(Clone, Debug)]
-pub(crate) struct Source {
-    pub(crate) path: Path,
-    /// Shard and position, when it came from the stream.
-    pub(crate) record: Option<(String, String)>,
 }
 
 fn tracer() -> global::BoxedTracer {
@@ -61,23 +54,23 @@ impl BatchSpan {
         Self {
             span,
             created,
-            started: SystemTime::now(),
+            started: opentelemetry::time::now(),
         }
     }
 
-    /// The request as a whole failed.
+    /// Records that the request as a whole failed.
     pub(crate) fn fail(&mut self, kind: &str) {
         if let Some(span) = &mut self.span {
             failed(span, kind);
         }
     }
 
-    /// The span of the `n`-th message of the batch, linked to its request's.
+    /// Records the span of the `n`-th message of the batch, linked to that of the request.
     pub(crate) fn message(
         &self,
         batch: &Batch,
         n: usize,
-        source: Option<&Source>,
+        source: Option<&EventSource>,
         outcome: &MessageOutcome<'_>,
     ) {
         let (Some(outgoing), Some(created)) = (batch.events.get(n), self.created.get(n)) else {
@@ -103,8 +96,8 @@ impl BatchSpan {
     }
 }
 
-/// Whether the caller wants this trace; without one there is nobody to ask,
-/// and the sampler decides.
+/// Returns `true` if the writer of the event samples its trace. Without a trace the sampler
+/// decides.
 fn is_traced(created: &Context) -> bool {
     let span = created.span();
     let context = span.span_context();
@@ -116,7 +109,7 @@ fn request_span(batch: &Batch, created: &[Context]) -> global::BoxedSpan {
     let mut span = tracer()
         .span_builder(format!("SendMessageBatch {queue}"))
         .with_kind(SpanKind::Client)
-        // Not part of whatever trace happens to be current.
+        // It has no parent, even if a trace is current.
         .start_with_context(&tracer(), &Context::new());
     if !span.is_recording() {
         return span;
@@ -141,7 +134,7 @@ fn request_span(batch: &Batch, created: &[Context]) -> global::BoxedSpan {
 fn message_attributes(
     queue: &str,
     outgoing: &Outgoing,
-    source: Option<&Source>,
+    source: Option<&EventSource>,
     outcome: &MessageOutcome<'_>,
 ) -> Vec<KeyValue> {
     let event = &outgoing.event;
@@ -160,12 +153,12 @@ fn message_attributes(
         attributes.push(KeyValue::new("outbox.replay", replay));
     }
     if let Some(source) = source {
-        attributes.push(KeyValue::new("outbox.path", source.path.as_str()));
-        if let Some((shard, position)) = &source.record {
-            attributes.push(KeyValue::new("outbox.shard_id", shard.clone()));
+        attributes.push(KeyValue::new("outbox.path", source.path()));
+        if let EventSource::Stream { shard, position } = source {
+            attributes.push(KeyValue::new("outbox.shard_id", shard.to_string()));
             attributes.push(KeyValue::new(
                 "outbox.stream_sequence_number",
-                position.clone(),
+                position.to_string(),
             ));
         }
     }

@@ -1,3 +1,15 @@
-//! Reads one shard and passes its events on in order.
+//! Pipeline of one shard: a record passes every stage once.
+//!
+//! ```text
+//! ShardReader ─pages▶ RecordClassifier ─▶ TakeoverFilter ─▶ SequenceGate ─▶ Dispatcher
+//!                                              ▲                │
+//!                                              └────waiting─────┘ (until the next page)
+//! ```
+//!
+//! [`record_pipeline`] connects the stages. The dispatcher passes events to the publisher.
 
-pub(crate) mod shard_reader;
+mod read_event;
+pub(crate) mod record_pipeline;
+pub(crate) mod sequence_gate;
+mod shard_reader;
+mod takeover_filter;

@@ -1,70 +1,74 @@
-//! The events of one aggregate, one of which at most is being sent.
+//! Events of one aggregate, of which at most one is being sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use outbox::timestamp::Timestamp;
 
 use crate::policy::record_classifier::Event;
 
 #[derive(Debug)]
 pub(super) struct Aggregate<A> {
-    pub(super) events: BTreeMap<u64, Slot<A>>,
-    pub(super) turn: Turn,
+    /// By sequence.
+    pub(super) events: BTreeMap<u64, ScheduledEvent<A>>,
+    pub(super) state: AggregateState,
 }
 
-/// Whose turn it is in an aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Nothing waits.
+pub(super) enum AggregateState {
+    /// No event is waiting.
     Idle,
-    /// Stands in its lane, or among the delayed.
+    /// Ready in a queue, or delayed after a failure.
     Queued,
     /// One event is being sent.
     Sending,
 }
 
 #[derive(Debug)]
-pub(super) struct Slot<A> {
+pub(super) struct ScheduledEvent<A> {
     pub(super) event: Arc<Event>,
     pub(super) acks: Vec<A>,
-    pub(super) state: State,
-    /// Sends that were tried so far.
+    pub(super) state: EventState,
+    /// Number of sends so far.
     pub(super) attempts: u64,
-    /// Its batch was refused without saying why: it is sent by itself.
-    pub(super) alone: bool,
+    /// Its batch was refused without naming the entry at fault, so it is sent in a batch of its
+    /// own.
+    pub(super) isolated: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum State {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EventState {
     Waiting,
     Sending,
-    Sent { message_id: String, at: Timestamp },
+    /// In its queue and not yet marked.
+    Sent,
 }
 
 impl<A> Aggregate<A> {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             events: BTreeMap::new(),
-            turn: Turn::Idle,
+            state: AggregateState::Idle,
         }
     }
 
-    /// The same event read twice is kept once, with both acknowledgements.
+    /// Adds an event. An event that was read twice is kept once, with both acknowledgements.
     pub(super) fn push(&mut self, event: Arc<Event>, ack: A) {
-        let slot = self.events.entry(event.sequence).or_insert_with(|| Slot {
-            event,
-            acks: Vec::new(),
-            state: State::Waiting,
-            attempts: 0,
-            alone: false,
-        });
-        slot.acks.push(ack);
+        let scheduled = self
+            .events
+            .entry(event.sequence)
+            .or_insert_with(|| ScheduledEvent {
+                event,
+                acks: Vec::new(),
+                state: EventState::Waiting,
+                attempts: 0,
+                isolated: false,
+            });
+        scheduled.acks.push(ack);
     }
 
-    pub(super) fn first_waiting(&mut self) -> Option<&mut Slot<A>> {
+    /// Returns the waiting event with the lowest sequence.
+    pub(super) fn first_waiting(&mut self) -> Option<&mut ScheduledEvent<A>> {
         self.events
             .values_mut()
-            .find(|slot| slot.state == State::Waiting)
+            .find(|scheduled| scheduled.state == EventState::Waiting)
     }
 }

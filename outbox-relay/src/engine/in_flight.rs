@@ -1,0 +1,90 @@
+//! Events in flight: dispatched and not yet settled.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::shard_state::ShardState;
+use crate::policy::checkpoint_tracker::RecordNumber;
+use crate::policy::event_source::EventSource;
+use crate::policy::send_scheduler::Permission;
+use crate::ports::{EventKey, SequenceNumber};
+
+/// Stream record of an event.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordRef {
+    pub(crate) number: RecordNumber,
+    pub(crate) position: SequenceNumber,
+}
+
+/// Acknowledgement of one event in flight. It holds the event's share of the buffer budget until
+/// it is settled or dropped; dropping it forgets the event, which its next reader reads again.
+#[derive(Debug)]
+pub(crate) struct Ack {
+    shard: Arc<ShardState>,
+    source: EventSource,
+    /// Record that settling it settles; `None` for an event that was read from the table.
+    record: Option<RecordNumber>,
+    /// Key of an event that was read from the table.
+    table_key: Option<EventKey>,
+    _budget: OwnedSemaphorePermit,
+}
+
+impl Ack {
+    /// Records that an event of `shard` is in flight. `record` is `None` if it was read from the
+    /// table.
+    pub(crate) fn new(
+        shard: &Arc<ShardState>,
+        key: &EventKey,
+        record: Option<RecordRef>,
+        budget: OwnedSemaphorePermit,
+    ) -> Self {
+        let table_key = record.is_none().then(|| key.clone());
+        shard.begin_flight(table_key.as_ref());
+        let (source, record) = match record {
+            Some(RecordRef { number, position }) => {
+                let shard = shard.id.clone();
+                (EventSource::Stream { shard, position }, Some(number))
+            }
+            None => (EventSource::Table, None),
+        };
+        Self {
+            shard: Arc::clone(shard),
+            source,
+            record,
+            table_key,
+            _budget: budget,
+        }
+    }
+
+    pub(crate) const fn source(&self) -> &EventSource {
+        &self.source
+    }
+
+    /// Settles the event: it is published and marked, quarantined, or was settled before.
+    pub(crate) fn settle(self) {
+        if let Some(number) = self.record {
+            self.shard.tracker().settle(number);
+        }
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        self.shard.end_flight(self.table_key.as_ref());
+    }
+}
+
+/// Returns the permission to send an event with these acknowledgements: the most permissive one,
+/// since an event that was read from two shards may be sent by the lease of either.
+pub(crate) fn permission(acks: &[Ack], now: Instant) -> Permission {
+    acks.iter()
+        .map(|ack| ack.shard.permission(now))
+        .reduce(|one, other| match (one, other) {
+            (Permission::Send, _) | (_, Permission::Send) => Permission::Send,
+            (Permission::Later(at), _) | (_, Permission::Later(at)) => Permission::Later(at),
+            (Permission::Never, Permission::Never) => Permission::Never,
+        })
+        .unwrap_or(Permission::Never)
+}

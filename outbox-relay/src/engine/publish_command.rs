@@ -1,0 +1,18 @@
+//! Commands from the shards and the sweeper to the publisher.
+
+use std::sync::Arc;
+
+use super::in_flight::Ack;
+use crate::policy::record_classifier::{Event, Rejected};
+
+/// Command to the publisher. Its events are bounded by the buffer budget that their
+/// acknowledgements hold, so the channel itself needs no bound.
+#[derive(Debug)]
+pub(crate) enum PublishCommand {
+    /// Send the event, then mark it.
+    Publish { event: Arc<Event>, ack: Ack },
+    /// Quarantine an event that can never be sent.
+    Quarantine { rejected: Rejected, ack: Ack },
+    /// Forget the waiting events of closed shards.
+    ForgetClosed,
+}

@@ -1,0 +1,237 @@
+//! Sequence gate: dispatches the events of each aggregate in the order of `sequence` (the
+//! "per-aggregate order" rule).
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox::item::attribute;
+
+use super::read_event::ReadEvent;
+use super::takeover_filter::CheckedEvents;
+use crate::engine::buffer_budget::EVENT_OVERHEAD;
+use crate::engine::context::ShardContext;
+use crate::engine::in_flight::RecordRef;
+use crate::engine::outbox_reader::{EventStatuses, OutboxReader};
+use crate::engine::publish::dispatcher::Dispatcher;
+use crate::engine::shard_state::ShardState;
+use crate::policy::record_classifier::{Classified, Event, Rejected, classify};
+use crate::policy::sequence_tracker::SequenceTracker;
+use crate::ports::{Change, EventKey, Item};
+
+/// Minimum time and minimum number of reads for which an event waits for a predecessor that is
+/// pending and has not been read. Time alone proves nothing after the process was suspended.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAITED_READS: u32 = 20;
+
+/// Gate of one shard, or of one pass of the sweeper.
+pub(crate) struct SequenceGate {
+    ctx: ShardContext,
+    outbox: OutboxReader,
+    dispatcher: Dispatcher,
+    sequences: SequenceTracker,
+}
+
+impl SequenceGate {
+    pub(crate) fn new(ctx: &ShardContext, shard: &Arc<ShardState>, random: fastrand::Rng) -> Self {
+        Self {
+            outbox: OutboxReader::new(Arc::clone(&ctx.ports.outbox), ctx.status.clone(), random),
+            dispatcher: Dispatcher {
+                shard: Arc::clone(shard),
+                status: ctx.status.clone(),
+                budget: ctx.budget.clone(),
+                commands: ctx.commands.clone(),
+            },
+            sequences: SequenceTracker::default(),
+            ctx: ctx.clone(),
+        }
+    }
+
+    /// Passes an event that can never be sent; it has no place in the order.
+    pub(super) async fn dispatch_rejected(&self, rejected: Rejected, record: RecordRef) {
+        self.dispatcher
+            .dispatch_rejected(rejected, Some(record))
+            .await;
+    }
+
+    /// Dispatches the events of a page whose predecessor is dispatched or settled, and settles
+    /// those that are settled in the table already. Returns the events that wait for a predecessor.
+    pub(super) async fn admit(&mut self, checked: CheckedEvents) -> Vec<ReadEvent> {
+        let CheckedEvents {
+            mut events,
+            mut statuses,
+        } = checked;
+        events.sort_by_key(|read| read.event.sequence);
+        let keys = self.keys_to_look_up(&events, &statuses);
+        statuses.extend(self.outbox.statuses(keys).await);
+        let max_waiting_bytes =
+            self.ctx.config.max_waiting_bytes() / self.ctx.status.shards_held().max(1);
+        let mut waiting_bytes = 0;
+        let mut waiting = Vec::new();
+        let mut settled = 0;
+        for mut read in events {
+            let key = &read.event.key;
+            let (id, sequence) = (&key.aggregate_id, read.event.sequence);
+            if !self.may_follow(&read.event, &statuses) {
+                if !statuses.is_not_pending(&predecessor(&read.event)) {
+                    read.waited_reads += 1;
+                    waiting_bytes += read.event.message.size() + EVENT_OVERHEAD;
+                    let may_wait =
+                        read.waited_reads < MAX_WAITED_READS || read.read_at.elapsed() < MAX_WAIT;
+                    if may_wait && waiting_bytes <= max_waiting_bytes {
+                        waiting.push(read);
+                        continue;
+                    }
+                }
+                let count = self.dispatch_earlier(&read.event).await;
+                if count > 0 {
+                    tracing::warn!(
+                        shard = %self.dispatcher.shard.id,
+                        event_id = read.event.event_id,
+                        count,
+                        "earlier events of the aggregate were pending and had not been read; they are published from the table"
+                    );
+                }
+            }
+            let was_looked_up = read.in_takeover_window || self.sequences.is_repeat(id, sequence);
+            self.sequences.record_dispatched(id, sequence);
+            if was_looked_up && statuses.is_settled(key) {
+                settled += 1;
+                self.dispatcher.shard.tracker().settle(read.record.number);
+                continue;
+            }
+            self.dispatcher
+                .dispatch(read.event, Some(read.record))
+                .await;
+        }
+        if settled > 0 {
+            self.ctx.metrics.record_skipped("already_settled", settled);
+            tracing::info!(
+                shard = %self.dispatcher.shard.id,
+                count = settled,
+                "events that were already settled are skipped"
+            );
+        }
+        waiting
+    }
+
+    /// Dispatches events that were read from the table and are pending according to `statuses`.
+    /// Returns the number of dispatched events, including earlier ones of the same aggregates.
+    pub(crate) async fn admit_pending(
+        &mut self,
+        mut events: Vec<Arc<Event>>,
+        rejected: Vec<Rejected>,
+    ) -> usize {
+        events.sort_by_key(|event| event.sequence);
+        let mut keys: BTreeSet<_> = rejected.iter().map(|reject| reject.key.clone()).collect();
+        for event in &events {
+            keys.insert(event.key.clone());
+            if event.sequence > 1 {
+                keys.insert(predecessor(event));
+            }
+        }
+        let statuses = self.outbox.statuses(keys).await;
+        let mut count = 0;
+        for reject in rejected {
+            if statuses.is_pending(&reject.key) {
+                self.dispatcher.dispatch_rejected(reject, None).await;
+                count += 1;
+            }
+        }
+        for event in events {
+            let (id, sequence) = (&event.key.aggregate_id, event.sequence);
+            if !statuses.is_pending(&event.key) || self.sequences.is_repeat(id, sequence) {
+                continue;
+            }
+            if !self.may_follow(&event, &statuses) {
+                count += self.dispatch_earlier(&event).await;
+            }
+            self.sequences.record_dispatched(id, sequence);
+            self.dispatcher.dispatch(event, None).await;
+            count += 1;
+        }
+        count
+    }
+
+    /// Returns `true` if the predecessor of an event was dispatched or is published.
+    fn may_follow(&self, event: &Event, statuses: &EventStatuses) -> bool {
+        self.sequences
+            .may_follow(&event.key.aggregate_id, event.sequence)
+            || statuses.is_published(&predecessor(event))
+    }
+
+    /// Returns the events to look up: repeated ones, and predecessors that are neither remembered
+    /// nor among `events`. Those in `known` are left out.
+    fn keys_to_look_up(&self, events: &[ReadEvent], known: &EventStatuses) -> BTreeSet<EventKey> {
+        let among_events: HashSet<_> = events
+            .iter()
+            .map(|read| (&read.event.key.aggregate_id, read.event.sequence))
+            .collect();
+        let mut keys = BTreeSet::new();
+        for read in events {
+            let key = &read.event.key;
+            let (id, sequence) = (&key.aggregate_id, read.event.sequence);
+            if self.sequences.is_repeat(id, sequence) {
+                keys.insert(key.clone());
+            }
+            if !self.sequences.may_follow(id, sequence)
+                && !among_events.contains(&(id, sequence - 1))
+            {
+                keys.insert(predecessor(&read.event));
+            }
+        }
+        keys.retain(|key| !known.contains(key));
+        keys
+    }
+
+    /// Dispatches, from the table, the pending events before `event` that were not dispatched yet.
+    /// Returns their number.
+    async fn dispatch_earlier(&mut self, event: &Event) -> usize {
+        let id = &event.key.aggregate_id;
+        let last = event.sequence.saturating_sub(1);
+        let mut first = 0;
+        let mut count = 0;
+        // There may be more of them than one answer contains.
+        while first <= last {
+            let in_flight = self.dispatcher.shard.in_flight_from_table(id);
+            let items = self.outbox.pending_between(id, first, last).await;
+            let Some(reached) = items.last().and_then(sequence_of) else {
+                break;
+            };
+            first = reached.saturating_add(1);
+            for item in items {
+                match classify(Change::Insert(item), &self.ctx.config.routes) {
+                    Classified::Skip(_) => {}
+                    Classified::Reject(rejected) if in_flight.contains(&rejected.key) => {}
+                    Classified::Reject(rejected) => {
+                        self.dispatcher.dispatch_rejected(rejected, None).await;
+                        count += 1;
+                    }
+                    // Events that were dispatched a moment ago are still pending in the table.
+                    Classified::Event(earlier)
+                        if self.sequences.is_repeat(id, earlier.sequence) => {}
+                    Classified::Event(earlier) => {
+                        self.sequences.record_dispatched(id, earlier.sequence);
+                        if !in_flight.contains(&earlier.key) {
+                            self.dispatcher.dispatch(earlier, None).await;
+                            count += 1;
+                        }
+                    }
+                }
+            }
+        }
+        count
+    }
+}
+
+/// Returns the key of the event before `event` in its aggregate.
+fn predecessor(event: &Event) -> EventKey {
+    EventKey {
+        aggregate_id: event.key.aggregate_id.clone(),
+        sequence: event.sequence.saturating_sub(1).to_string(),
+    }
+}
+
+fn sequence_of(item: &Item) -> Option<u64> {
+    item.get(attribute::SEQUENCE)?.as_n().ok()?.parse().ok()
+}

@@ -1,0 +1,71 @@
+//! Map of bounded size that keeps the most recently inserted entries.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// Keeps at least the `capacity` most recently inserted keys, and at most twice as many.
+///
+/// It consists of two generations: when the young one is full, it replaces the old one. This costs
+/// no bookkeeping for each access, as a least-recently-used order would.
+#[derive(Clone, Debug)]
+pub struct RecentMap<K, V> {
+    capacity: usize,
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K: Eq + Hash, V> RecentMap<K, V> {
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            young: HashMap::new(),
+            old: HashMap::new(),
+        }
+    }
+
+    /// Returns the value that was inserted last for `key`, if it is still kept.
+    pub fn get<Q>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        self.young.get(key).or_else(|| self.old.get(key))
+    }
+
+    /// Inserts or replaces the value of `key`.
+    pub fn insert(&mut self, key: K, value: V) {
+        if self.young.len() >= self.capacity && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_is_bounded_and_the_most_recent_keys_are_kept() {
+        let mut map = RecentMap::new(5);
+        for n in 0..100 {
+            map.insert(n, n);
+            assert!(map.young.len() + map.old.len() <= 10);
+        }
+        for n in 95..100 {
+            assert_eq!(map.get(&n), Some(&n));
+        }
+        assert_eq!(map.get(&80), None);
+    }
+
+    #[test]
+    fn the_last_value_of_a_key_counts() {
+        let mut map = RecentMap::new(2);
+        map.insert("a", 1);
+        map.insert("b", 1);
+        map.insert("c", 1);
+        map.insert("a", 2);
+        assert_eq!(map.get("a"), Some(&2));
+    }
+}
