@@ -1,5 +1,5 @@
-//! What became of an event at its consumer, as far as the aggregate's own item
-//! tells. Only for people who look: the relay knows nothing of aggregates.
+//! The consumer's result of an event, as far as the aggregate's own item shows it. Only for
+//! display: the relay does not read aggregates.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use shared::aws::resource_names::parse_table;
 
 use super::{OperateError, Operator};
 
-/// Which table keeps the aggregates of a type: `RELAY_AGGREGATE_TABLES`.
+/// Table of each aggregate type: `RELAY_AGGREGATE_TABLES`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AggregateTables(Arc<BTreeMap<String, String>>);
 
@@ -43,7 +43,7 @@ impl FromStr for AggregateTables {
     }
 }
 
-/// The aggregate's own item, in part.
+/// Excerpt of the aggregate's own item.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AggregateState {
     pub table: String,
@@ -51,12 +51,12 @@ pub struct AggregateState {
     pub status: Option<String>,
     /// Its attribute `updated_at`.
     pub updated_at: Option<String>,
-    /// Why nothing is known of it.
+    /// Reason why the item could not be read.
     pub problem: Option<String>,
 }
 
 impl Operator {
-    /// The state of an aggregate, where a table is configured for its type.
+    /// Returns the state of an aggregate, or `None` if no table is configured for its type.
     pub(super) async fn aggregate_state(
         &self,
         aggregate_type: Option<&str>,

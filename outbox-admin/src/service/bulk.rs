@@ -1,7 +1,6 @@
-//! Retry and replay of many events: in the order of sequence within an
-//! aggregate, aggregates side by side. Ending it at any point is harmless, and
-//! so is doing it again. Told to stop, it ends between two changes, so that what
-//! it has counted is what it has done.
+//! Retries and replays many events: in sequence order within an aggregate, several aggregates
+//! concurrently. An operation may be interrupted at any point and repeated. When it is cancelled it
+//! ends between two changes, so that its counts are exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,28 +16,28 @@ use tokio_util::sync::CancellationToken;
 use super::event::EventView;
 use super::{OperateError, Operator};
 
-/// Changes under way at once.
+/// Upper bound on concurrent changes.
 const MAX_CHANGES: usize = 16;
 
-/// Events listed at once.
+/// Events per page of the list.
 const PAGE: usize = 500;
 
-/// Pauses between attempts at one change while DynamoDB does not answer or
-/// throttles; with the attempts, about ten seconds.
+/// Pauses between attempts at one change while DynamoDB does not answer or throttles; together with
+/// the attempts, about ten seconds.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(50))
     .with_max_delay(Duration::from_secs(1))
     .with_max_times(7)
     .with_jitter();
 
-/// How far it has come.
+/// Progress of an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Changed by this call.
     pub changed: u64,
-    /// Already in another state, by somebody else.
+    /// Already in another state, because of another process.
     pub unchanged: u64,
-    /// Left as they are: the change has no room within DynamoDB's 400 KB.
+    /// Left unchanged: the change does not fit into DynamoDB's 400 KB.
     pub too_large: u64,
 }
 
@@ -56,18 +55,19 @@ impl Tally {
     }
 }
 
-/// What came of it.
+/// Result of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bulk {
     pub tally: Tally,
-    /// Why it ended early. What is done is done; the rest is as it was.
+    /// Reason why the operation ended early. Changes that were made remain; other events are
+    /// unchanged.
     pub stopped_by: Option<Stopped>,
 }
 
-/// Why many changes ended early.
+/// Reason why an operation ended early.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
-    /// It was told to.
+    /// The operation was cancelled.
     #[error("interrupted")]
     Interrupted,
     #[error(transparent)]
@@ -75,8 +75,8 @@ pub enum Stopped {
 }
 
 impl Operator {
-    /// Retries every failed event that matches `filter`, the oldest first, until
-    /// `stop`. `progress` hears of every few.
+    /// Retries every failed event that matches `filter`, the oldest first, until `stop`. Calls
+    /// `progress` after every few events.
     pub async fn retry_failed(
         &self,
         filter: &EventFilter,
@@ -102,7 +102,7 @@ impl Operator {
                     .or_default()
                     .push(event);
             }
-            // One that fails ends the others, too, each after its change.
+            // A failure ends the other aggregates as well, each after its current change.
             let ending = stop.child_token();
             let mut stopped_by = None;
             let mut changes = futures::stream::iter(by_aggregate.into_values())
@@ -126,9 +126,8 @@ impl Operator {
         }
     }
 
-    /// Sends an aggregate's published events again, from `from_sequence` on;
-    /// those in other states are left as they are, and so are those that are too
-    /// large to be changed. Ends early at `stop`.
+    /// Replays an aggregate's published events from `from_sequence` on, until `stop`. Events in
+    /// other states and events that are too large to be changed are left unchanged.
     pub async fn replay_aggregate(
         &self,
         aggregate_id: &str,
@@ -149,10 +148,10 @@ impl Operator {
                 Err(stopped) => return Bulk::stopped(tally, stopped),
             };
             for event in events {
-                // Failed and discarded ones cost no request.
+                // Failed and discarded events need no request.
                 if event.stored.status.as_deref() == Some(Status::Published.as_str()) {
                     let key = event.key();
-                    match patiently(stop, || self.replay(&key)).await {
+                    match retry_while_unavailable(stop, || self.replay(&key)).await {
                         Ok(acted) => tally.add(&acted),
                         Err(Stopped::Failed(OperateError::TooLarge(_))) => tally.too_large += 1,
                         Err(stopped) => return Bulk::stopped(tally, stopped),
@@ -175,12 +174,12 @@ impl Operator {
         after: Option<&PageToken>,
         stop: &CancellationToken,
     ) -> Result<(Vec<EventView>, Option<PageToken>), Stopped> {
-        let listing = patiently(stop, || self.list(filter, PAGE, after)).await?;
+        let listing = retry_while_unavailable(stop, || self.list(filter, PAGE, after)).await?;
         Ok((listing.events, listing.next))
     }
 
-    /// One aggregate's events: an earlier one is pending before a later one.
-    /// Whatever ends it, what was done before is told.
+    /// Retries the events of one aggregate, so that an earlier one is pending before a later one.
+    /// Returns the changes that were made, whether or not it ended early.
     async fn retry_in_order(
         &self,
         mut events: Vec<EventView>,
@@ -190,7 +189,7 @@ impl Operator {
         let keys: Vec<EventKey> = events.iter().map(EventView::key).collect();
         let mut acted = Vec::with_capacity(keys.len());
         for key in &keys {
-            match patiently(stop, || self.retry(key)).await {
+            match retry_while_unavailable(stop, || self.retry(key)).await {
                 Ok(one) => acted.push(one),
                 Err(stopped) => return (acted, Err(stopped)),
             }
@@ -215,9 +214,12 @@ impl Bulk {
     }
 }
 
-/// Tries again, for a while, what DynamoDB had no answer to. Begins nothing
-/// after `stop`, and finishes what is under way.
-async fn patiently<T, F>(stop: &CancellationToken, mut act: impl FnMut() -> F) -> Result<T, Stopped>
+/// Repeats `act` with backoff while DynamoDB is unavailable. Starts no attempt after `stop`, and
+/// completes the current one.
+async fn retry_while_unavailable<T, F>(
+    stop: &CancellationToken,
+    mut act: impl FnMut() -> F,
+) -> Result<T, Stopped>
 where
     F: Future<Output = Result<T, OperateError>>,
 {

@@ -1,5 +1,4 @@
-//! One stored event as an operator sees it. Nothing here refuses a malformed
-//! item: those are the ones an operator looks for.
+//! One stored event as an operator sees it, malformed or not.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +8,7 @@ use serde::Serialize;
 
 use super::aggregate::AggregateState;
 
-/// Bytes of a text in a list: what a writer stored may have 390 KB.
+/// Upper bound on a text in a list in bytes: a stored text may have 390 KB.
 const MAX_TEXT: usize = 256;
 
 /// One event in a list: everything but its payload.
@@ -21,35 +20,35 @@ pub struct EventView {
     pub trace_url: Option<String>,
 }
 
-/// One event, whole.
+/// One event with all details.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EventDetail {
     #[serde(flatten)]
     pub event: EventView,
-    /// As stored; JSON unless that is what is wrong with it.
+    /// As stored; JSON unless the event is malformed.
     pub payload: Option<String>,
     pub traceparent: Option<String>,
     pub tracestate: Option<String>,
     pub state_bucket: Option<String>,
-    /// Epoch seconds at which DynamoDB may delete it.
+    /// Epoch seconds after which DynamoDB may delete the item.
     pub expires_at: Option<i64>,
-    /// What makes it no event of the contract, if anything.
+    /// Reason why the item is not a valid event.
     pub malformed: Option<String>,
-    /// What happened to it, in the order of time.
+    /// History in the order of time.
     pub timeline: Vec<Moment>,
-    /// Attributes that are none of the contract's.
+    /// Attributes that do not belong to the contract.
     pub other: BTreeMap<String, serde_json::Value>,
-    /// What its consumer made of it, where `RELAY_AGGREGATE_TABLES` tells.
+    /// The consumer's result, if `RELAY_AGGREGATE_TABLES` names the aggregate's table.
     pub aggregate: Option<AggregateState>,
 }
 
-/// One line of an event's history.
+/// One entry of an event's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Moment {
     /// RFC 3339, as stored.
     pub at: String,
     pub step: Step,
-    /// More about it, for people.
+    /// Details, for people.
     pub note: Option<String>,
 }
 
@@ -165,7 +164,7 @@ impl EventDetail {
         }
     }
 
-    /// Adds what the consumer did.
+    /// Adds the consumer's result.
     pub(super) fn with_aggregate(mut self, aggregate: Option<AggregateState>) -> Self {
         if let Some(AggregateState {
             updated_at: Some(at),
@@ -191,8 +190,7 @@ impl EventDetail {
     }
 }
 
-/// A value without its DynamoDB types. A number that readers of JSON would
-/// round is text.
+/// Converts a value to JSON. A number that JSON parsers would round becomes a string.
 fn json(value: &AttributeValue) -> serde_json::Value {
     use serde_json::Value;
     match value {
@@ -219,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_that_json_readers_would_round_is_text() {
+    fn a_number_that_json_parsers_would_round_becomes_a_string() {
         let number = |text: &str| json(&AttributeValue::N(text.to_owned())).to_string();
         for exact in ["0", "-7", "1.5", "9007199254740992"] {
             assert_eq!(number(exact), exact);
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_the_start_of_long_texts_and_whole_keys() {
+    fn a_list_truncates_long_texts_but_not_keys() {
         let mut event = EventView::default();
         event.stored.aggregate_id = "ä".repeat(1_000);
         event.stored.event_type = Some("ä".repeat(1_000));

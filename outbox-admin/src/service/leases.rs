@@ -1,9 +1,9 @@
 //! Leases, and whether their owners are alive.
 //!
-//! A lease's row does not tell whether its owner lives: clocks of two machines
-//! are not compared. What tells is that `heartbeat` changes, which a living owner
-//! does at least every third of a lease duration. So an [`Observer`] looks more
-//! than once, and judges by its own clock, as the relays do among themselves.
+//! A single read of a lease does not show whether its owner is alive, because clocks of two
+//! machines are not compared. A live owner increments `heartbeat` at least every third of a lease
+//! duration. An [`Observer`] therefore reads the leases repeatedly and measures with its own clock,
+//! as the relays do among themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use tokio::time::Instant;
 
 use super::{OperateError, Operator};
 
-/// The stream is located again after this long: it may be another one.
+/// Interval between two look-ups of the stream, which may have been replaced.
 const LOCATED_FOR: Duration = Duration::from_secs(10);
 
-/// The stream's shards are listed this often at most: all readers of a stream
-/// share its few DescribeStream calls.
+/// Minimum interval between two listings of the stream's shards: all readers of a stream share its
+/// low limit of DescribeStream calls.
 const LISTED_FOR: Duration = Duration::from_secs(60);
 
-/// One row of the lease table.
+/// One lease, and what was observed of its owner.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeaseView {
     /// The shard, or `sweeper`.
@@ -32,41 +32,41 @@ pub struct LeaseView {
     pub parent: Option<String>,
     pub owner: Option<String>,
     pub epoch: u64,
-    /// Everything up to this position is published and marked.
+    /// Position up to which every event is published and marked.
     pub checkpoint: Option<String>,
-    /// Everything that was written before this time is.
+    /// Time before which the owner has processed every record.
     #[serde(rename = "passed")]
     pub low_watermark: Option<Timestamp>,
-    /// How long ago that was, by this machine's clock. An owner at the tip of
-    /// its shard writes it every third of a lease duration.
+    /// Age of that time by this machine's clock. An owner that is caught up writes it every third
+    /// of a lease duration.
     pub behind_seconds: Option<f64>,
-    /// The instance that asked for the shard.
+    /// Instance that requested the shard.
     #[serde(rename = "wanted_by")]
     pub requested_by: Option<String>,
     pub life: Life,
 }
 
-/// What can be said of a lease.
+/// Observed state of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
-    /// Its owner heartbeat while it was observed.
+    /// The owner wrote a heartbeat while it was observed.
     Alive,
-    /// Not observed for long enough.
+    /// The lease was not observed for long enough.
     Unknown,
-    /// Its owner did not heartbeat while it should have.
+    /// The owner wrote no heartbeat for a lease duration.
     Silent,
-    /// Nobody has it.
+    /// The lease has no owner.
     Free,
-    /// Its shard starts once its parent is read to the end.
+    /// The shard starts once its parent is fully read.
     Waiting,
-    /// Its shard is read to the end.
+    /// The shard is fully read.
     Ended,
-    /// Its shard is no longer in the stream: nothing is left to read.
+    /// The shard is no longer in the stream.
     Gone,
 }
 
-/// What was seen of the leases at earlier looks.
+/// Earlier observations of the leases.
 #[derive(Debug, Default)]
 pub struct Observer {
     stream: Option<(Arc<str>, Instant)>,
@@ -78,9 +78,9 @@ pub struct Observer {
 struct Seen {
     epoch: u64,
     heartbeat: u64,
-    /// When this epoch and heartbeat were first seen.
+    /// Time at which this epoch and heartbeat were first observed.
     since: Instant,
-    /// They are not those of the first look.
+    /// `true` if they differ from the first observation.
     moved: bool,
 }
 
@@ -107,7 +107,7 @@ impl Observer {
         self.seen.retain(|shard, _| listed.contains(shard));
     }
 
-    /// How long the row has been as it is, as far as was observed.
+    /// Returns the time for which the lease was observed to be unchanged.
     fn unchanged_for(&self, lease: &Lease, now: Instant) -> Duration {
         self.seen.get(&lease.shard).map_or(Duration::ZERO, |seen| {
             now.saturating_duration_since(seen.since)
@@ -118,7 +118,7 @@ impl Observer {
         self.seen.get(&lease.shard).is_some_and(|seen| seen.moved)
     }
 
-    /// What can be said of each of `leases`.
+    /// Returns the observed state of each of `leases`.
     fn lives(&self, leases: &[Lease], now: Instant, silence: Duration) -> Vec<Life> {
         let ended: BTreeMap<_, _> = leases
             .iter()
@@ -157,13 +157,13 @@ impl Observer {
 }
 
 impl Operator {
-    /// How long an owner must be watched to be called silent: a lease duration,
-    /// after which other relays take over from it, too.
+    /// Returns the time without a heartbeat after which an owner is silent: a lease duration, after
+    /// which other relays take its leases over.
     pub fn silence(&self) -> Duration {
         self.lease_duration
     }
 
-    /// Looks at the leases; `observer` remembers for the next look.
+    /// Reads the leases once and adds the result to `observer`.
     pub async fn look(&self, observer: &mut Observer) -> Result<Vec<LeaseView>, OperateError> {
         let now = Instant::now();
         let stream = match &observer.stream {
@@ -195,14 +195,14 @@ impl Operator {
             .as_ref()
             .is_some_and(|(_, at)| now.saturating_duration_since(*at) < LISTED_FOR);
         if is_suspect && !is_listed {
-            // Rows of shards that are gone stay behind when no relay ran while
-            // their shards ended; without a listing they look abandoned.
+            // Leases of deleted shards remain if no relay ran while their shards ended. Without a
+            // listing of the stream they cannot be told from abandoned leases.
             match self.stream.all_shards(&stream).await {
                 Ok(shards) => {
                     observer.listed = Some((shards, now));
                     lives = observer.lives(&leases, now, self.silence());
                 }
-                Err(error) => tracing::debug!(%error, "the stream's shards could not be listed"),
+                Err(error) => tracing::debug!(%error, "listing the stream's shards failed"),
             }
         }
         let wall = Timestamp::now();
@@ -213,8 +213,8 @@ impl Operator {
             .collect())
     }
 
-    /// Looks until something can be said of every lease, which takes
-    /// [`Operator::silence`] at most.
+    /// Reads the leases until the state of each is known, which takes at most
+    /// [`Operator::silence`].
     pub async fn observe(&self, observer: &mut Observer) -> Result<Vec<LeaseView>, OperateError> {
         let pause = (self.silence() / 20).min(Duration::from_millis(250));
         loop {
@@ -226,12 +226,12 @@ impl Operator {
         }
     }
 
-    /// The stream's ARN.
+    /// Returns the stream's ARN.
     pub(super) async fn stream_arn(&self) -> Result<Arc<str>, OperateError> {
         self.stream.locate().await.map_err(|error| match error {
             DescribeStreamError::NotFound(reason) => OperateError::Refused(reason),
             error => OperateError::Unavailable(format!(
-                "the stream of table `{}` cannot be looked up: {error}",
+                "the stream of table `{}` could not be looked up: {error}",
                 self.outbox_table
             )),
         })
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_alive_once_it_beat_and_silent_once_it_did_not() {
+    fn an_owner_is_alive_after_a_heartbeat_and_silent_without_one() {
         let mut observer = Observer::default();
         let start = Instant::now();
         let first = [lease("a", Some("x"), 1), lease("b", Some("y"), 1)];
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_free_only_when_it_stays_so() {
+    fn a_lease_is_free_after_a_lease_duration_without_owner() {
         let mut observer = Observer::default();
         let start = Instant::now();
         let free = [lease("a", None, 1)];
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_waits_for_its_parent_and_an_unlisted_shard_is_gone() {
+    fn a_child_waits_for_its_parent_and_the_lease_of_an_unlisted_shard_is_gone() {
         let mut observer = Observer::default();
         let start = Instant::now();
         let mut child = lease("b", None, 0);

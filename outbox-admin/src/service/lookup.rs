@@ -1,5 +1,5 @@
-//! One event or aggregate, by the name a person has at hand: an event id, an
-//! aggregate's id, or `<aggregate id>:<sequence>`.
+//! Finds one event or aggregate by any of its names: an event id, an aggregate's id, or
+//! `<aggregate id>:<sequence>`.
 
 use outbox_store::{EventFilter, EventKey};
 use serde::Serialize;
@@ -9,13 +9,13 @@ use super::event::{EventDetail, EventView};
 use super::list::Listing;
 use super::{OperateError, Operator};
 
-/// Events of an aggregate that are shown at once.
+/// Upper bound on the events of an aggregate that are shown.
 pub const MAX_HISTORY: usize = 200;
 
-/// Bytes of a partition key in DynamoDB.
+/// Upper bound on a partition key of DynamoDB in bytes.
 const MAX_KEY: usize = 2_048;
 
-/// What a name stands for.
+/// Event or aggregate that a name denotes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Shown {
@@ -29,13 +29,13 @@ pub struct AggregateView {
     pub aggregate_id: String,
     /// By sequence, at most [`MAX_HISTORY`].
     pub events: Vec<EventView>,
-    /// There are more events than are shown.
+    /// `true` if the aggregate has more events.
     pub truncated: bool,
     pub state: Option<AggregateState>,
 }
 
 impl Operator {
-    /// The event or aggregate called `name`.
+    /// Returns the event or aggregate called `name`.
     pub async fn show(&self, name: &str) -> Result<Shown, OperateError> {
         if let Some(aggregate) = self.aggregate(name).await? {
             return Ok(Shown::Aggregate(aggregate));
@@ -47,10 +47,9 @@ impl Operator {
         }
     }
 
-    /// The key of the event called `name`: its id, or the default form
-    /// `<aggregate id>:<sequence>` whatever its id. Ids that differ from the
-    /// default are looked for among the pending and failed events only: no
-    /// index has the others.
+    /// Returns the key of the event called `name`: its event id, or `<aggregate id>:<sequence>`
+    /// whatever its event id is. An event id that differs from this default is searched among the
+    /// pending and failed events only, because the others are not in the index.
     pub async fn find(&self, name: &str) -> Result<EventKey, OperateError> {
         if name.is_empty() {
             return Err(OperateError::Invalid("an event id is not empty".to_owned()));
@@ -64,7 +63,7 @@ impl Operator {
         found.ok_or_else(|| not_found(name))
     }
 
-    /// One event, whole; `None` when there is none.
+    /// Returns one event with all details, or `None` if it does not exist.
     pub async fn event(&self, key: &EventKey) -> Result<Option<EventDetail>, OperateError> {
         let Some(stored) = self.outbox.event(key).await? else {
             return Ok(None);
@@ -79,7 +78,7 @@ impl Operator {
         Ok(Some(detail.with_aggregate(aggregate)))
     }
 
-    /// An aggregate's events; `None` when it has none.
+    /// Returns an aggregate's events, or `None` if it has none.
     pub async fn aggregate(
         &self,
         aggregate_id: &str,

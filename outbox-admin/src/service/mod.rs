@@ -1,6 +1,5 @@
-//! What an operator sees and does: the outbox table and the leases, read and
-//! changed from outside a relay. The terminal (`commands`) and the relay's own
-//! pages show the same values.
+//! The operator's service: reads and changes the outbox table and the leases from outside a relay.
+//! The command line and the console show the same values.
 //!
 //! - [`event`]: one stored event as an operator sees it, malformed or not.
 //! - [`list`]: events by state, aggregate or type, a page at a time.
@@ -54,20 +53,20 @@ pub struct Operator {
     jaeger_ui_url: Option<String>,
 }
 
-/// Why something could not be seen or done. The text is for an operator.
+/// Error of an operation. The text is for an operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OperateError {
-    /// What was asked for makes no sense.
+    /// The arguments are invalid.
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
     Refused(String),
-    /// One event has no room for the change, and is as it was.
+    /// The change does not fit into one event, which is unchanged.
     #[error("{0}")]
     TooLarge(String),
-    /// No answer, or one that says to try later. A change may have happened;
+    /// DynamoDB did not answer, or the error may be transient. A change may have taken effect;
     /// repeating it is harmless.
     #[error("{0}")]
     Unavailable(String),

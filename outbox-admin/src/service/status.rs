@@ -1,4 +1,4 @@
-//! Everything at once, and whether it is well.
+//! The status report: counts, lag, leases, and whether all of it is healthy.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use serde::Serialize;
 use super::leases::{LeaseView, Life, Observer, seconds_between};
 use super::{OperateError, Operator};
 
-/// Leases that are named in one problem; of more, the number is said.
+/// Upper bound on the leases that one problem names; further ones are counted.
 const MAX_NAMED: usize = 3;
 
-/// What is still well.
+/// Limits of a healthy state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How old a pending event may be, and how far behind a reader.
+    /// Maximum age of a pending event, and maximum lag of a reader.
     pub max_lag: Duration,
-    /// How many failed events may wait for an operator.
+    /// Maximum number of failed events that wait for an operator.
     pub max_failed: u64,
 }
 
@@ -31,30 +31,30 @@ impl Default for Limits {
     }
 }
 
-/// The state of an outbox and its relays.
+/// State of an outbox and its relays.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StatusReport {
     pub at: Timestamp,
     pub healthy: bool,
-    /// What is not well, for people; empty when healthy.
+    /// Problems, for people; empty if healthy.
     pub problems: Vec<String>,
     pub consumer_group: String,
     pub pending: Count,
-    /// When the oldest pending event occurred, as its writer says.
+    /// Time of the oldest pending event, as its writer stored it.
     pub oldest_pending: Option<String>,
     pub oldest_pending_seconds: Option<f64>,
     pub failed: Count,
-    /// How far the slowest reader is behind; `None` while none has read.
+    /// Lag of the slowest reader; `None` if none has read.
     pub lag_seconds: Option<f64>,
-    /// Leases of shards that are not read to their end.
+    /// Leases of shards that are not fully read.
     pub shards: Vec<LeaseView>,
     pub shards_ended: usize,
     pub sweeper: Option<LeaseView>,
 }
 
 impl Operator {
-    /// The state now. What is known of owners' lives is what `observer` saw;
-    /// call [`Operator::observe`] first to know of all.
+    /// Returns the current state. The states of leases are those that `observer` has observed; call
+    /// [`Operator::observe`] first to know them all.
     pub async fn status(
         &self,
         observer: &mut Observer,
@@ -84,7 +84,7 @@ impl Operator {
         }
         if failed.count > limits.max_failed {
             problems.push(format!(
-                "{}{} for an operator: look with `list --state failed`, then `retry` or `discard`",
+                "{}{} for an operator: see `list --state failed`, then `retry` or `discard`",
                 if failed.exact { "" } else { "at least " },
                 plural(
                     failed.count,
@@ -98,7 +98,7 @@ impl Operator {
                 problems.extend(self.lease_problems(&leases, limits));
                 leases
             }
-            // Without the leases an operator still wants the rest.
+            // The rest of the report is useful without the leases.
             Err(error) => {
                 problems.push(error.to_string());
                 Vec::new()
@@ -127,7 +127,7 @@ impl Operator {
         })
     }
 
-    /// How many events have failed.
+    /// Counts the failed events.
     pub async fn count_failed(&self) -> Result<Count, OperateError> {
         Ok(self.outbox.count_all_failed().await?)
     }
@@ -136,7 +136,7 @@ impl Operator {
         let group = &self.consumer_group;
         if leases.is_empty() {
             return vec![format!(
-                "no relay of the group `{group}` has come to this stream yet"
+                "no relay of the group `{group}` has read this stream yet"
             )];
         }
         let named = |is: &dyn Fn(&LeaseView) -> bool| {
@@ -156,9 +156,9 @@ impl Operator {
             .unwrap_or_default();
         [
             named(&|lease| lease.life == Life::Silent)
-                .map(|names| format!("the owner of {names} gave no sign of life for {watched}")),
+                .map(|names| format!("the owner of {names} wrote no heartbeat for {watched}")),
             named(&|lease| lease.life == Life::Free)
-                .map(|names| format!("nobody took {names} for {watched}")),
+                .map(|names| format!("no relay acquired {names} for {watched}")),
             named(&is_behind).map(|names| {
                 format!(
                     "the reader of {names} is {} behind; {} is the limit",
@@ -193,7 +193,7 @@ fn plural(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Seconds as people say them.
+/// Formats seconds for people, without fractions.
 fn rough(seconds: f64) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(
         Duration::from_secs_f64(seconds).as_secs(),

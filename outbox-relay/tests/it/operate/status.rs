@@ -53,7 +53,7 @@ async fn status_is_healthy_while_a_relay_runs() {
     let (code, report) = status(&stage, &[]).await;
     assert_eq!(code, Some(1));
     let problems = report["problems"].to_string();
-    assert!(problems.contains("gave no sign of life"), "{problems}");
+    assert!(problems.contains("wrote no heartbeat"), "{problems}");
     assert_eq!(report["shards"][0]["life"], "silent");
 }
 
