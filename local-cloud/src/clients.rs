@@ -1,5 +1,4 @@
-//! How programs and tests reach the cloud: environment variables for a child
-//! process, ready SDK clients for a test.
+//! Access to a running cloud: environment variables for a child process, SDK clients for a test.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,27 +7,27 @@ use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 
 use crate::LocalCloud;
 
-/// SQS names it in ARNs; neither service checks what a request was signed for.
+/// Region in SQS ARNs. Neither service checks the region of a signature.
 pub(crate) const REGION: &str = "us-east-1";
 
-/// No signature is checked, but the SDK signs nothing without a key.
+/// Access key. Signatures are not checked, but the SDK sends no request without a key.
 const KEY: &str = "local";
 
 impl LocalCloud {
-    /// Where DynamoDB and DynamoDB Streams listen, as `http://127.0.0.1:PORT`.
+    /// Returns the URL of DynamoDB and DynamoDB Streams, such as `http://127.0.0.1:8000`.
     #[must_use]
     pub fn dynamodb_url(&self) -> String {
         url(self.dynamodb.addr())
     }
 
-    /// Where SQS listens, as `http://127.0.0.1:PORT`.
+    /// Returns the URL of SQS, such as `http://127.0.0.1:9324`.
     #[must_use]
     pub fn sqs_url(&self) -> String {
         url(self.sqs.addr())
     }
 
-    /// The AWS SDK's environment variables that make a program, in any
-    /// language, use this cloud, as (name, value).
+    /// Returns the AWS SDK's environment variables, as (name, value), that make a program in any
+    /// language use this cloud.
     #[must_use]
     pub fn env(&self) -> Vec<(&'static str, String)> {
         vec![
@@ -41,8 +40,8 @@ impl LocalCloud {
         ]
     }
 
-    /// Region and credentials. An endpoint has to be added for each service;
-    /// the clients below have theirs.
+    /// Returns an SDK configuration with region and credentials. It has no endpoint URL; the
+    /// clients below set theirs.
     #[must_use]
     pub fn sdk_config(&self) -> SdkConfig {
         let credentials = Credentials::new(KEY, KEY, None, None, "local-cloud");
@@ -53,21 +52,21 @@ impl LocalCloud {
             .build()
     }
 
-    /// A new DynamoDB client with its own connections.
+    /// Creates a DynamoDB client with its own connections.
     #[must_use]
     pub fn dynamodb_client(&self) -> aws_sdk_dynamodb::Client {
         let config = aws_sdk_dynamodb::config::Builder::from(&self.sdk_config());
         aws_sdk_dynamodb::Client::from_conf(config.endpoint_url(self.dynamodb_url()).build())
     }
 
-    /// A new DynamoDB Streams client with its own connections.
+    /// Creates a DynamoDB Streams client with its own connections.
     #[must_use]
     pub fn streams_client(&self) -> aws_sdk_dynamodbstreams::Client {
         let config = aws_sdk_dynamodbstreams::config::Builder::from(&self.sdk_config());
         aws_sdk_dynamodbstreams::Client::from_conf(config.endpoint_url(self.dynamodb_url()).build())
     }
 
-    /// A new SQS client with its own connections.
+    /// Creates an SQS client with its own connections.
     #[must_use]
     pub fn sqs_client(&self) -> aws_sdk_sqs::Client {
         let config = aws_sdk_sqs::config::Builder::from(&self.sdk_config());
@@ -79,8 +78,8 @@ fn url(addr: SocketAddr) -> String {
     format!("http://{}", reachable(addr))
 }
 
-/// A wildcard address can be listened on but not connected to everywhere: the
-/// loopback address of its family stands for it.
+/// Returns the address to connect to. A wildcard address is replaced by the loopback address of its
+/// family, because not every system can connect to a wildcard address.
 pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! Starts and stops both services and their folder together.
+//! Starts and stops both services and their temporary directory together.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::{io, panic};
@@ -11,7 +11,7 @@ use crate::service_host::ServiceHost;
 use crate::sqs;
 use crate::temp_dir::LockedTempDir;
 
-/// Where the services listen. Port 0 means any free port.
+/// Listening addresses of the services. Port 0 means any free port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// DynamoDB and DynamoDB Streams.
@@ -31,68 +31,69 @@ impl Default for Config {
     }
 }
 
-/// A running DynamoDB, DynamoDB Streams and SQS, empty at first and gone with
-/// this value. Dropping it stops it too, but holds the thread until it has
-/// (some milliseconds) and can't report a folder it failed to remove.
+/// A running DynamoDB, DynamoDB Streams and SQS, without tables and queues at first.
+///
+/// Dropping it stops the services as [`stop`](Self::stop) does, but blocks the thread for some
+/// milliseconds and cannot report that the temporary directory was not deleted.
 #[derive(Debug)]
 pub struct LocalCloud {
-    // Dropped in this order: the folder goes once nothing writes to it.
+    // Dropped in this order: the directory is deleted after the last write to it.
     pub(crate) dynamodb: DynamoDb,
     pub(crate) sqs: ServiceHost,
-    folder: LockedTempDir,
+    temp_dir: LockedTempDir,
 }
 
 impl LocalCloud {
     /// Starts both services. They accept connections when this returns.
     ///
-    /// Has to be called on a Tokio runtime, but runs on threads of its own, so
-    /// that it serves a runtime with a single thread or paused time as well.
+    /// Must be called on a Tokio runtime, but runs on its own threads, so that it also serves a
+    /// runtime with a single thread or paused time.
     ///
     /// # Errors
-    /// [`StartError::Bind`] when an address can't be listened on, and the other
-    /// variants when the machine lacks threads or room for temporary files.
+    /// [`StartError::Bind`] if a service cannot listen on its address, and the other variants if
+    /// threads or the database file cannot be created.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         blocking(move || {
-            let folder = LockedTempDir::new().map_err(StartError::Folder)?;
+            let temp_dir = LockedTempDir::new().map_err(StartError::TempDir)?;
             Ok(Self {
-                dynamodb: DynamoDb::start(config.dynamodb, folder.path())?,
+                dynamodb: DynamoDb::start(config.dynamodb, temp_dir.path())?,
                 sqs: sqs::start(config.sqs)?,
-                folder,
+                temp_dir,
             })
         })
         .await
     }
 
-    /// Stops accepting, cuts every connection and removes the folder. Both
-    /// ports are free when this returns.
+    /// Stops accepting, closes every connection and deletes the temporary directory. Both ports are
+    /// free when this returns.
     ///
     /// # Errors
-    /// When the temporary folder could not be removed.
+    /// If the temporary directory could not be deleted.
     pub async fn stop(self) -> io::Result<()> {
         blocking(move || {
             let Self {
                 dynamodb,
                 sqs,
-                folder,
+                temp_dir,
             } = self;
             drop((dynamodb, sqs));
-            folder.close()
+            temp_dir.close()
         })
         .await
     }
 
-    /// The folder with the database file, removed on stopping.
+    /// Returns the directory of the database file. It is deleted when the cloud stops.
     #[must_use]
-    pub fn folder(&self) -> &std::path::Path {
-        self.folder.path()
+    pub fn temp_dir(&self) -> &std::path::Path {
+        self.temp_dir.path()
     }
 }
 
-/// Files, threads and runtimes come and go with blocking calls.
+/// Runs `work` on a blocking thread: creating and dropping files, threads and runtimes blocks.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match task::spawn_blocking(work).await {
         Ok(done) => done,
-        // Only a panic fails it: blocking work can't be cancelled once it runs.
+        // A running blocking task cannot be cancelled, so the error is a panic.
         Err(error) => panic::resume_unwind(error.into_panic()),
     }
 }

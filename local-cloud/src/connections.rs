@@ -10,11 +10,11 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-/// Out of file descriptors, say: trying again at once would only use up a core.
+/// Pause after a failed accept. Without it, running out of file descriptors would keep a core busy.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves every connection with the service that `make` makes for it, for ever.
-/// An error of the service cuts its connection.
+/// Serves every connection with a service created by `make`; never returns. An error of the service
+/// closes its connection.
 pub(crate) async fn serve<S, B>(listener: TcpListener, make: impl Fn() -> S)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -27,23 +27,23 @@ where
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "the local cloud could not accept a connection");
+                tracing::warn!(%error, "accepting a connection failed; retrying in 100 ms");
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
-        // Inherited from the listener on most systems; here it is certain.
+        // Most systems, but not all, inherit the option from the listener.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection ended before it was served");
+            tracing::debug!(%error, "connection closed before it was served");
             continue;
         }
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(stream), make());
-        // Owned by the host's runtime, which ends it with the service.
+        // Owned by the service host's runtime, which ends it with the service.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the local cloud ended early");
+                tracing::debug!(%error, "connection closed with an error");
             }
         });
     }

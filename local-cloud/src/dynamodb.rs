@@ -1,8 +1,8 @@
-//! DynamoDB and DynamoDB Streams: dynoxide over an SQLite file, behind a front
-//! that mends what of dynoxide would mislead or slow a developer down.
+//! DynamoDB and DynamoDB Streams: dynoxide over an SQLite file, behind an interceptor that corrects
+//! differences from AWS.
 //!
 //! A file rather than memory, because only a file can be opened a second time,
-//! and the index that keeps stream writes fast has to be made from outside.
+//! and the index that keeps stream writes fast has to be created from outside.
 
 mod child_shards;
 mod client_request_tokens;
@@ -21,32 +21,31 @@ use crate::connections;
 use crate::error::{Service, StartError};
 use crate::service_host::ServiceHost;
 
-/// One thread can be in SQLite at a time (dynoxide has one lock); the other
-/// reads requests and writes answers meanwhile.
+/// Two threads: dynoxide has one lock around SQLite, so one thread runs a statement while the other
+/// reads requests and writes responses.
 const ENGINE_WORKERS: usize = 2;
 
-/// Its work is small, and never blocks.
+/// One thread: its work is small and never blocks.
 const INTERCEPTOR_WORKERS: usize = 1;
 
-/// Every write asks for the highest sequence number of its table, and dynoxide's
-/// schema has no index for that: without this one each write reads all stream
-/// records (measured in-process: 3,056 transactions/s fall to 217/s within
-/// 20,000 records, against a flat 8,000/s). The expression has to be dynoxide's
-/// own, or SQLite does not use the index.
+/// Index for the highest sequence number of a table, which dynoxide queries at every write but does
+/// not index: without it each write reads all stream records (measured in-process: 3,056
+/// transactions/s fall to 217/s within 20,000 records, compared with a constant 8,000/s). SQLite
+/// uses the index only if its expression is exactly dynoxide's.
 const STREAM_INDEX: &str = "CREATE INDEX IF NOT EXISTS local_cloud_stream_records \
      ON _stream_records (table_name, CAST(sequence_number AS INTEGER))";
 
-/// A running DynamoDB.
+/// A running DynamoDB and DynamoDB Streams.
 #[derive(Debug)]
 pub(crate) struct DynamoDb {
-    // Dropped in this order: no request comes in while the engine ends.
+    // Dropped in this order: no request arrives while the engine stops.
     interceptor: ServiceHost,
     _engine: ServiceHost,
 }
 
 impl DynamoDb {
-    /// Starts with an empty database in `folder`.
-    pub(crate) fn start(addr: SocketAddr, folder: &Path) -> Result<Self, StartError> {
+    /// Starts with an empty database in `dir`.
+    pub(crate) fn start(addr: SocketAddr, dir: &Path) -> Result<Self, StartError> {
         let internal = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let name = "cloud-engine";
         let engine = ServiceHost::start(
@@ -54,7 +53,7 @@ impl DynamoDb {
             name,
             internal,
             ENGINE_WORKERS,
-            |listener, _| Ok(run_engine(listener, open(&folder.join("dynamodb.sqlite"))?)),
+            |listener, _| Ok(run_engine(listener, open(&dir.join("dynamodb.sqlite"))?)),
         )?;
         let upstream = engine.addr();
         let name = "cloud-dynamodb";
@@ -82,16 +81,17 @@ impl DynamoDb {
 
 fn open(file: &Path) -> Result<Database, StartError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| StartError::Database(source);
-    let path = file
-        .to_str()
-        .ok_or_else(|| failed("the temporary folder's path is not Unicode".into()))?;
+    let path = file.to_str().ok_or_else(|| {
+        failed(
+            "the path of the temporary directory is not Unicode; set TMPDIR to one that is".into(),
+        )
+    })?;
     let database = Database::new(path).map_err(|e| failed(e.into()))?;
     rusqlite::Connection::open(file)
         .and_then(|second| second.execute_batch(STREAM_INDEX))
         .map_err(|e| failed(e.into()))?;
-    // Its name is for imports, but it lasts: above all it turns fsync off, since
-    // the data ends with the process anyway (measured in-process: 8,000
-    // transactions/s instead of 260/s).
+    // Intended for imports, but permanent: above all it disables fsync. The data ends with the
+    // process anyway (measured in-process: 8,000 transactions/s instead of 260/s).
     database
         .enable_bulk_loading()
         .map_err(|e| failed(e.into()))?;
@@ -99,7 +99,8 @@ fn open(file: &Path) -> Result<Database, StartError> {
 }
 
 async fn run_engine(listener: TcpListener, database: Database) {
-    // The host ends it, with its connections, which this signal would wait for.
+    // Dropping the service host ends it with its connections; a shutdown signal would wait for
+    // them.
     let never = std::future::pending();
     if let Err(reason) = dynoxide::server::serve_with_shutdown(listener, database, never).await {
         tracing::error!(reason, "the embedded DynamoDB stopped serving");

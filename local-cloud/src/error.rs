@@ -1,9 +1,9 @@
-//! What can keep the local cloud from starting.
+//! Errors of starting the local cloud.
 
 use std::net::SocketAddr;
 use std::{fmt, io};
 
-/// One of the services that listen.
+/// A service with a listening address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// DynamoDB and DynamoDB Streams, on one address.
@@ -21,43 +21,43 @@ impl fmt::Display for Service {
     }
 }
 
-/// Why [`LocalCloud::start`](crate::LocalCloud::start) gave up. Nothing is left
-/// running, and no folder is left behind.
+/// Error of [`LocalCloud::start`](crate::LocalCloud::start). No service is left running, and no
+/// directory is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The address is taken, not this machine's, or needs more rights.
+    /// The address is in use, does not belong to this machine, or needs more privileges.
     #[error("{service} cannot listen on {addr}: {}", bind_reason(source))]
     Bind {
-        /// Which of the services was to listen there.
+        /// The service that could not listen.
         service: Service,
-        /// The address as it was asked for.
+        /// The requested address.
         addr: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The operating system gave no threads.
-    #[error("{service} got no threads to run on")]
+    /// The threads of a service could not be started.
+    #[error("the threads of {service} could not be started")]
     Threads {
-        /// Which of the services needed them.
+        /// The service.
         service: Service,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The database lives in a new folder below the system's temporary one.
-    #[error("no temporary folder for the database could be made")]
-    Folder(#[source] io::Error),
+    /// The directory of the database could not be created below the system's temporary directory.
+    #[error("the temporary directory of the database could not be created")]
+    TempDir(#[source] io::Error),
     /// The database file could not be created or indexed.
-    #[error("the database file could not be set up")]
+    #[error("the database file could not be created")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The two common causes in plain words, since the address is the user's to fix.
+/// Describes the common causes for the user, who has to correct the address.
 fn bind_reason(source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::AddrInUse => "the address is already in use by another program".to_owned(),
         io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not listen there".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user is not permitted to listen there".to_owned(),
         _ => source.to_string(),
     }
 }

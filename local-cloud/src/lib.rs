@@ -1,35 +1,36 @@
-//! DynamoDB, DynamoDB Streams and SQS in the process: no container, no account.
-//! For development and tests only. Data lives in a temporary folder and in
-//! memory, and goes when the cloud stops.
+//! Embedded DynamoDB, DynamoDB Streams and SQS, for development and tests: no container, no AWS
+//! account. Data is kept in a temporary directory and in memory, and is deleted when the cloud
+//! stops.
 //!
 //! # Map
 //!
 //! ```text
-//!            ┌─ DynamoDB, Streams ─▶ dynamodb::front ─HTTP─▶ dynoxide ─▶ SQLite file
-//! SDK client ┤                       (tokens, shards)                   in a TempDir
-//!            └─ SQS ───────────────▶ sqs::handler ─────────▶ rustack, in memory
-//!                                    (settings, contents)
+//!            ┌─ DynamoDB, Streams ─▶ dynamodb::interceptor ─HTTP─▶ dynoxide ─▶ SQLite file in a
+//! SDK client ┤                                                              temporary directory
+//!            └─ SQS ───────────────▶ sqs::handler ───────────────▶ rustack, in memory
 //! ```
 //!
-//! - `cloud`: [`LocalCloud`] and [`Config`]; starting and stopping all of it.
-//! - `folder`: the temporary folder, and what killed processes left of theirs.
-//! - `clients`: URLs, environment variables and SDK clients that reach it.
-//! - `host`: one service's listener, threads and end. `connections`: its accept loop.
-//! - `dynamodb`, `sqs`: the embedded services. What they do otherwise than AWS, and would mislead
-//!   or slow down whoever develops against them, is mended in front of them: `dynamodb::tokens` and
-//!   `dynamodb::shards`, `sqs::settings` and `sqs::contents`.
-//! - `upstream`: the connection of such a front to what is behind it.
+//! - `cloud`: [`LocalCloud`] and [`Config`]; starts and stops both services.
+//! - `temp_dir`: the temporary directory; deletes those that killed processes left behind.
+//! - `clients`: URLs, environment variables and SDK clients of a running cloud.
+//! - `service_host`: runs one service on its own threads. `connections`: accepts its connections.
+//! - `dynamodb`, `sqs`: the embedded services. Differences from AWS that would mislead a developer
+//!   or slow down a test are corrected before a request reaches them:
+//!   `dynamodb::client_request_tokens` and `dynamodb::child_shards`, `sqs::queue_attributes` and
+//!   `sqs::message_validation`.
+//! - `upstream`: the connection of the interceptor to dynoxide.
 //! - `error`: [`StartError`].
 //!
-//! # What still differs from AWS
+//! # Remaining differences from AWS
 //!
 //! - A stream has one shard that never closes. Its records are never trimmed, its iterators never
-//!   expire, and `GetShardIterator` takes any shard id.
-//! - Nothing is throttled, signatures are not checked, and items are not removed when their time to
-//!   live is over.
-//! - A message has at most 256 KiB (SQS: 1 MiB), and any number may be in flight.
-//! - Long polls notice a visibility timeout that ran out within a second, a sent message at once.
-//! - A standard queue takes no `MessageGroupId` (SQS: fair queues).
+//!   expire, and `GetShardIterator` accepts any shard id.
+//! - Requests are not throttled, signatures are not checked, and items are not deleted when their
+//!   time to live has passed.
+//! - A message has at most 256 KiB (SQS: 1 MiB), and the number of messages in flight is unlimited.
+//! - A long poll returns a sent message at once, but a message whose visibility timeout has expired
+//!   only within a second.
+//! - A standard queue rejects `MessageGroupId` (SQS: fair queues).
 //! - ARNs name the region `dynoxide` in DynamoDB, `us-east-1` in SQS, and the account
 //!   `000000000000` in both.
 

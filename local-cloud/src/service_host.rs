@@ -1,9 +1,8 @@
-//! Runs one service on threads of its own.
+//! Runs one service on its own threads.
 //!
-//! Both embedded services leave tasks behind that nobody can reach: dynoxide's
-//! connections and rustack's queues. A runtime for each service gathers them
-//! all, so that ending the runtime ends the service, and it keeps dynoxide's
-//! blocking SQLite calls off the caller's threads.
+//! Both embedded services spawn tasks without returning a handle: dynoxide's connections and
+//! rustack's queues. Each service has its own runtime, which owns these tasks: shutting the runtime
+//! down ends the service. It also keeps dynoxide's blocking SQLite calls off the caller's threads.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,15 +17,15 @@ use tokio::sync::oneshot;
 
 use crate::error::{Service, StartError};
 
-/// How long a stopping service may finish the calls that hold a thread. Only
-/// one SQLite statement at a time can, which takes milliseconds.
+/// Time limit for the blocking calls of a stopping service. There is at most one, an SQLite
+/// statement, which takes milliseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The length of the queue of connections not yet accepted, as in mio.
+/// Length of the queue of connections that are not accepted yet. Source: mio.
 const BACKLOG: u32 = 1024;
 
-/// A running service. Dropping it closes its listener and its connections, and
-/// waits until its threads have ended.
+/// A running service. Dropping it closes its listener and its connections, and blocks until its
+/// threads have ended.
 #[derive(Debug)]
 pub(crate) struct ServiceHost {
     addr: SocketAddr,
@@ -36,9 +35,9 @@ pub(crate) struct ServiceHost {
 }
 
 impl ServiceHost {
-    /// Binds `addr` and runs the future that `serve` makes of the listener and
-    /// the address it got. Linux cuts thread names at 15 bytes. Blocks for a moment, and must not
-    /// be called on an async thread: a runtime that fails to start may not be dropped there.
+    /// Binds `addr` and runs the future that `serve` returns for the listener and its address.
+    /// Linux truncates thread names to 15 bytes. Blocks for a moment. Must not be called on an
+    /// async thread: if a step fails, the runtime is dropped, which panics there.
     pub(crate) fn start<F>(
         service: Service,
         thread_name: &str,
@@ -79,7 +78,7 @@ impl ServiceHost {
         })
     }
 
-    /// The address the service listens on, with the port it got.
+    /// Returns the listening address, with the assigned port.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -91,7 +90,7 @@ impl Drop for ServiceHost {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!(addr = %self.addr, "a local cloud service ended with a panic");
+            tracing::error!(addr = %self.addr, "a service of the local cloud panicked");
         }
     }
 }
@@ -104,25 +103,24 @@ fn run(
     runtime.block_on(async {
         tokio::select! {
             () = serving => {}
-            // Nothing is ever sent: the sender's end is what is waited for.
+            // No value is ever sent: dropping the sender ends the wait.
             _ = stopped => {}
         }
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
 }
 
-/// Binds with `TCP_NODELAY` on the listener: accepted connections inherit it on
-/// Linux and BSD, and dynoxide's accept loop offers no other way. Without it an
-/// answer in two segments waits some 40 ms for the client's delayed
-/// acknowledgement.
+/// Binds with `TCP_NODELAY` on the listener: accepted connections inherit it on Linux and BSD, and
+/// dynoxide's accept loop has no other way to set it. Without it, a response in two segments is
+/// delayed by some 40 ms until the client's delayed acknowledgement.
 fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = if addr.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
-    // A restart may take over the port while old connections linger. On Windows
-    // the flag would let two programs share the port.
+    // Permits a restart to bind the port while old connections are in TIME_WAIT. On Windows the
+    // option would let two programs share the port.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.set_nodelay(true)?;

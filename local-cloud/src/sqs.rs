@@ -1,4 +1,4 @@
-//! SQS: rustack's queues behind checks and an accept loop of our own.
+//! SQS: rustack's queues behind this crate's checks and accept loop.
 
 mod handler;
 mod message_validation;
@@ -18,15 +18,15 @@ use crate::connections;
 use crate::error::{Service, StartError};
 use crate::service_host::ServiceHost;
 
-/// With a second thread, two simultaneous `CreateQueue` of one name could make
-/// two queues, and the messages of one be lost: rustack looks a name up and
-/// inserts it in two steps.
+/// One thread, because rustack looks up a queue's name and inserts it in two steps: with a second
+/// thread, two concurrent `CreateQueue` requests of one name could create two queues, and the
+/// messages of one would be lost.
 const WORKERS: usize = 1;
 
-/// The account in queue URLs and ARNs, the same as in dynoxide's ARNs.
+/// Account id in queue URLs and ARNs; the same as in dynoxide's ARNs.
 const ACCOUNT: &str = "000000000000";
 
-/// Starts SQS without any queue.
+/// Starts SQS without queues.
 pub(crate) fn start(addr: SocketAddr) -> Result<ServiceHost, StartError> {
     ServiceHost::start(
         Service::Sqs,
@@ -34,8 +34,7 @@ pub(crate) fn start(addr: SocketAddr) -> Result<ServiceHost, StartError> {
         addr,
         WORKERS,
         |listener, bound| {
-            // Queue URLs carry the advertised address: a client must be able to use
-            // them as they are.
+            // Queue URLs contain the advertised address, and clients use them unchanged.
             let advertised = reachable(bound);
             let sqs = RustackSqs::new(SqsConfig {
                 skip_signature_validation: true,

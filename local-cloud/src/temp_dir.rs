@@ -1,8 +1,7 @@
-//! The temporary folder, and those that killed processes left behind.
+//! The temporary directory, and the clean-up of directories that killed processes left behind.
 //!
-//! The owner of a folder holds a lock on a file in it. The system releases the
-//! lock with the process, however that ends, so a folder whose lock can be taken
-//! is nobody's.
+//! The owner of a directory holds a lock on a file in it. The operating system releases the lock
+//! when the process ends for any reason, so a directory whose lock can be acquired has no owner.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,17 +12,17 @@ use tempfile::TempDir;
 const PREFIX: &str = "local-cloud-";
 const LOCK: &str = "lock";
 
-/// A folder with its lock, removed on dropping.
+/// A temporary directory and its lock; deleted when dropped.
 #[derive(Debug)]
 pub(crate) struct LockedTempDir {
-    // Removed while still locked.
-    folder: TempDir,
+    // Deleted while it is still locked.
+    dir: TempDir,
     _lock: File,
 }
 
 impl LockedTempDir {
-    /// Makes a folder in the system's place for temporary files, where it also
-    /// removes what is nobody's.
+    /// Creates a directory in the system's directory for temporary files, and deletes those there
+    /// that have no owner.
     pub(crate) fn new() -> io::Result<Self> {
         let parent = std::env::temp_dir();
         remove_abandoned(&parent);
@@ -31,29 +30,28 @@ impl LockedTempDir {
     }
 
     fn within(parent: &Path) -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
-        // It gets its name when it is locked: never is there one to be taken.
-        let unlocked = folder.path().join("unlocked");
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        // The lock file gets its name after it is locked, so that another process cannot acquire
+        // it.
+        let unlocked = dir.path().join("unlocked");
         let lock = File::create_new(&unlocked)?;
         lock.try_lock()?;
-        fs::rename(unlocked, folder.path().join(LOCK))?;
-        Ok(Self {
-            folder,
-            _lock: lock,
-        })
+        fs::rename(unlocked, dir.path().join(LOCK))?;
+        Ok(Self { dir, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
+        self.dir.path()
     }
 
-    /// Removes it and says whether that worked.
+    /// Deletes the directory.
     pub(crate) fn close(self) -> io::Result<()> {
-        self.folder.close()
+        self.dir.close()
     }
 }
 
-/// What cannot be removed, such as another user's, stays.
+/// Deletes the directories without an owner in `parent`. Those that cannot be deleted, such as
+/// another user's, are left.
 fn remove_abandoned(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
@@ -69,9 +67,11 @@ fn remove_abandoned(parent: &Path) {
         if is_file && File::open(lock).is_ok_and(|lock| lock.try_lock().is_ok()) {
             match fs::remove_dir_all(entry.path()) {
                 Ok(()) => {
-                    tracing::info!(folder = ?entry.path(), "removed the folder of a killed process");
+                    tracing::info!(dir = ?entry.path(), "deleted the directory of a killed process");
                 }
-                Err(error) => tracing::debug!(%error, "an abandoned folder could not be removed"),
+                Err(error) => {
+                    tracing::debug!(%error, "the directory of a killed process could not be deleted")
+                }
             }
         }
     }
@@ -82,13 +82,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_without_an_owner_are_removed() {
+    fn only_directories_without_an_owner_are_deleted() {
         let parent = tempfile::tempdir().unwrap();
         let owned = LockedTempDir::within(parent.path()).unwrap();
         let foreign = parent.path().join("local-cloud-without-lock");
         fs::create_dir(&foreign).unwrap();
         let abandoned = LockedTempDir::within(parent.path()).unwrap();
-        let left = abandoned.folder.keep();
+        let left = abandoned.dir.keep();
         drop(abandoned._lock);
 
         remove_abandoned(parent.path());

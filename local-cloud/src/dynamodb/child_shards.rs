@@ -1,20 +1,18 @@
-//! Corrects dynoxide's `DescribeStream`. Each of its streams has one shard that
-//! never closes, but it gives the shard an ending sequence number, which in
-//! DynamoDB means closed, and a starting one only with its first record. It also
-//! ignores what narrows a listing, so that the shard appears as its own child and
-//! as its own successor.
+//! Corrects dynoxide's `DescribeStream`. Each of its streams has one shard that never closes, but
+//! dynoxide reports an ending sequence number, which in DynamoDB means that the shard is closed,
+//! and a starting one only after the first record. It also ignores `ShardFilter` and
+//! `ExclusiveStartShardId`, so that the shard appears as its own child and its own successor.
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Before every sequence number that dynoxide gives a record, and one that it
-/// takes.
+/// Starting sequence number: lower than that of every record, and one that dynoxide accepts.
 const START: &str = "100000000000000000001";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Asked {
+struct DescribeStreamInput {
     exclusive_start_shard_id: Option<String>,
     shard_filter: Option<ShardFilter>,
 }
@@ -25,17 +23,17 @@ struct ShardFilter {
     r#type: Option<String>,
 }
 
-/// dynoxide's answer as DynamoDB would have given it.
-pub(crate) fn corrected(asked: &[u8], answer: Bytes) -> Bytes {
-    // dynoxide has read the request; what it ignores may still be of a wrong type.
-    let asked: Asked = serde_json::from_slice(asked).unwrap_or_default();
-    let Ok(mut value) = serde_json::from_slice::<Value>(&answer) else {
-        return answer;
+/// Returns dynoxide's response as DynamoDB would have sent it.
+pub(crate) fn corrected(requested: &[u8], response: Bytes) -> Bytes {
+    // dynoxide has parsed the request, but fields that it ignores may have the wrong type.
+    let requested: DescribeStreamInput = serde_json::from_slice(requested).unwrap_or_default();
+    let Ok(mut value) = serde_json::from_slice::<Value>(&response) else {
+        return response;
     };
     let Some(Value::Array(shards)) = value.pointer_mut("/StreamDescription/Shards") else {
-        return answer;
+        return response;
     };
-    let children = asked
+    let children = requested
         .shard_filter
         .is_some_and(|filter| filter.r#type.as_deref() == Some("CHILD_SHARDS"));
     shards.retain_mut(|shard| {
@@ -44,8 +42,8 @@ pub(crate) fn corrected(asked: &[u8], answer: Bytes) -> Bytes {
             range.insert("StartingSequenceNumber".to_owned(), START.into());
         }
         let id = shard.get("ShardId").and_then(Value::as_str);
-        // Listings are in the order of the ids.
-        !children && id > asked.exclusive_start_shard_id.as_deref()
+        // Shards are listed in the order of their ids.
+        !children && id > requested.exclusive_start_shard_id.as_deref()
     });
-    serde_json::to_vec(&value).map_or(answer, Bytes::from)
+    serde_json::to_vec(&value).map_or(response, Bytes::from)
 }

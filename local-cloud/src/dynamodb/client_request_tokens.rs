@@ -1,5 +1,5 @@
-//! What DynamoDB remembers of transactions with a `ClientRequestToken`: sent
-//! again within 10 minutes, one is answered as before without a second effect.
+//! Idempotency of transactions with a `ClientRequestToken`: a transaction that is sent again within
+//! 10 minutes gets the first response again and has no second effect.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,28 +11,28 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// DynamoDB's window.
+/// DynamoDB's idempotency window.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
 
-/// The oldest are forgotten beyond this many, which take some 30 MB. An SDK
-/// sends a token again within seconds.
+/// Upper bound on the tokens kept, some 30 MB. The oldest are dropped first; an SDK sends a token
+/// again within seconds.
 const MAX_TOKENS: usize = 100_000;
 
-/// The lengths DynamoDB takes. Others are left to dynoxide to refuse.
+/// Lengths that DynamoDB accepts. dynoxide rejects the others.
 const TOKEN_LENGTH: RangeInclusive<usize> = 1..=36;
 
-/// A `TransactWriteItems` request that came with a token.
+/// A `TransactWriteItems` request with a token.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     pub(crate) token: Arc<str>,
-    /// The same for equal items, in whatever order their attributes stand.
+    /// Equal for equal items, regardless of the order of their attributes.
     digest: u64,
-    /// The request without its token, otherwise as it was written.
+    /// The request without its token, otherwise unchanged.
     pub(crate) body: Bytes,
 }
 
 impl Transaction {
-    /// `None` without a valid token, and for what is no such request.
+    /// Parses a request. Returns `None` if it has no valid token or is not a `TransactWriteItems`.
     pub(crate) fn with_token(body: &[u8]) -> Option<Self> {
         let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body).ok()?;
         let token = fields.remove("ClientRequestToken")?;
@@ -51,48 +51,49 @@ impl Transaction {
     }
 }
 
-/// One token's transaction, known from its first request on.
+/// The transaction of one token, from its first request on.
 #[derive(Debug)]
 pub(crate) struct Known {
     digest: u64,
-    /// The answer, once there is one. Locked while the transaction runs.
+    /// The response; `None` before the transaction succeeds. Locked while it runs.
     pub(crate) outcome: tokio::sync::Mutex<Option<Bytes>>,
 }
 
-/// What a request finds under its token.
+/// Result of looking up a token.
 #[derive(Debug)]
 pub(crate) enum Claim {
-    /// Run the transaction, or take its answer.
-    Turn(Arc<Known>),
+    /// The caller runs the transaction, or repeats its response.
+    Granted(Arc<Known>),
     /// The token belongs to other items.
     Mismatch,
 }
 
-/// All tokens of the last 10 minutes.
+/// The tokens of the last 10 minutes.
 #[derive(Debug, Default)]
 pub(crate) struct ClientRequestTokens {
-    // Never held across an await: a look-up and an insertion each time.
+    // Held for a look-up and an insertion, never across an await.
     kept: Mutex<Kept>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     known: HashMap<Arc<str>, Arc<Known>>,
-    /// In the order they came, so that forgetting looks at the oldest only.
+    /// In the order of arrival, so that only the oldest have to be checked for expiry.
     by_age: VecDeque<(Instant, Arc<str>, Arc<Known>)>,
 }
 
 impl ClientRequestTokens {
+    /// Looks up the token, and inserts it if it is new or expired.
     pub(crate) fn claim(&self, sent: &Transaction) -> Claim {
         self.claim_at(sent, Instant::now())
     }
 
     fn claim_at(&self, sent: &Transaction, now: Instant) -> Claim {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.forget_old(now);
+        kept.remove_expired(now);
         if let Some(known) = kept.known.get(&sent.token) {
             return match known.digest == sent.digest {
-                true => Claim::Turn(Arc::clone(known)),
+                true => Claim::Granted(Arc::clone(known)),
                 false => Claim::Mismatch,
             };
         }
@@ -103,18 +104,18 @@ impl ClientRequestTokens {
         let token = Arc::clone(&sent.token);
         kept.known.insert(Arc::clone(&token), Arc::clone(&known));
         kept.by_age.push_back((now, token, Arc::clone(&known)));
-        Claim::Turn(known)
+        Claim::Granted(known)
     }
 
-    /// Frees a token whose transaction failed.
-    pub(crate) fn forget(&self, token: &str, known: &Arc<Known>) {
+    /// Removes a token whose transaction failed.
+    pub(crate) fn release(&self, token: &str, known: &Arc<Known>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.remove(token, known);
     }
 }
 
 impl Kept {
-    fn forget_old(&mut self, now: Instant) {
+    fn remove_expired(&mut self, now: Instant) {
         while let Some((since, ..)) = self.by_age.front() {
             let old = now.saturating_duration_since(*since) >= WINDOW;
             if !old && self.by_age.len() <= MAX_TOKENS {
@@ -126,7 +127,8 @@ impl Kept {
         }
     }
 
-    /// A token may have been freed and taken again: only the same use of it goes.
+    /// Removes the token only if it still belongs to `known`: it may have been released and claimed
+    /// again.
     fn remove(&mut self, token: &str, known: &Arc<Known>) {
         if self.known.get(token).is_some_and(|k| Arc::ptr_eq(k, known)) {
             self.known.remove(token);
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_is_taken_from_a_request() {
+    fn only_the_token_is_removed_from_a_request() {
         let body = br#"{ "ClientRequestToken":"t", "TransactItems": [ {"N": 1.0} ], "X":null}"#;
         let transaction = Transaction::with_token(body).unwrap();
         assert_eq!(&*transaction.token, "t");
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_request_with_a_token_is_left_alone() {
+    fn request_without_a_valid_token_is_not_intercepted() {
         let long = format!(
             r#"{{"TransactItems":[],"ClientRequestToken":"{}"}}"#,
             "t".repeat(37)
@@ -174,36 +176,36 @@ mod tests {
     }
 
     #[test]
-    fn items_are_equal_whatever_the_order_of_their_attributes() {
+    fn items_are_equal_regardless_of_attribute_order() {
         let tokens = ClientRequestTokens::default();
         let claim = |items| tokens.claim(&transaction("t", items));
-        let Claim::Turn(first) = claim(r#"[{"a":1,"b":2}]"#) else {
+        let Claim::Granted(first) = claim(r#"[{"a":1,"b":2}]"#) else {
             panic!("a new token");
         };
         assert!(
-            matches!(claim(r#"[{"b":2,"a":1}]"#), Claim::Turn(same) if Arc::ptr_eq(&same, &first))
+            matches!(claim(r#"[{"b":2,"a":1}]"#), Claim::Granted(same) if Arc::ptr_eq(&same, &first))
         );
         assert!(matches!(claim(r#"[{"a":1,"b":3}]"#), Claim::Mismatch));
     }
 
     #[test]
-    fn a_token_is_free_after_a_failure_and_after_ten_minutes() {
+    fn token_can_be_reused_after_a_failure_and_after_ten_minutes() {
         let tokens = ClientRequestTokens::default();
         let start = Instant::now();
         let claim = |items, after| tokens.claim_at(&transaction("t", items), start + after);
-        let Claim::Turn(failed) = claim("[1]", Duration::ZERO) else {
+        let Claim::Granted(failed) = claim("[1]", Duration::ZERO) else {
             panic!("a new token");
         };
-        tokens.forget("t", &failed);
-        assert!(matches!(claim("[2]", Duration::ZERO), Claim::Turn(_)));
+        tokens.release("t", &failed);
+        assert!(matches!(claim("[2]", Duration::ZERO), Claim::Granted(_)));
 
         let just_before = WINDOW - Duration::from_millis(1);
         assert!(matches!(claim("[3]", just_before), Claim::Mismatch));
-        assert!(matches!(claim("[3]", WINDOW), Claim::Turn(_)));
+        assert!(matches!(claim("[3]", WINDOW), Claim::Granted(_)));
     }
 
     #[test]
-    fn no_more_than_the_newest_tokens_are_kept() {
+    fn only_the_newest_tokens_are_kept() {
         let tokens = ClientRequestTokens::default();
         let now = Instant::now();
         for i in 0..MAX_TOKENS + 10 {

@@ -1,9 +1,9 @@
-//! Passes requests on to dynoxide, each connection over one of its own, and
-//! steps in where dynoxide differs from DynamoDB in a way that matters here:
+//! Forwards requests to dynoxide, over one connection per client connection, and intercepts those
+//! for which dynoxide differs from DynamoDB in a way that matters here:
 //!
-//! - `ClientRequestToken`s (which the SDKs send with every transaction) are kept by
-//!   [`ClientRequestTokens`] instead. dynoxide looks at all of the last 10 minutes' tokens at every
-//!   transaction: 4,400 transactions/s fall to 1,000/s by 20,000 tokens.
+//! - `ClientRequestToken`s, which the SDKs send with every transaction, are kept by
+//!   [`ClientRequestTokens`] instead. At every transaction dynoxide reads all tokens of the last 10
+//!   minutes: 4,400 transactions/s fall to 1,000/s by 20,000 tokens.
 //! - `DescribeStream` is corrected by [`child_shards`].
 
 use std::future::Future;
@@ -21,14 +21,14 @@ use hyper::service::Service;
 
 use super::child_shards;
 use super::client_request_tokens::{Claim, ClientRequestTokens, Transaction};
-use crate::upstream::{Answer, Body, Error, Upstream};
+use crate::upstream::{Body, Error, Upstream, UpstreamResponse};
 
-/// DynamoDB's own limit, which dynoxide keeps for what is passed on unread.
+/// DynamoDB's limit. dynoxide enforces it for requests that are forwarded unread.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
 
-/// What serves one connection.
+/// The service of one client connection.
 #[derive(Clone)]
 pub(crate) struct Interceptor {
     upstream: Arc<Upstream>,
@@ -43,7 +43,7 @@ impl Interceptor {
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Answer, Error> {
+    async fn handle(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
         let target = request.headers().get("x-amz-target");
         match target.map(HeaderValue::as_bytes) {
             Some(b"DynamoDB_20120810.TransactWriteItems") => self.transact(request).await,
@@ -52,57 +52,64 @@ impl Interceptor {
         }
     }
 
-    async fn transact(self, request: Request<Incoming>) -> Result<Answer, Error> {
+    async fn transact(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
         let (parts, body) = match read(request).await {
             Ok(read) => read,
-            Err(refusal) => return Ok(*refusal),
+            Err(rejection) => return Ok(*rejection),
         };
         let Some(transaction) = Transaction::with_token(&body) else {
             return self.upstream.send(rebuilt(parts, body)).await;
         };
-        // A transaction runs to its end and is remembered even if the client
-        // gives up: its retry, with the same token, must not run it again.
+        // A task of its own, so that the transaction completes and its response is kept even if the
+        // client disconnects: a retry with the same token must not run it again.
         tokio::spawn(self.transact_once(parts, transaction)).await?
     }
 
-    async fn transact_once(self, parts: Parts, sent: Transaction) -> Result<Answer, Error> {
+    async fn transact_once(
+        self,
+        parts: Parts,
+        sent: Transaction,
+    ) -> Result<UpstreamResponse, Error> {
         let claim = match self.tokens.claim(&sent) {
-            Claim::Mismatch => return Ok(made(StatusCode::BAD_REQUEST, MISMATCH)),
-            Claim::Turn(claim) => claim,
+            Claim::Mismatch => return Ok(json_response(StatusCode::BAD_REQUEST, MISMATCH)),
+            Claim::Granted(claim) => claim,
         };
-        // Whoever comes second with the same token waits here for the first.
+        // A concurrent request with the same token waits here for the first one.
         let mut outcome = claim.outcome.lock().await;
         if let Some(done) = &*outcome {
-            return Ok(made(StatusCode::OK, done.clone()));
+            return Ok(json_response(StatusCode::OK, done.clone()));
         }
-        let answer = self.upstream.send(rebuilt(parts, sent.body)).await;
-        match answer {
-            Ok(answer) if answer.status() == StatusCode::OK => {
-                let (parts, body) = answer.into_parts();
+        let response = self.upstream.send(rebuilt(parts, sent.body)).await;
+        match response {
+            Ok(response) if response.status() == StatusCode::OK => {
+                let (parts, body) = response.into_parts();
                 let body = body.collect().await?.to_bytes();
-                // A copy: the bytes as they came keep a whole read buffer alive.
+                // A copy, because the received bytes keep a whole read buffer alive.
                 *outcome = Some(Bytes::copy_from_slice(&body));
                 Ok(Response::from_parts(parts, Either::Right(body.into())))
             }
-            // What failed had no effect, so the token is free again.
+            // A failed transaction has no effect, so its token can be used again.
             other => {
-                self.tokens.forget(&sent.token, &claim);
+                self.tokens.release(&sent.token, &claim);
                 other
             }
         }
     }
 
-    async fn describe(self, request: Request<Incoming>) -> Result<Answer, Error> {
-        let (parts, asked) = match read(request).await {
+    async fn describe(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
+        let (parts, requested) = match read(request).await {
             Ok(read) => read,
-            Err(refusal) => return Ok(*refusal),
+            Err(rejection) => return Ok(*rejection),
         };
-        let answer = self.upstream.send(rebuilt(parts, asked.clone())).await?;
-        if answer.status() != StatusCode::OK {
-            return Ok(answer);
+        let response = self
+            .upstream
+            .send(rebuilt(parts, requested.clone()))
+            .await?;
+        if response.status() != StatusCode::OK {
+            return Ok(response);
         }
-        let (mut parts, body) = answer.into_parts();
-        let body = child_shards::corrected(&asked, body.collect().await?.to_bytes());
+        let (mut parts, body) = response.into_parts();
+        let body = child_shards::corrected(&requested, body.collect().await?.to_bytes());
         parts.headers.remove(CONTENT_LENGTH);
         parts.headers.remove("x-amz-crc32");
         Ok(Response::from_parts(parts, Either::Right(body.into())))
@@ -110,35 +117,38 @@ impl Interceptor {
 }
 
 impl Service<Request<Incoming>> for Interceptor {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<UpstreamResponse, Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Box::pin(self.clone().answer(request))
+        Box::pin(self.clone().handle(request))
     }
 }
 
 const MISMATCH: &str = r#"{"__type":"com.amazonaws.dynamodb.v20120810#IdempotentParameterMismatchException","Message":"The request uses the same client token as a previous, but non-identical request."}"#;
 
-async fn read(request: Request<Incoming>) -> Result<(Parts, Bytes), Box<Answer>> {
+async fn read(request: Request<Incoming>) -> Result<(Parts, Bytes), Box<UpstreamResponse>> {
     let (parts, body) = request.into_parts();
     match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(read) => Ok((parts, read.to_bytes())),
-        Err(_) => Err(Box::new(made(StatusCode::PAYLOAD_TOO_LARGE, Bytes::new()))),
+        Err(_) => Err(Box::new(json_response(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Bytes::new(),
+        ))),
     }
 }
 
-/// A request with a body that may have another length than it came with.
+/// Returns a request with `body`, whose length may differ from that of the received one.
 fn rebuilt(mut parts: Parts, body: Bytes) -> Request<Body> {
     parts.headers.remove(TRANSFER_ENCODING);
     parts.headers.insert(CONTENT_LENGTH, body.len().into());
     Request::from_parts(parts, Either::Right(body.into()))
 }
 
-fn made(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Either::Right(Full::new(body.into())));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, JSON);
-    answer
+fn json_response(status: StatusCode, body: impl Into<Bytes>) -> UpstreamResponse {
+    let mut response = Response::new(Either::Right(Full::new(body.into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
 }

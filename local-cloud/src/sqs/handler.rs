@@ -1,9 +1,8 @@
-//! Stands before rustack's handler and makes up for where it differs from SQS in
-//! a way that would mislead a developer, or that a request could bring a queue
-//! down with:
+//! Checks requests before rustack's handler, where rustack differs from SQS in a way that would
+//! mislead a developer, or where a request could make a queue fail:
 //!
-//! - Settings and bounds: [`settings`].
-//! - What a message may hold, and how large a batch may be: [`contents`].
+//! - Attributes and bounds: [`queue_attributes`].
+//! - Contents of messages and size of batches: [`message_validation`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,8 +18,8 @@ use rustack_sqs_model::operations::SqsOperation;
 
 use super::{message_validation, queue_attributes};
 
-type Answer = Result<Response<SqsResponseBody>, SqsError>;
-type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+type HandlerResult = Result<Response<SqsResponseBody>, SqsError>;
+type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 
 /// rustack's handler behind the checks.
 #[derive(Debug)]
@@ -37,22 +36,22 @@ impl CheckedSqs {
 }
 
 impl SqsHandler for CheckedSqs {
-    fn handle_operation(&self, op: SqsOperation, body: Bytes) -> Answering {
+    fn handle_operation(&self, op: SqsOperation, body: Bytes) -> HandlerFuture {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             match op {
-                SqsOperation::SendMessage => match message_validation::refused_message(&body) {
-                    Some(refusal) => Ok(refusal),
+                SqsOperation::SendMessage => match message_validation::rejection(&body) {
+                    Some(rejection) => Ok(rejection),
                     None => inner.handle_operation(op, body).await,
                 },
-                SqsOperation::SendMessageBatch => match message_validation::sifted_batch(&body)? {
+                SqsOperation::SendMessageBatch => match message_validation::partial_batch(&body)? {
                     None => inner.handle_operation(op, body).await,
-                    Some(sifted) => {
-                        let answer = match sifted.accepted {
+                    Some(batch) => {
+                        let response = match batch.accepted {
                             Some(body) => Some(inner.handle_operation(op, body).await?),
                             None => None,
                         };
-                        message_validation::with_failures(answer, sifted.failed).await
+                        message_validation::with_failures(response, batch.failed).await
                     }
                 },
                 _ => {

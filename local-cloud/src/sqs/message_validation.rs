@@ -1,5 +1,5 @@
-//! What SQS takes into a queue and rustack does not look at: the characters of
-//! messages, the total size of a batch, and the names of its entries.
+//! Checks that SQS makes and rustack does not: the characters of messages, the total size of a
+//! batch, and the ids of its entries.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use rustack_sqs_model::types::{
     BatchResultErrorEntry, MessageAttributeValue, SendMessageBatchRequestEntry,
 };
 
-/// The sum over all entries of a batch.
+/// Upper bound on the sum over all entries of a batch.
 const MAX_BATCH_BYTES: usize = 1_048_576;
 const MAX_BATCH_ENTRIES: usize = 10;
 const MAX_ENTRY_ID: usize = 80;
@@ -25,40 +25,41 @@ const CONTENTS_REASON: &str = "Invalid characters found. Valid unicode character
 
 type Attributes = HashMap<String, MessageAttributeValue>;
 
-/// The answer to a `SendMessage` with characters that SQS does not take.
-pub(crate) fn refused_message(body: &[u8]) -> Option<Response<SqsResponseBody>> {
+/// Returns the error response to a `SendMessage` with characters that SQS rejects; `None` if it has
+/// none.
+pub(crate) fn rejection(body: &[u8]) -> Option<Response<SqsResponseBody>> {
     let input: SendMessageInput = serde_json::from_slice(body).ok()?;
     if valid(&input.message_body, &input.message_attributes) {
         return None;
     }
-    // rustack's error codes do not include this one.
+    // rustack has no such error code.
     let error = serde_json::json!({
         "__type": format!("com.amazonaws.sqs#{INVALID_CONTENTS}"),
         "message": CONTENTS_REASON,
     });
-    let mut answer = answer(error.to_string());
-    *answer.status_mut() = StatusCode::BAD_REQUEST;
-    answer.headers_mut().insert(
+    let mut response = response(error.to_string());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(
         "x-amzn-query-error",
         http::HeaderValue::from_static("InvalidMessageContents;Sender"),
     );
-    Some(answer)
+    Some(response)
 }
 
-/// A batch of which some entries fail.
+/// A batch with entries that fail.
 #[derive(Debug)]
-pub(crate) struct Sifted {
-    /// The request with the others, if there are any.
+pub(crate) struct PartialBatch {
+    /// The request with the valid entries, if there are any.
     pub(crate) accepted: Option<Bytes>,
     pub(crate) failed: Vec<BatchResultErrorEntry>,
 }
 
-/// Checks a `SendMessageBatch`. `None` when rustack may see it as it is.
-pub(crate) fn sifted_batch(body: &[u8]) -> Result<Option<Sifted>, SqsError> {
+/// Checks a `SendMessageBatch`. Returns `None` if rustack can handle it unchanged.
+pub(crate) fn partial_batch(body: &[u8]) -> Result<Option<PartialBatch>, SqsError> {
     let Ok(mut input) = serde_json::from_slice::<SendMessageBatchInput>(body) else {
         return Ok(None);
     };
-    // rustack refuses it, and before anything else is looked at.
+    // rustack rejects it, and SQS checks this first.
     if input.entries.len() > MAX_BATCH_ENTRIES {
         return Ok(None);
     }
@@ -86,10 +87,10 @@ pub(crate) fn sifted_batch(body: &[u8]) -> Result<Option<Sifted>, SqsError> {
     if input.entries.iter().all(is_valid) {
         return Ok(None);
     }
-    let (accepted, refused) = input.entries.into_iter().partition(is_valid);
+    let (accepted, rejected) = input.entries.into_iter().partition(is_valid);
     input.entries = accepted;
-    let refused: Vec<SendMessageBatchRequestEntry> = refused;
-    let failed = refused.into_iter().map(|entry| BatchResultErrorEntry {
+    let rejected: Vec<SendMessageBatchRequestEntry> = rejected;
+    let failed = rejected.into_iter().map(|entry| BatchResultErrorEntry {
         id: entry.id,
         sender_fault: true,
         code: INVALID_CONTENTS.to_owned(),
@@ -99,29 +100,31 @@ pub(crate) fn sifted_batch(body: &[u8]) -> Result<Option<Sifted>, SqsError> {
         true => None,
         false => Some(serde_json::to_vec(&input).map_err(internal)?.into()),
     };
-    Ok(Some(Sifted {
+    Ok(Some(PartialBatch {
         accepted,
         failed: failed.collect(),
     }))
 }
 
-/// rustack's answer for the accepted entries, and the failed ones with it.
+/// Returns rustack's response for the accepted entries, completed by the failed ones.
 pub(crate) async fn with_failures(
     accepted: Option<Response<SqsResponseBody>>,
     failed: Vec<BatchResultErrorEntry>,
 ) -> Result<Response<SqsResponseBody>, SqsError> {
     let mut output = match accepted {
-        Some(answer) => {
-            let body = answer.into_body().collect().await.map_err(internal)?;
+        Some(response) => {
+            let body = response.into_body().collect().await.map_err(internal)?;
             serde_json::from_slice(&body.to_bytes()).map_err(internal)?
         }
         None => SendMessageBatchOutput::default(),
     };
     output.failed.extend(failed);
-    serde_json::to_string(&output).map(answer).map_err(internal)
+    serde_json::to_string(&output)
+        .map(response)
+        .map_err(internal)
 }
 
-fn answer(json: String) -> Response<SqsResponseBody> {
+fn response(json: String) -> Response<SqsResponseBody> {
     // rustack adds the remaining headers.
     Response::new(SqsResponseBody::from_bytes(json))
 }
@@ -139,7 +142,8 @@ fn valid(body: &str, attributes: &Attributes) -> bool {
         .all(|text| text.chars().all(is_valid))
 }
 
-/// Surrogates, the other gap in SQS's list, are no `char`s.
+/// Returns `true` if SQS accepts the character. Surrogates, the other gap in its list, are not
+/// `char`s.
 fn is_valid(c: char) -> bool {
     !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
 }
@@ -151,7 +155,7 @@ fn valid_id(id: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
-/// What SQS counts: the body, and every attribute's name, type and value.
+/// Returns the size as SQS counts it: the body, and the name, type and value of each attribute.
 fn size(entry: &SendMessageBatchRequestEntry) -> usize {
     let attributes = entry.message_attributes.iter().map(|(name, value)| {
         let text = value.string_value.as_ref().map_or(0, String::len);

@@ -1,9 +1,9 @@
-//! Requests that set something, as SQS takes them:
+//! Checks and normalises the attributes of queues and the bounds of parameters:
 //!
-//! - A visibility timeout outside SQS's bounds would end a queue's task for good if it is negative.
-//! - `maxReceiveCount` is read as a number only, though SQS takes a string too; and a policy
-//!   written differently but meaning the same would make the second `CreateQueue` fail.
-//! - A `NextToken` near the largest integer would cut the connection.
+//! - rustack accepts a negative visibility timeout, which would terminate the queue's task.
+//! - rustack parses `maxReceiveCount` only as a number; SQS also accepts a string. And a redrive
+//!   policy that is spelled differently but means the same would make a second `CreateQueue` fail.
+//! - A `NextToken` near the largest integer would close the connection.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -19,12 +19,15 @@ use rustack_sqs_model::types::RedrivePolicy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Seconds, and the other bounds below: from the SQS API reference.
+/// In seconds. Source of this and the other bounds: the SQS API reference.
 const VISIBILITY_TIMEOUT: RangeInclusive<i32> = 0..=43_200;
 const WAIT_TIME: RangeInclusive<i32> = 0..=20;
 const MAX_RECEIVE_COUNT: RangeInclusive<i32> = 1..=1_000;
 
-/// The body rustack is to see, or why the request is refused.
+/// Returns the body to pass to rustack.
+///
+/// # Errors
+/// The error with which SQS rejects the request.
 pub(crate) fn checked(op: SqsOperation, body: Bytes) -> Result<Bytes, SqsError> {
     match op {
         SqsOperation::CreateQueue => {
@@ -55,7 +58,7 @@ pub(crate) fn checked(op: SqsOperation, body: Bytes) -> Result<Bytes, SqsError> 
             })
         }
         SqsOperation::ListQueues => inspected(body, |input: &ListQueuesInput| {
-            // rustack's own tokens are small numbers.
+            // The tokens that rustack issues are small numbers.
             match input.next_token.as_deref().map(str::parse::<u32>) {
                 None | Some(Ok(_)) => Ok(()),
                 Some(Err(_)) => Err(SqsError::invalid_parameter_value("Invalid NextToken.")),
@@ -65,8 +68,7 @@ pub(crate) fn checked(op: SqsOperation, body: Bytes) -> Result<Bytes, SqsError> 
     }
 }
 
-/// Checks the input as rustack will read it. What it cannot read, it refuses
-/// itself, in its own words.
+/// Checks the input as rustack will parse it. rustack itself rejects input that it cannot parse.
 fn inspected<T: DeserializeOwned>(
     body: Bytes,
     check: impl FnOnce(&T) -> Result<(), SqsError>,
@@ -88,7 +90,7 @@ fn within(name: &str, value: i32, bounds: RangeInclusive<i32>) -> Result<(), Sqs
     )))
 }
 
-/// Puts a redrive policy among the attributes into rustack's own spelling.
+/// Rewrites the redrive policy among the attributes in rustack's own spelling.
 fn rewritten<T: DeserializeOwned + Serialize>(
     body: Bytes,
     attributes: impl FnOnce(&mut T) -> &mut HashMap<String, String>,
@@ -96,7 +98,7 @@ fn rewritten<T: DeserializeOwned + Serialize>(
     let Ok(mut input) = serde_json::from_slice::<T>(&body) else {
         return Ok(body);
     };
-    // An empty policy takes the policy away.
+    // An empty policy removes the policy.
     let policy = attributes(&mut input).get_mut("RedrivePolicy");
     let Some(policy) = policy.filter(|policy| !policy.is_empty()) else {
         return Ok(body);

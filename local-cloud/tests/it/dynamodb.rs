@@ -1,4 +1,4 @@
-//! The parts of DynamoDB that the outbox rests on.
+//! The DynamoDB features that the outbox relies on.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ async fn pending(client: &Client) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_sparse_index_holds_only_items_with_its_key() {
+async fn sparse_index_contains_only_items_with_its_key() {
     let cloud = start().await;
     let client = cloud.dynamodb_client();
     create_tables(&client).await;
@@ -81,7 +81,7 @@ async fn a_sparse_index_holds_only_items_with_its_key() {
 }
 
 #[tokio::test]
-async fn a_cancelled_transaction_says_why_in_the_order_of_its_actions() {
+async fn cancelled_transaction_returns_reasons_in_the_order_of_its_actions() {
     let cloud = start().await;
     let client = cloud.dynamodb_client();
     create_tables(&client).await;
@@ -95,15 +95,11 @@ async fn a_cancelled_transaction_says_why_in_the_order_of_its_actions() {
 
     assert_eq!(reasons, ["None", "ConditionalCheckFailed", "None"]);
     let orders = client.scan().table_name("orders").send().await.unwrap();
-    assert_eq!(
-        orders.count(),
-        0,
-        "nothing of a cancelled transaction stays"
-    );
+    assert_eq!(orders.count(), 0, "a cancelled transaction writes no item");
 }
 
 #[tokio::test]
-async fn a_request_token_is_remembered_with_its_request() {
+async fn repeated_request_token_is_compared_with_its_first_request() {
     let cloud = start().await;
     let client = cloud.dynamodb_client();
     create_tables(&client).await;
@@ -124,7 +120,7 @@ async fn a_request_token_is_remembered_with_its_request() {
 }
 
 #[tokio::test]
-async fn a_failed_transaction_leaves_its_token_free() {
+async fn token_of_a_failed_transaction_can_be_reused() {
     let cloud = start().await;
     let client = cloud.dynamodb_client();
     create_tables(&client).await;
@@ -136,11 +132,11 @@ async fn a_failed_transaction_leaves_its_token_free() {
 }
 
 #[tokio::test]
-async fn one_token_from_many_at_once_has_one_effect() {
+async fn concurrent_requests_with_one_token_have_one_effect() {
     let cloud = start().await;
     let client = cloud.dynamodb_client();
     create_tables(&client).await;
-    // Run twice, any of them would fail its condition.
+    // The condition would fail if the transaction ran twice.
     let place = async || write(&client, vec![put_order("o-1")], Some("t")).await;
     for reasons in futures::future::join_all((0..20).map(|_| place())).await {
         assert_eq!(reasons, [] as [&str; 0]);
@@ -148,7 +144,7 @@ async fn one_token_from_many_at_once_has_one_effect() {
 }
 
 #[tokio::test]
-async fn a_transaction_whose_answer_was_lost_is_known_by_its_token() {
+async fn retry_after_a_lost_response_succeeds_by_its_token() {
     let cloud = start().await;
     let client = cloud.dynamodb_client();
     create_tables(&client).await;
@@ -176,7 +172,7 @@ async fn a_transaction_whose_answer_was_lost_is_known_by_its_token() {
 }
 
 #[tokio::test]
-async fn a_batch_of_statements_marks_only_what_is_there_and_pending() {
+async fn batch_of_statements_updates_only_existing_pending_items() {
     let cloud = start().await;
     let client = cloud.dynamodb_client();
     create_tables(&client).await;
@@ -216,7 +212,7 @@ async fn a_batch_of_statements_marks_only_what_is_there_and_pending() {
     assert_eq!(
         batch([1, 9]).await,
         [None, failed.clone()],
-        "9 is not there"
+        "9 does not exist"
     );
     assert_eq!(
         batch([1, 2]).await,
@@ -225,7 +221,7 @@ async fn a_batch_of_statements_marks_only_what_is_there_and_pending() {
     );
 
     let items = client.scan().table_name("outbox").send().await.unwrap();
-    assert_eq!(items.count(), 2, "an update makes no item");
+    assert_eq!(items.count(), 2, "an update creates no item");
     assert!(
         items
             .items()
@@ -235,10 +231,10 @@ async fn a_batch_of_statements_marks_only_what_is_there_and_pending() {
     assert_eq!(pending(&client).await, [] as [&str; 0]);
 }
 
-/// Without the index over the stream records the last parts take many times as
-/// long as the first ones: each write reads all records.
+/// Without the index of the stream records the last parts take many times as long as the first
+/// ones, because each write reads all records.
 #[tokio::test(flavor = "multi_thread")]
-async fn stream_records_do_not_slow_writes_down() {
+async fn write_latency_is_independent_of_the_number_of_stream_records() {
     const PART: usize = 1_000;
     const PARTS: usize = 10;
     let cloud = start().await;
@@ -257,7 +253,7 @@ async fn stream_records_do_not_slow_writes_down() {
             .await;
         took.push(started.elapsed());
     }
-    // The fastest of several: a machine busy with other things slows some parts.
+    // The fastest of several parts, because other load on the machine slows some of them.
     let early = took[..3].iter().min().unwrap();
     let late = took[PARTS - 3..].iter().min().unwrap();
     assert!(*late < *early * 3, "{took:?}");

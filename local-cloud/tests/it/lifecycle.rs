@@ -1,4 +1,4 @@
-//! Starting, stopping, and being one of several.
+//! Starting and stopping, and several clouds at once.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -15,7 +15,7 @@ fn addr_of(url: &str) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn two_clouds_at_once_share_nothing() {
+async fn concurrent_clouds_share_no_data() {
     let (one, other) = tokio::join!(start(), start());
     create_tables(&one.dynamodb_client()).await;
     one.sqs_client()
@@ -32,7 +32,7 @@ async fn two_clouds_at_once_share_nothing() {
 }
 
 #[tokio::test]
-async fn the_environment_names_where_each_service_listens() {
+async fn environment_variables_contain_the_url_of_each_service() {
     let cloud = start().await;
     let env = cloud.env();
     let value = |name: &str| {
@@ -51,7 +51,7 @@ async fn the_environment_names_where_each_service_listens() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named_with_the_service_that_wanted_it() {
+async fn error_names_the_port_in_use_and_its_service() {
     let taken = TcpListener::bind(any_port()).unwrap();
     let addr = taken.local_addr().unwrap();
 
@@ -63,7 +63,7 @@ async fn a_taken_port_is_named_with_the_service_that_wanted_it() {
         dynamodb: any_port(),
         sqs: addr,
     };
-    for (config, wanted, name) in [
+    for (config, expected, name) in [
         (dynamodb, Service::DynamoDb, "DynamoDB"),
         (sqs, Service::Sqs, "SQS"),
     ] {
@@ -80,44 +80,44 @@ async fn a_taken_port_is_named_with_the_service_that_wanted_it() {
         else {
             panic!("{error:?}");
         };
-        assert_eq!((service, at), (wanted, addr));
+        assert_eq!((service, at), (expected, addr));
     }
 }
 
 #[tokio::test]
-async fn stopping_removes_the_folder_and_frees_the_ports() {
+async fn stop_deletes_the_directory_and_frees_the_ports() {
     let cloud = start().await;
     create_tables(&cloud.dynamodb_client()).await;
-    let folder = cloud.folder().to_owned();
+    let dir = cloud.temp_dir().to_owned();
     let addrs = [addr_of(&cloud.dynamodb_url()), addr_of(&cloud.sqs_url())];
-    assert!(folder.join("dynamodb.sqlite").exists());
+    assert!(dir.join("dynamodb.sqlite").exists());
 
     cloud.stop().await.unwrap();
 
-    assert!(!folder.exists());
+    assert!(!dir.exists());
     for addr in addrs {
         TcpListener::bind(addr).unwrap();
     }
 }
 
 #[tokio::test]
-async fn dropping_removes_the_folder_and_frees_the_ports() {
+async fn drop_deletes_the_directory_and_frees_the_ports() {
     let cloud = start().await;
-    let folder = cloud.folder().to_owned();
+    let dir = cloud.temp_dir().to_owned();
     let addr = addr_of(&cloud.dynamodb_url());
 
     drop(cloud);
 
-    assert!(!folder.exists());
+    assert!(!dir.exists());
     TcpListener::bind(addr).unwrap();
 }
 
 #[tokio::test]
-async fn stopping_does_not_wait_for_open_requests() {
+async fn stop_does_not_wait_for_open_requests() {
     let cloud = start().await;
     let sqs = cloud.sqs_client();
     let queue = sqs.create_queue().queue_name("q").send().await.unwrap();
-    // Half a request keeps its connection open for ever.
+    // An incomplete request keeps its connection open indefinitely.
     let mut half = std::net::TcpStream::connect(addr_of(&cloud.dynamodb_url())).unwrap();
     std::io::Write::write_all(&mut half, b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\n{").unwrap();
     let poll = sqs
@@ -145,7 +145,7 @@ async fn stopping_does_not_wait_for_open_requests() {
 }
 
 #[tokio::test]
-async fn a_wildcard_address_is_reached_over_loopback() {
+async fn url_of_a_wildcard_address_is_the_loopback_address() {
     let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let config = Config {
         dynamodb: wildcard,

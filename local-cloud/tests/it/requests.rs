@@ -1,4 +1,4 @@
-//! Requests no client should send: refused, and the services go on.
+//! Invalid requests: they are rejected, and the services continue.
 
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::support::start;
 
-/// Sends `request` as it is and returns the status line.
+/// Sends `request` unchanged and returns the status line.
 async fn raw(url: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap())
         .await
@@ -48,7 +48,7 @@ async fn assert_serves(cloud: &LocalCloud) {
 }
 
 #[tokio::test]
-async fn nonsense_is_refused_and_the_services_go_on() {
+async fn malformed_requests_are_rejected_and_the_services_continue() {
     let cloud = start().await;
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let unpaired = r#"{"TableName":"\ud800","QueueUrl":"\ud800"}"#;
@@ -90,7 +90,7 @@ async fn nonsense_is_refused_and_the_services_go_on() {
 }
 
 #[tokio::test]
-async fn a_visibility_timeout_out_of_bounds_leaves_the_queue_alive() {
+async fn visibility_timeout_out_of_bounds_is_rejected() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create_queue(&client).await;
@@ -150,7 +150,7 @@ async fn a_visibility_timeout_out_of_bounds_leaves_the_queue_alive() {
 }
 
 #[tokio::test]
-async fn a_token_that_no_listing_gave_is_refused() {
+async fn unknown_next_token_is_rejected() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     for token in [usize::MAX.to_string(), "-1".to_owned(), "x".to_owned()] {
@@ -160,7 +160,7 @@ async fn a_token_that_no_listing_gave_is_refused() {
 }
 
 #[tokio::test]
-async fn a_redrive_policy_needs_a_count_from_1_to_1000() {
+async fn redrive_policy_requires_a_count_from_1_to_1000() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let create = async |name: &str, count: &str| {
@@ -186,13 +186,13 @@ async fn a_redrive_policy_needs_a_count_from_1_to_1000() {
         "1.5",
         "4294967296",
     ] {
-        let error = create("refused", count).await.unwrap_err();
+        let error = create("rejected", count).await.unwrap_err();
         assert_eq!(error_code(&error), "InvalidParameterValue", "{count}");
     }
 }
 
 #[tokio::test]
-async fn a_batch_holds_one_mebibyte_and_no_byte_more() {
+async fn batch_over_1_mebibyte_is_rejected() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create_queue(&client).await;
@@ -217,7 +217,7 @@ async fn a_batch_holds_one_mebibyte_and_no_byte_more() {
 }
 
 #[tokio::test]
-async fn characters_that_sqs_does_not_take_are_refused() {
+async fn characters_that_sqs_rejects_are_rejected() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create_queue(&client).await;
@@ -228,10 +228,10 @@ async fn characters_that_sqs_does_not_take_are_refused() {
             .build()
             .unwrap()
     };
-    let refused = [
+    let invalid = [
         "\0", "a\u{8}", "\u{b}", "\u{c}", "\u{e}", "\u{1f}", "\u{fffe}", "\u{ffff}",
     ];
-    for body in refused {
+    for body in invalid {
         let send = client.send_message().queue_url(&queue).message_body(body);
         let error = send.send().await.unwrap_err().into_service_error();
         assert!(error.is_invalid_message_contents(), "{body:?}: {error:?}");
@@ -244,13 +244,13 @@ async fn characters_that_sqs_does_not_take_are_refused() {
     let error = send.send().await.unwrap_err().into_service_error();
     assert!(error.is_invalid_message_contents());
 
-    let entries = refused.iter().enumerate().map(|(i, body)| entry(i, body));
-    let taken = entry(9, "\t\n\r \u{d7ff}\u{e000}\u{fffd}\u{10000}\u{10ffff}");
+    let entries = invalid.iter().enumerate().map(|(i, body)| entry(i, body));
+    let valid = entry(9, "\t\n\r \u{d7ff}\u{e000}\u{fffd}\u{10000}\u{10ffff}");
     let batch = |entries| {
         let send = client.send_message_batch().queue_url(&queue);
         send.set_entries(Some(entries)).send()
     };
-    let answer = batch(entries.clone().chain([taken]).collect())
+    let answer = batch(entries.clone().chain([valid]).collect())
         .await
         .unwrap();
     let ids: Vec<_> = answer.successful().iter().map(|entry| entry.id()).collect();
@@ -262,7 +262,7 @@ async fn characters_that_sqs_does_not_take_are_refused() {
 }
 
 #[tokio::test]
-async fn an_entry_id_has_up_to_80_plain_characters() {
+async fn entry_id_has_1_to_80_alphanumeric_characters_hyphens_or_underscores() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create_queue(&client).await;

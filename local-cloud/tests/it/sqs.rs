@@ -63,7 +63,7 @@ fn string(value: &str) -> MessageAttributeValue {
 }
 
 #[tokio::test]
-async fn a_batch_is_received_with_its_attributes_and_deleted() {
+async fn batch_is_received_with_its_attributes_and_deleted() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create(&client, "order-events", &[]).await;
@@ -118,7 +118,7 @@ async fn a_batch_is_received_with_its_attributes_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_message_received_often_enough_goes_to_the_dead_letter_queue() {
+async fn message_at_its_receive_limit_moves_to_the_dead_letter_queue() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let dead = create(&client, "order-events-dlq", &[]).await;
@@ -133,7 +133,7 @@ async fn a_message_received_often_enough_goes_to_the_dead_letter_queue() {
     assert_eq!(
         create(&client, "order-events", &attributes).await,
         queue,
-        "again is no error"
+        "creating the queue again is not an error"
     );
     client
         .send_message()
@@ -154,7 +154,7 @@ async fn a_message_received_often_enough_goes_to_the_dead_letter_queue() {
 }
 
 #[tokio::test]
-async fn a_fifo_queue_deduplicates_and_keeps_each_group_in_order() {
+async fn fifo_queue_deduplicates_and_orders_each_group() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create(
@@ -193,7 +193,7 @@ async fn a_fifo_queue_deduplicates_and_keeps_each_group_in_order() {
 }
 
 #[tokio::test]
-async fn a_long_poll_is_woken_by_a_send() {
+async fn long_poll_returns_when_a_message_is_sent() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create(&client, "q", &[]).await;
@@ -224,7 +224,7 @@ async fn a_long_poll_is_woken_by_a_send() {
 }
 
 #[tokio::test]
-async fn an_extended_visibility_keeps_a_message_away_and_zero_brings_it_back() {
+async fn message_is_hidden_for_its_visibility_timeout_and_visible_after_zero() {
     let cloud = start().await;
     let client = cloud.sqs_client();
     let queue = create(&client, "q", &[]).await;

@@ -1,4 +1,4 @@
-//! DynamoDB Streams as the relay reads them.
+//! DynamoDB Streams as the relay reads it.
 
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::operation::describe_stream::builders::DescribeStreamFluentBuilder;
@@ -59,7 +59,7 @@ async fn iterator(
     answer.shard_iterator.unwrap()
 }
 
-/// One page, and the iterator to go on with.
+/// Returns one page and the next iterator.
 async fn read(client: &Client, iterator: String, limit: i32) -> (Vec<Record>, String) {
     let answer = client
         .get_records()
@@ -71,6 +71,23 @@ async fn read(client: &Client, iterator: String, limit: i32) -> (Vec<Record>, St
     (answer.records.unwrap(), answer.next_shard_iterator.unwrap())
 }
 
+/// Writes the `sequence`-th event of `o-1`, in a transaction of its own.
+async fn write_event(dynamodb: &aws_sdk_dynamodb::Client, sequence: u64) {
+    dynamodb
+        .transact_write_items()
+        .transact_items(put_event("o-1", sequence))
+        .send()
+        .await
+        .unwrap();
+}
+
+/// Reads all records of the only shard, from the first on.
+async fn all_records(client: &Client) -> Vec<Record> {
+    let shard = only_shard(client).await;
+    let start = iterator(client, &shard, ShardIteratorType::TrimHorizon, None).await;
+    read(client, start, 1000).await.0
+}
+
 fn sequence_numbers(records: &[Record]) -> Vec<&str> {
     records
         .iter()
@@ -79,7 +96,7 @@ fn sequence_numbers(records: &[Record]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_transaction_shows_up_with_its_new_image() {
+async fn transaction_is_streamed_with_its_new_image() {
     let cloud = start().await;
     let dynamodb = cloud.dynamodb_client();
     create_tables(&dynamodb).await;
@@ -109,25 +126,20 @@ async fn a_transaction_shows_up_with_its_new_image() {
     assert_eq!(image["payload"].as_s().unwrap(), r#"{"total_minor":3998}"#);
 
     let (more, _) = read(&streams, next, 1000).await;
-    assert_eq!(more, [], "the next iterator goes on after what was read");
+    assert_eq!(
+        more,
+        [],
+        "the next iterator continues after the records read"
+    );
 }
 
 #[tokio::test]
-async fn every_iterator_type_starts_where_it_says() {
+async fn each_iterator_type_starts_at_its_position() {
     let cloud = start().await;
     let dynamodb = cloud.dynamodb_client();
     create_tables(&dynamodb).await;
-    let put = async |sequence| {
-        let action = put_event("o-1", sequence);
-        dynamodb
-            .transact_write_items()
-            .transact_items(action)
-            .send()
-            .await
-            .unwrap();
-    };
     for sequence in 1..=3 {
-        put(sequence).await;
+        write_event(&dynamodb, sequence).await;
     }
     let streams = cloud.streams_client();
     let shard = only_shard(&streams).await;
@@ -145,7 +157,7 @@ async fn every_iterator_type_starts_where_it_says() {
     assert_eq!(sequence_numbers(&at), numbers[1..]);
 
     let latest = iterator(&streams, &shard, ShardIteratorType::Latest, None).await;
-    put(4).await;
+    write_event(&dynamodb, 4).await;
     let (new, _) = read(&streams, latest, 1000).await;
     let [record] = &new[..] else {
         panic!("{new:?}");
@@ -159,7 +171,7 @@ async fn every_iterator_type_starts_where_it_says() {
 }
 
 #[tokio::test]
-async fn an_open_shard_has_no_end_no_child_and_no_successor() {
+async fn open_shard_has_no_end_child_or_successor() {
     let cloud = start().await;
     let dynamodb = cloud.dynamodb_client();
     create_tables(&dynamodb).await;
@@ -176,20 +188,18 @@ async fn an_open_shard_has_no_end_no_child_and_no_successor() {
     };
 
     let empty = range().await;
-    let action = put_event("o-1", 1);
-    dynamodb
-        .transact_write_items()
-        .transact_items(action)
-        .send()
-        .await
-        .unwrap();
+    write_event(&dynamodb, 1).await;
     let written = range().await;
     assert_eq!(written, empty);
     assert_eq!(written.ending_sequence_number(), None);
     let first = written.starting_sequence_number();
     let start = iterator(&streams, &shard, ShardIteratorType::AtSequenceNumber, first);
     let (records, _) = read(&streams, start.await, 1000).await;
-    assert_eq!(records.len(), 1, "reading from its start reads all");
+    assert_eq!(
+        records.len(),
+        1,
+        "reading from the start returns all records"
+    );
 
     let filter = ShardFilter::builder()
         .r#type(ShardFilterType::ChildShards)
@@ -201,18 +211,12 @@ async fn an_open_shard_has_no_end_no_child_and_no_successor() {
 }
 
 #[tokio::test]
-async fn a_page_holds_as_many_records_as_asked_for() {
+async fn page_has_at_most_limit_records() {
     let cloud = start().await;
     let dynamodb = cloud.dynamodb_client();
     create_tables(&dynamodb).await;
     for sequence in 1..=3 {
-        let action = put_event("o-1", sequence);
-        dynamodb
-            .transact_write_items()
-            .transact_items(action)
-            .send()
-            .await
-            .unwrap();
+        write_event(&dynamodb, sequence).await;
     }
     let streams = cloud.streams_client();
     let shard = only_shard(&streams).await;
@@ -225,17 +229,11 @@ async fn a_page_holds_as_many_records_as_asked_for() {
 }
 
 #[tokio::test]
-async fn an_update_is_a_modification_and_a_delete_a_removal() {
+async fn update_is_streamed_as_modify_and_delete_as_remove() {
     let cloud = start().await;
     let dynamodb = cloud.dynamodb_client();
     create_tables(&dynamodb).await;
-    let action = put_event("o-1", 1);
-    dynamodb
-        .transact_write_items()
-        .transact_items(action)
-        .send()
-        .await
-        .unwrap();
+    write_event(&dynamodb, 1).await;
     dynamodb
         .update_item()
         .table_name("outbox")
@@ -256,11 +254,7 @@ async fn an_update_is_a_modification_and_a_delete_a_removal() {
         .await
         .unwrap();
 
-    let streams = cloud.streams_client();
-    let shard = only_shard(&streams).await;
-    let start = iterator(&streams, &shard, ShardIteratorType::TrimHorizon, None).await;
-    let (records, _) = read(&streams, start, 1000).await;
-
+    let records = all_records(&cloud.streams_client()).await;
     let names: Vec<_> = records
         .iter()
         .map(|r| r.event_name().unwrap().as_str())

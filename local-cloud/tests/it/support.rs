@@ -1,4 +1,4 @@
-//! Tables, items and waiting that several modules share.
+//! Tables, items and waiting for conditions, for several modules.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,22 @@ use aws_sdk_dynamodb::types::{
 };
 use local_cloud::{Config, LocalCloud};
 
-/// Far beyond what anything here takes: reaching it means "never".
+/// Far longer than any operation here takes; reaching it means that the condition never holds.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn start() -> LocalCloud {
     LocalCloud::start(Config::default()).await.unwrap()
 }
 
-/// Asks again until there is an answer. Each question is a request to the cloud,
-/// which paces the loop.
-pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls until `poll` returns a value. Each poll sends a request to the cloud, which paces the
+/// loop.
+pub(crate) async fn eventually<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        if let Some(value) = poll().await {
+            return value;
         }
-        assert!(started.elapsed() < DEADLINE, "waited in vain for {what}");
+        assert!(started.elapsed() < DEADLINE, "timed out waiting for {what}");
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn n(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-/// `orders` and `outbox` with the keys, index and stream of the real ones.
+/// Creates `orders` and `outbox` with the keys, index and stream of the real tables.
 pub(crate) async fn create_tables(client: &Client) {
     client
         .create_table()
@@ -81,7 +81,7 @@ pub(crate) async fn create_tables(client: &Client) {
         .unwrap();
 }
 
-/// An order that must not exist yet.
+/// Returns a `Put` of an order that must not exist yet.
 pub(crate) fn put_order(order_id: &str) -> TransactWriteItem {
     let put = Put::builder()
         .table_name("orders")
@@ -93,7 +93,7 @@ pub(crate) fn put_order(order_id: &str) -> TransactWriteItem {
     TransactWriteItem::builder().put(put).build()
 }
 
-/// A pending event that must not exist yet.
+/// Returns a `Put` of a pending event that must not exist yet.
 pub(crate) fn put_event(aggregate_id: &str, sequence: u64) -> TransactWriteItem {
     let put = Put::builder()
         .table_name("outbox")
