@@ -1,14 +1,13 @@
 //! Access to a running cloud: environment variables for a child process, SDK clients for a test.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 
-use crate::LocalCloud;
-
-/// Region in SQS ARNs. Neither service checks the region of a signature.
-pub(crate) const REGION: &str = "us-east-1";
+use crate::cloud::LocalCloud;
+use crate::service_host::reachable;
+use crate::sqs::REGION;
 
 /// Access key. Signatures are not checked, but the SDK sends no request without a key.
 const KEY: &str = "local";
@@ -76,15 +75,4 @@ impl LocalCloud {
 
 fn url(addr: SocketAddr) -> String {
     format!("http://{}", reachable(addr))
-}
-
-/// Returns the address to connect to. A wildcard address is replaced by the loopback address of its
-/// family, because not every system can connect to a wildcard address.
-pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
-    let ip = match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, addr.port())
 }

@@ -13,15 +13,17 @@ use rustack_sqs_core::handler::RustackSqsHandler;
 use rustack_sqs_core::provider::RustackSqs;
 use rustack_sqs_http::service::{SqsHttpConfig, SqsHttpService};
 
-use crate::clients::{REGION, reachable};
 use crate::connections;
 use crate::error::{Service, StartError};
-use crate::service_host::ServiceHost;
+use crate::service_host::{ServiceHost, reachable};
 
 /// One thread, because rustack looks up a queue's name and inserts it in two steps: with a second
 /// thread, two concurrent `CreateQueue` requests of one name could create two queues, and the
 /// messages of one would be lost.
 const WORKERS: usize = 1;
+
+/// Region in SQS ARNs. Neither service checks the region of a signature.
+pub(crate) const REGION: &str = "us-east-1";
 
 /// Account id in queue URLs and ARNs; the same as in dynoxide's ARNs.
 const ACCOUNT: &str = "000000000000";

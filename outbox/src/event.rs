@@ -5,7 +5,7 @@ use std::error::Error;
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
 use serde::Serialize;
 
-use crate::item::{OutboxItem, attribute};
+use crate::item::{OutboxItem, Status, attribute, pending_bucket};
 use crate::message::{Message, Unpublishable};
 use crate::timestamp::Timestamp;
 use crate::trace_context::TraceContext;
@@ -97,6 +97,32 @@ impl NewEvent {
     }
 }
 
+impl OutboxItem {
+    /// Returns the item that [`Outbox::stage`] stores for `event`.
+    pub fn pending(event: NewEvent) -> Self {
+        Self {
+            state_bucket: Some(pending_bucket(&event.aggregate_id)),
+            aggregate_id: event.aggregate_id,
+            sequence: event.sequence,
+            event_id: event.event_id,
+            aggregate_type: event.aggregate_type,
+            event_type: event.event_type,
+            payload: event.payload,
+            occurred_at: event.occurred_at.to_string(),
+            traceparent: event.trace_context.traceparent,
+            tracestate: event.trace_context.tracestate,
+            status: Status::Pending,
+            published_at: None,
+            message_id: None,
+            expires_at: None,
+            failed_at: None,
+            failure: None,
+            attempts: None,
+            replays: None,
+        }
+    }
+}
+
 /// An outbox table, as its writers use it.
 #[derive(Clone, Debug)]
 pub struct Outbox {
@@ -140,7 +166,6 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::item::Status;
 
     #[test]
     fn unpublishable_event_is_not_staged() {

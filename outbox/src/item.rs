@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 
-use crate::event::NewEvent;
+use crate::excerpt::excerpt;
 use crate::timestamp::Timestamp;
 use crate::trace_context::TraceContext;
 
@@ -224,30 +224,6 @@ pub enum MalformedItem {
 }
 
 impl OutboxItem {
-    /// Returns the item that [`Outbox::stage`](crate::Outbox::stage) stores for `event`.
-    pub fn pending(event: NewEvent) -> Self {
-        Self {
-            state_bucket: Some(pending_bucket(&event.aggregate_id)),
-            aggregate_id: event.aggregate_id,
-            sequence: event.sequence,
-            event_id: event.event_id,
-            aggregate_type: event.aggregate_type,
-            event_type: event.event_type,
-            payload: event.payload,
-            occurred_at: event.occurred_at.to_string(),
-            traceparent: event.trace_context.traceparent,
-            tracestate: event.trace_context.tracestate,
-            status: Status::Pending,
-            published_at: None,
-            message_id: None,
-            expires_at: None,
-            failed_at: None,
-            failure: None,
-            attempts: None,
-            replays: None,
-        }
-    }
-
     /// Returns the `event_id` of an event whose writer did not choose one.
     pub fn default_event_id(aggregate_id: &str, sequence: u64) -> String {
         format!("{aggregate_id}:{sequence}")
@@ -390,16 +366,6 @@ fn type_name(value: &AttributeValue) -> &'static str {
         AttributeValue::S(_) => "a string (S)",
         AttributeValue::Ss(_) => "a string set (SS)",
         _ => "of another type",
-    }
-}
-
-/// Returns the first 40 characters of `text`, for error messages: malformed input may be large.
-pub(crate) fn excerpt(text: &str) -> String {
-    const LENGTH: usize = 40;
-    if text.chars().count() <= LENGTH {
-        text.to_owned()
-    } else {
-        text.chars().take(LENGTH).chain(['…']).collect()
     }
 }
 

@@ -51,6 +51,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod event;
+mod excerpt;
 pub mod item;
 pub mod message;
 #[cfg(feature = "tracing")]

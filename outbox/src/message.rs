@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::item::{OutboxItem, excerpt};
+use crate::excerpt::excerpt;
+use crate::item::OutboxItem;
 
 /// Upper bound on the size of a message with its attributes, and of the messages of one batch
 /// together, in bytes. Source: SQS quotas.
@@ -237,15 +238,28 @@ fn is_sqs_character(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::NewEvent;
+    use crate::item::Status;
 
     fn item() -> OutboxItem {
-        let event = NewEvent::new("order", "o-1", 3, "order.placed", &()).unwrap();
         OutboxItem {
+            aggregate_id: "o-1".to_owned(),
+            sequence: 3,
+            event_id: "o-1:3".to_owned(),
+            aggregate_type: "order".to_owned(),
+            event_type: "order.placed".to_owned(),
             payload: r#"{ "n": 1.50, "n": 2 }"#.to_owned(),
             occurred_at: "2026-01-31T08:15:30.123Z".to_owned(),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
-            ..OutboxItem::pending(event)
+            tracestate: None,
+            status: Status::Pending,
+            state_bucket: None,
+            published_at: None,
+            message_id: None,
+            expires_at: None,
+            failed_at: None,
+            failure: None,
+            attempts: None,
+            replays: None,
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::item::excerpt;
+use crate::excerpt::excerpt;
 
 /// An instant with millisecond precision, written as `2026-01-31T08:15:30.123Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
