@@ -283,7 +283,7 @@ fn conclude(options: &ChaosOptions, completed: Completed) -> Result<(), ChaosErr
     } = &options.output;
     let written = [
         write(json.as_deref(), || report.to_json().map_err(Into::into)),
-        write(html.as_deref(), || Ok(report.to_html())),
+        write(html.as_deref(), || report.to_html().map_err(Into::into)),
         write(everything.as_deref(), || {
             serde_json::to_string(&history).map_err(Into::into)
         }),

@@ -1,19 +1,40 @@
 //! The figures of a report, from the history.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use clap::ValueEnum;
 
 use super::super::analysis::fault_windows::DisturbanceKind;
 use super::super::analysis::latency::Percentiles;
 use super::super::analysis::recovery::{Trigger, recoveries};
 use super::super::analysis::repeats::{Cause, InterruptionKind, Repeats};
 use super::super::checkers::{Invariant, Violation};
-use super::super::history::{History, OrderRow, Redelivery};
+use super::super::history::{FaultKind, History, OrderRow, Redelivery, Settings};
 use super::{
     Annotation, Faults, Judged, Orders, RecoveryFigures, RecoveryLine, RepeatFigures, RepeatsAfter,
 };
 
 /// Examples that are shown of each violated invariant.
 pub(super) const EXAMPLES: usize = 10;
+
+/// Returns the command line that repeats the run: its seed and every option that changes the
+/// schedule.
+pub(super) fn command(settings: &Settings) -> String {
+    let duration = Duration::from_millis(settings.duration_ms);
+    let lease = Duration::from_millis(settings.lease_duration_ms);
+    let mut command = format!(
+        "all-in-one chaos --seed {} --duration {duration:?} --rate {} --relays {} --workers {} \
+         --lease-duration {lease:?}",
+        settings.seed, settings.rate, settings.relays, settings.workers,
+    );
+    if settings.faults != FaultKind::value_variants() {
+        let faults: Vec<String> = settings.faults.iter().map(|kind| kind.name()).collect();
+        command.push_str(" --faults ");
+        command.push_str(&faults.join(","));
+    }
+    command
+}
 
 pub(super) fn judged(violations: &[Violation]) -> Vec<Judged> {
     let of = |invariant| {
@@ -109,6 +130,7 @@ pub(super) fn recovery(history: &History) -> Vec<RecoveryFigures> {
         let isolated = history.settings.isolated.iter().copied();
         RecoveryFigures {
             trigger,
+            name: trigger.name(),
             limit_ms,
             isolated: isolated
                 .filter(|&kind| Trigger::after(kind) == Some(trigger))
@@ -152,6 +174,7 @@ pub(super) fn repeats(history: &History) -> RepeatFigures {
         RepeatsAfter {
             in_flight: (!in_flight.is_empty()).then(|| Percentiles::of(in_flight)),
             interruption,
+            name: interruption.name(),
             total: counts
                 .iter()
                 .map(|&count| usize::try_from(count).unwrap_or(usize::MAX))
@@ -192,4 +215,33 @@ pub(super) fn annotations(history: &History) -> Vec<Annotation> {
             service: fault.service,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_has_every_option_of_the_schedule() {
+        let settings = Settings {
+            seed: 7,
+            duration_ms: 90_000,
+            rate: 50,
+            relays: 2,
+            workers: 3,
+            lease_duration_ms: 1_500,
+            faults: vec![FaultKind::Kill, FaultKind::CutAfter],
+            ..Settings::default()
+        };
+        assert_eq!(
+            command(&settings),
+            "all-in-one chaos --seed 7 --duration 90s --rate 50 --relays 2 --workers 3 \
+             --lease-duration 1.5s --faults kill,cut-after"
+        );
+        let all = Settings {
+            faults: FaultKind::value_variants().to_vec(),
+            ..settings
+        };
+        assert!(!command(&all).contains("--faults"));
+    }
 }

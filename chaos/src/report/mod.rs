@@ -1,14 +1,12 @@
-//! What a run did and how it went, for people and for programs.
+//! The report of a run.
 //!
-//! [`Report`] holds every figure that is shown anywhere, and is the JSON
-//! report as it is; [`text`] is for the terminal, [`html`] a page by itself
-//! with the [`svg_timeline`] of the run.
+//! [`Report`] contains every figure; serialized it is the JSON report. [`figures`] computes it from
+//! the history, [`text`] writes it for a terminal, and [`html`] embeds the JSON in a page that
+//! renders it. [`format`] writes numbers.
 
 mod figures;
 mod format;
 mod html;
-mod svg_timeline;
-mod tables;
 mod text;
 
 use std::collections::BTreeMap;
@@ -25,6 +23,8 @@ use super::history::{CloudService, FaultKind, History, Program, Redelivery, Sett
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub passed: bool,
+    /// The command line that repeats the run.
+    pub command: String,
     pub settings: Settings,
     pub invariants: Vec<Judged>,
     pub orders: Orders,
@@ -102,6 +102,8 @@ pub(super) struct Faults {
 #[derive(Debug, Serialize)]
 pub(super) struct RecoveryFigures {
     pub trigger: Trigger,
+    /// The trigger as the reports call it.
+    pub name: &'static str,
     /// What is allowed when nothing else is wrong.
     pub limit_ms: Option<u64>,
     /// How many faults of the kind were injected by themselves, to be judged.
@@ -138,6 +140,8 @@ pub(super) struct RepeatFigures {
 #[derive(Debug, Serialize)]
 pub(super) struct RepeatsAfter {
     pub interruption: InterruptionKind,
+    /// The interruption as the reports call it.
+    pub name: &'static str,
     /// How many repeats each one was followed by.
     pub repeats: Percentiles,
     pub total: usize,
@@ -158,6 +162,7 @@ impl Report {
     pub(super) fn of(history: &History, violations: &[Violation]) -> Self {
         Self {
             passed: violations.is_empty(),
+            command: figures::command(&history.settings),
             settings: history.settings.clone(),
             invariants: figures::judged(violations),
             orders: figures::orders(history),
@@ -194,7 +199,7 @@ impl Report {
         format!("Recoveries judged: {}.", each.join(", "))
     }
 
-    /// The whole report, for programs.
+    /// Returns the JSON report.
     pub(super) fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string_pretty(self)
     }
@@ -203,9 +208,9 @@ impl Report {
         text::Text(self).to_string()
     }
 
-    /// A page that needs no network.
-    pub(super) fn to_html(&self) -> String {
-        html::page(self).into_string()
+    /// Returns a page that renders the JSON report and needs no network.
+    pub(super) fn to_html(&self) -> serde_json::Result<String> {
+        html::page(self)
     }
 }
 
