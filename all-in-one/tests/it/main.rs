@@ -12,6 +12,7 @@ mod dashboards;
 mod healthcheck;
 mod idle;
 mod metrics;
+mod module_cycles;
 mod orders;
 mod provision;
 mod python;
