@@ -15,6 +15,5 @@ pub mod service;
 mod settings;
 pub mod web;
 
-pub use service::AggregateTables;
-pub use settings::Settings;
+pub use settings::{AggregateTables, Settings};
 pub use web::AdminToken;

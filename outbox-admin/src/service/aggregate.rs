@@ -1,47 +1,11 @@
 //! The consumer's result of an event, as far as the aggregate's own item shows it. Only for
 //! display: the relay does not read aggregates.
 
-use std::collections::BTreeMap;
-use std::str::FromStr;
-use std::sync::Arc;
-
 use aws_sdk_dynamodb::types::{AttributeValue, KeyType};
 use outbox_store::TableError;
 use serde::Serialize;
-use shared::aws::resource_names::parse_table;
 
 use super::{OperateError, Operator};
-
-/// Table of each aggregate type: `RELAY_AGGREGATE_TABLES`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AggregateTables(Arc<BTreeMap<String, String>>);
-
-impl AggregateTables {
-    fn table_of(&self, aggregate_type: &str) -> Option<&str> {
-        self.0.get(aggregate_type).map(String::as_str)
-    }
-}
-
-impl FromStr for AggregateTables {
-    type Err = String;
-
-    /// `order=orders,invoice=invoices`; empty for none.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
-        pairs
-            .map(|pair| {
-                let (aggregate_type, table) = pair
-                    .split_once('=')
-                    .filter(|(aggregate_type, _)| !aggregate_type.trim().is_empty())
-                    .ok_or_else(|| format!("`{pair}` is not `aggregate type=table`"))?;
-                let table =
-                    parse_table(table.trim()).map_err(|reason| format!("`{pair}`: {reason}"))?;
-                Ok((aggregate_type.trim().to_owned(), table))
-            })
-            .collect::<Result<_, _>>()
-            .map(|tables| Self(Arc::new(tables)))
-    }
-}
 
 /// Excerpt of the aggregate's own item.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -114,22 +78,5 @@ impl Operator {
             })?;
         let text = |name: &str| item.get(name)?.as_s().ok().cloned();
         Ok((text("status"), text("updated_at")))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pairs_name_a_type_and_a_table() {
-        let tables: AggregateTables = "order=orders, invoice=the.invoices".parse().unwrap();
-        assert_eq!(tables.table_of("order"), Some("orders"));
-        assert_eq!(tables.table_of("invoice"), Some("the.invoices"));
-        assert_eq!(tables.table_of("other"), None);
-        assert_eq!("".parse(), Ok(AggregateTables::default()));
-        for wrong in ["order", "=orders", "order=", "order=a b"] {
-            assert!(wrong.parse::<AggregateTables>().is_err(), "{wrong}");
-        }
     }
 }

@@ -25,7 +25,7 @@ pub mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use aggregate::{AggregateState, AggregateTables};
+pub use aggregate::AggregateState;
 use aws_sdk_dynamodb::Client;
 pub use event::{EventDetail, EventView};
 pub use leases::{LeaseView, Life, Observer};
@@ -36,7 +36,7 @@ use outbox_store::dynamodb::{DynamoDbLeaseTable, DynamoDbOutboxTable, StreamDesc
 use shared::aws::Clients;
 pub use status::{Limits, StatusReport};
 
-use crate::settings::Settings;
+use crate::settings::{AggregateTables, Settings};
 
 /// Acts on one outbox table and the leases of one consumer group.
 #[derive(Clone, Debug)]
