@@ -90,7 +90,7 @@ impl ShardsCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
         let mut leases = observe_leases(operator, &mut Observer::default()).await?;
         if !self.all {
-            leases.retain(|lease| !matches!(lease.life, Life::Ended | Life::Gone));
+            leases.retain(|lease| !matches!(lease.life, Life::Ended | Life::NotInStream));
         }
         if self.output.is_json() {
             print_json(&leases)?;
@@ -215,6 +215,6 @@ fn life_label(life: Life) -> (&'static str, Tone) {
         Life::Free => ("no owner", Tone::Bad),
         Life::Waiting => ("waits for parent", Tone::Neutral),
         Life::Ended => ("fully consumed", Tone::Neutral),
-        Life::Gone => ("not in stream", Tone::Neutral),
+        Life::NotInStream => ("not in stream", Tone::Neutral),
     }
 }

@@ -63,7 +63,8 @@ pub enum Life {
     /// The shard is fully read.
     Ended,
     /// The shard is no longer in the stream.
-    Gone,
+    #[serde(rename = "gone")]
+    NotInStream,
 }
 
 /// Earlier observations of the leases.
@@ -136,7 +137,7 @@ impl Observer {
             .map(|lease| {
                 let unchanged = self.unchanged_for(lease, now);
                 let parent_ended = lease.parent.as_ref().and_then(|parent| ended.get(parent));
-                let is_gone = || {
+                let is_not_in_stream = || {
                     *lease.shard.0 != *SWEEPER
                         && existing
                             .as_ref()
@@ -145,7 +146,7 @@ impl Observer {
                 match &lease.owner {
                     _ if lease.state == LeaseState::Ended => Life::Ended,
                     None if parent_ended == Some(&false) => Life::Waiting,
-                    _ if unchanged >= silence && is_gone() => Life::Gone,
+                    _ if unchanged >= silence && is_not_in_stream() => Life::NotInStream,
                     None if unchanged >= silence => Life::Free,
                     Some(_) if unchanged >= silence => Life::Silent,
                     Some(_) if self.moved(lease) => Life::Alive,
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_waits_for_its_parent_and_the_lease_of_an_unlisted_shard_is_gone() {
+    fn a_child_waits_for_its_parent_and_the_lease_of_an_unlisted_shard_is_not_in_stream() {
         let mut observer = Observer::default();
         let start = Instant::now();
         let mut child = lease("b", None, 0);
@@ -330,7 +331,7 @@ mod tests {
         observer.listed = Some((Vec::new(), later));
         assert_eq!(
             observer.lives(&leases, later, SILENCE),
-            [Life::Gone, Life::Waiting, Life::Silent]
+            [Life::NotInStream, Life::Waiting, Life::Silent]
         );
     }
 }

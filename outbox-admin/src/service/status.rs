@@ -174,7 +174,7 @@ impl Operator {
 }
 
 fn is_open(lease: &LeaseView) -> bool {
-    !matches!(lease.life, Life::Ended | Life::Gone)
+    !matches!(lease.life, Life::Ended | Life::NotInStream)
 }
 
 fn names(leases: &[&LeaseView]) -> String {

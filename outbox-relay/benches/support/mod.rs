@@ -1,4 +1,5 @@
-//! What the benches share: a cloud of their own, filled, and a relay before it.
+//! Common parts of the benches: an embedded cloud with events in it, and a relay that publishes
+//! them.
 
 use std::collections::HashMap;
 
@@ -15,11 +16,11 @@ pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
-/// Items of one BatchWriteItem, and such requests at once.
+/// Items of one BatchWriteItem, and number of concurrent requests.
 const BATCH: usize = 25;
 const WRITERS: usize = 8;
 
-/// With the relay's tables and the queue `order-events`.
+/// Starts an embedded cloud with the relay's tables and the queue `order-events`.
 pub(crate) async fn cloud() -> Result<LocalCloud> {
     let any = "127.0.0.1:0".parse()?;
     let cloud = LocalCloud::start(Config {
@@ -33,7 +34,7 @@ pub(crate) async fn cloud() -> Result<LocalCloud> {
     Ok(cloud)
 }
 
-/// The first event of the aggregate `id`, pending.
+/// Returns the first event of the aggregate `id`, pending.
 pub(crate) fn event(id: &str, payload: &str) -> Item {
     HashMap::from([
         ("aggregate_id".to_owned(), text(id)),
@@ -52,7 +53,7 @@ pub(crate) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
 
-/// Writes `items` into the outbox, no more than a few batches of them in memory.
+/// Writes `items` to the outbox table, with at most a few batches of them in memory.
 pub(crate) async fn put_all(
     cloud: &LocalCloud,
     items: impl IntoIterator<Item = Item>,
@@ -84,7 +85,7 @@ fn put(item: Item) -> WriteRequest {
     WriteRequest::builder().put_request(put).build()
 }
 
-/// A relay process, with `extra` variables.
+/// Starts a relay process with the additional environment variables `extra`.
 pub(crate) async fn relay(cloud: &LocalCloud, extra: &[(&str, &str)]) -> Result<Service> {
     let mut environment: Vec<(String, String)> = cloud
         .env()

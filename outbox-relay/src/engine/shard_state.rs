@@ -22,8 +22,8 @@ pub(crate) struct ShardState {
     fence: Mutex<Fence>,
     /// Number of dispatched and unsettled events.
     in_flight: AtomicUsize,
-    /// Those of them that were read from the table. A look at the table returns them again until
-    /// they are settled.
+    /// Keys of those that were read from the table. A later read of the table returns them again
+    /// until they are settled.
     from_table: Mutex<HashSet<EventKey>>,
 }
 

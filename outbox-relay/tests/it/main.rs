@@ -1,6 +1,6 @@
 //! Tests of the relay as a process, with the embedded cloud.
 
-// A test that cannot go on says where.
+// A panic is how a test fails; its message has the line.
 #![allow(clippy::unwrap_used)]
 
 mod bad_events;

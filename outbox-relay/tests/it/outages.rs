@@ -49,7 +49,10 @@ async fn publishing_resumes_when_a_missing_queue_is_created() {
 async fn an_unavailable_queue_does_not_delay_another() {
     let stage = Stage::new().await;
     let _relay = stage
-        .relay(&[("RELAY_ROUTES", "order.lost=away,order.*=order-events")])
+        .relay(&[(
+            "RELAY_ROUTES",
+            "order.lost=unavailable,order.*=order-events",
+        )])
         .await;
     let mut lost = event("lost", 1);
     lost.insert("event_type".to_owned(), text("order.lost"));
@@ -218,23 +221,30 @@ async fn retried(stage: &Stage, id: &str, event_type: &str) {
 async fn a_swept_event_with_an_unavailable_queue_does_not_delay_other_sweeps() {
     let stage = Stage::new().await;
     let options = [
-        ("RELAY_ROUTES", "order.lost=away,order.*=order-events"),
+        (
+            "RELAY_ROUTES",
+            "order.lost=unavailable,order.*=order-events",
+        ),
         ("RELAY_SWEEP_INTERVAL", "1h"),
     ];
     let relay = stage.relay(&options).await;
     stage.put(event("a", 1)).await;
     stage.until_status("a", 1, "PUBLISHED").await;
     retried(&stage, "lost", "order.lost").await;
-    until_answer(&relay, "/readyz", 503, "away").await;
+    until_answer(&relay, "/readyz", 503, "unavailable").await;
     for id in ["b", "c"] {
         retried(&stage, id, "order.placed").await;
         stage.until_status(id, 1, "PUBLISHED").await;
     }
     let lost = stage.event("lost", 1).await;
     assert_eq!(string(&lost, "status"), Some("PENDING"));
-    let away = stage.create_queue("away").await;
+    let queue = stage.create_queue("unavailable").await;
     stage.until_status("lost", 1, "PUBLISHED").await;
-    assert_eq!(ids(&stage.receive("away", 1).await), ["lost:1"], "{away}");
+    assert_eq!(
+        ids(&stage.receive("unavailable", 1).await),
+        ["lost:1"],
+        "{queue}"
+    );
     assert_eq!(
         ids(&stage.receive("order-events", 3).await),
         ["a:1", "b:1", "c:1"]
@@ -247,7 +257,9 @@ async fn a_queue_that_rejects_every_message_of_a_batch_counts_as_unavailable() {
     let stage = Stage::new().await;
     let sqs = Proxy::start(stage.cloud.sqs_url()).await.unwrap();
     let failed = (0..10).map(|n| {
-        format!(r#"{{"Id":"{n}","Code":"InternalError","Message":"away","SenderFault":false}}"#)
+        format!(
+            r#"{{"Id":"{n}","Code":"InternalError","Message":"unavailable","SenderFault":false}}"#
+        )
     });
     let failed = failed.collect::<Vec<_>>().join(",");
     let answer = Fault::Answer(200, format!(r#"{{"Successful":[],"Failed":[{failed}]}}"#));
@@ -258,7 +270,7 @@ async fn a_queue_that_rejects_every_message_of_a_batch_counts_as_unavailable() {
     let events = (0..500).map(|n| event(&format!("a-{n}"), 1));
     stage.put_all(events.collect()).await;
     let relay = stage.relay(&[("AWS_ENDPOINT_URL_SQS", sqs.url())]).await;
-    until_answer(&relay, "/readyz", 503, "InternalError: away").await;
+    until_answer(&relay, "/readyz", 503, "InternalError: unavailable").await;
     // The first batches were sent together; after that, one probe at a time is sent, with growing
     // pauses.
     sqs.saw(SEND, 20).await.unwrap();

@@ -23,7 +23,7 @@ mod attribute {
     pub(super) const LEASE: &str = "lease";
     pub(super) const OWNER: &str = "owner";
     pub(super) const EPOCH: &str = "epoch";
-    pub(super) const BEAT: &str = "beat";
+    pub(super) const HEARTBEAT: &str = "beat";
     pub(super) const CHECKPOINT: &str = "checkpoint";
     pub(super) const PARENT: &str = "parent";
     pub(super) const STATE: &str = "state";
@@ -117,22 +117,22 @@ impl DynamoDbLeaseTable {
                 let request = request
                     .expression_attribute_names("#owner", attribute::OWNER)
                     .expression_attribute_names("#epoch", attribute::EPOCH)
-                    .expression_attribute_names("#beat", attribute::BEAT)
+                    .expression_attribute_names("#heartbeat", attribute::HEARTBEAT)
                     .expression_attribute_values(
                         ":epoch",
                         AttributeValue::N(seen.epoch.to_string()),
                     )
                     .expression_attribute_values(
-                        ":beat",
+                        ":heartbeat",
                         AttributeValue::N(seen.heartbeat.to_string()),
                     );
                 match &seen.owner {
                     None => request.condition_expression(
-                        "attribute_not_exists(#owner) AND #epoch = :epoch AND #beat = :beat",
+                        "attribute_not_exists(#owner) AND #epoch = :epoch AND #heartbeat = :heartbeat",
                     ),
                     Some(owner) => request
                         .condition_expression(
-                            "#owner = :owner AND #epoch = :epoch AND #beat = :beat",
+                            "#owner = :owner AND #epoch = :epoch AND #heartbeat = :heartbeat",
                         )
                         .expression_attribute_values(":owner", AttributeValue::S(owner.clone())),
                 }
@@ -309,7 +309,7 @@ fn to_item(partition: String, lease: &Lease) -> HashMap<String, AttributeValue> 
             AttributeValue::N(lease.epoch.to_string()),
         ),
         (
-            attribute::BEAT.to_owned(),
+            attribute::HEARTBEAT.to_owned(),
             AttributeValue::N(lease.heartbeat.to_string()),
         ),
         (
@@ -366,7 +366,7 @@ fn from_item(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
         parent: text(attribute::PARENT).map(|id| ShardId(id.into())),
         owner: text(attribute::OWNER),
         epoch: number(attribute::EPOCH)?,
-        heartbeat: number(attribute::BEAT)?,
+        heartbeat: number(attribute::HEARTBEAT)?,
         checkpoint: text(attribute::CHECKPOINT).map(|number| SequenceNumber(number.into())),
         state: match text(attribute::STATE)?.as_str() {
             OPEN => LeaseState::Open,

@@ -26,10 +26,10 @@ impl ShardedStage {
         }
     }
 
-    async fn until_owned_by_none_of(&self, gone: &str) {
+    async fn until_owned_by_none_of(&self, instance: &str) {
         eventually(PATIENCE, || async {
             let shares = self.shares().await;
-            if !shares.contains_key(gone) && shares.values().sum::<usize>() == 12 {
+            if !shares.contains_key(instance) && shares.values().sum::<usize>() == 12 {
                 Ok(())
             } else {
                 Err(format!("{shares:?}"))

@@ -196,7 +196,7 @@ impl ShardedStage {
         pending
     }
 
-    /// Returns the event ids in the queue, in the order of receipt.
+    /// Returns the event ids in the queue, in the order in which they are received.
     async fn received(&self) -> Vec<String> {
         let sqs = &self.stage.sqs;
         let url = shared::aws::queue_url(sqs, self.queue).await.unwrap();

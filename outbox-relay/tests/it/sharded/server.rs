@@ -71,8 +71,8 @@ async fn answer(
                 .strip_prefix("DynamoDBStreams_20120810.")
         })
         .unwrap_or_default();
-    let asked = serde_json::from_slice(&body).unwrap_or_default();
-    let answer = operate(&mut shards.lock().unwrap(), operation, &asked);
+    let request = serde_json::from_slice(&body).unwrap_or_default();
+    let answer = operate(&mut shards.lock().unwrap(), operation, &request);
     let (status, body) = match answer {
         Ok(body) => (StatusCode::OK, body),
         Err(refusal) => (StatusCode::BAD_REQUEST, refused(&refusal)),
@@ -81,14 +81,14 @@ async fn answer(
     (status, json, body.to_string()).into_response()
 }
 
-fn operate(shards: &mut Shards, operation: &str, asked: &Value) -> Result<Value, Refusal> {
-    let text = |name: &str| asked[name].as_str();
-    let limit = asked["Limit"]
+fn operate(shards: &mut Shards, operation: &str, request: &Value) -> Result<Value, Refusal> {
+    let text = |name: &str| request[name].as_str();
+    let limit = request["Limit"]
         .as_u64()
         .and_then(|limit| usize::try_from(limit).ok());
     match operation {
         "DescribeStream" => {
-            let filter = &asked["ShardFilter"];
+            let filter = &request["ShardFilter"];
             let (listed, last) = if filter["Type"] == "CHILD_SHARDS" {
                 let parent = filter["ShardId"].as_str();
                 let parent = parent.ok_or(Refusal::Invalid("ShardId is needed"))?;
@@ -97,7 +97,7 @@ fn operate(shards: &mut Shards, operation: &str, asked: &Value) -> Result<Value,
                 shards.list(text("ExclusiveStartShardId"), limit)
             };
             let mut description = json!({
-                "StreamArn": asked["StreamArn"],
+                "StreamArn": request["StreamArn"],
                 "StreamStatus": "ENABLED",
                 "StreamViewType": "NEW_IMAGE",
                 "TableName": "outbox",
