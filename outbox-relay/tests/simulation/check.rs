@@ -1,4 +1,4 @@
-//! What must be true at the end of a run.
+//! Checks of the final state of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use outbox::Status;
 
 use crate::world::{Delivery, Disturbance, World};
 
-/// Adds to `world.violations` what is wrong, and counts repeats.
+/// Adds violations to `world.violations`, and returns the number of repeated deliveries.
 pub(crate) fn check(world: &mut World) -> u64 {
     let mut found = Vec::new();
 
@@ -21,7 +21,7 @@ pub(crate) fn check(world: &mut World) -> u64 {
         let before = last.insert(&key.aggregate_id, sequence).unwrap_or(0);
         if sequence <= before && !world.events[key].deleted {
             found.push(format!(
-                "G5: {}:{sequence} was first delivered after {before}",
+                "per-aggregate order: {}:{sequence} was first delivered after {before}",
                 key.aggregate_id
             ));
         }
@@ -36,10 +36,13 @@ pub(crate) fn check(world: &mut World) -> u64 {
             continue;
         }
         if seen.contains(key) != delivered {
-            found.push(format!("G2: {name} must be delivered: {delivered}"));
+            found.push(format!("no loss: {name} must be delivered: {delivered}"));
         }
         if event.status != status {
-            found.push(format!("G2: {name} is {:?}, not {status:?}", event.status));
+            found.push(format!(
+                "no loss: {name} is {:?}, not {status:?}",
+                event.status
+            ));
         }
     }
 
@@ -48,9 +51,8 @@ pub(crate) fn check(world: &mut World) -> u64 {
     (world.deliveries.len() - seen.len()) as u64
 }
 
-/// G3: for every time that an event came again there is something that came
-/// between sending and marking it: an answer that was lost, or a disturbance of
-/// a sender.
+/// Checks bounded repeats: for every repetition of an event, an answer was lost or a sender was
+/// disturbed between sending and marking it.
 fn unexplained_repeats(world: &World) -> Vec<String> {
     let mut by_event: BTreeMap<_, Vec<&Delivery>> = BTreeMap::new();
     for delivery in &world.deliveries {
@@ -59,7 +61,7 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
     let mut found = Vec::new();
     for (key, deliveries) in by_event {
         let event = &world.events[key];
-        // Nobody can tell whether what was removed had been sent.
+        // After its removal it is unknown whether the event had been sent.
         if event.deleted {
             continue;
         }
@@ -72,7 +74,7 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
                 let settled = event.settled_at.map_or(last.at, |at| at.max(sent.at));
                 disturbance.hit(&sent.sender, sent.sent_at, settled)
             };
-            // The last may have been on its way while another was marked.
+            // The last request may have been in flight while another delivery was marked.
             disturbance.hit(&last.sender, last.sent_at, last.at)
                 || earlier.iter().any(|sent| hit(&sent))
         };
@@ -80,7 +82,7 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
         if earlier.len() > lost + disturbances {
             let senders: Vec<_> = deliveries.iter().map(|sent| &*sent.sender).collect();
             found.push(format!(
-                "G3: {}:{} came from {}, with {lost} answers lost and {disturbances} disturbances",
+                "bounded repeats: {}:{} was delivered by {}, with {lost} lost answers and {disturbances} disturbances",
                 key.aggregate_id,
                 key.sequence,
                 senders.join(", "),

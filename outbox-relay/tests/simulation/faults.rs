@@ -1,13 +1,13 @@
-//! What went wrong in a run, on purpose.
+//! Faults that were injected in a run.
 
 use std::collections::BTreeMap;
 
-/// How often each kind of fault happened, and in how many runs.
+/// Number of occurrences of each kind of fault, and number of runs with it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults(BTreeMap<&'static str, (u64, u64)>);
 
 impl Faults {
-    /// Every kind there is, so that one that never happens is noticed.
+    /// Every kind of fault, so that a kind that never occurs is noticed.
     const KINDS: [&str; 35] = [
         "crash",
         "freeze",
@@ -17,7 +17,7 @@ impl Faults {
         "records trimmed",
         "shard trimmed",
         "stream re-created",
-        "handover asked",
+        "transfer requested",
         "no child filter",
         "stream unavailable",
         "expired iterator",
@@ -30,7 +30,7 @@ impl Faults {
         "lease write failed",
         "lease answer lost",
         "lookup failed",
-        "queue away",
+        "queue unavailable",
         "send throttled",
         "malformed event",
         "refused event",

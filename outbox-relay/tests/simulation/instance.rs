@@ -1,4 +1,4 @@
-//! A relay process that crashes, freezes, stops and comes back.
+//! Relay process that crashes, freezes, stops and restarts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,16 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::meter::Gaps;
 use crate::ports::{Mutation, View};
-use crate::run::{BUFFER_EVENTS, PATIENCE, locked};
+use crate::run::{BUFFER_EVENTS, SETTLE_LIMIT, locked};
 use crate::world::{CLOCKS, ROUTES, World};
 
 const LEASE: Duration = Duration::from_secs(4);
 
-/// How long health may stay bad in peace: a listing of the shards is due once
-/// a minute, and what it finds takes leases to be taken.
-const RECOVERY: Duration = Duration::from_secs(120);
+/// Time limit for health to become green in the quiet phase: a listing of the shards is due once a
+/// minute, and the leases of the shards that it finds must then be acquired.
+const HEALTH_LIMIT: Duration = Duration::from_secs(120);
 
-/// A relay process that is started again and again.
+/// Relay process that is started repeatedly.
 pub(crate) struct Instance {
     number: usize,
     incarnation: u32,
@@ -33,7 +33,7 @@ pub(crate) struct Instance {
     running: Option<Running>,
 }
 
-/// One incarnation.
+/// One start of the process.
 struct Running {
     name: String,
     task: JoinHandle<()>,
@@ -64,7 +64,7 @@ impl Instance {
 
     fn start(&mut self) {
         self.incarnation += 1;
-        // Some come back under their name, some under a new one.
+        // Some restart under the same name, some under a new one.
         let instance = if self.random.bool() {
             format!("relay-{}", self.number)
         } else {
@@ -123,7 +123,7 @@ impl Instance {
         {
             let mut world = locked(&self.world);
             world.thawed(&running.name);
-            world.log(format!("{} goes on", running.name));
+            world.log(format!("{} continues", running.name));
         }
     }
 
@@ -163,7 +163,7 @@ impl Instance {
         if let Some(running) = self.running.take() {
             locked(&self.world).crashed(&running.name);
             running.task.abort();
-            // Its tasks are dropped with it.
+            // Its tasks are dropped as well.
             let _ = running.task.await;
             locked(&self.world).check_gap(&running.name, running.gaps.count());
         }
@@ -174,7 +174,7 @@ impl Instance {
         self.stop.cancel();
         if let Some(running) = self.running.take() {
             let abort = running.task.abort_handle();
-            let stopped = tokio::time::timeout(PATIENCE, running.task).await;
+            let stopped = tokio::time::timeout(SETTLE_LIMIT, running.task).await;
             let mut world = locked(&self.world);
             if stopped.is_err() {
                 abort.abort();
@@ -186,7 +186,7 @@ impl Instance {
         }
     }
 
-    /// In peace, with nothing left to publish, both reports become well.
+    /// Checks that both health reports become green in the quiet phase.
     pub(crate) async fn check_health(&self) {
         let Some(running) = &self.running else {
             return;
@@ -195,14 +195,14 @@ impl Instance {
             let status = &running.status;
             [status.live(Instant::now()), status.ready()]
         };
-        let well = async {
+        let healthy = async {
             while !reports().iter().all(Report::healthy) {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };
-        if tokio::time::timeout(RECOVERY, well).await.is_err() {
+        if tokio::time::timeout(HEALTH_LIMIT, healthy).await.is_err() {
             locked(&self.world).violations.push(format!(
-                "G9: {} stays unwell: {:?}",
+                "no silence: {} stays unhealthy: {:?}",
                 running.name,
                 reports()
             ));

@@ -1,4 +1,4 @@
-//! Counts the gaps that an engine reports; other instruments count nothing.
+//! Meter that counts the gaps an engine reports and ignores other instruments.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use opentelemetry::metrics::{
     Counter, InstrumentBuilder, InstrumentProvider, Meter, SyncInstrument,
 };
 
-/// How many gaps were counted.
+/// Number of reported gaps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gaps(Arc<AtomicU64>);
 
@@ -17,7 +17,7 @@ impl Gaps {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// A meter that counts here.
+    /// Returns a meter whose gap counter adds to this.
     pub(crate) fn meter(&self) -> Meter {
         Meter::new(Arc::new(self.clone()))
     }

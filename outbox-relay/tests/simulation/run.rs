@@ -1,4 +1,4 @@
-//! One run: writers, instances that come and go, and the end.
+//! One run: a fault phase with writers and instances that start and stop, then a quiet phase.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::instance::Instance;
 use crate::ports::Mutation;
 use crate::world::{EventModel, QUEUES, World, start_clock};
 
-/// Events that fit the buffer of one instance; each takes 2 KiB of it.
+/// Number of events that fit the buffer of one instance; each takes 2 KiB of it.
 pub(crate) const BUFFER_EVENTS: usize = 24;
 pub(crate) const MAX_INSTANCES: usize = 3;
 
-/// How long a run may take to settle once the faults have stopped.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// Time limit for a run to settle once the faults have stopped.
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -27,8 +27,8 @@ pub(crate) struct Outcome {
     pub(crate) events: u64,
     pub(crate) deliveries: u64,
     pub(crate) repeats: u64,
-    /// Events read and not finished at any moment, of one instance.
-    pub(crate) most_unfinished: usize,
+    /// Highest number of events that one instance had read and not settled.
+    pub(crate) max_unsettled: usize,
 }
 
 /// Runs `seed` to its end.
@@ -36,19 +36,19 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
     simulate_without(None, seed)
 }
 
-/// The same without one of the rules.
+/// Runs `seed` with one rule disabled.
 pub(crate) fn simulate_without(rule: Option<Mutation>, seed: u64) -> Outcome {
     in_simulation(seed, async |world| play(world, seed, rule).await)
 }
 
-/// One instance under steady load, whose queue is away for a minute: the run,
-/// how many messages came in that minute, and how long it took afterwards
-/// until everything was published.
+/// Runs one instance under steady load whose queues are unavailable for a minute. Returns the
+/// outcome, the number of messages delivered in that minute, and the time from its end until every
+/// event was published.
 pub(crate) fn outage(seed: u64) -> (Outcome, usize, Duration) {
     let mut during = 0;
     let mut recovery = Duration::ZERO;
     let outcome = in_simulation(seed, async |world| {
-        locked(world).turbulent = false;
+        locked(world).has_faults = false;
         let mut random = fastrand::Rng::with_seed(seed);
         let mut instance = Instance::new(0, world, random.fork(), None);
         let mut sequences = vec![0_u64; 50];
@@ -59,20 +59,20 @@ pub(crate) fn outage(seed: u64) -> (Outcome, usize, Duration) {
             }
         };
         load(10).await;
-        locked(world).away = QUEUES.into();
+        locked(world).unavailable = QUEUES.into();
         let before = locked(world).deliveries.len();
         load(60).await;
         during = locked(world).deliveries.len() - before;
-        locked(world).away.clear();
-        let back = tokio::time::Instant::now();
+        locked(world).unavailable.clear();
+        let restored = tokio::time::Instant::now();
         settle(world).await;
-        recovery = back.elapsed();
+        recovery = restored.elapsed();
         instance.stop().await;
     });
     (outcome, during, recovery)
 }
 
-/// Plays on paused time, and checks what came of it.
+/// Runs `play` on paused time and checks the final state.
 fn in_simulation(seed: u64, play: impl AsyncFnOnce(&Arc<Mutex<World>>)) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -93,7 +93,7 @@ fn in_simulation(seed: u64, play: impl AsyncFnOnce(&Arc<Mutex<World>>)) -> Outco
             events: world.events.len() as u64,
             deliveries: world.deliveries.len() as u64,
             repeats,
-            most_unfinished: world.most_unfinished,
+            max_unsettled: world.max_unsettled,
         }
     })
 }
@@ -112,7 +112,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
             65..67 => locked(world).trim(),
             67 if random.f64() < 0.2 => locked(world).recreate_stream(),
             68 => locked(world).delete_one(),
-            69..73 => locked(world).queue_goes_or_comes(),
+            69..73 => locked(world).toggle_queue_outage(),
             73 => burst(world, &mut sequences, &mut random),
             _ => {
                 let n = random.usize(..instances.len());
@@ -120,9 +120,9 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
             }
         }
     }
-    locked(world).turbulent = false;
-    locked(world).away.clear();
-    locked(world).log("peace");
+    locked(world).has_faults = false;
+    locked(world).unavailable.clear();
+    locked(world).log("quiet phase");
     for instance in &mut instances {
         instance.ensure_running();
     }
@@ -135,8 +135,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
     }
 }
 
-/// Waits until nothing is pending. When that takes too long, the checks say
-/// what is missing.
+/// Waits until no event is pending. If that takes too long, the checkers report what is missing.
 async fn settle(world: &Mutex<World>) {
     let settled = async {
         loop {
@@ -147,15 +146,15 @@ async fn settle(world: &Mutex<World>) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    let _ = tokio::time::timeout(PATIENCE, settled).await;
+    let _ = tokio::time::timeout(SETTLE_LIMIT, settled).await;
 }
 
 pub(crate) fn locked(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
     world.lock().expect("no panic holds the world")
 }
 
-/// One to four transactions in a row. Most write one event; some two of one
-/// aggregate, which the stream may show reversed.
+/// Commits one to four transactions. Most write one event; some write two of one aggregate, which
+/// the stream may contain in reverse order.
 fn write(world: &Mutex<World>, sequences: &mut [u64], random: &mut fastrand::Rng) {
     for _ in 0..random.usize(1..=4) {
         let aggregate = random.usize(..sequences.len());
@@ -178,7 +177,7 @@ fn write(world: &Mutex<World>, sequences: &mut [u64], random: &mut fastrand::Rng
     }
 }
 
-/// More than the buffers hold.
+/// Commits more events than the buffers hold.
 fn burst(world: &Mutex<World>, sequences: &mut [u64], random: &mut fastrand::Rng) {
     locked(world).faults.note("burst of events");
     for _ in 0..40 {

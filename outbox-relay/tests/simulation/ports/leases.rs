@@ -1,4 +1,4 @@
-//! The lease table.
+//! Lease table port.
 
 use async_trait::async_trait;
 use outbox::timestamp::Timestamp;
@@ -6,7 +6,7 @@ use outbox_relay::ports::{Lease, LeaseError, LeaseRequests, LeaseTable, SWEEPER,
 
 use super::{Mutation, View};
 
-fn row(stream: &str, shard: &ShardId) -> (String, ShardId) {
+fn lease_id(stream: &str, shard: &ShardId) -> (String, ShardId) {
     (stream.to_owned(), shard.clone())
 }
 
@@ -30,8 +30,8 @@ impl LeaseTable for View {
         let leases = {
             let world = self.world();
             let of_stream = world.leases.iter().filter(|((of, _), _)| of == stream);
-            let rows = of_stream.map(|(_, lease)| lease.clone());
-            rows.map(|lease| self.as_seen(lease)).collect()
+            let leases = of_stream.map(|(_, lease)| lease.clone());
+            leases.map(|lease| self.as_seen(lease)).collect()
         };
         self.travel().await;
         Ok(leases)
@@ -45,26 +45,26 @@ impl LeaseTable for View {
         let mut world = self.world();
         world
             .leases
-            .entry(row(stream, &lease.shard))
+            .entry(lease_id(stream, &lease.shard))
             .or_insert_with(|| lease.clone());
         Ok(())
     }
 
     async fn acquire(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
-        let (row, seen, lease) = (row(stream, &new.shard), seen.clone(), new.clone());
+        let (id, seen, lease) = (lease_id(stream, &new.shard), seen.clone(), new.clone());
         self.request(move |view| {
-            let taken = view.write(&row, &lease, |stored| {
+            let acquired = view.write(&id, &lease, |stored| {
                 (&stored.owner, stored.epoch, stored.heartbeat)
                     == (&seen.owner, seen.epoch, seen.heartbeat)
             });
-            // Whether the answer is lost or not.
-            if view.world().leases.get(&row) == Some(&lease) {
-                view.world().taken(&view.name, row);
+            // Even if the answer is lost.
+            if view.world().leases.get(&id) == Some(&lease) {
+                view.world().acquired(&view.name, id);
             }
-            taken
+            acquired
         })
         .await?;
-        self.world().tell(&self.name, &new.shard, false);
+        self.world().inform(&self.name, &new.shard, false);
         Ok(())
     }
 
@@ -74,13 +74,17 @@ impl LeaseTable for View {
         holder: &str,
         lease: &Lease,
     ) -> Result<LeaseRequests, LeaseError> {
-        let (row, holder, lease) = (row(stream, &lease.shard), holder.to_owned(), lease.clone());
+        let (id, holder, lease) = (
+            lease_id(stream, &lease.shard),
+            holder.to_owned(),
+            lease.clone(),
+        );
         self.request(move |view| {
-            let renewed = view.write(&row, &lease, |stored| {
+            let renewed = view.write(&id, &lease, |stored| {
                 stored.owner.as_deref() == Some(&*holder) && stored.epoch == lease.epoch
             });
-            if view.world().leases.get(&row) == Some(&lease) && lease.owner != Some(holder) {
-                view.world().given_back(&row);
+            if view.world().leases.get(&id) == Some(&lease) && lease.owner != Some(holder) {
+                view.world().released(&id);
             }
             renewed
         })
@@ -90,7 +94,7 @@ impl LeaseTable for View {
     async fn request(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
         self.travel().await;
         let mut world = self.world();
-        let Some(stored) = world.leases.get_mut(&row(stream, &seen.shard)) else {
+        let Some(stored) = world.leases.get_mut(&lease_id(stream, &seen.shard)) else {
             return Err(LeaseError::Lost);
         };
         if (&stored.owner, stored.epoch) != (&seen.owner, seen.epoch) {
@@ -98,8 +102,8 @@ impl LeaseTable for View {
         }
         stored.requests.requested_by = Some(instance.to_owned());
         let name = &self.name;
-        world.log(format!("{name} asks for {}", seen.shard));
-        world.faults.note("handover asked");
+        world.log(format!("{name} requests {}", seen.shard));
+        world.faults.note("transfer requested");
         Ok(())
     }
 
@@ -107,7 +111,7 @@ impl LeaseTable for View {
         self.travel().await;
         let mut world = self.world();
         let sweeper = ShardId(SWEEPER.into());
-        if let Some(stored) = world.leases.get_mut(&row(stream, &sweeper)) {
+        if let Some(stored) = world.leases.get_mut(&lease_id(stream, &sweeper)) {
             stored.requests.sweep = true;
         }
         Ok(())
@@ -116,9 +120,9 @@ impl LeaseTable for View {
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
         self.travel().await;
         let mut world = self.world();
-        match world.leases.get(&row(stream, &seen.shard)) {
+        match world.leases.get(&lease_id(stream, &seen.shard)) {
             Some(stored) if stored.owner.is_none() && stored.epoch == seen.epoch => {
-                world.leases.remove(&row(stream, &seen.shard));
+                world.leases.remove(&lease_id(stream, &seen.shard));
                 Ok(())
             }
             _ => Err(LeaseError::Lost),
@@ -127,7 +131,7 @@ impl LeaseTable for View {
 }
 
 impl View {
-    /// A row as this instance sees it.
+    /// Returns a lease as this instance receives it.
     fn as_seen(&self, mut lease: Lease) -> Lease {
         if self.lacks(Mutation::NotWaitingForReaders) {
             lease.low_watermark = Some(Timestamp::from_millis(i64::MAX));
@@ -137,7 +141,7 @@ impl View {
 
     fn write(
         &self,
-        row: &(String, ShardId),
+        id: &(String, ShardId),
         lease: &Lease,
         condition: impl Fn(&Lease) -> bool,
     ) -> Result<LeaseRequests, LeaseError> {
@@ -146,11 +150,11 @@ impl View {
             return Err(unavailable());
         }
         let mut world = self.world();
-        let Some(stored) = world.leases.get(row).cloned() else {
+        let Some(stored) = world.leases.get(id).cloned() else {
             return Err(LeaseError::Lost);
         };
         if !condition(&stored) {
-            world.tell(&self.name, &lease.shard, true);
+            world.inform(&self.name, &lease.shard, true);
             if self.lacks(Mutation::LostUnnoticed) {
                 return Ok(LeaseRequests::default());
             }
@@ -168,7 +172,7 @@ impl View {
             lease.epoch,
             lease.checkpoint.as_ref().map(ToString::to_string)
         ));
-        world.leases.insert(row.clone(), lease.clone());
+        world.leases.insert(id.clone(), lease.clone());
         if world.strikes("lease answer lost", 0.02) {
             Err(unavailable())
         } else {

@@ -1,6 +1,5 @@
-//! The engine's ports, in front of the world. Every call takes time, may fail
-//! before it takes effect, may take effect and then fail, and may take effect
-//! when its sender is dead.
+//! Implementation of the engine's ports on the world. Every request takes time, may fail before or
+//! after it takes effect, and may take effect after the death of its sender.
 
 mod leases;
 mod outbox;
@@ -15,27 +14,27 @@ use outbox_relay::ports::{Ports, Shard, StreamError};
 
 use crate::world::World;
 
-/// A rule that a run goes without: a port, or a setting, that lets the engine
-/// behave as if it did not keep it. The checks must notice.
+/// Rule that is disabled in a run, by a port or a setting that makes the engine behave as if it did
+/// not implement the rule. A checker must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutation {
-    /// Rule 1: parents are not known, so children do not wait for them.
+    /// Lineage: parents are unknown, so children do not wait for them.
     ChildrenFirst,
-    /// Rule 2: leases are written without a condition.
+    /// Fencing: leases are written without a condition.
     NoFence,
-    /// Rule 4: nobody hears that a lease is lost, or when it expires.
+    /// Fence on loss: an instance is not informed that a lease is lost or expired.
     LostUnnoticed,
-    /// Rule 5: the buffer has no bound.
+    /// Bounded memory: the buffer has no bound.
     NoBound,
-    /// Rule 8: a send counts as done before it is.
+    /// Per-aggregate order: a send counts as successful before it is.
     NotWaitingForSends,
-    /// Rule 10: a mark counts as done, and is not.
+    /// Publish → mark → checkpoint: a mark counts as written, and is not.
     NotMarking,
-    /// Rule 11: what is published is not known when it is looked up.
+    /// Takeover: a look-up returns published events as pending.
     NoLookUps,
-    /// Rule 12: nobody looks for pending events in the table.
+    /// Sweeper: the table returns no pending events.
     NoSweeper,
-    /// Rule 12: the sweeper believes that readers have passed everything.
+    /// Sweeper: the low-water marks of the readers are in the future.
     NotWaitingForReaders,
 }
 
@@ -52,21 +51,21 @@ impl Mutation {
         Self::NotWaitingForReaders,
     ];
 
-    /// The check that is to notice.
+    /// Returns the checker that must notice.
     pub(crate) fn breaks(self) -> &'static str {
         match self {
-            Self::ChildrenFirst => "rule 1",
-            Self::NoFence | Self::NotMarking => "G6",
-            Self::LostUnnoticed => "rule 4",
-            Self::NoBound => "G7",
-            Self::NotWaitingForSends => "G5",
-            Self::NoLookUps | Self::NotWaitingForReaders => "G3",
-            Self::NoSweeper => "G2",
+            Self::ChildrenFirst => "lineage",
+            Self::NoFence | Self::NotMarking => "fencing",
+            Self::LostUnnoticed => "fence on loss",
+            Self::NoBound => "bounded memory",
+            Self::NotWaitingForSends => "per-aggregate order",
+            Self::NoLookUps | Self::NotWaitingForReaders => "bounded repeats",
+            Self::NoSweeper => "no loss",
         }
     }
 }
 
-/// What one instance sees of the world.
+/// View of the world by one instance.
 #[derive(Clone)]
 pub(crate) struct View {
     pub(crate) world: Arc<Mutex<World>>,
@@ -74,8 +73,8 @@ pub(crate) struct View {
     pub(crate) name: String,
     /// Its name in the lease table.
     pub(crate) instance: String,
-    /// While this is set the process is stopped (SIGSTOP): nothing goes out,
-    /// and no answer is seen.
+    /// While this is set the process is suspended (SIGSTOP): it sends no request and receives no
+    /// answer.
     pub(crate) frozen: Arc<AtomicBool>,
     pub(crate) mutation: Option<Mutation>,
 }
@@ -95,23 +94,23 @@ impl View {
         self.world.lock().expect("no panic holds the world")
     }
 
-    /// One way of a request, or of its answer.
+    /// Waits for the time that a request or its answer travels.
     async fn travel(&self) {
         let latency = self.world().latency();
         tokio::time::sleep(latency).await;
         self.awake().await;
     }
 
-    /// Waits while the process is stopped.
+    /// Waits while the process is suspended.
     async fn awake(&self) {
-        // Looked at again and again: waking up waiters has no fixed order.
+        // Polled, since the order in which several waiters are woken is not fixed.
         while self.frozen.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// A request that changes something, and its answer. Once it has left, it
-    /// does not need its sender any more.
+    /// Performs a request with an effect, and returns its answer. Once it was sent, it takes effect
+    /// without its sender.
     async fn request<T: Send + 'static>(
         &self,
         effect: impl FnOnce(&Self) -> T + Send + 'static,
@@ -128,7 +127,7 @@ impl View {
         self.travel().await;
         match answer {
             Some(answer) => answer,
-            // Lost on the way, as its sender is dead.
+            // Lost in flight, as its sender is dead.
             None => std::future::pending().await,
         }
     }
@@ -137,16 +136,16 @@ impl View {
         self.mutation == Some(rule)
     }
 
-    /// An earlier stream of the table is gone with all its shards.
+    /// Returns an error for an earlier stream of the table, which was deleted with its shards.
     fn check_stream(&self, stream: &str) -> Result<(), StreamError> {
         if self.world().stream() == stream {
             Ok(())
         } else {
-            Err(StreamError::NotFound(format!("{stream} is gone")))
+            Err(StreamError::NotFound(format!("{stream} was deleted")))
         }
     }
 
-    /// The shards, as this instance sees them.
+    /// Returns the listed shards as this instance receives them.
     fn listed(&self) -> Vec<Shard> {
         let mut shards = self.world().listed();
         if self.lacks(Mutation::ChildrenFirst) {

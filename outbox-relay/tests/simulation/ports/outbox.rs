@@ -1,4 +1,4 @@
-//! The outbox table.
+//! Outbox table port.
 
 use async_trait::async_trait;
 use outbox::Status;

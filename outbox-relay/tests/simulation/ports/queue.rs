@@ -1,4 +1,4 @@
-//! The queues.
+//! Queue port.
 
 use async_trait::async_trait;
 use outbox_relay::ports::{EntryFailure, EventKey, Queue, SendEntry, SendError};
@@ -23,13 +23,13 @@ fn key_of(entry: &SendEntry<'_>) -> EventKey {
 type Answer = Result<Vec<Result<String, EntryFailure>>, SendError>;
 
 impl View {
-    /// What the service does with a batch that left its sender at `sent_at`.
+    /// Processes a batch that left its sender at `sent_at`, as the service does.
     fn receive(&self, queue: &str, keys: &[EventKey], sent_at: Instant) -> Answer {
         let unavailable = || SendError::Unavailable {
             kind: "simulated".to_owned(),
             message: "simulated".to_owned(),
         };
-        if self.world().away.contains(queue) || self.strikes("send failed", 0.05) {
+        if self.world().unavailable.contains(queue) || self.strikes("send failed", 0.05) {
             return Err(unavailable());
         }
         let refused = |code: &str| SendError::Refused {
@@ -77,7 +77,8 @@ impl View {
         }
     }
 
-    /// Some services refuse a whole request for the sake of one entry.
+    /// Decides at random whether the whole request is refused because of one entry, as some
+    /// services do.
     fn refuses_all(&self) -> bool {
         let mut world = self.world();
         let all = world.random.bool();

@@ -1,4 +1,4 @@
-//! The stream.
+//! Stream port.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::View;
 use crate::world::PAGE;
 
-/// Shards a listing returns at once: few, so that it takes several.
+/// Maximum number of shards in a page of a listing: low, so that a listing takes several requests.
 const LISTING_PAGE: usize = 3;
 
 #[async_trait]
@@ -95,7 +95,7 @@ impl Stream for View {
             .expect("an iterator of this simulation");
         let after: u64 = after.parse().expect("an iterator of this simulation");
         if self.world().shard(&ShardId(shard.into())).is_none() {
-            return Err(StreamError::NotFound("trimmed away".to_owned()));
+            return Err(StreamError::NotFound("trimmed completely".to_owned()));
         }
         let id = ShardId(shard.into());
         if after < self.world().trimmed(&id) {
@@ -136,7 +136,7 @@ impl Stream for View {
 }
 
 impl View {
-    /// The engine must count a gap now.
+    /// Returns the error for a trimmed position. The engine must count a gap.
     fn trimmed(&self) -> StreamError {
         self.world().saw_gap.insert(self.name.clone());
         StreamError::Trimmed

@@ -1,4 +1,4 @@
-//! The time of day of a run: it goes with paused time.
+//! Wall clocks of a run, which follow the paused time of tokio.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use tokio::time::Instant;
 
 use crate::run::MAX_INSTANCES;
 
-/// Wall clock at the start of a run.
+/// Wall-clock time at the start of a run.
 const EPOCH_MILLIS: i64 = 1_800_000_000_000;
 
 thread_local! {
     static STARTED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
 }
 
-/// Starts the clock of a run on this thread.
+/// Starts the clocks of a run on this thread.
 pub(crate) fn start_clock() {
     STARTED.set(Some(Instant::now()));
 }
 
-/// The clock of the services and of those who write events.
+/// Returns the time of the services and of the writers.
 pub(crate) fn clock() -> Timestamp {
     ahead_by(0)
 }
 
-/// The clocks of the instances: one is right, one is fast and one is slow.
+/// Clocks of the instances: one is exact, one is fast and one is slow.
 pub(crate) const CLOCKS: [fn() -> Timestamp; MAX_INSTANCES] =
     [clock, || ahead_by(1_700), || ahead_by(-900)];
 

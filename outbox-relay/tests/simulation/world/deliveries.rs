@@ -1,4 +1,4 @@
-//! What reached the queues, and what may have made a message come twice.
+//! Messages that reached the queues, and disturbances that explain a repeated message.
 
 use std::time::Duration;
 
@@ -7,33 +7,33 @@ use tokio::time::Instant;
 
 use super::World;
 
-/// Longer than any run.
-const FOREVER: Duration = Duration::from_secs(86_400);
+/// Longer than every run.
+const BEYOND_RUN: Duration = Duration::from_secs(86_400);
 
-/// One message that reached a queue.
+/// Message that reached a queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
     pub(crate) key: EventKey,
-    /// The incarnation that sent it.
+    /// Incarnation that sent it.
     pub(crate) sender: String,
-    /// When the request left its sender.
+    /// Time at which the request left its sender.
     pub(crate) sent_at: Instant,
     pub(crate) at: Instant,
     pub(crate) answer_lost: bool,
 }
 
-/// Something that came between sending events and marking them.
+/// Disturbance of an incarnation between sending events and marking them.
 #[derive(Debug)]
 pub(crate) struct Disturbance {
-    /// The incarnation that it happened to.
+    /// Disturbed incarnation.
     of: String,
     from: Instant,
-    /// `None`: it lasts until the process is thawed.
+    /// End; `None` while the process is frozen.
     until: Option<Instant>,
 }
 
 impl Disturbance {
-    /// Whether it happened to `sender` between `from` and `until`.
+    /// Returns `true` if it disturbed `sender` between `from` and `until`.
     pub(crate) fn hit(&self, sender: &str, from: Instant, until: Instant) -> bool {
         self.of == sender
             && self.from <= until
@@ -42,7 +42,7 @@ impl Disturbance {
 }
 
 impl World {
-    /// A queue takes a message; returns its id.
+    /// Delivers a message to a queue, and returns its id.
     pub(crate) fn deliver(&mut self, delivery: Delivery) -> String {
         self.log(format!(
             "{} delivers {}:{}",
@@ -56,15 +56,15 @@ impl World {
         self.running.insert(name.to_owned());
     }
 
-    /// A process ends without a word.
+    /// Records that a process crashed.
     pub(crate) fn crashed(&mut self, name: &str) {
-        self.disturbed(name, Some(Instant::now() + FOREVER));
+        self.disturbed(name, Some(Instant::now() + BEYOND_RUN));
         self.dead.insert(name.to_owned());
         self.running.remove(name);
-        self.unfinished.retain(|(of, _), _| of != name);
+        self.unsettled.retain(|(of, _), _| of != name);
     }
 
-    /// A process stops until it is thawed.
+    /// Records that a process is suspended until it is thawed.
     pub(crate) fn frozen(&mut self, name: &str) {
         self.disturbed(name, None);
     }
@@ -77,37 +77,37 @@ impl World {
         }
     }
 
-    /// `name` takes a lease, and begins to read its shard anew. Whoever had it
-    /// and did not give it back is disturbed.
-    pub(crate) fn taken(&mut self, name: &str, row: (String, ShardId)) {
-        self.unfinished.remove(&(name.to_owned(), row.1.clone()));
-        let before = self.holders.insert(row, name.to_owned());
-        // The dead have their explanation already.
+    /// Records that `name` acquired a lease and reads its shard from the checkpoint. A previous
+    /// holder that did not release it is disturbed.
+    pub(crate) fn acquired(&mut self, name: &str, lease: (String, ShardId)) {
+        self.unsettled.remove(&(name.to_owned(), lease.1.clone()));
+        let before = self.holders.insert(lease, name.to_owned());
+        // A crash explains the repeats of a dead incarnation already.
         if let Some(before) = before.filter(|before| before != name && !self.dead.contains(before))
         {
             self.disturbed(&before, Some(Instant::now()));
         }
     }
 
-    /// A lease is given back or handed over, by its owner.
-    pub(crate) fn given_back(&mut self, row: &(String, ShardId)) {
-        self.holders.remove(row);
+    /// Records that the owner of a lease released or transferred it.
+    pub(crate) fn released(&mut self, lease: &(String, ShardId)) {
+        self.holders.remove(lease);
     }
 
-    /// A shard is trimmed away, with records that its reader may still have in
-    /// hand and that others now find in the table.
-    pub(super) fn shard_gone(&mut self, shard: &ShardId) {
+    /// Records that a shard was trimmed completely. Its reader may still have its records in
+    /// flight, while others now find them in the table.
+    pub(super) fn shard_deleted(&mut self, shard: &ShardId) {
         let of_shard = self.holders.iter().find(|((_, held), _)| held == shard);
         if let Some(holder) = of_shard.map(|(_, holder)| holder.clone()) {
-            self.disturbed(&holder, Some(Instant::now() + FOREVER));
+            self.disturbed(&holder, Some(Instant::now() + BEYOND_RUN));
         }
     }
 
-    /// The stream is gone; all that run now go on with it until they look
-    /// again, while others begin with the new one.
-    pub(super) fn stream_gone(&mut self) {
+    /// Records that the stream was deleted. Running instances continue with it until their next
+    /// poll, while others start with the new one.
+    pub(super) fn stream_deleted(&mut self) {
         for name in self.running.clone() {
-            self.disturbed(&name, Some(Instant::now() + FOREVER));
+            self.disturbed(&name, Some(Instant::now() + BEYOND_RUN));
         }
     }
 
@@ -119,8 +119,8 @@ impl World {
         });
     }
 
-    /// Whether a request of `name` still arrives. One whose sender died on the
-    /// way may, or may not.
+    /// Returns `true` if a request of `name` arrives. A request in flight whose sender died may or
+    /// may not arrive.
     pub(crate) fn arrives(&mut self, name: &str) -> bool {
         if !self.dead.contains(name) {
             return true;
@@ -128,7 +128,7 @@ impl World {
         let arrives = self.random.bool();
         if arrives {
             self.faults.note("request outlives its sender");
-            self.log(format!("a request of {name} arrives, which is dead"));
+            self.log(format!("a request of the dead {name} arrives"));
         }
         arrives
     }

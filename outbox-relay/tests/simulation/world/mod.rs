@@ -1,10 +1,10 @@
-//! The services, as far as the relay can tell.
+//! Model of the services as the relay observes them.
 
 mod clock;
 mod deliveries;
+mod invariants;
 mod stream;
 mod table;
-mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,52 +21,52 @@ use tokio::time::Instant;
 
 use crate::faults::Faults;
 
-/// Records a read returns at most: small, so that pages are many.
+/// Maximum number of records in a page: low, so that a run has many pages.
 pub(crate) const PAGE: usize = 12;
 
 const YEAR_MINUTES: i64 = 365 * 24 * 60;
 
-/// The queues, and how events are routed to them.
+/// Queues, and the routes of events to them.
 pub(crate) const QUEUES: [&str; 2] = ["orders", "others"];
 pub(crate) const ROUTES: &str = "order.*=orders,*=others";
 
-/// Everything outside the relay.
+/// State of everything outside the relay.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) random: fastrand::Rng,
     pub(crate) faults: Faults,
-    /// Faults happen while this is set; a run ends in peace.
-    pub(crate) turbulent: bool,
-    /// Queues that take nothing.
-    pub(crate) away: BTreeSet<&'static str>,
+    /// Faults occur while this is set; a run ends with a quiet phase.
+    pub(crate) has_faults: bool,
+    /// Queues that reject every request.
+    pub(crate) unavailable: BTreeSet<&'static str>,
     pub(crate) shards: Vec<ShardModel>,
     next_number: u64,
     pub(crate) events: BTreeMap<EventKey, EventModel>,
     /// By stream and shard.
     pub(crate) leases: BTreeMap<(String, ShardId), Lease>,
-    /// The stream that the consumer group reads.
+    /// Stream that the consumer group reads.
     pub(crate) entered: Option<String>,
-    /// How often the table was given another stream.
+    /// Number of times that the stream was re-created.
     streams: u32,
-    /// The first shard of the current stream.
+    /// Index of the first shard of the current stream.
     root: usize,
-    /// Which incarnation took a lease last, while it has not given it back.
+    /// Incarnation that acquired a lease last and has not released it.
     pub(crate) holders: BTreeMap<(String, ShardId), String>,
     pub(crate) deliveries: Vec<Delivery>,
     pub(crate) disturbances: Vec<Disturbance>,
     running: BTreeSet<String>,
     /// Incarnations that crashed.
     dead: BTreeSet<String>,
-    /// Incarnations that were told that a position had been trimmed.
+    /// Incarnations that read a trimmed position.
     pub(crate) saw_gap: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
     pub(crate) history: Vec<String>,
     started: Instant,
-    /// What each incarnation has read of each shard and is not settled.
-    unfinished: BTreeMap<(String, ShardId), BTreeSet<EventKey>>,
-    pub(crate) most_unfinished: usize,
-    /// Which instances were told that they lost which shard, and when.
-    told: BTreeMap<(String, ShardId), Instant>,
+    /// Events that each incarnation has read of each shard and that are not settled.
+    unsettled: BTreeMap<(String, ShardId), BTreeSet<EventKey>>,
+    pub(crate) max_unsettled: usize,
+    /// Time at which an incarnation was informed that it lost a shard.
+    informed_lost: BTreeMap<(String, ShardId), Instant>,
 }
 
 impl World {
@@ -77,13 +77,13 @@ impl World {
             records: Vec::new(),
             closed: false,
             trimmed: 0,
-            gone: false,
+            deleted: false,
         };
         Self {
             random: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),
-            turbulent: true,
-            away: BTreeSet::new(),
+            has_faults: true,
+            unavailable: BTreeSet::new(),
             shards: vec![first],
             next_number: 1,
             events: BTreeMap::new(),
@@ -100,9 +100,9 @@ impl World {
             violations: Vec::new(),
             history: Vec::new(),
             started: Instant::now(),
-            unfinished: BTreeMap::new(),
-            most_unfinished: 0,
-            told: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
+            max_unsettled: 0,
+            informed_lost: BTreeMap::new(),
         }
     }
 
@@ -111,9 +111,9 @@ impl World {
         self.history.push(format!("{at:>7} {}", line.as_ref()));
     }
 
-    /// Whether a fault of `kind` happens now.
+    /// Decides at random whether a fault of `kind` occurs now.
     pub(crate) fn strikes(&mut self, kind: &'static str, probability: f64) -> bool {
-        let strikes = self.turbulent && self.random.f64() < probability;
+        let strikes = self.has_faults && self.random.f64() < probability;
         if strikes {
             self.faults.note(kind);
             self.log(kind);
@@ -121,9 +121,9 @@ impl World {
         strikes
     }
 
-    /// How long a request takes, one way.
+    /// Returns the time that a request takes, one way.
     pub(crate) fn latency(&mut self) -> Duration {
-        let slow = self.turbulent && self.random.f64() < 0.02;
+        let slow = self.has_faults && self.random.f64() < 0.02;
         Duration::from_millis(if slow {
             self.random.u64(100..3_000)
         } else {
@@ -131,7 +131,7 @@ impl World {
         })
     }
 
-    /// A transaction that writes `keys`; the stream shows them in this order.
+    /// Commits a transaction that writes `keys`. The stream contains them in this order.
     pub(crate) fn commit(&mut self, keys: &[EventKey]) {
         for key in keys {
             self.log(format!("commit {}:{}", key.aggregate_id, key.sequence));
@@ -142,7 +142,7 @@ impl World {
             } else {
                 None
             };
-            let other = self.turbulent && self.random.f64() < 0.3;
+            let other = self.has_faults && self.random.f64() < 0.3;
             let event = EventModel {
                 status: Status::Pending,
                 occurred_at: self.occurred_at(),
@@ -158,27 +158,27 @@ impl World {
         }
     }
 
-    /// The lease of a shard; shards of all streams have different names.
+    /// Returns the lease of a shard. The names of shards are unique among all streams.
     fn lease(&self, shard: &ShardId) -> Option<&Lease> {
         self.leases.values().find(|lease| lease.shard == *shard)
     }
 
-    /// A queue goes away, or all are back.
-    pub(crate) fn queue_goes_or_comes(&mut self) {
-        if self.away.is_empty() {
+    /// Makes a queue unavailable, or all queues available again.
+    pub(crate) fn toggle_queue_outage(&mut self) {
+        if self.unavailable.is_empty() {
             let queue = QUEUES[self.random.usize(..QUEUES.len())];
-            self.away.insert(queue);
-            self.faults.note("queue away");
-            self.log(format!("{queue} is away"));
+            self.unavailable.insert(queue);
+            self.faults.note("queue unavailable");
+            self.log(format!("{queue} is unavailable"));
         } else {
-            self.away.clear();
-            self.log("all queues are there");
+            self.unavailable.clear();
+            self.log("all queues are available");
         }
     }
 
-    /// How long a change takes until the stream or the index shows it.
+    /// Returns the time until a change appears in the stream or the index.
     fn lag(&mut self) -> Duration {
-        let slow = self.turbulent && self.random.f64() < 0.03;
+        let slow = self.has_faults && self.random.f64() < 0.03;
         Duration::from_millis(if slow {
             self.random.u64(200..2_500)
         } else {
@@ -186,7 +186,7 @@ impl World {
         })
     }
 
-    /// When an event occurred, by its writer's word.
+    /// Returns the time at which an event occurred according to its writer.
     fn occurred_at(&mut self) -> Timestamp {
         let minutes = if self.strikes("old occurrence", 0.05) {
             -[1, 5, 60, YEAR_MINUTES][self.random.usize(..4)]

@@ -1,4 +1,4 @@
-//! The stream: shards that split, close and are trimmed.
+//! Model of the stream: shards that split, close and are trimmed.
 
 use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{Change, EventKey, Record, SequenceNumber, Shard, ShardId};
@@ -6,31 +6,31 @@ use tokio::time::Instant;
 
 use super::{World, clock};
 
-/// One shard.
+/// Model of a shard.
 #[derive(Debug)]
 pub(crate) struct ShardModel {
     pub(crate) id: ShardId,
     pub(crate) parent: Option<ShardId>,
     pub(crate) records: Vec<RecordModel>,
     pub(crate) closed: bool,
-    /// Records up to here are gone.
+    /// Number of the last trimmed record.
     pub(crate) trimmed: u64,
-    /// No longer listed, and all its records gone.
-    pub(crate) gone: bool,
+    /// No longer listed, and without records.
+    pub(crate) deleted: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct RecordModel {
     pub(crate) number: u64,
     pub(crate) created_at: Timestamp,
-    /// When the first reader can see it.
+    /// Time from which readers receive it.
     pub(crate) visible_at: Instant,
-    /// `None`: a modification.
+    /// `None` for a modification.
     pub(crate) event: Option<EventKey>,
 }
 
 impl World {
-    /// Changes of one aggregate go to one open shard.
+    /// Appends a change. The changes of one aggregate go to one open shard.
     pub(super) fn append(&mut self, key: &EventKey, inserted: bool) {
         let open: Vec<usize> = (0..self.shards.len())
             .filter(|n| !self.shards[*n].closed)
@@ -39,10 +39,10 @@ impl World {
             .aggregate_id
             .bytes()
             .fold(0_usize, |hash, byte| hash * 31 + usize::from(byte));
-        // A child takes over from its parent: which one depends on all open
-        // shards, so an aggregate may only move when a split happens.
+        // A child continues its parent. Which one depends on all open shards, so an aggregate moves
+        // only at a split.
         let at = self.home(hash, &open);
-        // A shard shows its records in order.
+        // Records of a shard become visible in order.
         let before = self.shards[at].records.last();
         let earliest = before.map_or_else(Instant::now, |record| record.visible_at);
         let visible_at = (Instant::now() + self.lag()).max(earliest);
@@ -56,7 +56,7 @@ impl World {
         self.shards[at].records.push(record);
     }
 
-    /// Follows the tree from its root: each split divides by one more bit.
+    /// Follows the tree from its root. Each split divides by one more bit of the hash.
     fn home(&self, hash: usize, open: &[usize]) -> usize {
         let mut at = self.root;
         let mut bits = hash;
@@ -70,19 +70,19 @@ impl World {
         at
     }
 
-    /// The name of the table's stream.
+    /// Returns the name of the table's stream.
     pub(crate) fn stream(&self) -> String {
         format!("stream-{}", self.streams)
     }
 
-    /// The stream is disabled and enabled again: what was in the old one is
-    /// gone, and a new one begins.
+    /// Disables and enables the stream: the records of the old stream are deleted, and a new stream
+    /// starts.
     pub(crate) fn recreate_stream(&mut self) {
         for shard in &mut self.shards {
             shard.closed = true;
-            shard.gone = true;
+            shard.deleted = true;
         }
-        self.stream_gone();
+        self.stream_deleted();
         self.streams += 1;
         self.root = self.shards.len();
         self.shards.push(ShardModel {
@@ -91,10 +91,10 @@ impl World {
             records: Vec::new(),
             closed: false,
             trimmed: 0,
-            gone: false,
+            deleted: false,
         });
         self.faults.note("stream re-created");
-        self.log(format!("{} begins", self.stream()));
+        self.log(format!("{} starts", self.stream()));
     }
 
     /// Closes a random open shard and opens one or two children.
@@ -113,29 +113,29 @@ impl World {
                 records: Vec::new(),
                 closed: false,
                 trimmed: 0,
-                gone: false,
+                deleted: false,
             });
         }
         self.faults.note("shard split");
         self.log(format!("split {parent}"));
     }
 
-    /// What the stream still knows of a shard.
+    /// Returns a shard that still exists.
     pub(crate) fn shard(&self, id: &ShardId) -> Option<&ShardModel> {
         self.shards
             .iter()
-            .find(|shard| shard.id == *id && !shard.gone)
+            .find(|shard| shard.id == *id && !shard.deleted)
     }
 
     pub(crate) fn trimmed(&self, id: &ShardId) -> u64 {
         self.shard(id).map_or(0, |shard| shard.trimmed)
     }
 
-    /// The shards a listing shows, in its order.
+    /// Returns the shards of a listing, in its order.
     pub(crate) fn listed(&self) -> Vec<Shard> {
         self.shards
             .iter()
-            .filter(|shard| !shard.gone)
+            .filter(|shard| !shard.deleted)
             .map(|shard| Shard {
                 id: shard.id.clone(),
                 parent: shard.parent.clone(),
@@ -143,20 +143,20 @@ impl World {
             .collect()
     }
 
-    /// The stream forgets its oldest records: some of one shard, whether read
-    /// or not, or, when it is closed, the whole shard.
+    /// Trims the oldest records, whether read or not: some records of one shard, or the whole shard
+    /// if it is closed.
     pub(crate) fn trim(&mut self) {
-        let Some(at) = (0..self.shards.len()).find(|n| !self.shards[*n].gone) else {
+        let Some(at) = (0..self.shards.len()).find(|n| !self.shards[*n].deleted) else {
             return;
         };
         let shard = &mut self.shards[at];
         let half = shard.records.len() / 2;
         if shard.closed && self.random.bool() {
-            shard.gone = true;
+            shard.deleted = true;
             let id = shard.id.clone();
-            self.shard_gone(&id);
+            self.shard_deleted(&id);
             self.faults.note("shard trimmed");
-            self.log(format!("trim {id} away"));
+            self.log(format!("trim {id} completely"));
         } else if half > 0 {
             shard.trimmed = shard.trimmed.max(shard.records[half - 1].number);
             let (id, until) = (shard.id.clone(), shard.trimmed);
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// A record as the service returns it.
+    /// Returns a record as the service does.
     pub(crate) fn record(&self, record: &RecordModel) -> Record {
         let change = match &record.event {
             None => Change::Other,
@@ -173,7 +173,7 @@ impl World {
         };
         Record {
             sequence_number: SequenceNumber(record.number.to_string().into()),
-            // The service tells it to the second.
+            // The service returns it with a resolution of one second.
             created_at: Some(Timestamp::from_millis(
                 record.created_at.as_seconds() * 1_000,
             )),

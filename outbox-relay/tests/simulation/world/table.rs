@@ -1,4 +1,4 @@
-//! The outbox table and its index.
+//! Model of the outbox table and its index.
 
 use std::collections::HashMap;
 
@@ -11,34 +11,34 @@ use tokio::time::Instant;
 
 use super::World;
 
-/// Items a look at the index returns at once.
+/// Maximum number of items that a query of the index returns.
 const PENDING_PAGE: usize = 5;
 
-/// What is wrong with an event.
+/// Flaw of an event that can never be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// Its payload is not JSON.
     Malformed,
-    /// The queue says that it can never be sent.
+    /// The queue rejects it.
     Refused,
 }
 
-/// One event of the outbox table.
+/// Model of an event in the outbox table.
 #[derive(Clone, Debug)]
 pub(crate) struct EventModel {
     pub(crate) status: Status,
-    /// By its writer's word.
+    /// Time according to its writer.
     pub(crate) occurred_at: Timestamp,
-    /// When it was marked or quarantined.
+    /// Time at which it was marked or quarantined.
     pub(crate) settled_at: Option<Instant>,
-    /// The index lags: it shows the event from here on,
+    /// Time from which the index contains the event as pending.
     pub(crate) indexed_at: Instant,
-    /// and until here, when it is no longer pending.
+    /// Time from which the index no longer contains it.
     pub(crate) unindexed_at: Option<Instant>,
-    /// Decides which queue it is for.
+    /// Determines the queue.
     pub(crate) event_type: &'static str,
     pub(crate) flaw: Option<Flaw>,
-    /// Somebody removed the item.
+    /// The item was removed.
     pub(crate) deleted: bool,
 }
 
@@ -47,7 +47,7 @@ impl EventModel {
         !self.deleted && self.status == Status::Pending
     }
 
-    /// Whether the index shows it as pending.
+    /// Returns `true` if the index contains it as pending.
     fn is_indexed(&self) -> bool {
         let now = Instant::now();
         self.indexed_at <= now && self.unindexed_at.is_none_or(|until| now < until)
@@ -59,7 +59,7 @@ fn cursor_text(at: Timestamp, key: &EventKey) -> String {
 }
 
 impl World {
-    /// The index, which shows the table as it was a moment ago.
+    /// Queries the index, which lags behind the table.
     pub(crate) fn pending(&mut self, bucket: u32, after: Option<PendingCursor>) -> PendingPage {
         let name = bucket_name(bucket);
         let lags = |event: &EventModel| event.is_indexed() != event.is_pending();
@@ -133,23 +133,23 @@ impl World {
         ])
     }
 
-    /// Whether the event was pending; it is published then.
+    /// Marks an event. Returns `false` if it was not pending.
     pub(crate) fn mark(&mut self, instance: &str, key: &EventKey) -> bool {
         self.settle(instance, key, Status::Published)
     }
 
-    /// The same for one that is quarantined, which no good event may be.
+    /// Quarantines an event, which must have a flaw. Returns `false` if it was not pending.
     pub(crate) fn quarantine(&mut self, instance: &str, key: &EventKey) -> bool {
         if self.events[key].flaw.is_none() {
             self.violations
-                .push(format!("{instance} quarantined the good event {key:?}"));
+                .push(format!("{instance} quarantined the valid event {key:?}"));
         }
         self.settle(instance, key, Status::Failed)
     }
 
     fn settle(&mut self, instance: &str, key: &EventKey, status: Status) -> bool {
-        for unfinished in self.unfinished.values_mut() {
-            unfinished.remove(key);
+        for unsettled in self.unsettled.values_mut() {
+            unsettled.remove(key);
         }
         let unindexed_at = Instant::now() + self.lag();
         let Some(event) = self.events.get_mut(key) else {
@@ -169,12 +169,12 @@ impl World {
         true
     }
 
-    /// Whether the queue never takes this event.
+    /// Returns `true` if the queue rejects this event.
     pub(crate) fn is_refused(&self, key: &EventKey) -> bool {
         self.events[key].flaw == Some(Flaw::Refused)
     }
 
-    /// Somebody removes an item, whatever its state.
+    /// Removes a random item, whatever its status.
     pub(crate) fn delete_one(&mut self) {
         let unindexed_at = Instant::now() + self.lag();
         let at = self.random.usize(..self.events.len().max(1));
@@ -184,8 +184,8 @@ impl World {
         event.deleted = true;
         event.unindexed_at.get_or_insert(unindexed_at);
         let key = key.clone();
-        for unfinished in self.unfinished.values_mut() {
-            unfinished.remove(&key);
+        for unsettled in self.unsettled.values_mut() {
+            unsettled.remove(&key);
         }
         self.faults.note("event deleted");
         self.log(format!("delete {}:{}", key.aggregate_id, key.sequence));
