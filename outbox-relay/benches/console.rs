@@ -5,6 +5,12 @@
 //! any response takes [`MAX_RESPONSE_TIME`] or longer. The figures are meaningful only on an
 //! otherwise idle machine.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark measures real time"
+)]
+
 mod support;
 
 use std::process::Stdio;

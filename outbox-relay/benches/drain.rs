@@ -4,6 +4,12 @@
 //! `cargo bench -p outbox-relay --bench drain -- 20000` drains this number of pending events of
 //! 1 KB each; the default is 20,000.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark measures real time"
+)]
+
 mod support;
 
 use std::collections::HashMap;

@@ -33,6 +33,10 @@ use shared::runtime::service::{Context, RunError};
 const BUFFER_KIB: usize = 8 * 1024;
 
 /// Runs one relay instance until `context.stop`.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is where the wall clock is injected into the engine"
+)]
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
     let instance = config.instance();

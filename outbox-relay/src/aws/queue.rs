@@ -1,7 +1,7 @@
 //! Sends batches to SQS.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_sqs::Client;
@@ -9,6 +9,7 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use parking_lot::Mutex;
 use shared::aws::error::{ErrorClass, classify};
 use shared::aws::{Causes, QueueUrlError};
 
@@ -37,7 +38,7 @@ impl Sqs {
     }
 
     async fn url(&self, queue: &QueueRef) -> Result<Arc<str>, SendError> {
-        let known = self.urls().get(queue).cloned();
+        let known = self.urls.lock().get(queue).cloned();
         if let Some(url) = known {
             return Ok(url);
         }
@@ -51,12 +52,8 @@ impl Sqs {
                 message: error.to_string(),
             })?
             .into();
-        self.urls().insert(queue.clone(), Arc::clone(&url));
+        self.urls.lock().insert(queue.clone(), Arc::clone(&url));
         Ok(url)
-    }
-
-    fn urls(&self) -> std::sync::MutexGuard<'_, HashMap<QueueRef, Arc<str>>> {
-        self.urls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,7 +84,7 @@ impl Queue for Sqs {
                 if let SendError::Refused { code, .. } = &error
                     && (code.contains("QueueDoesNotExist") || code.contains("NonExistentQueue"))
                 {
-                    self.urls().remove(queue);
+                    self.urls.lock().remove(queue);
                 }
                 return Err(error);
             }

@@ -2,6 +2,11 @@
 
 // A panic is how a test fails; its message has the line.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "these tests run real processes in real time"
+)]
 
 mod bad_events;
 mod checkpoints;
