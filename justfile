@@ -9,7 +9,7 @@ default:
 up *args:
     cargo run --release -p all-in-one -- {{ args }}
 
-# Run the gate: formatting, alerts, lints, documentation, tests
+# Run the gate: formatting, alerts, documents, lints, documentation, tests
 ci:
     .ci/run
 
@@ -24,6 +24,10 @@ lint:
 # Build the API documentation as the gate does, warnings being errors
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Check that what the documents mention exists: links, files, tests, metrics, variables, options
+check-docs:
+    docs/check
 
 # Run all tests, or those that the arguments select: just test -p outbox-relay --test it sweeping
 test *args:
