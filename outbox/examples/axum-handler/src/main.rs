@@ -2,7 +2,7 @@
 //! caller's trace.
 //!
 //! ```sh
-//! cargo run -p outbox --example axum_handler
+//! cargo run -p axum-handler
 //! curl -i -X POST localhost:3000/invoices/i-1 -d 1999
 //! ```
 
