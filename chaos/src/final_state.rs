@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::backend::Backend;
 use super::error::Unreadable;
 use super::history::{
-    DeadLetter, End, IdempotencyRow, Level, OrderLine, OrderRow, OutboxRow, Stock,
+    DeadLetter, End, IdempotencyRecord, Level, OrderLine, Stock, StoredEvent, StoredOrder,
 };
 use super::recorder::Recorder;
 
@@ -130,9 +130,9 @@ impl Backend {
                 let value: &AttributeValue = item
                     .get(name)
                     .ok_or_else(|| Unreadable::malformed(table, format!("no `{name}`")))?;
-                let text = value
-                    .as_n()
-                    .map_err(|_| Unreadable::malformed(table, format!("`{name}` is no number")))?;
+                let text = value.as_n().map_err(|_| {
+                    Unreadable::malformed(table, format!("`{name}` is not a number"))
+                })?;
                 text.parse()
                     .map_err(|error| Unreadable::malformed(table, error))
             };
@@ -184,7 +184,7 @@ impl Backend {
         })
     }
 
-    async fn orders(&self, recorder: &Recorder) -> Result<Vec<OrderRow>, Unreadable> {
+    async fn orders(&self, recorder: &Recorder) -> Result<Vec<StoredOrder>, Unreadable> {
         let table = &self.names.orders_table;
         let items = self.scan(table).await?;
         items
@@ -192,7 +192,7 @@ impl Backend {
             .map(|item| {
                 let order =
                     Order::from_item(item).map_err(|error| Unreadable::malformed(table, error))?;
-                Ok(OrderRow {
+                Ok(StoredOrder {
                     order_id: order.order_id.to_string(),
                     customer_id: order.customer_id.to_string(),
                     lines: order
@@ -213,7 +213,7 @@ impl Backend {
             .collect()
     }
 
-    async fn outbox(&self) -> Result<Vec<OutboxRow>, Unreadable> {
+    async fn outbox(&self) -> Result<Vec<StoredEvent>, Unreadable> {
         let table = &self.names.outbox_table;
         let items = self.scan(table).await?;
         items
@@ -221,7 +221,7 @@ impl Backend {
             .map(|item| {
                 let event = OutboxItem::from_attributes(item)
                     .map_err(|error| Unreadable::malformed(table, error))?;
-                Ok(OutboxRow {
+                Ok(StoredEvent {
                     aggregate_id: event.aggregate_id,
                     sequence: event.sequence,
                     event_id: event.event_id,
@@ -232,13 +232,13 @@ impl Backend {
             .collect()
     }
 
-    async fn idempotency(&self) -> Result<Vec<IdempotencyRow>, Unreadable> {
+    async fn idempotency(&self) -> Result<Vec<IdempotencyRecord>, Unreadable> {
         let table = &self.names.idempotency_table;
         let items = self.scan(table).await?;
         items
             .iter()
             .map(|item| {
-                Ok(IdempotencyRow {
+                Ok(IdempotencyRecord {
                     key: string(item, table, "idempotency_key")?,
                     order_id: string(item, table, "order_id")?,
                 })
@@ -295,6 +295,9 @@ impl Backend {
 fn string(item: &Item, table: &str, name: &str) -> Result<String, Unreadable> {
     match item.get(name) {
         Some(AttributeValue::S(text)) => Ok(text.clone()),
-        _ => Err(Unreadable::malformed(table, format!("`{name}` is no text"))),
+        _ => Err(Unreadable::malformed(
+            table,
+            format!("`{name}` is not a string"),
+        )),
     }
 }

@@ -10,7 +10,7 @@ mod process;
 mod stream;
 mod traffic;
 
-pub(super) use end::{DeadLetter, End, IdempotencyRow, Level, OrderRow, OutboxRow, Stock};
+pub(super) use end::{DeadLetter, End, IdempotencyRecord, Level, Stock, StoredEvent, StoredOrder};
 pub(super) use fault::{Fault, FaultKind};
 pub(super) use process::{EndSignal, Ending, Life, LogKind, LogLine, MemorySample, Program};
 use serde::{Deserialize, Serialize};

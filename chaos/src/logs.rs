@@ -42,7 +42,7 @@ impl Log<'_> {
     /// A failure to write the file does not stop the reading, but makes the run fail.
     ///
     /// # Errors
-    /// When the log cannot be read.
+    /// The log cannot be read.
     pub(super) async fn follow(&self, from: impl AsyncRead + Unpin) -> io::Result<()> {
         let mut copy = self.file.map(LogFile::open);
         let mut lines = BufReader::new(from).split(b'\n');

@@ -113,9 +113,10 @@ fn file(text: &str) -> Result<PathBuf, String> {
         return Err("expected the name of a file".to_owned());
     }
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(format!("there is no folder `{}`", folder.display()))
-        }
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(format!(
+            "no folder `{}`: create it or name another one",
+            folder.display()
+        )),
         _ => match try_to_write(&path) {
             Ok(()) => Ok(path),
             Err(error) => Err(format!("the file cannot be written: {error}")),

@@ -268,7 +268,7 @@ fn plan(options: &ChaosOptions) -> Plan<'_> {
 /// one of them fails.
 ///
 /// # Errors
-/// The first failure; violations only if there was no failure.
+/// The first failure; violations count only without a failure.
 fn conclude(options: &ChaosOptions, completed: Completed) -> Result<(), ChaosError> {
     let Completed { history, failure } = completed;
     let violations = checkers::check(&history);

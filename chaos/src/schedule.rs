@@ -61,7 +61,7 @@ pub(super) enum Incident {
 /// Target of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Victim {
-    /// Index of the process, in the order API, relays, workers.
+    /// Process by its index, in the order API, relays, workers.
     Process(usize),
     /// Relay that started to read a shard last and thus owns the lease.
     LeaseHolder,

@@ -26,7 +26,7 @@ const WRITERS: u32 = 8;
 /// Maximum number of events of an aggregate.
 const MAX_STEPS: u64 = 30;
 
-/// Attempts to write one event. There is no proxy between the writers and the service, so these
+/// Attempts to write one event. No proxy is between the writers and the service, so these
 /// retries are not for injected faults.
 const ATTEMPTS: u32 = 5;
 
@@ -49,7 +49,7 @@ impl SequenceWorkload {
     /// Writes about `rate` events a second.
     ///
     /// # Errors
-    /// When an event could not be written. This cancels `stop`, because the run cannot pass any
+    /// An event could not be written. This cancels `stop`, because the run cannot pass any
     /// more.
     pub(super) async fn run(self, rate: u32, stop: CancellationToken) -> Result<(), NotWritten> {
         let mut writers = JoinSet::new();
@@ -226,7 +226,7 @@ impl Consumer {
                 .id(n.to_string())
                 .receipt_handle(message.receipt_handle.as_deref().unwrap_or_default())
                 .build()
-                .expect("id and receipt are set")
+                .expect("the id and the receipt handle are set")
         });
         self.sqs
             .delete_message_batch()

@@ -1,4 +1,4 @@
-//! Each event on its way from its commit to the first queue that took it.
+//! Each event from its commit to its first acceptance by a queue.
 
 use std::collections::HashMap;
 
@@ -9,30 +9,29 @@ type Key<'a> = (&'a str, u64);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventTimeline<'a> {
-    /// By when it was in the table for certain: its writer had been told.
+    /// Time by which it was certainly in the table: its writer had received the confirmation.
     pub committed: u64,
-    /// Where its record is; `None` when no relay has read it.
+    /// Shard of its record; `None` if no relay has read the record.
     pub shard: Option<&'a str>,
-    /// The stream can no longer bring it: its record was trimmed before it was
-    /// published, or that of an earlier event of its aggregate. The sweeper
-    /// brings it, in its own time.
+    /// `true` if only the sweeper can publish it, which has no time limit here: its record, or
+    /// that of an earlier event of its aggregate, was trimmed before it was published.
     pub is_swept: bool,
-    /// When it was first sent to a queue that took it.
+    /// First send that a queue accepted.
     pub first: Option<&'a Publish>,
 }
 
 impl EventTimeline<'_> {
-    /// Whether no queue had been sent it yet.
+    /// Returns `true` if it had not been sent to a queue by then.
     pub(crate) fn is_unpublished(&self, at: u64) -> bool {
         self.first.is_none_or(|first| first.at > at)
     }
 }
 
-/// All events of which it is known when they were committed. An order whose
-/// clients were never told so is none of them.
+/// Returns all events with a known commit time. The event of an order that was not confirmed to a
+/// client is not among them.
 pub(crate) fn event_timelines(history: &History) -> Vec<EventTimeline<'_>> {
     let mut first: HashMap<Key<'_>, &Publish> = HashMap::new();
-    // In the order of time.
+    // The publishes are in the order of time.
     for publish in &history.publishes {
         let key = (publish.aggregate_id.as_str(), publish.sequence);
         first.entry(key).or_insert(publish);
@@ -58,9 +57,9 @@ fn known_commits(history: &History) -> HashMap<Key<'_>, u64> {
     let mut commits: HashMap<Key<'_>, u64> = HashMap::new();
     for post in history.posts.iter().filter(|post| post.status == Some(201)) {
         if let Some(order_id) = &post.order_id {
-            let told = post.at + post.took_ms;
-            let commit = commits.entry((order_id, 1)).or_insert(told);
-            *commit = told.min(*commit);
+            let confirmed = post.at + post.took_ms;
+            let commit = commits.entry((order_id, 1)).or_insert(confirmed);
+            *commit = confirmed.min(*commit);
         }
     }
     commits.extend(history.steps.iter().map(|step| {
@@ -70,9 +69,8 @@ fn known_commits(history: &History) -> HashMap<Key<'_>, u64> {
     commits
 }
 
-/// Of each aggregate the first event that a trim took out of the stream: one
-/// whose record was in the trimmed part, or had been read before that and was
-/// not published yet.
+/// Returns the first event of each aggregate that a trim removed from the stream: its record was
+/// trimmed, or had been read before the trim and the event was not published yet.
 fn first_swept<'a>(
     history: &'a History,
     first: &HashMap<Key<'a>, &Publish>,
@@ -107,9 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_committed_when_its_writer_is_told() {
+    fn an_event_counts_as_committed_once_its_writer_has_the_confirmation() {
         let mut history = fixture::valid();
-        // The second request for the order got the answer.
+        // The second request for the order received the response.
         assert_eq!(of(&history, 1_120).first.unwrap().event_id, "o-1:1");
         history.posts[1].status = None;
         assert!(
@@ -129,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_trimmed_and_what_follows_it_is_left_to_the_sweeper() {
+    fn trimmed_events_and_their_successors_are_left_to_the_sweeper() {
         let mut history = fixture::valid();
         history.steps[0].took_ms = 1;
         let record = |sequence, at, trimmed| StreamRecord {
@@ -139,7 +137,7 @@ mod tests {
             sequence,
             trimmed,
         };
-        // The first one was published by then, the second one is not.
+        // The first event was published before the trim, the second was not.
         history.records = vec![
             record(1, 3_005, false),
             record(2, 3_015, false),

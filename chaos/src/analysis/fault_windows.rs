@@ -1,8 +1,8 @@
-//! When something was done to the system, and to whom.
+//! Times in which the system was disturbed, with the affected processes.
 
 use super::super::history::{CloudService, Fault, FaultKind, History, Life, Program};
 
-/// Milliseconds from the start of the run, both ends included.
+/// Interval in milliseconds since the start of the run, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span {
     pub from: u64,
@@ -22,13 +22,13 @@ impl Span {
         self.from <= other.to && other.from <= self.to
     }
 
-    /// The span with its end moved: effects of a fault outlive it.
+    /// Returns the span with its end moved by `millis`: the effects of a fault outlast it.
     pub(crate) const fn and_after(self, millis: u64) -> Self {
         Self::new(self.from, self.to.saturating_add(millis))
     }
 }
 
-/// Any number of spans, merged, so that a question costs a binary search.
+/// Set of spans, merged, so that a query is a binary search.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spans(Vec<Span>);
 
@@ -49,22 +49,21 @@ impl FromIterator<Span> for Spans {
 
 impl Spans {
     pub(crate) fn touch(&self, span: Span) -> bool {
-        // Merged spans do not overlap: of those that begin before the end,
-        // the last one ends last.
+        // Merged spans do not overlap: of those that begin before the end, the last one ends last.
         let after = self.0.partition_point(|one| one.from <= span.to);
         after > 0 && self.0[after - 1].touches(span)
     }
 }
 
-/// Something that was done to the system.
+/// A fault, or the downtime of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disturbance<'a> {
     pub span: Span,
-    /// `None`: everyone.
+    /// Affected process; `None` for all processes.
     pub process: Option<&'a str>,
     pub service: Option<CloudService>,
     pub kind: DisturbanceKind,
-    /// As [`Fault::is_short_latency`].
+    /// Result of [`Fault::is_short_latency`].
     pub is_short_latency: bool,
 }
 
@@ -83,7 +82,7 @@ impl DisturbanceKind {
         }
     }
 
-    /// Whether it hits a single request and nothing else.
+    /// Returns `true` if it affects a single request only.
     pub(crate) fn is_of_one_request(self) -> bool {
         match self {
             Self::Fault(kind) => !kind.is_of_processes() && kind != FaultKind::Outage,
@@ -92,7 +91,7 @@ impl DisturbanceKind {
     }
 }
 
-/// All of them: the faults, and the time that killed processes were away.
+/// Returns all disturbances: the faults, and the downtimes of killed and stopped processes.
 pub(crate) fn disturbances(history: &History) -> Vec<Disturbance<'_>> {
     let faults = history.faults.iter().map(|fault| Disturbance {
         span: Span::of(fault),
@@ -101,7 +100,7 @@ pub(crate) fn disturbances(history: &History) -> Vec<Disturbance<'_>> {
         kind: DisturbanceKind::Fault(fault.kind),
         is_short_latency: fault.is_short_latency(),
     });
-    let absences = history.lives.iter().filter_map(|life| {
+    let downtimes = history.lives.iter().filter_map(|life| {
         Some(Disturbance {
             span: Span::new(life.told_to_end?, ready_again(history, life)),
             process: Some(&life.process),
@@ -110,10 +109,10 @@ pub(crate) fn disturbances(history: &History) -> Vec<Disturbance<'_>> {
             is_short_latency: false,
         })
     });
-    faults.chain(absences).collect()
+    faults.chain(downtimes).collect()
 }
 
-/// When the process after `life` was ready; the end of time when none was.
+/// Returns the time at which the next incarnation was ready; `u64::MAX` if none was.
 fn ready_again(history: &History, life: &Life) -> u64 {
     history
         .lives
@@ -124,7 +123,7 @@ fn ready_again(history: &History, life: &Life) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-/// The names of the processes that run `program`, each once.
+/// Returns the distinct names of the processes that run `program`.
 pub(crate) fn processes(history: &History, program: Program) -> Vec<&str> {
     let mut names: Vec<&str> = history
         .lives
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlapping_spans_become_one() {
+    fn overlapping_spans_are_merged() {
         let spans: Spans = [(50, 60), (10, 20), (15, 30), (12, 13)]
             .map(|(from, to)| Span::new(from, to))
             .into_iter()

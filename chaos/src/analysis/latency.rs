@@ -1,4 +1,4 @@
-//! How long clients waited for a 201, and orders for being PROCESSED.
+//! Latency from a request to its 201, and from an order to PROCESSED.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -6,21 +6,22 @@ use serde::Serialize;
 use super::super::history::History;
 use super::fault_windows::{Span, Spans, disturbances};
 
-/// How long after a fault its effects are still felt: retries back off by up
-/// to two seconds.
+/// Time after a fault of a request in which its effects last: retries back off by up to two
+/// seconds.
 const AFTER_REQUEST_MS: u64 = 3_000;
-/// A lost relay is replaced after its lease, then the backlog is published.
+/// Time after the lease of a dead relay in which the effects last: its successor publishes the
+/// backlog.
 const AFTER_PROCESS_MS: u64 = 3_000;
 
-/// The same requests twice over: those that a fault may have touched, and
-/// those that none can have.
+/// Latency of the requests that no fault can have affected, and of the others.
 #[derive(Debug, Serialize)]
 pub(crate) struct Latency {
+    /// In quiet phases.
     pub calm: Percentiles,
     pub with_faults: Percentiles,
 }
 
-/// Milliseconds.
+/// Percentiles in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Percentiles {
     pub count: u64,
@@ -48,8 +49,8 @@ impl Percentiles {
     }
 }
 
-/// When something was done to the system, or its effects were still felt.
-pub(crate) fn troubled(history: &History) -> Spans {
+/// Returns the times in which a fault was active or its effects lasted.
+fn disturbed(history: &History) -> Spans {
     let lease = history.settings.lease_duration_ms;
     disturbances(history)
         .iter()
@@ -63,32 +64,32 @@ pub(crate) fn troubled(history: &History) -> Spans {
         .collect()
 }
 
-/// From a request to its 201, by each request that got one.
+/// Returns the latency from a request to its 201, of the requests that received one.
 pub(crate) fn confirmations(history: &History) -> Latency {
     let confirmed = history.posts.iter().filter(|post| post.status == Some(201));
     split(
-        &troubled(history),
+        &disturbed(history),
         confirmed.map(|post| Span::new(post.at, post.at + post.took_ms)),
     )
 }
 
-/// From an order's commit to its being PROCESSED, by their own time stamps.
+/// Returns the latency from the creation of an order to PROCESSED, by the timestamps of the order.
 pub(crate) fn processing(history: &History) -> Latency {
     let orders = history.end.orders.iter();
     let processed = orders.filter(|order| order.status == "PROCESSED");
     split(
-        &troubled(history),
+        &disturbed(history),
         processed.map(|order| Span::new(order.created_at, order.updated_at.max(order.created_at))),
     )
 }
 
-fn split(troubled: &Spans, spans: impl Iterator<Item = Span>) -> Latency {
-    let (touched, calm): (Vec<Span>, Vec<Span>) = spans.partition(|&span| troubled.touch(span));
+fn split(disturbed: &Spans, spans: impl Iterator<Item = Span>) -> Latency {
+    let (affected, quiet): (Vec<Span>, Vec<Span>) = spans.partition(|&span| disturbed.touch(span));
     let percentiles =
         |spans: Vec<Span>| Percentiles::of(spans.into_iter().map(|span| span.to - span.from));
     Latency {
-        calm: percentiles(calm),
-        with_faults: percentiles(touched),
+        calm: percentiles(quiet),
+        with_faults: percentiles(affected),
     }
 }
 
@@ -108,15 +109,15 @@ mod tests {
         };
         assert_eq!(of, expected);
         assert_eq!(Percentiles::of([]), Percentiles::default());
-        // Past what three digits can tell, the largest is still itself.
+        // The largest value is exact even where three digits are not.
         assert_eq!(Percentiles::of([123_457]).p99, 123_457);
     }
 
     #[test]
-    fn what_a_fault_may_have_touched_is_kept_apart() {
+    fn requests_that_a_fault_may_have_affected_are_separate() {
         let mut history = fixture::valid();
-        // The faults are at 1.0, 3.0 and 10.0 s; the relay is back at 15.2 s,
-        // and a lease and more are allowed for what it left behind.
+        // The faults are at 1.0, 3.0 and 10.0 s. The relay is ready again at 15.2 s; its effects
+        // last for a lease and 3 s more.
         for (at, calm) in [(1_100, 0), (7_000, 1), (9_990, 0), (21_000, 0), (22_000, 1)] {
             let post = &mut history.posts[2];
             post.at = at;

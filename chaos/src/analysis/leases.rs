@@ -1,18 +1,18 @@
-//! What can cost a relay its lease.
+//! Causes of a lost lease.
 
 use super::super::history::{CloudService, Fault, FaultKind, History, LogLine};
 use super::fault_windows::Span;
 
-/// A pause in which a relay can miss its lease: it renews well before that runs
-/// out, and what is left when it is frozen may be half of it.
+/// Returns `true` for a pause in which a relay can lose its lease: when it is frozen, as little as
+/// half of the lease duration may remain until the lease expires.
 pub(crate) fn is_long_pause(fault: &Fault, lease_duration_ms: u64) -> bool {
     fault.kind == FaultKind::Stop && 2 * fault.lasted_ms() >= lease_duration_ms
 }
 
-/// Whether something can have cost a relay the lease that `line` says it lost.
-/// It is noticed at the next beat after another took over, so the cause lies
-/// in the two lease durations before.
-pub(crate) fn lost_for_a_reason(history: &History, line: &LogLine) -> bool {
+/// Returns `true` if a fault or a restart explains the lost lease that `line` reports. The relay
+/// notices the loss at its next heartbeat after another relay took over, so the cause is within the
+/// two lease durations before.
+pub(crate) fn is_loss_explained(history: &History, line: &LogLine) -> bool {
     let lease = history.settings.lease_duration_ms;
     let before = Span::new(line.at.saturating_sub(2 * lease), line.at);
     let fault = |fault: &Fault| {
@@ -24,7 +24,7 @@ pub(crate) fn lost_for_a_reason(history: &History, line: &LogLine) -> bool {
                 _ => fault.concerns(CloudService::Dynamodb) && !fault.is_short_latency(),
             }
     };
-    // It may have been taken for dead before it had renewed for the first time.
+    // Its lease may have expired for the others before it renewed it for the first time.
     let just_started = |started: u64| before.touches(Span::new(started, started));
     history.faults.iter().any(fault)
         || history

@@ -1,12 +1,12 @@
-//! What a history says, in numbers: pure functions that [`super::checkers`]
-//! judges by and [`super::report`] shows.
+//! Figures computed from a history: pure functions that [`super::checkers`] compares with limits
+//! and [`super::report`] shows.
 //!
-//! - [`spans`]: when something was done to the system, and to whom.
-//! - [`repeats`]: events that a queue took more than once, and why.
-//! - [`leases`]: what can cost a relay its lease.
-//! - [`event_timeline`]: each event from its commit to the first queue that took it.
-//! - [`recovery`]: how long events stood still after a fault.
-//! - [`latency`]: how long clients and orders waited, with faults and without.
+//! - [`fault_windows`]: times of faults and restarts, with the affected processes.
+//! - [`repeats`]: events that a queue accepted more than once, with their causes.
+//! - [`leases`]: causes of a lost lease.
+//! - [`event_timeline`]: each event from its commit to its first acceptance by a queue.
+//! - [`recovery`]: time to recovery after a fault.
+//! - [`latency`]: latency of responses and of orders, with faults and without.
 //! - [`timeline`]: backlog and throughput over the run.
 
 pub(super) mod event_timeline;
@@ -21,7 +21,7 @@ use std::collections::HashMap;
 
 use super::history::History;
 
-/// When each event was marked as published for the first time.
+/// Returns the time of the first mark of each event, by its aggregate and sequence.
 pub(super) fn first_marked_at(history: &History) -> HashMap<(&str, u64), u64> {
     let mut first = HashMap::new();
     for mark in &history.marks {
@@ -33,8 +33,8 @@ pub(super) fn first_marked_at(history: &History) -> HashMap<(&str, u64), u64> {
     first
 }
 
-/// When each event was committed, by its aggregate and sequence: an order's
-/// with the order, a step's when the write was answered.
+/// Returns the commit time of each event, by its aggregate and sequence: the creation of the order,
+/// or the start of the write of a step.
 pub(super) fn committed_at(history: &History) -> HashMap<(&str, u64), u64> {
     let orders = history
         .end

@@ -1,15 +1,15 @@
-//! How long events stood still after a fault.
+//! Time to recovery after a fault.
 //!
-//! - A relay that held the lease of a shard was killed or told to stop: until another one has
-//!   published the event of that shard that had waited longest when that happened, committed and
-//!   not yet sent. While a relay without a shard is gone, events flow on.
-//! - A service was away: the same, for all shards.
-//! - The API was killed: until an order is confirmed again. A worker: until an order is settled
-//!   again.
+//! - After SIGKILL or SIGTERM of a relay that held the lease of a shard: the time until another
+//!   relay has published the event of that shard that had waited longest at the signal, committed
+//!   and not yet sent. A relay without a shard does not interrupt any event.
+//! - After an outage of a service: the same, for all shards.
+//! - After SIGKILL of the API: the time until an order is confirmed. Of a worker: until an order is
+//!   settled.
 //!
-//! When no event waited, it is the next one that was committed, and waiting for
-//! that is not counted. Of several shards the slowest counts. Events that only
-//! the sweeper can bring are judged by the drain time, not here.
+//! If no event was waiting, the next committed event counts, without the time until its commit. Of
+//! several shards the slowest counts. Events that only the sweeper can publish have the drain limit
+//! and are not considered here.
 
 mod expected_event;
 mod overlapping_faults;
@@ -23,10 +23,12 @@ use super::super::history::{FaultKind, History, Life, Program};
 use super::event_timeline::{EventTimeline, event_timelines};
 use super::fault_windows::{Disturbance, disturbances, processes};
 
-/// A killed relay is noticed when its lease has not moved for its duration.
+/// Time after the lease duration: a relay counts as dead when its lease was not renewed for that
+/// long.
 const AFTER_KILL_MS: u64 = 1_000;
 const AFTER_TERM_MS: u64 = 1_000;
-/// A successor that was only just started has to find the shards first.
+/// Time after the lease duration: a successor that was just started has to discover the shards
+/// first.
 const AFTER_DISTURBANCE_MS: u64 = 2_000;
 const AFTER_OUTAGE_MS: u64 = 2_000;
 
@@ -49,7 +51,8 @@ impl Trigger {
         Self::WorkerKilled,
     ];
 
-    /// What this fault is the trigger of when it comes by itself.
+    /// Returns the trigger that corresponds to an isolated fault of this kind; `None` if its
+    /// recovery is not measured.
     pub(crate) const fn after(fault: FaultKind) -> Option<Self> {
         match fault {
             FaultKind::Kill => Some(Self::RelayKilled),
@@ -69,13 +72,13 @@ impl Trigger {
         }
     }
 
-    /// How long it may take when nothing else is wrong.
+    /// Returns the time limit without other disturbances; `None` if there is none.
     pub(crate) const fn limit(self, lease_duration_ms: u64) -> Option<u64> {
         match self {
             Self::RelayKilled => Some(lease_duration_ms + AFTER_KILL_MS),
             Self::RelayStopped => Some(AFTER_TERM_MS),
             Self::Outage => Some(AFTER_OUTAGE_MS),
-            // One instance, which is away as long as the run wants it to be.
+            // There is one instance, and the run decides how long it stays down.
             Self::ApiKilled => None,
             Self::WorkerKilled => None,
         }
@@ -85,31 +88,31 @@ impl Trigger {
 #[derive(Debug)]
 pub(crate) struct Recovery<'a> {
     pub trigger: Trigger,
-    /// When the process was killed or told, or the outage ended.
+    /// Time of the signal, or of the end of the outage.
     pub at: u64,
     pub process: Option<&'a str>,
-    /// `None`: nothing flowed again before the run's end.
+    /// `None` if no event was published before the end of the run.
     pub took_ms: Option<u64>,
-    /// What else was wrong at the time.
+    /// Other disturbance during the recovery.
     pub disturbed_by: Option<String>,
-    /// The last part of it, in which nothing else was wrong any more.
+    /// Length of its last part, after the last other disturbance.
     quiet_ms: Option<u64>,
 }
 
 impl Recovery<'_> {
-    /// Whether it is held to the limit: nothing else was wrong.
+    /// Returns `true` if the limit applies: there is one, and there was no other disturbance.
     pub(crate) const fn is_judged(&self, lease_duration_ms: u64) -> bool {
         self.trigger.limit(lease_duration_ms).is_some() && self.disturbed_by.is_none()
     }
 
-    /// The time that it had, and the time that it took of that, when that is
-    /// more: all of it, when it was not disturbed; else what was left of it
-    /// after the last disturbance, which may have cost a lease.
+    /// Returns the limit and the time taken if that exceeds the limit. The time is counted from the
+    /// fault, or from the last disturbance if there was one, which may have caused the loss of a
+    /// lease.
     pub(crate) fn late(&self, lease_duration_ms: u64) -> Option<(u64, Option<u64>)> {
         let limit = self.trigger.limit(lease_duration_ms)?;
         let (took, limit) = match self.disturbed_by {
             None => (self.took_ms, limit),
-            // That events never flowed again shows in what is left pending.
+            // Events that were never published are found by the checks of pending events.
             Some(_) => (
                 Some(self.quiet_ms?),
                 limit.max(lease_duration_ms + AFTER_DISTURBANCE_MS),
@@ -120,6 +123,7 @@ impl Recovery<'_> {
     }
 }
 
+/// Returns the recoveries under load, in the order of time.
 pub(crate) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
     let all = Measure {
         history,
@@ -159,7 +163,7 @@ impl<'a> Measure<'a> {
                 } else {
                     Trigger::RelayStopped
                 };
-                // What it still published itself needed no successor.
+                // Events that it still published itself needed no successor.
                 let by_another = |event: &EventTimeline<'_>| {
                     event.first.is_none_or(|first| {
                         first.relay != life.process || first.incarnation != life.incarnation
@@ -243,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_lasts_until_the_event_that_waited_longest_is_accepted() {
+    fn a_takeover_ends_when_the_event_that_waited_longest_is_accepted() {
         assert_eq!(of_relays(&fixture::valid()), [(10_000, Some(3_405), None)]);
         let mut history = fixture::valid();
         history.steps[2].at = 12_000;
         assert_eq!(of_relays(&history), [(10_000, Some(1_405), None)]);
-        // That it flows is no sign that what had waited longer does.
+        // A publish of this event does not show that the one that had waited longer is published.
         let mut waiting = history.steps[2].clone();
         waiting.at = 9_990;
         waiting.aggregate_id = "steps-2".to_owned();
@@ -261,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_relay_with_a_shard_has_a_successor() {
+    fn a_relay_without_a_shard_has_no_takeover() {
         let mut history = fixture::valid();
         history.readers = vec![fixture::reader(300, "relay-2")];
         assert_eq!(of_relays(&history), []);
     }
 
     #[test]
-    fn what_flows_in_another_shard_ends_no_takeover() {
+    fn events_of_another_shard_do_not_end_a_takeover() {
         let mut history = fixture::valid();
         history.readers.insert(
             0,
@@ -277,7 +281,7 @@ mod tests {
                 ..fixture::reader(200, "relay-2")
             },
         );
-        // It waited longest, and was sent at once, from the shard that lives.
+        // It had waited longest and was sent at once, from the shard of the live relay.
         let mut elsewhere = history.steps[2].clone();
         elsewhere.at = 9_980;
         elsewhere.aggregate_id = "steps-2".to_owned();
@@ -294,13 +298,13 @@ mod tests {
             trimmed: false,
         });
         assert_eq!(of_relays(&history), [(10_000, Some(3_405), None)]);
-        // Killed with both, the slower one counts.
+        // The killed relay read both shards: the slower one counts.
         history.readers[0].relay = "relay-1".to_owned();
         assert_eq!(of_relays(&history), [(10_000, Some(3_405), None)]);
     }
 
     #[test]
-    fn what_only_the_sweeper_can_bring_is_not_waited_for() {
+    fn events_left_to_the_sweeper_are_not_counted() {
         let mut history = fixture::valid();
         let trimmed = |one: &mut StreamRecord| one.trimmed = one.sequence == 3;
         history.records.iter_mut().for_each(trimmed);
@@ -311,9 +315,9 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_something_to_publish_is_not_counted() {
+    fn time_without_a_waiting_event_is_not_counted() {
         let mut history = fixture::valid();
-        // What was in flight is not repeated, and the next event comes late.
+        // The event in flight is not repeated, and the next one is committed late.
         history
             .publishes
             .retain(|one| one.relay == "relay-1" || one.event_id == "steps:3");

@@ -1,11 +1,10 @@
-//! Events that a queue took more than once, and why.
+//! Events that a queue accepted more than once, with their causes.
 //!
-//! Delivery is at least once, so a repeat is allowed when something explains
-//! it. Either its relay never learned that the queue had taken the event
-//! before, or it learned it and could not mark it any more: it died, was
-//! frozen, lost its lease, or the table was away. In the second case no more
-//! events may be repeated than the relay had sent and not marked: after a death
-//! as many as the proxies had seen, else as many as a relay may have.
+//! Delivery is at least once, so a repeat is permitted if it has a cause. Either the relay did not
+//! receive the response that the queue had accepted the event, or it received it and could not mark
+//! the event: it died, was frozen, lost its lease, or the table was unavailable. In the second case
+//! the number of repeats is bounded by the events that the relay had sent and not marked: after a
+//! death, those that the proxies had seen; otherwise, the most that a relay may have in flight.
 
 use std::collections::HashMap;
 
@@ -16,10 +15,10 @@ use super::super::history::{
 };
 use super::fault_windows::{Span, processes};
 use super::first_marked_at;
-use super::leases::{is_long_pause, lost_for_a_reason};
+use super::leases::{is_long_pause, is_loss_explained};
 
-/// How long after a relay's death its requests can still reach the queue: what
-/// the proxy had received, it forwards.
+/// Time after the death of a relay in which its requests can still reach the queue: the proxy
+/// forwards those that it had received.
 const AFTER_DEATH_MS: u64 = 1_000;
 
 #[derive(Debug)]
@@ -28,17 +27,17 @@ pub(crate) struct Repeats<'a> {
     pub repeats: Vec<Repeat<'a>>,
 }
 
-/// Something after which a relay's events may be sent again.
+/// An interruption of a relay, after which its events may be sent again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Interruption<'a> {
     pub kind: InterruptionKind,
     pub span: Span,
-    /// `None`: all relays.
+    /// Affected relay; `None` for all relays.
     pub relay: Option<&'a str>,
-    /// Of a death.
+    /// Set for a death.
     incarnation: Option<u32>,
-    /// At a death, the sends of the relay that had passed the proxy without a
-    /// mark of theirs: only these may be repeated.
+    /// For a death, the number of sends of the relay that had passed the proxy and whose events
+    /// were not marked: only these may be repeated.
     pub in_flight: Option<usize>,
 }
 
@@ -46,7 +45,7 @@ pub(crate) struct Interruption<'a> {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum InterruptionKind {
     Killed,
-    /// Told to stop, it could not mark what it had sent: the table was away.
+    /// After SIGTERM it could not mark the events that it had sent: the table was unavailable.
     StoppedInOutage,
     Paused,
     LeaseLost,
@@ -73,17 +72,17 @@ pub(crate) struct Repeat<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// The answer to an earlier send of it was lost; when the relay died of
-    /// the same, with the index of that interruption.
-    LostAnswer(Option<usize>),
-    /// The index of the interruption.
+    /// The response to an earlier send was lost; with the index of the interruption if the relay
+    /// died at that time.
+    LostResponse(Option<usize>),
+    /// An interruption, by its index.
     Interruption(usize),
 }
 
 impl Cause {
     pub(crate) const fn interruption(self) -> Option<usize> {
         match self {
-            Self::LostAnswer(index) => index,
+            Self::LostResponse(index) => index,
             Self::Interruption(index) => Some(index),
         }
     }
@@ -103,14 +102,14 @@ impl<'a> Repeats<'a> {
         }
         let mut repeats: Vec<Repeat<'_>> = Vec::new();
         for mut publishes in by_event.into_values().filter(|all| all.len() > 1) {
-            publishes.sort_by_key(|publish| (publish.asked_at, publish.at));
-            // Each lost answer explains one repeat.
-            let mut unheard = Vec::new();
+            publishes.sort_by_key(|publish| (publish.requested_at, publish.at));
+            // Each lost response explains one repeat.
+            let mut unconfirmed = Vec::new();
             for (nth, publish) in publishes.iter().enumerate() {
                 if nth > 0 {
                     let before = publishes[nth - 1];
-                    let cause = match unheard.pop() {
-                        Some(lost) => Some(Cause::LostAnswer(
+                    let cause = match unconfirmed.pop() {
+                        Some(lost) => Some(Cause::LostResponse(
                             find(&interruptions, lost, publish)
                                 .filter(|&index| interruptions[index].incarnation.is_some()),
                         )),
@@ -119,8 +118,10 @@ impl<'a> Repeats<'a> {
                     repeats.push(Repeat { publish, cause });
                 }
                 let died = deaths.get(&(publish.relay.as_str(), publish.incarnation));
-                if !publish.told || died.is_some_and(|&died| died <= publish.answered_at) {
-                    unheard.push(publish);
+                if !publish.response_delivered
+                    || died.is_some_and(|&died| died <= publish.answered_at)
+                {
+                    unconfirmed.push(publish);
                 }
             }
         }
@@ -131,15 +132,15 @@ impl<'a> Repeats<'a> {
         }
     }
 
-    /// How many repeats followed each interruption: all of them, and of those
-    /// the ones whose relay had been told that the queue took the event.
+    /// Returns the number of repeats after each interruption: all of them, and those of events
+    /// whose acceptance had been confirmed to the relay.
     pub(crate) fn counts(&self) -> Vec<Count> {
         let mut counts = vec![Count::default(); self.interruptions.len()];
         for cause in self.repeats.iter().filter_map(|repeat| repeat.cause) {
             if let Some(index) = cause.interruption() {
                 counts[index].all += 1;
                 if matches!(cause, Cause::Interruption(_)) {
-                    counts[index].told += 1;
+                    counts[index].confirmed += 1;
                 }
             }
         }
@@ -150,7 +151,7 @@ impl<'a> Repeats<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     pub all: usize,
-    pub told: usize,
+    pub confirmed: usize,
 }
 
 fn interruptions(history: &History) -> Vec<Interruption<'_>> {
@@ -172,11 +173,11 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
                 .is_none_or(|name| relays.contains(&name))
         };
         let (kind, span) = match fault.kind {
-            // A shorter one loses nothing: the relay goes on where it was.
+            // After a shorter one the relay still owns its lease and continues.
             FaultKind::Stop if of_relay() && is_long_pause(fault, lease) => {
                 (InterruptionKind::Paused, Span::of(fault))
             }
-            // Nobody could renew a lease: whoever comes first takes it.
+            // No relay could renew its lease, so any relay may acquire it afterwards.
             FaultKind::Outage if is_table_outage(fault) => (
                 InterruptionKind::TableOutage,
                 Span::of(fault).and_after(lease),
@@ -192,11 +193,11 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
         });
     }
     for line in &history.logs {
-        // One that was lost for no reason is an error, and excuses none.
-        if line.kind == LogKind::LeaseLost && lost_for_a_reason(history, line) {
+        // A lost lease without a cause is a violation and does not explain a repeat.
+        if line.kind == LogKind::LeaseLost && is_loss_explained(history, line) {
             all.push(Interruption {
                 kind: InterruptionKind::LeaseLost,
-                // It is noticed at the next beat, after the other took over.
+                // The relay notices the loss at its next heartbeat, after another relay took over.
                 span: Span::new(line.at.saturating_sub(2 * lease), line.at),
                 relay: Some(&line.process),
                 incarnation: None,
@@ -213,18 +214,18 @@ fn death<'a>(
     life: &'a Life,
     marked: &HashMap<(&str, u64), u64>,
 ) -> Option<Interruption<'a>> {
-    let (ended, told) = (life.ended?, life.told_to_end.or(life.ended)?);
+    let (ended, signalled) = (life.ended?, life.told_to_end.or(life.ended)?);
     let kind = match life.how? {
         _ if life.was_killed() => InterruptionKind::Killed,
-        // It hung, or crashed: no end that excuses anything.
+        // It hung or crashed, which does not explain a repeat.
         Ending::Signalled(_) => return None,
-        // A relay that stops in order marks all that it has sent.
-        Ending::Exited(_) if table_away(history, Span::new(told, ended)) => {
+        // A relay that stops gracefully marks all events that it has sent.
+        Ending::Exited(_) if table_unavailable(history, Span::new(signalled, ended)) => {
             InterruptionKind::StoppedInOutage
         }
         Ending::Exited(_) => return None,
     };
-    let from = told.min(ended);
+    let from = signalled.min(ended);
     let unmarked = history.publishes.iter().filter(|publish| {
         let key = (publish.aggregate_id.as_str(), publish.sequence);
         (&publish.relay, publish.incarnation) == (&life.process, life.incarnation)
@@ -239,7 +240,7 @@ fn death<'a>(
     })
 }
 
-fn table_away(history: &History, span: Span) -> bool {
+fn table_unavailable(history: &History, span: Span) -> bool {
     let mut faults = history.faults.iter();
     faults.any(|fault| is_table_outage(fault) && Span::of(fault).touches(span))
 }
@@ -248,9 +249,8 @@ fn is_table_outage(fault: &Fault) -> bool {
     fault.kind == FaultKind::Outage && fault.concerns(CloudService::Dynamodb)
 }
 
-/// The first interruption of the relay that sent `before`, between that and
-/// `again`; or one of the relay that sent `again`, which slept through the
-/// other's send.
+/// Returns the first interruption between `before` and `again` that affected the relay that sent
+/// `before`, or that froze the relay that sent `again` while the other relay sent the event.
 fn find(interruptions: &[Interruption<'_>], before: &Publish, again: &Publish) -> Option<usize> {
     let between = Span::new(before.at, again.at);
     let of = |one: &Interruption<'_>, publish: &Publish| {

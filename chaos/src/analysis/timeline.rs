@@ -8,9 +8,9 @@ use super::super::history::History;
 use super::committed_at;
 use super::fault_windows::DisturbanceKind;
 
-/// More steps than this are narrower than a pixel or two.
+/// Upper bound on the number of steps: more would be narrower than a pixel or two.
 const MAX_STEPS: u64 = 300;
-/// Shorter steps show the load generator's rhythm and little else.
+/// Lower bound on the length of a step: shorter ones show mostly the rhythm of the load generator.
 const MIN_STEP_MS: u64 = 200;
 
 #[derive(Debug, Serialize)]
@@ -19,14 +19,14 @@ pub(crate) struct Timeline {
     pub steps: Vec<TimelineStep>,
 }
 
-/// What happened within one step, and how things stood at its end.
+/// Number of events, orders and faults in one step, and the backlog at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct TimelineStep {
     pub committed: u64,
-    /// Events that a queue took for the first time.
+    /// Events that a queue accepted for the first time.
     pub published: u64,
     pub repeated: u64,
-    /// Orders.
+    /// Orders that were settled.
     pub settled: u64,
     /// Faults of single requests.
     pub request_faults: u64,
@@ -80,7 +80,7 @@ pub(crate) fn timeline(history: &History) -> Timeline {
     for step in &mut steps {
         committed += step.committed;
         published += step.published;
-        // Two clocks at the edge of a step may seem to publish before the
+        // The clocks differ slightly: at the edge of a step a publish may appear to precede its
         // commit.
         step.backlog = committed.saturating_sub(published);
     }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn the_backlog_grows_while_the_shard_has_no_owner() {
         let timeline = timeline(&fixture::valid());
-        // Two minutes, and no more steps than can be seen.
+        // The run lasts two minutes.
         assert_eq!(timeline.step_ms, 600);
         assert!(timeline.steps.len() as u64 <= MAX_STEPS + 1);
         let at = |millis: usize| timeline.steps[millis / 600];

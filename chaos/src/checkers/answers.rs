@@ -1,43 +1,43 @@
-//! What clients were answered.
+//! Checks the responses to clients.
 //!
-//! What a client may conclude: after a **201** the order exists. After
-//! **503**, **504** or **no answer** it exists wholly or not at all, and only a
-//! repetition with the same key finds out which. Any other answer to a valid
-//! request is wrong in itself.
+//! A client may conclude from a **201** that the order exists. After **503**, **504** or **no
+//! response** the order exists with its event or not at all, and only another request with the same
+//! key can determine which. Any other response to a valid request is a violation.
 
 use super::super::analysis::fault_windows::{Span, Spans, disturbances, processes};
 use super::super::history::{CloudService, History, Program};
 use super::{Findings, Invariant};
 
-/// An answer may come this much later than the fault that it is due to ended:
-/// connections are opened again, and refused requests wait for their retry.
+/// Time after the end of a fault within which it still explains an error: connections are opened
+/// again, and rejected requests wait for their retry.
 const AFTERMATH_MS: u64 = 3_000;
 
-/// In which time the API refuses what is more than it works on.
-const REFUSED_WITHIN_MS: u64 = 1_000;
+/// Time within which the API rejects a request that exceeds its concurrency.
+const REJECTED_WITHIN_MS: u64 = 1_000;
 
+/// Checks that every response is a 201 or explained by a fault.
 pub(super) fn answers(history: &History, found: &mut Findings) {
     let apis = processes(history, Program::OrderApi);
-    let troubled: Spans = disturbances(history)
+    let disturbed: Spans = disturbances(history)
         .iter()
         .filter(|one| one.process.is_none_or(|process| apis.contains(&process)))
-        // The API knows one service only.
+        // The API uses DynamoDB only.
         .filter(|one| one.service.is_none_or(|it| it == CloudService::Dynamodb))
         .map(|one| one.span.and_after(AFTERMATH_MS))
         .collect();
-    let crowded = crowded(history);
+    let overloaded = overloaded(history);
     for post in &history.posts {
         let span = Span::new(post.at, post.at + post.took_ms);
         let wrong = match post.status {
             Some(201) => None,
-            Some(503 | 504) | None if troubled.touch(span) => None,
-            // What is too much is refused at once.
-            Some(503) if post.took_ms < REFUSED_WITHIN_MS && crowded.touch(span) => None,
-            Some(503 | 504) | None => Some("while nothing was wrong"),
-            Some(_) => Some("which is no answer to a valid request"),
+            Some(503 | 504) | None if disturbed.touch(span) => None,
+            // Excess requests are rejected at once.
+            Some(503) if post.took_ms < REJECTED_WITHIN_MS && overloaded.touch(span) => None,
+            Some(503 | 504) | None => Some("while no fault was active"),
+            Some(_) => Some("which is not a response to a valid request"),
         };
         if let Some(wrong) = wrong {
-            let answer = match post.status {
+            let response = match post.status {
                 Some(status) => format!("answered {status}"),
                 None => "not answered".to_owned(),
             };
@@ -45,7 +45,7 @@ pub(super) fn answers(history: &History, found: &mut Findings) {
                 Invariant::Answers,
                 post.at,
                 format!(
-                    "POST for {} was {answer} after {} ms, {wrong}",
+                    "expected 201 for the POST of customer {}, but it was {response} after {} ms, {wrong}",
                     post.customer_id, post.took_ms
                 ),
             );
@@ -53,10 +53,10 @@ pub(super) fn answers(history: &History, found: &mut Findings) {
     }
 }
 
-/// When more requests were waiting for an answer than the API works on.
-fn crowded(history: &History) -> Spans {
+/// Returns the times in which more requests awaited a response than the API handles concurrently.
+fn overloaded(history: &History) -> Spans {
     let posts = history.posts.iter();
-    // At the same instant those that begin come first.
+    // At the same instant, requests that begin come first.
     let mut changes: Vec<(u64, bool)> = posts
         .flat_map(|post| [(post.at, false), (post.at + post.took_ms, true)])
         .collect();
@@ -81,23 +81,23 @@ fn crowded(history: &History) -> Spans {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{allowed, caught};
+    use super::super::fixture::{assert_valid, assert_violations};
     use super::*;
     use crate::history::{EndSignal, Ending, FaultKind};
 
     #[test]
-    fn an_unexpected_answer_is_caught() {
+    fn an_unexpected_response_is_detected() {
         for status in [200, 400, 422, 500] {
-            caught(Invariant::Answers, 1, |history| {
+            assert_violations(Invariant::Answers, 1, |history| {
                 history.posts[5].status = Some(status);
             });
         }
     }
 
     #[test]
-    fn an_error_or_silence_without_a_fault_is_caught() {
+    fn an_error_or_missing_response_without_a_fault_is_detected() {
         for status in [Some(503), Some(504), None] {
-            caught(Invariant::Answers, 1, |history| {
+            assert_violations(Invariant::Answers, 1, |history| {
                 history.posts[5].status = status;
                 history.posts[5].at = 60_000;
             });
@@ -105,8 +105,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_the_queue_explains_no_error_of_the_api() {
-        caught(Invariant::Answers, 1, |history| {
+    fn an_outage_of_the_queue_does_not_explain_an_error_of_the_api() {
+        assert_violations(Invariant::Answers, 1, |history| {
             let post = &mut history.posts[5];
             post.at = 60_000;
             let mut outage = history.faults[0].clone();
@@ -120,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_while_the_api_is_away_is_allowed() {
-        allowed(|history| {
+    fn a_missing_response_while_the_api_is_down_is_valid() {
+        assert_valid(|history| {
             let first = &mut history.lives[0];
             first.ended = Some(50_000);
             first.told_to_end = Some(50_000);
@@ -141,32 +141,34 @@ mod tests {
     }
 
     #[test]
-    fn more_requests_than_the_api_works_on_explain_that_some_are_refused() {
-        let crowd = |history: &mut History, status: Option<u16>| {
-            // The other requests are over by then.
+    fn requests_beyond_the_concurrency_of_the_api_may_be_rejected() {
+        let overload = |history: &mut History, status: Option<u16>| {
+            // The other requests have completed by then.
             history.posts[5].at = 60_000;
             history.posts[5].status = status;
             for nth in 0..4 {
                 let mut post = history.posts[5].clone();
-                post.customer_id = format!("c-crowd-{nth}");
+                post.customer_id = format!("c-overload-{nth}");
                 post.key = None;
                 history.posts.push(post);
             }
         };
-        caught(Invariant::Answers, 5, |history| crowd(history, Some(503)));
-        allowed(|history| {
-            history.settings.api_concurrency = 4;
-            crowd(history, Some(503));
+        assert_violations(Invariant::Answers, 5, |history| {
+            overload(history, Some(503))
         });
-        // A crowd is refused at once, and not left without an answer.
-        caught(Invariant::Answers, 5, |history| {
+        assert_valid(|history| {
             history.settings.api_concurrency = 4;
-            crowd(history, None);
+            overload(history, Some(503));
         });
-        // Those that got through the crowd have no excuse for anything else.
-        caught(Invariant::Answers, 5, |history| {
+        // Excess requests are rejected at once; a missing response is not explained.
+        assert_violations(Invariant::Answers, 5, |history| {
             history.settings.api_concurrency = 4;
-            crowd(history, Some(500));
+            overload(history, None);
+        });
+        // Overload explains no other status.
+        assert_violations(Invariant::Answers, 5, |history| {
+            history.settings.api_concurrency = 4;
+            overload(history, Some(500));
         });
     }
 }

@@ -1,20 +1,23 @@
-//! What deliveries did: each event's effect happened once.
+//! Checks that each event took effect once: on the orders and on the stock.
 
 use std::collections::HashMap;
 
-use super::super::history::{History, Level, OrderRow};
+use super::super::history::{History, Level, StoredOrder};
 use super::{Findings, Invariant};
 
+/// Checks that every order is settled once, and rejected only for a reason that the stock confirms.
 pub(super) fn settled(history: &History, found: &mut Findings) {
     for order in &history.end.orders {
         let id = &order.order_id;
         let wrong = match (order.status.as_str(), &order.rejection_reason) {
             ("PROCESSED", None) => None,
-            ("PROCESSED", Some(_)) => Some("is PROCESSED and has a reason for a rejection".into()),
-            ("REJECTED", Some(reason)) => untrue(history, order, reason)
-                .map(|why| format!("was REJECTED because of {reason:?}: {why}")),
-            ("REJECTED", None) => Some("was REJECTED without a reason".into()),
-            (other, _) => Some(format!("is {other} at the end")),
+            ("PROCESSED", Some(_)) => Some("is PROCESSED and has a rejection reason".into()),
+            ("REJECTED", Some(reason)) => contradiction(history, order, reason)
+                .map(|why| format!("is REJECTED with the reason {reason:?}, but {why}")),
+            ("REJECTED", None) => Some("is REJECTED without a reason".into()),
+            (other, _) => Some(format!(
+                "is {other} after the drain; expected is PROCESSED or REJECTED"
+            )),
         };
         if let Some(wrong) = wrong {
             found.add(
@@ -23,12 +26,12 @@ pub(super) fn settled(history: &History, found: &mut Findings) {
                 format!("order {id} {wrong}"),
             );
         } else if order.version != 2 {
-            // 1 when created, one more when settled.
+            // Version 1 when created, 2 when settled.
             found.add(
                 Invariant::Settled,
                 order.created_at,
                 format!(
-                    "order {id} was changed {} times",
+                    "order {id} was changed {} times after its creation; expected is 1",
                     order.version.saturating_sub(1)
                 ),
             );
@@ -36,71 +39,75 @@ pub(super) fn settled(history: &History, found: &mut Findings) {
     }
 }
 
-/// Why a rejection's reason cannot be true. Each shortage that it names must
-/// have been one: nobody restocks during a run, so what was available then is
-/// between what was available at the start and at the end.
-fn untrue(history: &History, order: &OrderRow, reason: &str) -> Option<String> {
+/// Returns why the reason of a rejection cannot be correct; `None` if it can. Each shortage that it
+/// names must have existed: stock is not replenished during a run, so the quantity available at the
+/// time of the rejection is between those at the start and at the end.
+fn contradiction(history: &History, order: &StoredOrder, reason: &str) -> Option<String> {
     let Some(shortages) = reason.strip_prefix("Not enough stock: ") else {
-        return Some("that is not about stock".to_owned());
+        return Some("it is not about stock".to_owned());
     };
     for shortage in shortages.split("; ") {
         let Some((sku, claim)) = parse(shortage) else {
-            return Some(format!("{shortage:?} is not understood"));
+            return Some(format!("{shortage:?} does not have the expected form"));
         };
-        let wanted = order.lines.iter().find(|line| line.sku == sku);
-        let Some(wanted) = wanted.map(|line| line.quantity) else {
-            return Some(format!("it has no line of SKU {sku}"));
+        let ordered = order.lines.iter().find(|line| line.sku == sku);
+        let Some(ordered) = ordered.map(|line| line.quantity) else {
+            return Some(format!("the order has no line of SKU {sku}"));
         };
         match (claim, history.end.inventory.get(sku)) {
-            (Claim::Unknown { wanted: said }, None) if said == wanted => {}
+            (Claim::Unknown { requested }, None) if requested == ordered => {}
             (Claim::Unknown { .. }, Some(_)) => return Some(format!("SKU {sku} exists")),
             (Claim::Short { .. }, None) => return Some(format!("SKU {sku} does not exist")),
             (
                 Claim::Short {
                     available,
-                    wanted: said,
+                    requested,
                 },
                 Some(stock),
-            ) if said == wanted => {
-                if u64::try_from(available).is_ok_and(|available| available >= wanted) {
-                    return Some(format!("{available} of SKU {sku} are enough"));
+            ) if requested == ordered => {
+                if u64::try_from(available).is_ok_and(|available| available >= ordered) {
+                    return Some(format!("{available} available of SKU {sku} are sufficient"));
                 }
                 if !(stock.after.available..=stock.before.available).contains(&available) {
                     return Some(format!(
-                        "available of SKU {sku} went from {} to {}",
+                        "the available quantity of SKU {sku} was between {} and {}",
                         stock.before.available, stock.after.available
                     ));
                 }
             }
-            (Claim::Unknown { wanted: said } | Claim::Short { wanted: said, .. }, _) => {
-                return Some(format!("it wants {wanted} of SKU {sku}, and not {said}"));
+            (Claim::Unknown { requested } | Claim::Short { requested, .. }, _) => {
+                return Some(format!(
+                    "the order has {ordered} of SKU {sku}, not {requested}"
+                ));
             }
         }
     }
     None
 }
 
+/// Shortage of one SKU as the reason of a rejection states it.
 enum Claim {
-    Unknown { wanted: u64 },
-    Short { available: i64, wanted: u64 },
+    Unknown { requested: u64 },
+    Short { available: i64, requested: u64 },
 }
 
-/// `SKU A is unknown (3 wanted)`, `SKU B has 1 available, 3 wanted`.
+/// Parses `SKU A is unknown (3 wanted)` or `SKU B has 1 available, 3 wanted`.
 fn parse(shortage: &str) -> Option<(&str, Claim)> {
     let (sku, rest) = shortage.strip_prefix("SKU ")?.split_once(' ')?;
-    let claim = if let Some(wanted) = rest.strip_prefix("is unknown (") {
-        let wanted = wanted.strip_suffix(" wanted)")?.parse().ok()?;
-        Claim::Unknown { wanted }
+    let claim = if let Some(requested) = rest.strip_prefix("is unknown (") {
+        let requested = requested.strip_suffix(" wanted)")?.parse().ok()?;
+        Claim::Unknown { requested }
     } else {
-        let (available, wanted) = rest.strip_prefix("has ")?.split_once(" available, ")?;
+        let (available, requested) = rest.strip_prefix("has ")?.split_once(" available, ")?;
         Claim::Short {
             available: available.parse().ok()?,
-            wanted: wanted.strip_suffix(" wanted")?.parse().ok()?,
+            requested: requested.strip_suffix(" wanted")?.parse().ok()?,
         }
     };
     Some((sku, claim))
 }
 
+/// Checks the stock of each SKU against its start and the processed orders.
 pub(super) fn stock(history: &History, found: &mut Findings) {
     let mut held: HashMap<&str, i64> = HashMap::new();
     let orders = history.end.orders.iter();
@@ -121,17 +128,19 @@ pub(super) fn stock(history: &History, found: &mut Findings) {
         let before = stock.before.available + stock.before.reserved;
         if available + reserved != before {
             wrong(format!(
-                "{available} available + {reserved} reserved are not the {before} of the start"
+                "{available} available + {reserved} reserved at the end; expected is the sum at the start, {before}"
             ));
         }
         if available < 0 {
-            wrong(format!("{available} are available"));
+            wrong(format!(
+                "{available} available at the end; expected is 0 or more"
+            ));
         }
         let held = held.remove(sku.as_str()).unwrap_or_default();
         let moved = reserved - stock.before.reserved;
         if moved != held {
             wrong(format!(
-                "{moved} were reserved, and processed orders hold {held}"
+                "reserved grew by {moved}; expected is {held}, the sum of the PROCESSED orders"
             ));
         }
     }
@@ -139,30 +148,30 @@ pub(super) fn stock(history: &History, found: &mut Findings) {
         found.add(
             Invariant::Stock,
             None,
-            format!("SKU {sku} does not exist, and processed orders hold {quantity} of it"),
+            format!("SKU {sku} is not in the inventory table, and PROCESSED orders have {quantity} of it"),
         );
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{allowed, caught};
+    use super::super::fixture::{assert_valid, assert_violations};
     use super::*;
 
-    /// The orders of the valid history.
+    /// Indices of the orders of the valid history.
     const PROCESSED: usize = 0;
     const SHORT: usize = 2;
     const UNKNOWN: usize = 3;
 
-    fn untrue(order: usize, reason: &str) {
-        caught(Invariant::Settled, 1, |history| {
+    fn assert_contradicted(order: usize, reason: &str) {
+        assert_violations(Invariant::Settled, 1, |history| {
             history.end.orders[order].rejection_reason = Some(reason.to_owned());
         });
     }
 
     #[test]
-    fn an_order_that_is_never_settled_is_caught() {
-        caught(Invariant::Settled, 1, |history| {
+    fn an_order_that_is_never_settled_is_detected() {
+        assert_violations(Invariant::Settled, 1, |history| {
             let order = &mut history.end.orders[UNKNOWN];
             order.status = "CREATED".to_owned();
             order.rejection_reason = None;
@@ -170,45 +179,45 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_was_settled_twice_is_caught() {
-        caught(Invariant::Settled, 1, |history| {
+    fn an_order_settled_twice_is_detected() {
+        assert_violations(Invariant::Settled, 1, |history| {
             history.end.orders[PROCESSED].version = 3;
         });
     }
 
     #[test]
-    fn a_rejection_for_an_untrue_reason_is_caught() {
-        untrue(UNKNOWN, "Not enough stock: SKU A is unknown (1 wanted)");
-        untrue(UNKNOWN, "Not enough stock: SKU NOPE is unknown (7 wanted)");
-        untrue(
+    fn a_rejection_for_an_incorrect_reason_is_detected() {
+        assert_contradicted(UNKNOWN, "Not enough stock: SKU A is unknown (1 wanted)");
+        assert_contradicted(UNKNOWN, "Not enough stock: SKU NOPE is unknown (7 wanted)");
+        assert_contradicted(
             UNKNOWN,
             "Not enough stock: SKU NOPE has 0 available, 1 wanted",
         );
-        untrue(SHORT, "Not enough stock: SKU SCARCE is unknown (5 wanted)");
-        untrue(
+        assert_contradicted(SHORT, "Not enough stock: SKU SCARCE is unknown (5 wanted)");
+        assert_contradicted(
             SHORT,
             "Not enough stock: SKU SCARCE has 5 available, 5 wanted",
         );
-        untrue(
+        assert_contradicted(
             SHORT,
             "Not enough stock: SKU SCARCE has 0 available, 5 wanted",
         );
-        untrue(
+        assert_contradicted(
             SHORT,
             "Not enough stock: SKU SCARCE has 2 available, 5 wanted",
         );
-        untrue(
+        assert_contradicted(
             SHORT,
             "Not enough stock: SKU SCARCE has 1 available, 6 wanted",
         );
-        untrue(SHORT, "Not enough stock: SKU SCARCE has some");
-        untrue(SHORT, "the warehouse is closed");
+        assert_contradicted(SHORT, "Not enough stock: SKU SCARCE has some");
+        assert_contradicted(SHORT, "the warehouse is closed");
     }
 
     #[test]
-    fn what_was_available_at_the_time_is_a_true_reason() {
+    fn a_rejection_may_state_any_quantity_available_during_the_run() {
         for available in 1..=4 {
-            allowed(|history| {
+            assert_valid(|history| {
                 let scarce = history.end.inventory.get_mut("SCARCE");
                 let stock = scarce.expect("it is in the valid history");
                 stock.before.available = 4;
@@ -233,18 +242,18 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_on_a_processed_order_and_none_on_a_rejected_one_are_caught() {
-        caught(Invariant::Settled, 1, |history| {
+    fn a_processed_order_with_a_reason_and_a_rejected_one_without_are_detected() {
+        assert_violations(Invariant::Settled, 1, |history| {
             history.end.orders[PROCESSED].rejection_reason = Some("Not enough stock".to_owned());
         });
-        caught(Invariant::Settled, 1, |history| {
+        assert_violations(Invariant::Settled, 1, |history| {
             history.end.orders[SHORT].rejection_reason = None;
         });
     }
 
     #[test]
-    fn stock_that_was_moved_twice_is_caught() {
-        caught(Invariant::Stock, 1, |history| {
+    fn stock_reserved_twice_is_detected() {
+        assert_violations(Invariant::Stock, 1, |history| {
             let stock = history.end.inventory.get_mut("A");
             let after = &mut stock.expect("it is in the valid history").after;
             after.available -= 2;
@@ -253,16 +262,16 @@ mod tests {
     }
 
     #[test]
-    fn stock_that_vanished_is_caught() {
-        caught(Invariant::Stock, 1, |history| {
+    fn missing_stock_is_detected() {
+        assert_violations(Invariant::Stock, 1, |history| {
             let stock = history.end.inventory.get_mut("A");
             stock.expect("it is in the valid history").after.available -= 1;
         });
     }
 
     #[test]
-    fn stock_that_was_not_moved_is_caught() {
-        caught(Invariant::Stock, 1, |history| {
+    fn stock_that_was_not_reserved_is_detected() {
+        assert_violations(Invariant::Stock, 1, |history| {
             let stock = history.end.inventory.get_mut("A");
             let after = &mut stock.expect("it is in the valid history").after;
             after.available += 1;
@@ -271,8 +280,8 @@ mod tests {
     }
 
     #[test]
-    fn stock_below_zero_is_caught() {
-        caught(Invariant::Stock, 1, |history| {
+    fn stock_below_zero_is_detected() {
+        assert_violations(Invariant::Stock, 1, |history| {
             let stock = history.end.inventory.get_mut("A");
             let stock = stock.expect("it is in the valid history");
             stock.before.available = 2;
@@ -281,8 +290,8 @@ mod tests {
     }
 
     #[test]
-    fn an_order_processed_for_a_sku_that_does_not_exist_is_caught() {
-        caught(Invariant::Stock, 1, |history| {
+    fn an_order_processed_for_a_sku_that_does_not_exist_is_detected() {
+        assert_violations(Invariant::Stock, 1, |history| {
             let order = &mut history.end.orders[UNKNOWN];
             order.status = "PROCESSED".to_owned();
             order.rejection_reason = None;

@@ -1,9 +1,9 @@
-//! A small history that violates nothing, to be broken in one way at a time.
+//! A small valid history, which each test changes in one way.
 
 use super::super::history::{
-    CloudService, Delivery, End, EndSignal, Ending, Fault, FaultKind, History, IdempotencyRow,
-    Level, Life, LogKind, LogLine, MemorySample, OrderLine, OrderRow, OutboxRow, Post, Program,
-    Publish, PublishedMark, Settings, ShardReader, Step, Stock, StreamRecord,
+    CloudService, Delivery, End, EndSignal, Ending, Fault, FaultKind, History, IdempotencyRecord,
+    Level, Life, LogKind, LogLine, MemorySample, OrderLine, Post, Program, Publish, PublishedMark,
+    Settings, ShardReader, Step, Stock, StoredEvent, StoredOrder, StreamRecord,
 };
 use super::{Invariant, Violation, check};
 
@@ -11,10 +11,10 @@ const DURATION: u64 = 120_000;
 const LEASE: u64 = 3_000;
 pub(crate) const SHARD: &str = "shard-1";
 
-/// What is found once `how` has broken the valid history: exactly this many
-/// violations, all of `invariant`.
+/// Asserts that the valid history, changed by `how`, has exactly this many violations, all of
+/// `invariant`, and returns them.
 #[track_caller]
-pub(super) fn caught(
+pub(super) fn assert_violations(
     invariant: Invariant,
     count: usize,
     how: impl FnOnce(&mut History),
@@ -29,22 +29,22 @@ pub(super) fn caught(
     found
 }
 
-/// The opposite: `how` changes something that is allowed.
+/// Asserts that the valid history, changed by `how`, has no violation.
 #[track_caller]
-pub(super) fn allowed(how: impl FnOnce(&mut History)) {
+pub(super) fn assert_valid(how: impl FnOnce(&mut History)) {
     let mut history = valid();
     how(&mut history);
     assert_eq!(check(&history), []);
 }
 
-/// Two relays, of which the first is killed at 10 s with one event in flight.
+/// Returns a history of two relays, the first of which is killed at 10 s with one event in flight.
 ///
-/// - `c-1`: a request cut off and repeated with its key; processed.
+/// - `c-1`: a request that was cut and repeated with its key; processed.
 /// - `c-2`: no key; processed; its event is the one in flight at the kill.
-/// - `c-3`: rejected, there is too little. `c-4`: rejected, there is no such SKU. `c-5`: answered
-///   with 503, and not stored.
-/// - `steps`: three events of one aggregate. The answer to the first send of the first is lost, so
-///   it is sent twice; the third waits for the takeover.
+/// - `c-3`: rejected, insufficient stock. `c-4`: rejected, unknown SKU. `c-5`: answered with 503
+///   and not stored.
+/// - `steps`: three events of one aggregate. The response to the first send of the first is lost,
+///   so it is sent twice; the third waits for the takeover.
 pub(crate) fn valid() -> History {
     let mut history = History {
         settings: Settings {
@@ -74,7 +74,7 @@ pub(crate) fn valid() -> History {
     history.steps = vec![step(1, 3_000), step(2, 3_000), step(3, 9_990)];
     history.publishes.extend([
         Publish {
-            told: false,
+            response_delivered: false,
             ..publish("relay-1", 3_010, "steps", 1)
         },
         publish("relay-1", 3_110, "steps", 1),
@@ -92,8 +92,9 @@ pub(crate) fn valid() -> History {
             sequence: publish.sequence,
             trimmed: false,
         });
-        // The relay was killed before it could, and did not hear of the first.
-        if publish.at != 9_950 && publish.told {
+        // The relay was killed before it could mark `o-2`, and did not receive the response to the
+        // first send of `steps`.
+        if publish.at != 9_950 && publish.response_delivered {
             history.marks.push(PublishedMark {
                 at: publish.answered_at + 10,
                 aggregate_id: publish.aggregate_id.clone(),
@@ -112,7 +113,7 @@ pub(crate) fn valid() -> History {
     history
 }
 
-/// From then on it has the lease.
+/// Returns the observation that `relay` reads the shard, and thus owns its lease, from `at` on.
 pub(crate) fn reader(at: u64, relay: &str) -> ShardReader {
     ShardReader {
         at,
@@ -170,7 +171,7 @@ fn posts(history: &mut History) {
     history.logs = vec![error(1_310, "order-api", "an order was not confirmed")];
 }
 
-/// As a process logs it.
+/// Returns an error line as a process logs it.
 pub(super) fn error(at: u64, process: &str, message: &str) -> LogLine {
     LogLine {
         at,
@@ -235,7 +236,7 @@ fn processes(history: &mut History) {
 }
 
 fn end() -> End {
-    let order = |id: &str, customer: &str, at: u64, sku: &str, quantity| OrderRow {
+    let order = |id: &str, customer: &str, at: u64, sku: &str, quantity| StoredOrder {
         order_id: id.to_owned(),
         customer_id: customer.to_owned(),
         lines: vec![OrderLine {
@@ -248,7 +249,7 @@ fn end() -> End {
         created_at: at,
         updated_at: at + 80,
     };
-    let rejected = |order: OrderRow, reason: &str| OrderRow {
+    let rejected = |order: StoredOrder, reason: &str| StoredOrder {
         status: "REJECTED".to_owned(),
         rejection_reason: Some(format!("Not enough stock: {reason}")),
         ..order
@@ -267,10 +268,10 @@ fn end() -> End {
     ];
     let placed = orders
         .iter()
-        .map(|order| row(&order.order_id, 1, "order.placed"));
-    let steps = (1..=3).map(|sequence| row("steps", sequence, "chaos.step"));
+        .map(|order| stored_event(&order.order_id, 1, "order.placed"));
+    let steps = (1..=3).map(|sequence| stored_event("steps", sequence, "chaos.step"));
     let outbox = placed.chain(steps);
-    let key = |key: &str, order: &str| IdempotencyRow {
+    let key = |key: &str, order: &str| IdempotencyRecord {
         key: key.to_owned(),
         order_id: order.to_owned(),
     };
@@ -303,8 +304,8 @@ fn event_id(aggregate_id: &str, sequence: u64) -> String {
     format!("{aggregate_id}:{sequence}")
 }
 
-pub(super) fn row(aggregate_id: &str, sequence: u64, event_type: &str) -> OutboxRow {
-    OutboxRow {
+pub(super) fn stored_event(aggregate_id: &str, sequence: u64, event_type: &str) -> StoredEvent {
+    StoredEvent {
         aggregate_id: aggregate_id.to_owned(),
         sequence,
         event_id: event_id(aggregate_id, sequence),
@@ -325,10 +326,10 @@ fn step(sequence: u64, at: u64) -> Step {
 
 pub(crate) fn publish(relay: &str, at: u64, aggregate_id: &str, sequence: u64) -> Publish {
     Publish {
-        asked_at: at,
+        requested_at: at,
         at,
         answered_at: at + 5,
-        told: true,
+        response_delivered: true,
         relay: relay.to_owned(),
         incarnation: 1,
         queue: match aggregate_id {
@@ -341,7 +342,7 @@ pub(crate) fn publish(relay: &str, at: u64, aggregate_id: &str, sequence: u64) -
     }
 }
 
-/// The relay has not marked it.
+/// Removes the marks of the aggregate's events.
 pub(super) fn unmark(history: &mut History, aggregate_id: &str) {
     history
         .marks
@@ -349,6 +350,6 @@ pub(super) fn unmark(history: &mut History, aggregate_id: &str) {
 }
 
 #[test]
-fn the_valid_history_violates_nothing() {
-    allowed(|_| {});
+fn the_valid_history_has_no_violation() {
+    assert_valid(|_| {});
 }

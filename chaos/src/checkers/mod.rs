@@ -1,12 +1,12 @@
-//! What must hold after every run, whatever was done to the system: pure
-//! functions from a history to what is wrong with it.
+//! Invariants of every run, regardless of the injected faults: pure functions from a history to its
+//! violations.
 //!
-//! - [`answers`]: what clients were answered; [`orders`]: what is stored of it.
+//! - [`answers`]: responses to clients; [`orders`]: stored orders.
 //! - [`effects`]: stock and settled orders.
-//! - [`events`]: nothing lost, nothing left.
-//! - [`sequence`]: order per aggregate; [`repeats`]: what was sent again.
-//! - [`logs`]: what processes had to say; [`gaps`]: that they say what the stream lost.
-//! - [`processes`]: starts, endings, memory; [`recovery`]: how fast events flow again.
+//! - [`events`]: no loss; nothing pending after the drain.
+//! - [`sequence`]: per-aggregate order; [`repeats`]: bounded repeats.
+//! - [`logs`]: errors in the logs; [`gaps`]: reports of stream gaps.
+//! - [`processes`]: starts, ends, memory; [`recovery`]: time to recovery.
 
 mod answers;
 mod effects;
@@ -26,13 +26,13 @@ use serde::Serialize;
 
 use super::history::History;
 
-/// Something that must not happen, and did.
+/// A violation of an invariant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Violation {
     pub invariant: Invariant,
-    /// Milliseconds since the start of the run, where it has a time.
+    /// Milliseconds since the start of the run; `None` for a violation without a time.
     pub at: Option<u64>,
-    /// One sentence that names ids, numbers and processes.
+    /// What was expected and observed, with the ids and processes to search the logs for.
     pub what: String,
 }
 
@@ -79,49 +79,59 @@ impl Invariant {
         Self::RecoveryJudged,
     ];
 
-    /// What holds when nothing violates it.
+    /// Returns the condition that holds if there is no violation.
     pub(super) const fn statement(self) -> &'static str {
         match self {
             Self::Answers => {
-                "The API answers 201, or 503, 504 or nothing while a fault explains that"
+                "Every valid order is answered with 201, or with 503, 504 or no response while a fault explains it"
             }
-            Self::Confirmed => "Every order answered with 201 is stored as it was asked for",
+            Self::Confirmed => "Every order answered with 201 is stored as requested",
             Self::Atomic => {
-                "Order, event and idempotency record exist together or not at all, and only of orders that were asked for"
+                "Order, event and idempotency record exist together or not at all, and only for orders that were requested"
             }
-            Self::OneKeyOneOrder => "However often a request is repeated, it makes one order",
-            Self::Settled => "Every order is PROCESSED, or REJECTED for a true reason, once",
+            Self::OneKeyOneOrder => {
+                "Requests with the same idempotency key create at most one order"
+            }
+            Self::Settled => {
+                "Every order becomes PROCESSED, or REJECTED for a correct reason, exactly once"
+            }
             Self::Stock => {
-                "Of each SKU available + reserved is what it was, and what is reserved is what processed orders hold"
+                "For each SKU, available + reserved is unchanged, and reserved grew by the quantities of PROCESSED orders"
             }
             Self::NothingLost => {
-                "Every event was published and delivered, none was quarantined, and none was invented"
+                "Every event was published and delivered, none was quarantined, and every published event is in the outbox"
             }
-            Self::Drained => "After the drain time nothing is pending and the queues are empty",
+            Self::Drained => {
+                "Within the drain limit every event is published and the queues are empty"
+            }
             Self::Order => {
-                "Events of one aggregate are first sent in the order of their sequence, and a FIFO queue hands them out so"
+                "Events of one aggregate are first sent in the order of their sequence, and a FIFO queue delivers them in that order"
             }
             Self::Repeats => {
-                "Every repeated event has a cause, none is repeated after its mark, and no relay's end repeats more than it had in flight"
+                "Every repeated event has a cause, none is sent again after its mark, and no interruption repeats more events than were in flight"
             }
-            Self::DeadLetters => "No message went to a dead-letter queue",
-            Self::Logs => "No panic, and no ERROR or lost lease but for the fault that makes it",
-            Self::Gaps => "A relay that meets a gap in the stream logs and counts it",
+            Self::DeadLetters => "No message is in a dead-letter queue",
+            Self::Logs => {
+                "The logs have no panic, and no ERROR or lost lease without a fault that causes it"
+            }
+            Self::Gaps => "A relay that encounters a gap in the stream logs and counts it",
             Self::Endings => {
-                "Each process is soon ready, none ends on its own, and SIGTERM ends it in time with exit code 0"
+                "Each process is ready in time, none exits on its own, and SIGTERM ends it in time with exit code 0"
             }
-            Self::Memory => "The memory of each process is bounded and does not grow steadily",
+            Self::Memory => {
+                "The memory of each process stays within its limit and does not grow steadily"
+            }
             Self::Recovery => {
-                "Events flow again in time after a relay is killed or stopped and after an outage"
+                "Events flow again within the limit after a relay is killed or stopped and after an outage"
             }
             Self::RecoveryJudged => {
-                "Of each kind of fault that was injected by itself, a recovery could be judged"
+                "For each kind of fault that was injected in isolation, at least one recovery was measured"
             }
         }
     }
 }
 
-/// All that is wrong, in the order of [`Invariant::ALL`].
+/// Returns all violations, grouped by invariant.
 pub(super) fn check(history: &History) -> Vec<Violation> {
     let mut found = Findings::default();
     answers::answers(history, &mut found);

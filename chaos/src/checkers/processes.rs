@@ -1,24 +1,23 @@
-//! The processes themselves: how they started and ended, and what memory they
-//! held.
+//! Checks the processes: their starts, their ends and their memory.
 
 use std::collections::BTreeMap;
 
 use super::super::history::{EndSignal, Ending, FaultKind, History, Life, MemorySample};
 use super::{Findings, Invariant};
 
-/// SIGTERM's number: what kills a process that has not set its handler yet.
+/// Number of SIGTERM, which ends a process that has not installed its handler yet.
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
-/// A process that runs all that time says that it is ready.
+/// Time within which a process must be ready, not counting time in which it is frozen.
 const READY_WITHIN_MS: u64 = 10_000;
 
-/// Shorter lives say nothing about growth.
+/// Minimum lifetime of a process whose growth is checked.
 const GROWTH_MS: u64 = 60_000;
-/// What caches, pools and the allocator may take after the first third of a
-/// life.
+/// Permitted growth of caches, pools and the allocator after the first third of the lifetime.
 const GROWTH_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Checks that every process became ready in time.
 pub(super) fn starts(history: &History, found: &mut Findings) {
     for life in &history.lives {
         let seen = life.ready.or(life.told_to_end).or(life.ended);
@@ -30,7 +29,7 @@ pub(super) fn starts(history: &History, found: &mut Findings) {
                 Invariant::Endings,
                 life.started,
                 format!(
-                    "{} (pid {}) was not ready within {READY_WITHIN_MS} ms",
+                    "{} (pid {}) did not log that it is ready within {READY_WITHIN_MS} ms of its start",
                     life.process, life.pid
                 ),
             );
@@ -38,7 +37,7 @@ pub(super) fn starts(history: &History, found: &mut Findings) {
     }
 }
 
-/// For how long it could do nothing, until then.
+/// Returns the time until `until` in which the process was frozen.
 fn frozen_ms(history: &History, life: &Life, until: u64) -> u64 {
     let pauses = history.faults.iter().filter(|fault| {
         fault.kind == FaultKind::Stop
@@ -48,6 +47,7 @@ fn frozen_ms(history: &History, life: &Life, until: u64) -> u64 {
     pauses.map(|pause| pause.lasted_ms()).sum()
 }
 
+/// Checks that processes end only by a signal of the run, and in time.
 pub(super) fn endings(history: &History, found: &mut Findings) {
     for life in &history.lives {
         let (Some(ended), how) = (life.ended, life.how) else {
@@ -55,15 +55,15 @@ pub(super) fn endings(history: &History, found: &mut Findings) {
         };
         let starting = life.ready.is_none_or(|ready| ready > ended);
         let wrong = match (life.told_by, how) {
-            (None, _) => Some("nobody told it to"),
+            (None, _) => Some("the run had not sent it a signal"),
             (Some(EndSignal::Kill), Some(Ending::Signalled(SIGKILL))) => None,
-            (Some(EndSignal::Kill), _) => Some("it was killed"),
+            (Some(EndSignal::Kill), _) => Some("expected was its end by SIGKILL"),
             (Some(EndSignal::Term), Some(Ending::Exited(0))) => None,
             (Some(EndSignal::Term), Some(Ending::Signalled(SIGTERM))) if starting => None,
             (Some(EndSignal::Term), Some(Ending::Signalled(SIGKILL))) => {
-                Some("it was told to stop, and did not in its time")
+                Some("it did not stop within its time limit after SIGTERM")
             }
-            (Some(EndSignal::Term), _) => Some("it was told to stop"),
+            (Some(EndSignal::Term), _) => Some("expected was exit code 0 after SIGTERM"),
         };
         if let Some(wrong) = wrong {
             let how = match how {
@@ -80,6 +80,7 @@ pub(super) fn endings(history: &History, found: &mut Findings) {
     }
 }
 
+/// Checks the memory of each process against the limit and for steady growth.
 pub(super) fn memory(history: &History, found: &mut Findings) {
     let mut lives: BTreeMap<(&str, u32), Vec<&MemorySample>> = BTreeMap::new();
     for sample in &history.memory {
@@ -97,13 +98,13 @@ pub(super) fn memory(history: &History, found: &mut Findings) {
                 Invariant::Memory,
                 worst.at,
                 format!(
-                    "{process} held {} bytes, {limit} are allowed",
+                    "{process} (start {incarnation}) used {} bytes of resident memory; the limit is {limit}",
                     worst.rss_bytes
                 ),
             );
         }
         let lasted = samples[samples.len() - 1].at - samples[0].at;
-        // The first third is for warming up.
+        // The first third is the warm-up.
         let warm = &samples[samples.len() / 3..];
         let quarter = warm.len() / 4;
         if lasted < GROWTH_MS || quarter == 0 {
@@ -112,8 +113,8 @@ pub(super) fn memory(history: &History, found: &mut Findings) {
         let sizes: Vec<u64> = warm.chunks_exact(quarter).map(median).collect();
         let (middle, last) = (sizes[0], sizes[3]);
         let growth = last.saturating_sub(middle);
-        // An outage makes one step: requests that wait take memory, which the
-        // allocator keeps. A leak goes on.
+        // An outage causes a single step: pending requests use memory that the allocator keeps. A
+        // leak continues to grow.
         let steady = sizes[..4]
             .windows(2)
             .all(|pair| pair[1].saturating_sub(pair[0]) > growth / 10);
@@ -122,7 +123,7 @@ pub(super) fn memory(history: &History, found: &mut Findings) {
                 Invariant::Memory,
                 samples[samples.len() - 1].at,
                 format!(
-                    "{process} (start {incarnation}) grew from {middle} to {last} bytes within {lasted} ms"
+                    "{process} (start {incarnation}) grew steadily from {middle} to {last} bytes of resident memory in {lasted} ms; at most {GROWTH_BYTES} bytes of growth expected"
                 ),
             );
         }
@@ -137,18 +138,18 @@ fn median(samples: &[&MemorySample]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{allowed, caught, fault};
+    use super::super::fixture::{assert_valid, assert_violations, fault};
     use super::*;
     use crate::history::CloudService;
 
     #[test]
-    fn a_process_that_ends_on_its_own_is_caught() {
+    fn a_process_that_exits_on_its_own_is_detected() {
         for how in [
             Ending::Exited(0),
             Ending::Exited(101),
             Ending::Signalled(11),
         ] {
-            caught(Invariant::Endings, 1, |history| {
+            assert_violations(Invariant::Endings, 1, |history| {
                 let worker = &mut history.lives[4];
                 worker.told_to_end = None;
                 worker.told_by = None;
@@ -158,29 +159,29 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_that_ends_badly_is_caught() {
+    fn a_failed_graceful_shutdown_is_detected() {
         for how in [
             Ending::Exited(1),
             Ending::Signalled(SIGTERM),
             Ending::Signalled(6),
-            // It hung, and its keeper did not wait for ever.
+            // It hung, and its supervisor killed it after the time limit.
             Ending::Signalled(SIGKILL),
         ] {
-            caught(Invariant::Endings, 1, |history| {
+            assert_violations(Invariant::Endings, 1, |history| {
                 history.lives[4].how = Some(how);
             });
         }
     }
 
     #[test]
-    fn a_process_that_is_not_ready_in_time_is_caught() {
+    fn a_process_that_is_not_ready_in_time_is_detected() {
         let ready_at = |history: &mut History, ready| history.lives[4].ready = ready;
-        allowed(|history| ready_at(history, Some(10_000)));
+        assert_valid(|history| ready_at(history, Some(10_000)));
         for ready in [Some(10_001), None] {
-            caught(Invariant::Endings, 1, |history| ready_at(history, ready));
+            assert_violations(Invariant::Endings, 1, |history| ready_at(history, ready));
         }
-        // It could not while it was frozen.
-        allowed(|history| {
+        // Time in which it was frozen does not count.
+        assert_valid(|history| {
             ready_at(history, Some(13_000));
             let mut pause = fault(100, FaultKind::Stop, "worker-1", CloudService::Sqs);
             pause.service = None;
@@ -191,7 +192,7 @@ mod tests {
 
     #[test]
     fn sigterm_may_end_a_process_that_is_still_starting() {
-        allowed(|history| {
+        assert_valid(|history| {
             let worker = &mut history.lives[4];
             worker.ready = None;
             worker.started = 120_000;
@@ -202,27 +203,27 @@ mod tests {
     }
 
     #[test]
-    fn too_much_memory_is_caught() {
-        caught(Invariant::Memory, 1, |history| {
+    fn too_much_memory_is_detected() {
+        assert_violations(Invariant::Memory, 1, |history| {
             history.memory[50].rss_bytes = (100 << 20) + 1;
         });
     }
 
     #[test]
-    fn memory_that_grows_steadily_is_caught() {
+    fn memory_that_grows_steadily_is_detected() {
         let grow = |history: &mut History, bytes_per_second: u64| {
             for sample in &mut history.memory {
                 sample.rss_bytes += sample.at / 1_000 * bytes_per_second;
             }
         };
-        // Within two minutes: 60 MiB, and 6 MiB.
-        caught(Invariant::Memory, 1, |history| grow(history, 1 << 19));
-        allowed(|history| grow(history, 1 << 16));
+        // Growth in two minutes: 60 MiB, and 7.5 MiB.
+        assert_violations(Invariant::Memory, 1, |history| grow(history, 1 << 19));
+        assert_valid(|history| grow(history, 1 << 16));
     }
 
     #[test]
     fn memory_that_grows_once_is_allowed() {
-        allowed(|history| {
+        assert_valid(|history| {
             let later = history.memory.len() / 2;
             for sample in &mut history.memory[later..] {
                 sample.rss_bytes += 50 << 20;
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn memory_that_settles_after_the_start_is_allowed() {
-        allowed(|history| {
+        assert_valid(|history| {
             for sample in &mut history.memory[..20] {
                 sample.rss_bytes = 1 << 20;
             }

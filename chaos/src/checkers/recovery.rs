@@ -1,4 +1,4 @@
-//! How fast events flow again.
+//! Checks the time to recovery after faults.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +6,7 @@ use super::super::analysis::recovery::{Trigger, recoveries};
 use super::super::history::{FaultKind, History};
 use super::{Findings, Invariant};
 
+/// Checks that every recovery was within its limit.
 pub(super) fn recovery(history: &History, found: &mut Findings) {
     for recovery in recoveries(history) {
         let Some((limit, took)) = recovery.late(history.settings.lease_duration_ms) else {
@@ -16,26 +17,26 @@ pub(super) fn recovery(history: &History, found: &mut Findings) {
             .map(|name| format!(" ({name})"))
             .unwrap_or_default();
         let since = match &recovery.disturbed_by {
-            Some(other) => format!(" after {other} and whatever followed"),
+            Some(other) => format!(" after the last disturbance, the first being {other}"),
             None => String::new(),
         };
         let took = match took {
             Some(took) => format!("events flowed again {took} ms{since}"),
-            None => "what had waited was not published any more".to_owned(),
+            None => "the waiting events were not published before the end of the run".to_owned(),
         };
         found.add(
             Invariant::Recovery,
             recovery.at,
             format!(
-                "{}{process}: {took}, {limit} ms are allowed",
+                "{}{process}: {took}; the limit is {limit} ms",
                 recovery.trigger.name()
             ),
         );
     }
 }
 
-/// A run that was to measure how fast events flow again must have done so: one
-/// in which every measurement was spoilt proves nothing.
+/// Checks that at least one recovery was measured for each kind of fault that was injected in
+/// isolation: a run in which every measurement was disturbed proves nothing.
 pub(super) fn judged(history: &History, found: &mut Findings) {
     let lease = history.settings.lease_duration_ms;
     let isolated: BTreeSet<FaultKind> = history.settings.isolated.iter().copied().collect();
@@ -45,21 +46,21 @@ pub(super) fn judged(history: &History, found: &mut Findings) {
         if all().any(|one| one.is_judged(lease)) {
             continue;
         }
-        let spoilt: Vec<String> = all()
+        let disturbed: Vec<String> = all()
             .filter_map(|one| {
                 let by = one.disturbed_by.as_deref()?;
                 Some(format!("at {} ms by {by}", one.at))
             })
             .collect();
-        let spoilt = match spoilt.as_slice() {
-            [] => "there was none".to_owned(),
-            all => format!("disturbed {}", all.join(", ")),
+        let disturbed = match disturbed.as_slice() {
+            [] => "no recovery from this fault was observed".to_owned(),
+            all => format!("each was disturbed: {}", all.join(", ")),
         };
         found.add(
             Invariant::RecoveryJudged,
             None,
             format!(
-                "no recovery could be judged after: {}; {spoilt}",
+                "expected a recovery without other faults after {}, but {disturbed}",
                 trigger.name()
             ),
         );
@@ -68,7 +69,7 @@ pub(super) fn judged(history: &History, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{allowed, caught, fault, publish, valid};
+    use super::super::fixture::{assert_valid, assert_violations, fault, publish, valid};
     use super::*;
     use crate::history::{CloudService, EndSignal, Ending};
 
@@ -82,30 +83,30 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_takeover_after_a_kill_is_caught() {
-        allowed(|history| resume_at(history, 13_990));
-        caught(Invariant::Recovery, 1, |history| resume_at(history, 14_000));
+    fn a_slow_takeover_after_a_kill_is_detected() {
+        assert_valid(|history| resume_at(history, 13_990));
+        assert_violations(Invariant::Recovery, 1, |history| resume_at(history, 14_000));
     }
 
     #[test]
-    fn a_takeover_that_never_comes_is_caught() {
+    fn a_missing_takeover_is_detected() {
         let mut history = valid();
         history
             .publishes
             .retain(|publish| publish.relay != "relay-2");
         let found = super::super::check(&history);
         let caught = |one: &&super::super::Violation| one.invariant == Invariant::Recovery;
-        // The event is lost as well, which is another matter.
+        // The event is lost as well; that is a violation of another invariant.
         assert_eq!(found.iter().filter(caught).count(), 1, "{found:#?}");
     }
 
     #[test]
-    fn a_run_whose_measurements_were_all_spoilt_is_caught() {
+    fn a_run_in_which_every_measurement_was_disturbed_is_detected() {
         let isolated = |history: &mut History| {
             history.settings.isolated = vec![FaultKind::Kill, FaultKind::Kill];
         };
-        allowed(isolated);
-        let spoil = |history: &mut History| {
+        assert_valid(isolated);
+        let disturb = |history: &mut History| {
             let hit = fault(
                 11_000,
                 FaultKind::Throttle,
@@ -114,23 +115,23 @@ mod tests {
             );
             history.faults.push(hit);
         };
-        allowed(spoil);
-        let found = caught(Invariant::RecoveryJudged, 1, |history| {
+        assert_valid(disturb);
+        let found = assert_violations(Invariant::RecoveryJudged, 1, |history| {
             isolated(history);
-            spoil(history);
+            disturb(history);
         });
         assert!(
             found[0].what.contains("by throttle of relay-2"),
             "{found:?}"
         );
-        // A stop was to be measured, and there was none.
-        caught(Invariant::RecoveryJudged, 1, |history| {
+        // A stop was injected in isolation, and no recovery from one was observed.
+        assert_violations(Invariant::RecoveryJudged, 1, |history| {
             history.settings.isolated = vec![FaultKind::Term];
         });
     }
 
     #[test]
-    fn a_takeover_that_was_disturbed_has_its_time_from_the_last_disturbance_on() {
+    fn the_time_limit_of_a_disturbed_takeover_starts_at_the_last_disturbance() {
         for (kind, process) in [
             (FaultKind::Throttle, "relay-2"),
             (FaultKind::Stop, "relay-2"),
@@ -141,11 +142,11 @@ mod tests {
                 let later = fault(16_000, kind, process, CloudService::Dynamodb);
                 history.faults.push(later);
             };
-            allowed(|history| {
+            assert_valid(|history| {
                 disturb(history);
                 resume_at(history, 20_990);
             });
-            caught(Invariant::Recovery, 1, |history| {
+            assert_violations(Invariant::Recovery, 1, |history| {
                 disturb(history);
                 resume_at(history, 21_000);
             });
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_latency_does_not_start_the_time_again() {
+    fn a_short_latency_does_not_restart_the_time_limit() {
         let held_up = |lasted: u64| {
             move |history: &mut History| {
                 resume_at(history, 18_000);
@@ -172,15 +173,15 @@ mod tests {
                 history.faults.push(held_up);
             }
         };
-        allowed(held_up(1_000));
-        caught(Invariant::Recovery, 1, held_up(900));
+        assert_valid(held_up(1_000));
+        assert_violations(Invariant::Recovery, 1, held_up(900));
     }
 
     #[test]
-    fn what_befalls_others_excuses_no_slow_takeover() {
-        // The dead relay's next incarnation has no part in it either.
+    fn faults_of_other_processes_do_not_explain_a_slow_takeover() {
+        // Nor do faults of the next incarnation of the dead relay.
         for process in ["worker-1", "relay-1"] {
-            caught(Invariant::Recovery, 1, |history| {
+            assert_violations(Invariant::Recovery, 1, |history| {
                 resume_at(history, 20_000);
                 let throttle = FaultKind::Throttle;
                 let elsewhere = fault(16_000, throttle, process, CloudService::Dynamodb);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_handover_after_sigterm_is_caught() {
+    fn a_slow_takeover_after_sigterm_is_detected() {
         let stop = |history: &mut History| {
             for life in &mut history.lives {
                 if life.how == Some(Ending::Signalled(9)) {
@@ -198,7 +199,7 @@ mod tests {
                     life.told_by = Some(EndSignal::Term);
                 }
             }
-            // It marked what it had sent, so nothing is repeated.
+            // It marked the events that it had sent, so none is repeated.
             history
                 .publishes
                 .retain(|one| one.event_id != "o-2:1" || one.relay == "relay-2");
@@ -211,18 +212,18 @@ mod tests {
             history.publishes.push(last);
             history.publishes.sort_by_key(|one| one.at);
         };
-        allowed(|history| {
+        assert_valid(|history| {
             stop(history);
             resume_at(history, 10_990);
         });
-        caught(Invariant::Recovery, 1, |history| {
+        assert_violations(Invariant::Recovery, 1, |history| {
             stop(history);
             resume_at(history, 11_000);
         });
     }
 
     #[test]
-    fn a_slow_recovery_after_an_outage_is_caught() {
+    fn a_slow_recovery_after_an_outage_is_detected() {
         let outage = |history: &mut History, from: u64| {
             let mut outage = fault(from, FaultKind::Outage, "", CloudService::Sqs);
             outage.process = None;
@@ -242,11 +243,11 @@ mod tests {
             }
             history.publishes.sort_by_key(|one| one.at);
         };
-        allowed(|history| {
+        assert_valid(|history| {
             outage(history, 40_000);
             publish(history, 71_990);
         });
-        caught(Invariant::Recovery, 1, |history| {
+        assert_violations(Invariant::Recovery, 1, |history| {
             outage(history, 40_000);
             publish(history, 72_000);
         });

@@ -1,20 +1,19 @@
-//! Events of one aggregate keep their order: as relays send them, and as a FIFO
-//! queue hands them out.
+//! Checks the per-aggregate order: as relays send events, and as a FIFO queue delivers them.
 
 use std::collections::{BTreeSet, HashMap};
 
 use super::super::history::{History, Publish};
 use super::{Findings, Invariant};
 
-/// Order is promised for what relays send, and of a FIFO queue for what it
-/// hands out.
+/// Checks the order in which relays first send events, and the order of first deliveries from a
+/// FIFO queue.
 pub(super) fn order(history: &History, found: &mut Findings) {
     sent_in_order(history, found);
     delivered_in_order(history, found);
 }
 
-/// Several requests are under way at once, so an event is late only when a
-/// later one's was answered before its own was sent for the first time.
+/// Checks the order of sends. Several requests are in flight at once, so an event is late only if a
+/// later event was accepted before the first send of the earlier one began.
 fn sent_in_order(history: &History, found: &mut Findings) {
     let mut first: HashMap<&str, HashMap<u64, &Publish>> = HashMap::new();
     for publish in &history.publishes {
@@ -27,7 +26,7 @@ fn sent_in_order(history: &History, found: &mut Findings) {
     for (aggregate_id, events) in first {
         let mut events: Vec<&Publish> = events.into_values().collect();
         events.sort_by_key(|publish| publish.sequence);
-        // From the last to the first: of the later ones, the one answered first.
+        // From the last to the first: the later event that was accepted first.
         let mut overtaking: Option<&Publish> = None;
         for publish in events.into_iter().rev() {
             if let Some(later) = overtaking
@@ -37,7 +36,7 @@ fn sent_in_order(history: &History, found: &mut Findings) {
                     Invariant::Order,
                     later.at,
                     format!(
-                        "of {aggregate_id} event {} was sent at {} ms, before event {} at {} ms",
+                        "event {} of aggregate {aggregate_id} was sent at {} ms and accepted before event {} was first sent at {} ms; expected is the order of their sequence",
                         later.sequence, later.at, publish.sequence, publish.at
                     ),
                 );
@@ -49,6 +48,7 @@ fn sent_in_order(history: &History, found: &mut Findings) {
     }
 }
 
+/// Checks the order of deliveries from FIFO queues.
 fn delivered_in_order(history: &History, found: &mut Findings) {
     let fifo: HashMap<&str, &Publish> = history
         .publishes
@@ -70,7 +70,7 @@ fn delivered_in_order(history: &History, found: &mut Findings) {
                 Invariant::Order,
                 delivery.at,
                 format!(
-                    "of {} event {} was delivered first after event {latest}",
+                    "expected event {1} of aggregate {0} before event {latest}, but it was first delivered after it",
                     publish.aggregate_id, publish.sequence
                 ),
             );
@@ -80,12 +80,12 @@ fn delivered_in_order(history: &History, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{allowed, caught, publish, unmark};
+    use super::super::fixture::{assert_valid, assert_violations, publish, unmark};
     use super::*;
 
     #[test]
-    fn a_later_event_that_was_sent_first_is_caught() {
-        caught(Invariant::Order, 1, |history| {
+    fn a_later_event_sent_first_is_detected() {
+        assert_violations(Invariant::Order, 1, |history| {
             for publish in &mut history.publishes {
                 if publish.event_id == "steps:2" {
                     publish.at = 3_001;
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_queue_that_hands_events_out_in_another_order_is_caught() {
+    fn a_fifo_queue_that_delivers_events_in_another_order_is_detected() {
         let swap = |history: &mut History| {
             for delivery in &mut history.deliveries {
                 delivery.event_id = match delivery.event_id.as_str() {
@@ -106,8 +106,8 @@ mod tests {
                 };
             }
         };
-        caught(Invariant::Order, 1, swap);
-        allowed(|history| {
+        assert_violations(Invariant::Order, 1, swap);
+        assert_valid(|history| {
             swap(history);
             for publish in &mut history.publishes {
                 publish.queue = "standard".to_owned();
@@ -116,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn sends_that_overlap_are_in_order() {
-        allowed(|history| {
+    fn overlapping_sends_are_in_order() {
+        assert_valid(|history| {
             for publish in &mut history.publishes {
                 if publish.event_id == "steps:2" {
                     publish.at = 3_001;
@@ -128,13 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_event_that_is_only_repeated_late_is_in_order() {
-        allowed(|history| {
+    fn a_late_repeat_of_an_earlier_event_is_in_order() {
+        assert_valid(|history| {
             unmark(history, "steps");
             history
                 .publishes
                 .push(publish("relay-2", 13_500, "steps", 1));
-            // Sent before by the relay that was killed: its cause.
+            // The kill of the relay that sent it before is its cause.
         });
     }
 }

@@ -12,9 +12,9 @@ pub(crate) struct End {
     /// Time from the last fault until no event was pending, every order was settled and the queues
     /// were empty; `None` if the limit was exceeded.
     pub drained_after_ms: Option<u64>,
-    pub orders: Vec<OrderRow>,
-    pub outbox: Vec<OutboxRow>,
-    pub idempotency: Vec<IdempotencyRow>,
+    pub orders: Vec<StoredOrder>,
+    pub outbox: Vec<StoredEvent>,
+    pub idempotency: Vec<IdempotencyRecord>,
     pub inventory: BTreeMap<String, Stock>,
     /// Number of messages left in each queue except the dead-letter queues.
     pub left_in_queues: BTreeMap<String, u64>,
@@ -22,7 +22,7 @@ pub(crate) struct End {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct OrderRow {
+pub(crate) struct StoredOrder {
     pub order_id: String,
     pub customer_id: String,
     pub lines: Vec<OrderLine>,
@@ -35,7 +35,7 @@ pub(crate) struct OrderRow {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct OutboxRow {
+pub(crate) struct StoredEvent {
     pub aggregate_id: String,
     pub sequence: u64,
     pub event_id: String,
@@ -45,7 +45,7 @@ pub(crate) struct OutboxRow {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct IdempotencyRow {
+pub(crate) struct IdempotencyRecord {
     pub key: String,
     pub order_id: String,
 }

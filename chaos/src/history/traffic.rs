@@ -20,11 +20,11 @@ pub(crate) struct Post {
     /// never received.
     pub customer_id: String,
     pub lines: Vec<OrderLine>,
-    /// `None` if there was no complete response.
+    /// `None` without a complete response.
     pub status: Option<u16>,
     /// From the body of a 201.
     pub order_id: Option<String>,
-    /// Whether the response had `Idempotency-Replayed`.
+    /// `true` if the response had the header `Idempotency-Replayed`.
     pub replayed: bool,
 }
 
@@ -45,15 +45,17 @@ pub(crate) struct Step {
 pub(crate) struct Publish {
     /// Time at which the relay's request reached the proxy. The proxy may delay it for so long
     /// that the relay times out and sends another, which then arrives first.
-    pub asked_at: u64,
+    #[serde(rename = "asked_at")]
+    pub requested_at: u64,
     /// Time at which the proxy forwarded the request.
     pub at: u64,
     /// Time of the service's response at the proxy.
     pub answered_at: u64,
-    /// Whether the relay received that response unchanged. `false` after
+    /// `true` if the relay received that response unchanged; `false` after
     /// [`super::FaultKind::CutAfter`], [`super::FaultKind::KillAfterSend`] and any other fault
     /// that suppressed or changed it.
-    pub told: bool,
+    #[serde(rename = "told")]
+    pub response_delivered: bool,
     /// The process, as in [`super::Life::process`].
     pub relay: String,
     pub incarnation: u32,

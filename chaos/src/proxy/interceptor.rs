@@ -196,10 +196,10 @@ impl Interceptor {
         let killed = self.is_response_delivered() && !sent.events.is_empty() && self.kill().await;
         active_faults.recorder.write(|history| {
             let publishes = sent.events.into_iter().map(|event| Publish {
-                asked_at: self.at,
+                requested_at: self.at,
                 at: forwarded_at,
                 answered_at,
-                told: self.is_response_delivered() && !killed,
+                response_delivered: self.is_response_delivered() && !killed,
                 relay: self.context.process.clone(),
                 incarnation: self.incarnation,
                 queue: sent.queue.clone(),
@@ -259,7 +259,7 @@ impl Interceptor {
         Some(lost)
     }
 
-    /// Records that the process is told that its position is trimmed, unless it has abandoned the
+    /// Records that the process learns that its position is trimmed, unless it has abandoned the
     /// request.
     fn trimmed_read(&self) {
         if self.waiting.strong_count() > 0 {

@@ -109,7 +109,7 @@ fn redeliver(mut message: Value, answer: &mut Value) -> Value {
     message
 }
 
-/// Increments the receive count, if the request asked for it.
+/// Increments the receive count, if the request selects that attribute.
 fn count_receive(message: &mut Value) {
     let count = message.pointer_mut("/Attributes/ApproximateReceiveCount");
     if let Some(count) = count

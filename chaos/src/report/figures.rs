@@ -1,4 +1,4 @@
-//! The figures of a report, from the history.
+//! Computes the figures of a report from the history.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use super::super::analysis::latency::Percentiles;
 use super::super::analysis::recovery::{Trigger, recoveries};
 use super::super::analysis::repeats::{Cause, InterruptionKind, Repeats};
 use super::super::checkers::{Invariant, Violation};
-use super::super::history::{FaultKind, History, OrderRow, Redelivery, Settings};
+use super::super::history::{FaultKind, History, Redelivery, Settings, StoredOrder};
 use super::{
     Annotation, Faults, Judged, Orders, RecoveryFigures, RecoveryLine, RepeatFigures, RepeatsAfter,
 };
 
-/// Examples that are shown of each violated invariant.
+/// Maximum number of violations shown for each invariant.
 pub(super) const EXAMPLES: usize = 10;
 
 /// Returns the command line that repeats the run: its seed and every option that changes the
@@ -54,7 +54,7 @@ pub(super) fn judged(violations: &[Violation]) -> Vec<Judged> {
 
 pub(super) fn orders(history: &History) -> Orders {
     let posts = &history.posts;
-    let wanted: HashSet<&str> = posts.iter().map(|post| post.customer_id.as_str()).collect();
+    let requested: HashSet<&str> = posts.iter().map(|post| post.customer_id.as_str()).collect();
     let mut answers = BTreeMap::new();
     for post in posts {
         let answer = post
@@ -67,9 +67,10 @@ pub(super) fn orders(history: &History) -> Orders {
         .filter_map(|post| post.order_id.as_deref())
         .collect();
     let stored = &history.end.orders;
-    let count = |wanted: fn(&OrderRow) -> bool| stored.iter().filter(|one| wanted(one)).count();
+    let count =
+        |matches: fn(&StoredOrder) -> bool| stored.iter().filter(|one| matches(one)).count();
     Orders {
-        wanted: wanted.len(),
+        wanted: requested.len(),
         requests: posts.len(),
         answers,
         replayed: posts.iter().filter(|post| post.replayed).count(),
@@ -83,10 +84,10 @@ pub(super) fn orders(history: &History) -> Orders {
     }
 }
 
-/// How many messages were handed over once more on purpose.
-pub(super) fn redelivered(history: &History, wanted: impl Fn(Redelivery) -> bool) -> usize {
+/// Returns the number of injected duplicate deliveries that satisfy `matches`.
+pub(super) fn redelivered(history: &History, matches: impl Fn(Redelivery) -> bool) -> usize {
     let injected = history.deliveries.iter().filter_map(|one| one.injected);
-    injected.filter(|&how| wanted(how)).count()
+    injected.filter(|&how| matches(how)).count()
 }
 
 pub(super) fn faults(history: &History) -> Faults {
@@ -96,7 +97,7 @@ pub(super) fn faults(history: &History) -> Faults {
     }
     let (mut killed, mut terminated) = (BTreeMap::new(), BTreeMap::new());
     for life in &history.lives {
-        // Those that are stopped at the end are no faults.
+        // Stops after the end of the run are not faults.
         if life
             .told_to_end
             .is_some_and(|at| at < history.settings.duration_ms)
@@ -124,8 +125,8 @@ pub(super) fn recovery(history: &History) -> Vec<RecoveryFigures> {
         let limit_ms = trigger.limit(lease);
         let all = || recoveries.iter().filter(move |one| one.trigger == trigger);
         let figures = |strict: bool| {
-            let wanted = all().filter(|one| strict == one.is_judged(lease));
-            Percentiles::of(wanted.filter_map(|one| one.took_ms))
+            let selected = all().filter(|one| strict == one.is_judged(lease));
+            Percentiles::of(selected.filter_map(|one| one.took_ms))
         };
         let isolated = history.settings.isolated.iter().copied();
         RecoveryFigures {
@@ -186,7 +187,7 @@ pub(super) fn repeats(history: &History) -> RepeatFigures {
     RepeatFigures {
         total: repeats.repeats.len(),
         lost_answers: causes()
-            .filter(|cause| matches!(cause, Some(Cause::LostAnswer(_))))
+            .filter(|cause| matches!(cause, Some(Cause::LostResponse(_))))
             .count(),
         unexplained: causes().filter(Option::is_none).count(),
         in_flight_bound: history.settings.in_flight_bound,

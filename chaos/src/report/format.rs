@@ -1,6 +1,6 @@
-//! Numbers as people read them.
+//! Formats numbers for people.
 
-/// `870 ms`, `3.4 s`, `2 min 5 s`.
+/// Formats a duration: `870 ms`, `3.4 s`, `2 min 5 s`.
 pub(super) fn duration(millis: u64) -> String {
     match millis {
         0..1_000 => format!("{millis} ms"),
@@ -16,7 +16,7 @@ pub(super) fn duration(millis: u64) -> String {
     }
 }
 
-/// `12,345`.
+/// Formats a number with grouped digits: `12,345`.
 pub(super) fn count(number: impl TryInto<u64>) -> String {
     let digits = number.try_into().unwrap_or(u64::MAX).to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -29,13 +29,13 @@ pub(super) fn count(number: impl TryInto<u64>) -> String {
     text
 }
 
-/// `63.4 MiB`.
+/// Formats bytes as mebibytes: `63.4 MiB`.
 pub(super) fn mebibytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) / (1024 * 1024);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
-/// `1 kill`, `2 kills`.
+/// Formats a number with its noun: `1 kill`, `2 kills`.
 pub(super) fn plural(number: u64, singular: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{} {singular}{s}", count(number))

@@ -33,11 +33,11 @@ pub(super) struct Report {
     pub faults: Faults,
     pub recovery: Vec<RecoveryFigures>,
     pub repeats: RepeatFigures,
-    /// The most that each process held, in bytes of resident memory.
+    /// Maximum resident memory of each process, in bytes.
     pub memory: BTreeMap<String, u64>,
     pub drained_after_ms: Option<u64>,
     pub timeline: Timeline,
-    /// What was done to processes and services, for the picture.
+    /// Faults of processes and services, for the timeline of the page.
     pub annotations: Vec<Annotation>,
 }
 
@@ -47,21 +47,21 @@ pub(super) struct Judged {
     pub invariant: Invariant,
     pub statement: &'static str,
     pub violations: usize,
-    /// The first few.
+    /// The first violations.
     pub examples: Vec<Violation>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Orders {
-    /// That clients wanted; a request and its repetitions are one.
+    /// Orders that clients requested; a request and its repetitions count as one.
     pub wanted: usize,
     pub requests: usize,
-    /// Requests by their answer; `none` when there was none.
+    /// Number of requests by status of the response; `none` without a response.
     pub answers: BTreeMap<String, usize>,
-    /// 201s that named an earlier order.
+    /// 201 responses marked as replays.
     pub replayed: usize,
     pub stored: usize,
-    /// Stored, though no client was ever told so.
+    /// Orders stored and not confirmed to any client.
     pub unconfirmed: usize,
     pub processed: usize,
     pub rejected: usize,
@@ -72,20 +72,20 @@ pub(super) struct Events {
     pub committed: usize,
     /// Accepted by a queue, repeats included.
     pub published: usize,
-    /// Handed to consumers, redeliveries included.
+    /// Delivered to consumers, redeliveries included.
     pub delivered: usize,
-    /// Of those, by a fault.
+    /// Of these, injected by a fault.
     pub duplicates_injected: usize,
-    /// Of those, to a second process while the first had the message.
+    /// Of these, to a second process while the first had the message.
     pub concurrent_duplicates: usize,
 }
 
-/// Milliseconds.
+/// Latencies in milliseconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Latencies {
     /// From a request to its 201.
     pub confirmation: Latency,
-    /// From an order's commit to its being PROCESSED.
+    /// From the creation of an order to PROCESSED.
     pub processing: Latency,
 }
 
@@ -93,8 +93,9 @@ pub(super) struct Latencies {
 pub(super) struct Faults {
     pub total: u64,
     pub by_kind: BTreeMap<FaultKind, u64>,
-    /// Processes that SIGKILL ended, all at once or one by one.
+    /// Number of processes ended by SIGKILL, one by one or all at once.
     pub killed: BTreeMap<Program, u64>,
+    /// Number of processes ended by SIGTERM.
     pub terminated: BTreeMap<Program, u64>,
 }
 
@@ -102,18 +103,18 @@ pub(super) struct Faults {
 #[derive(Debug, Serialize)]
 pub(super) struct RecoveryFigures {
     pub trigger: Trigger,
-    /// The trigger as the reports call it.
+    /// Name of the trigger in the reports.
     pub name: &'static str,
-    /// What is allowed when nothing else is wrong.
+    /// Time limit without other disturbances; `None` if there is none.
     pub limit_ms: Option<u64>,
-    /// How many faults of the kind were injected by themselves, to be judged.
+    /// Number of faults of the kind that were injected in isolation.
     pub isolated: usize,
-    /// How many recoveries were held to the limit: nothing else was wrong.
+    /// Number of recoveries without other disturbances, to which the limit applies.
     pub judged: usize,
     pub undisturbed: Percentiles,
-    /// While something else was wrong, too, or where there is no limit.
+    /// Recoveries with other disturbances or without a limit.
     pub others: Percentiles,
-    /// Nothing flowed again before the end of the run.
+    /// Number of faults after which no event was published before the end of the run.
     pub never: usize,
     pub each: Vec<RecoveryLine>,
 }
@@ -129,23 +130,23 @@ pub(super) struct RecoveryLine {
 #[derive(Debug, Serialize)]
 pub(super) struct RepeatFigures {
     pub total: usize,
-    /// Because the answer to an earlier send was lost.
+    /// Repeats after a lost response to an earlier send.
     pub lost_answers: usize,
     pub unexplained: usize,
     pub in_flight_bound: usize,
     pub after: Vec<RepeatsAfter>,
 }
 
-/// Repeats by what interrupted their relay.
+/// Repeats after one kind of interruption of their relay.
 #[derive(Debug, Serialize)]
 pub(super) struct RepeatsAfter {
     pub interruption: InterruptionKind,
-    /// The interruption as the reports call it.
+    /// Name of the interruption in the reports.
     pub name: &'static str,
-    /// How many repeats each one was followed by.
+    /// Number of repeats after each interruption.
     pub repeats: Percentiles,
     pub total: usize,
-    /// Of deaths: how many sends were in flight at each.
+    /// Number of sends in flight at each death; `None` for other interruptions.
     pub in_flight: Option<Percentiles>,
 }
 
@@ -189,14 +190,14 @@ impl Report {
         }
     }
 
-    /// How many recoveries were held to their limits, by what they were from:
-    /// where that is none, nothing was shown.
+    /// Returns a sentence with the number of measured recoveries by trigger: zero means that the
+    /// run shows nothing about that trigger.
     fn recoveries_judged(&self) -> String {
         let limited = self.recovery.iter().filter(|of| of.limit_ms.is_some());
         let each: Vec<String> = limited
             .map(|of| format!("{} after {}", format::count(of.judged), of.trigger.name()))
             .collect();
-        format!("Recoveries judged: {}.", each.join(", "))
+        format!("Recoveries measured: {}.", each.join(", "))
     }
 
     /// Returns the JSON report.
@@ -271,8 +272,8 @@ mod tests {
     #[test]
     fn violations_are_counted_and_the_first_are_shown() {
         let mut history = fixture::valid();
-        for row in &mut history.end.outbox {
-            row.status = "PENDING".to_owned();
+        for event in &mut history.end.outbox {
+            event.status = "PENDING".to_owned();
         }
         for _ in 0..2 {
             history.end.outbox.extend(history.end.outbox.clone());
@@ -287,17 +288,17 @@ mod tests {
         let text = report.to_text();
         assert!(text.contains("and 18 more"), "{text}");
         assert!(text.contains("Replay with --seed"), "{text}");
-        let well = Report::of(&fixture::valid(), &[]).to_text();
-        let judged = "Every invariant holds. Recoveries judged: 1 after SIGKILL of the relay with \
+        let passed = Report::of(&fixture::valid(), &[]).to_text();
+        let judged = "Every invariant holds. Recoveries measured: 1 after SIGKILL of the relay with \
                       the lease, 0 after SIGTERM of the relay with the lease, 0 after end of an outage.\n";
-        assert!(well.ends_with(judged), "{well}");
+        assert!(passed.ends_with(judged), "{passed}");
         let of = |name: &str| {
-            let mut lines = well.lines().map(str::trim_start);
+            let mut lines = passed.lines().map(str::trim_start);
             lines
                 .find(|line| line.starts_with(name))
                 .unwrap_or_default()
         };
-        assert!(of("SIGKILL of the relay").contains("max    3.4 s   of 1, 4.0 s allowed"));
-        assert!(of("SIGTERM of the relay").contains("NONE COULD BE JUDGED"));
+        assert!(of("SIGKILL of the relay").contains("max    3.4 s   of 1, limit 4.0 s"));
+        assert!(of("SIGTERM of the relay").contains("NONE MEASURED"));
     }
 }

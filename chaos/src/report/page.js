@@ -277,7 +277,7 @@ function orders() {
       figure("response with an earlier order", orders.replayed),
       figure("orders PROCESSED", orders.processed),
       figure("orders REJECTED", orders.rejected),
-      figure("stored, and never confirmed", orders.unconfirmed),
+      figure("stored, never confirmed to a client", orders.unconfirmed),
       figure("events committed", events.committed),
       figure("accepted by queues", events.published),
       figure("delivered to consumers", events.delivered),

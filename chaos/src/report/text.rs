@@ -1,4 +1,4 @@
-//! The report for a terminal.
+//! The report as text for a terminal.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::super::analysis::latency::Percentiles;
 use super::format::{count, duration, mebibytes, plural};
 use super::{Judged, RecoveryFigures, Report};
 
-/// Wide enough for the longest label.
+/// Width of the labels: that of the longest one.
 const LABEL: usize = 38;
 
 pub(super) struct Text<'a>(pub &'a Report);
@@ -56,14 +56,14 @@ fn orders(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
         .iter()
         .map(|(answer, &number)| format!("{} × {answer}", count(number)))
         .collect();
-    let wanted = count(orders.wanted);
+    let requested = count(orders.wanted);
     let requests = count(orders.requests);
     line(
         f,
-        "orders wanted",
-        format_args!("{wanted}, by {requests} requests"),
+        "orders requested",
+        format_args!("{requested}, by {requests} requests"),
     )?;
-    line(f, "answers", format_args!("{}", answers.join(", ")))?;
+    line(f, "responses", format_args!("{}", answers.join(", ")))?;
     line(
         f,
         "orders stored",
@@ -76,14 +76,14 @@ fn orders(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     )?;
     line(
         f,
-        "  of them never confirmed",
+        "  never confirmed to a client",
         format_args!("{}", count(orders.unconfirmed)),
     )?;
     line(
         f,
         "events",
         format_args!(
-            "{} committed, {} accepted by queues, {} deliveries ({} twice on purpose, {} of them to \
+            "{} committed, {} accepted by queues, {} deliveries ({} duplicates injected, {} of them to \
              two processes at once)",
             count(events.committed),
             count(events.published),
@@ -98,14 +98,14 @@ fn orders(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
             "drained",
             format_args!("{} after the last fault", duration(took)),
         ),
-        None => line(f, "drained", format_args!("never")),
+        None => line(f, "drained", format_args!("not within the limit")),
     }
 }
 
 fn faults(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     let faults = &report.faults;
     heading(f, "Faults")?;
-    line(f, "in all", format_args!("{}", count(faults.total)))?;
+    line(f, "total", format_args!("{}", count(faults.total)))?;
     for (kind, &number) in &faults.by_kind {
         line(f, &kind.name(), format_args!("{}", count(number)))?;
     }
@@ -141,8 +141,8 @@ fn latency(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
         ("POST to 201", &report.latency.confirmation),
         ("order to PROCESSED", &report.latency.processing),
     ] {
-        let calm = format!("{what}, calm");
-        line(f, &calm, format_args!("{}", figures(latency.calm)))?;
+        let quiet = format!("{what}, quiet phase");
+        line(f, &quiet, format_args!("{}", figures(latency.calm)))?;
         let faults = format!("{what}, with faults");
         line(f, &faults, format_args!("{}", figures(latency.with_faults)))?;
     }
@@ -155,14 +155,14 @@ fn recovery(f: &mut fmt::Formatter<'_>, recovery: &[RecoveryFigures]) -> fmt::Re
         let name = of.trigger.name();
         if let Some(limit) = of.limit_ms {
             let judged = match of.judged {
-                0 => "NONE COULD BE JUDGED".to_owned(),
+                0 => "NONE MEASURED".to_owned(),
                 _ => figures(of.undisturbed),
             };
             line(
                 f,
                 name,
                 format_args!(
-                    "{judged}, {} allowed, isolated faults: {}",
+                    "{judged}, limit {}, isolated faults: {}",
                     duration(limit),
                     count(of.isolated)
                 ),
@@ -170,14 +170,18 @@ fn recovery(f: &mut fmt::Formatter<'_>, recovery: &[RecoveryFigures]) -> fmt::Re
         }
         if of.others.count > 0 {
             let name = if of.limit_ms.is_some() {
-                "  when something else was wrong, too"
+                "  with other faults meanwhile"
             } else {
                 name
             };
             line(f, name, format_args!("{}", figures(of.others)))?;
         }
         if of.never > 0 {
-            line(f, "  not any more", format_args!("{}", of.never))?;
+            line(
+                f,
+                "  not recovered by the end",
+                format_args!("{}", of.never),
+            )?;
         }
     }
     Ok(())
@@ -188,9 +192,9 @@ fn repeats(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     heading(f, "Events sent more than once")?;
     line(
         f,
-        "in all",
+        "total",
         format_args!(
-            "{}, {} of them because an answer was lost",
+            "{}, {} of them after a lost response",
             count(repeats.total),
             count(repeats.lost_answers)
         ),
@@ -218,7 +222,7 @@ fn repeats(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
 }
 
 fn memory(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
-    heading(f, "Most memory")?;
+    heading(f, "Maximum memory")?;
     for (process, &bytes) in &report.memory {
         line(f, process, format_args!("{}", mebibytes(bytes)))?;
     }

@@ -1,4 +1,4 @@
-//! Which event has to flow again after a fault, and when it did.
+//! The event whose publish ends a recovery.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use super::super::event_timeline::EventTimeline;
 use super::Measure;
 use crate::history::{History, Life};
 
-/// What has to flow again, and when it did.
+/// Event whose publish ends a recovery.
 #[derive(Clone, Copy)]
 pub(super) struct ExpectedEvent {
-    /// It could not have before.
+    /// Earliest time at which it could be published.
     pub(super) due: u64,
-    /// `None`: not before the run's end.
+    /// Time of its acceptance; `None` if it was not published before the end of the run.
     pub(super) flowed: Option<u64>,
 }
 
@@ -21,13 +21,14 @@ impl ExpectedEvent {
     }
 }
 
+/// Returns all shards that a relay read.
 pub(super) fn shards(history: &History) -> BTreeSet<&str> {
     let readers = history.readers.iter();
     readers.map(|reader| reader.shard.as_str()).collect()
 }
 
 impl<'a> Measure<'a> {
-    /// The shards that `life` was reading at `at`.
+    /// Returns the shards that `life` was reading at `at`.
     pub(super) fn held_by(&self, life: &Life, at: u64) -> impl Iterator<Item = &'a str> {
         let readers = &self.history.readers;
         self.shards.iter().copied().filter(move |&shard| {
@@ -38,18 +39,18 @@ impl<'a> Measure<'a> {
         })
     }
 
-    /// Of each of `shards` the event of those `wanted` that has to flow after
-    /// `at`, and of these the slowest; `None` when there is none.
+    /// Returns, for each of `shards`, the oldest event that satisfies `eligible` and was not sent
+    /// at `at`, and of these the one that took longest; `None` if there is none.
     pub(super) fn expected_event(
         &self,
         at: u64,
         shards: impl Iterator<Item = &'a str>,
-        wanted: impl Fn(&EventTimeline<'_>) -> bool,
+        eligible: impl Fn(&EventTimeline<'_>) -> bool,
     ) -> Option<ExpectedEvent> {
         let of_shard = |shard: &str| {
             let events = || {
                 self.of_shard(shard)
-                    .filter(|&event| event.is_unpublished(at) && wanted(event))
+                    .filter(|&event| event.is_unpublished(at) && eligible(event))
             };
             let oldest = events().min_by_key(|event| event.committed)?;
             Some(ExpectedEvent {
@@ -61,8 +62,8 @@ impl<'a> Measure<'a> {
         shards.filter_map(of_shard).max_by_key(slowest)
     }
 
-    /// Events that the stream brings. Of one that was never read nobody knows
-    /// the shard.
+    /// Returns the events of the shard that the stream delivers. An event that was never read may
+    /// be in any shard.
     pub(super) fn of_shard(&self, shard: &str) -> impl Iterator<Item = &EventTimeline<'a>> {
         self.event_timelines
             .iter()

@@ -1,13 +1,13 @@
-//! What else was wrong while events stood still.
+//! Other disturbances during a recovery.
 
 use super::super::fault_windows::{Disturbance, Span};
 use super::{Measure, Trigger};
 use crate::history::{Life, Program};
 
-/// Events are usually published within a fraction of this.
+/// Lag from which a relay counts as behind: events are usually published in a fraction of this.
 const BEHIND_MS: u64 = 1_000;
 
-/// A fault just before leaves something to recover from as well.
+/// Time before a fault in which another fault still affects the recovery.
 const BEFORE_MS: u64 = 2_000;
 
 fn of(victim: Option<&Life>, one: &Disturbance<'_>) -> bool {
@@ -15,8 +15,8 @@ fn of(victim: Option<&Life>, one: &Disturbance<'_>) -> bool {
 }
 
 impl<'a> Measure<'a> {
-    /// What else happened to the relays, or to everyone, between a little
-    /// before `at` and the recovery, or the end of the time allowed for it.
+    /// Returns another disturbance of a relay, or of all processes, between shortly before `at` and
+    /// the recovery or the end of its time limit.
     pub(super) fn disturbed(
         &self,
         trigger: Trigger,
@@ -28,11 +28,10 @@ impl<'a> Measure<'a> {
         let allowed = took_ms.map_or(limit, |took| took.min(limit));
         let window = Span::new(at.saturating_sub(BEFORE_MS), at + allowed);
         let other = self.of_relays().find(|one| {
-            // A relay that stops still has requests to make; what befell one
-            // that is dead changes nothing.
+            // A relay that is stopping still sends requests; a fault of a dead one has no effect.
             let matters = !of(victim, one)
                 || trigger == Trigger::RelayStopped && one.kind.is_of_one_request();
-            // The outage itself ends at `at`.
+            // The outage whose end is `at` is the trigger itself.
             let itself = victim.is_none() && one.process.is_none() && one.span.to == at;
             matters && !itself && one.span.touches(window)
         });
@@ -44,8 +43,8 @@ impl<'a> Measure<'a> {
         other.or_else(|| (!self.another_was_ready(victim, at)).then(|| "no other relay".to_owned()))
     }
 
-    /// A relay that was behind leaves a backlog, and its successor looks that
-    /// up in the table before it publishes anything.
+    /// Returns the backlog of a relay that was behind: its successor looks these events up in the
+    /// table before it publishes any.
     fn behind(&self, victim: &Life, at: u64) -> Option<String> {
         let waiting = self
             .held_by(victim, at)
@@ -55,19 +54,19 @@ impl<'a> Measure<'a> {
         (lag > BEHIND_MS).then(|| format!("a backlog of {lag} ms"))
     }
 
-    /// When the last thing went wrong, at `at` or after it, that can have
-    /// delayed what flowed at `flowing`.
+    /// Returns the end of the last disturbance, at `at` or later, that can have delayed the event
+    /// published at `flowing`.
     pub(super) fn quiet_from(&self, at: u64, victim: Option<&Life>, flowing: u64) -> u64 {
         let alone = !self.another_was_ready(victim, at);
         self.of_relays()
-            // Nobody has to wait for the victim, as long as there is another.
+            // Faults of the victim do not delay the recovery while there is another relay.
             .filter(|one| alone || !of(victim, one) || one.span.from > at)
             .filter(|one| one.span.from <= flowing && !one.is_short_latency)
             .map(|one| one.span.to.min(flowing))
             .fold(at, u64::max)
     }
 
-    /// What was done to relays, or to everyone.
+    /// Returns the disturbances of relays or of all processes.
     fn of_relays(&self) -> impl Iterator<Item = &Disturbance<'a>> {
         self.disturbances.iter().filter(|one| {
             one.process
