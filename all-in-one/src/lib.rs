@@ -1,5 +1,5 @@
-//! Everything in one command: the embedded cloud, provisioning and the three
-//! services, each service its own process.
+//! The whole system in one command: the embedded cloud, provisioning and the three services, each
+//! service in a process of its own.
 //!
 //! # Map
 //!
@@ -7,17 +7,17 @@
 //!                        ┌─ cloud: LocalCloud, in this process
 //! cli ─▶ commands ─▶ up ─┼─ shared::provision: tables, queue, stock
 //!           │            ├─ supervisor ─▶ this executable again, as a service
-//!           │            │                (child_entry, which ends when `up` is gone)
-//!           │            └─ banner: where everything is
+//!           │            │                (child_entry, which exits when `up` has exited)
+//!           │            └─ banner: endpoints, for the terminal
 //!           └─▶ chaos::run, with this executable as the program to start
 //! ```
 //!
 //! - [`cli`]: sub-commands and options.
-//! - `commands`: what each sub-command does, on its own runtime.
+//! - `commands`: runs each sub-command, on a runtime of its own.
 //! - `up`: starts everything, waits for a signal, stops everything in order.
 //! - `supervisor`: keeps the children running.
-//! - `readiness`: asks `/readyz`; also the `healthcheck` sub-command.
-//! - `child_entry`: the other side of `test_support::child_process`.
+//! - `readiness`: polls `/readyz`; also the `healthcheck` sub-command.
+//! - `child_entry`: entry point of a child that `test_support::child_process` starts.
 
 mod banner;
 mod child_entry;

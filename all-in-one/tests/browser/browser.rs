@@ -125,14 +125,14 @@ impl Browser {
         element.click().await.unwrap();
     }
 
-    /// Types into whatever has the focus.
+    /// Types into the element that has the focus.
     pub(crate) async fn keys(&self, keys: impl Into<thirtyfour::TypingData>) {
         let element = self.page.active_element().await.unwrap();
         element.send_keys(keys).await.unwrap();
     }
 
-    /// Nothing the page did was refused by its policy, and nothing it is made of
-    /// failed; what could not be loaded is told apart, as a relay may be dead.
+    /// Asserts that the browser logged no error: no violation of the page's policy and no failed
+    /// script. Failed requests are not considered, because a relay may be dead.
     pub(crate) async fn has_no_errors(&self) {
         let log = self.page.browser_log().await.unwrap();
         let errors: Vec<_> = log
@@ -143,7 +143,7 @@ impl Browser {
         assert!(errors.is_empty(), "{errors:?}");
     }
 
-    /// Leaves a picture of the window, if pictures are wanted.
+    /// Saves a screenshot of the window if `CONSOLE_SCREENSHOTS` is set.
     pub(crate) async fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("CONSOLE_SCREENSHOTS") else {
             return;
@@ -163,7 +163,7 @@ async fn port(driver: &mut Child) -> u16 {
     let printed = Arc::new(Mutex::new(Vec::new()));
     let lines = Arc::clone(&printed);
     let mut output = BufReader::new(driver.stdout.take().unwrap()).lines();
-    // Reads on to the end: a full pipe would stop the driver.
+    // The output is read to its end: a full pipe would block the driver.
     tokio::spawn(async move {
         while let Ok(Some(line)) = output.next_line().await {
             lines.lock().unwrap().push(line);

@@ -85,7 +85,7 @@ async fn a_failed_event_shows_its_reason_and_a_retry_publishes_it() {
         serde_json::Value::Null
     );
 
-    // Changed one's mind, then not.
+    // The retry is cancelled first, then confirmed.
     browser.click("#retry").await;
     browser
         .until("document.getElementById('dialog').open")
@@ -279,7 +279,7 @@ async fn the_page_fits_wide_and_narrow_windows_light_and_dark() {
                 .await;
             let place = if width > 1000 { "wide" } else { "narrow" };
             if place == "narrow" {
-                // A label without a value would stand there alone.
+                // A label without a value would be shown alone.
                 browser
                     .until("[...document.querySelectorAll('#list td:empty')].every((cell) => cell.offsetParent === null)")
                     .await;

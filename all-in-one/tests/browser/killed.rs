@@ -1,4 +1,4 @@
-//! Relays that die and hang, as two consoles show it.
+//! The consoles of two relays while one dies or hangs.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,7 +28,7 @@ async fn a_killed_relay_shows_as_unhealthy_and_its_shards_move() {
     other.until_text("#list tbody tr", "alive").await;
     other.until_text("#health", "Healthy").await;
 
-    // Events flow again, and the page of the dead one comes back with it.
+    // Events are published again, and the page of the restarted relay reconnects.
     let order = system.order().await;
     other.click("[data-view=published]").await;
     other.until_text("#list", &order).await;

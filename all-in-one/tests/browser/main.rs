@@ -2,7 +2,7 @@
 //!
 //! Needs Debian's `chromium` and `chromium-driver`:
 //! `cargo test -p all-in-one --test browser -- --include-ignored`. With
-//! `CONSOLE_SCREENSHOTS=<folder>` it leaves pictures there.
+//! `CONSOLE_SCREENSHOTS=<folder>` it saves screenshots there.
 
 // Helpers outside of test functions; a panic is how a test fails.
 #![allow(clippy::unwrap_used)]

@@ -1,5 +1,4 @@
-//! The system that the browser looks at: an embedded cloud in the test, and the
-//! services on it as processes.
+//! The system under test: an embedded cloud in the test, and the services on it as processes.
 
 use std::collections::HashMap;
 
@@ -33,7 +32,7 @@ pub(crate) struct System {
 }
 
 impl System {
-    /// Everything but a relay.
+    /// Starts the whole system except a relay.
     pub(crate) async fn start() -> Self {
         let cloud = LocalCloud::start(Config::default()).await.unwrap();
         let provisioned = Command::new(BINARY)
@@ -60,7 +59,7 @@ impl System {
         service(&self.cloud, "outbox-relay", &environment).await
     }
 
-    /// Posts an order; its id.
+    /// Posts an order and returns its id.
     pub(crate) async fn order(&self) -> String {
         let order = json!({
             "customer_id": "c-1",
@@ -103,7 +102,7 @@ impl System {
         put.set_item(Some(item)).send().await.unwrap();
     }
 
-    /// Gives a failed event up, as another operator would.
+    /// Discards a failed event, as another operator would.
     pub(crate) async fn discard(&self, relay: &Service, aggregate_id: &str, reason: &str) {
         let body = json!({ "aggregate_id": aggregate_id, "sequence": "1", "reason": reason });
         let request = self.http.post(relay.url("/api/discard")).json(&body);

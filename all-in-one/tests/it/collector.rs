@@ -1,4 +1,4 @@
-//! A real OTLP receiver over gRPC that keeps what it is sent.
+//! An OTLP receiver over gRPC that keeps the received spans and metrics.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-/// One span as it arrived; ids in hexadecimal, no parent is an empty one.
+/// A received span; ids in hexadecimal, an empty parent id for a root span.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub(crate) service: String,
@@ -35,13 +35,13 @@ pub(crate) struct Span {
     pub(crate) trace_id: String,
     pub(crate) span_id: String,
     pub(crate) parent: String,
-    /// (trace id, span id)
+    /// Links, as (trace id, span id).
     pub(crate) links: Vec<(String, String)>,
-    /// Numbers as text.
+    /// Attributes; numbers as text.
     pub(crate) attributes: HashMap<String, String>,
 }
 
-/// (service, metric)
+/// Key of a metric: (service, name).
 type MetricName = (String, String);
 
 /// A metric, as exported.
@@ -86,7 +86,7 @@ impl Collector {
         self.received.spans.lock().unwrap().clone()
     }
 
-    /// (service, name, kind, labels) of every metric that has arrived.
+    /// Returns (service, name, kind, labels) of every received metric.
     pub(crate) fn metrics(&self) -> BTreeSet<(String, String, String, BTreeSet<String>)> {
         let metrics = self.received.metrics.lock().unwrap().clone();
         metrics

@@ -1,5 +1,5 @@
-//! docker-compose.yml against the programs: a variable that no program reads
-//! is a mistake that nothing else would show.
+//! Compares docker-compose.yml with the programs: no other check detects a variable that no program
+//! reads.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::support::{repository_file, yaml};
 
 const FILE: &str = "docker-compose.yml";
 
-/// Variables that are not ours: the AWS SDK's and OpenTelemetry's.
+/// Variables of the AWS SDK and of OpenTelemetry, which the programs do not define themselves.
 const FOREIGN: [&str; 7] = [
     "AWS_REGION",
     "AWS_ACCESS_KEY_ID",
@@ -22,8 +22,8 @@ const FOREIGN: [&str; 7] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];
 
-/// Compose services that run a program of ours, with its sub-command's name in
-/// all-in-one, whose options are the program's own.
+/// Compose services that run a program of this repository, each with its sub-command of all-in-one,
+/// which has the same options.
 const OURS: [&str; 4] = ["provision", "order-api", "outbox-relay", "inventory-worker"];
 
 fn services() -> Map<String, Value> {
@@ -84,7 +84,7 @@ fn every_value_is_accepted_by_its_program() {
         let cli = Cli::command();
         let options = cli.find_subcommand(name).unwrap();
         let environment = services[name]["environment"].as_object().unwrap();
-        // As options, since the environment is the whole test process's.
+        // As options, because the environment belongs to the whole test process.
         let as_options = environment.iter().filter_map(|(variable, value)| {
             let option = options.get_arguments().find(|option| {
                 option
@@ -156,7 +156,7 @@ fn services_start_after_their_dependencies_and_have_health_checks() {
         assert_eq!(condition("provision", on), "service_healthy");
     }
     for name in ["order-api", "outbox-relay", "inventory-worker"] {
-        // Also what makes `up --wait` accept that `provision` ends.
+        // This also makes `up --wait` accept that `provision` exits.
         assert_eq!(
             condition(name, "provision"),
             "service_completed_successfully"
@@ -171,7 +171,7 @@ fn services_start_after_their_dependencies_and_have_health_checks() {
         {
             assert!(
                 services.contains_key(on),
-                "{name} needs {on}, which is no service"
+                "{name} depends on {on}, which is not a service"
             );
         }
         let check = &service["healthcheck"]["test"];
@@ -248,7 +248,7 @@ fn monitoring_mounts_the_files_of_the_repository() {
         };
         texts(&volumes).iter().map(mount).collect()
     };
-    // Where the image looks for prometheus.yml, which names alerts.yml.
+    // Path at which the image expects prometheus.yml, which names alerts.yml.
     let prometheus = [("deploy/prometheus".to_owned(), "/etc/prometheus".to_owned())];
     assert_eq!(mounts("prometheus"), prometheus);
 
@@ -274,7 +274,7 @@ fn monitoring_mounts_the_files_of_the_repository() {
 #[test]
 fn every_program_is_scraped_and_every_data_source_is_a_service() {
     let services = services();
-    // The service's own port is the one that is published.
+    // The published port is that of the service.
     let serves = |address: &str| {
         let (host, port) = address.split_once(':').unwrap();
         let ports = services[host]["ports"].clone();

@@ -1,6 +1,6 @@
-//! Alerts, dashboard and runbook against each other and against the documented
-//! metrics, which `metrics` holds against the programs: a query with a name
-//! that nobody exports shows nothing, and never fails.
+//! Compares alerts, dashboard and runbook with each other and with the documented metrics, which
+//! `metrics` compares with the programs: a query for a metric that no program exports shows nothing
+//! and never fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -45,7 +45,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&repository_file(DASHBOARD)).unwrap()
 }
 
-/// Every object of a document that has the member `name`.
+/// Returns every object of a document that has the member `name`.
 fn with_member<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| with_member(item, name, found)),
@@ -84,7 +84,7 @@ fn queries() -> Vec<String> {
 struct Named {
     /// Names of series, each with the labels it is selected by.
     series: Vec<(String, Vec<String>)>,
-    /// Labels that are grouped by or joined on.
+    /// Labels for grouping and joining.
     labels: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ impl ExprVisitor for Named {
 /// Returns the labels of the series `name`, or `None` if it does not exist.
 fn labels_of(name: &str, documented: &BTreeMap<String, Metric>) -> Option<BTreeSet<String>> {
     let mut labels: BTreeSet<_> = TARGET_LABELS.map(str::to_owned).into();
-    // Made by Prometheus itself.
+    // Produced by Prometheus itself.
     match name {
         "up" => return Some(labels),
         "ALERTS" => {
@@ -165,7 +165,7 @@ fn every_query_uses_exported_metrics() {
         let mut known = BTreeSet::new();
         for (name, selected_by) in named.series {
             let labels = labels_of(&name, &documented)
-                .unwrap_or_else(|| panic!("nothing exports {name}: {query}"));
+                .unwrap_or_else(|| panic!("no program exports {name}: {query}"));
             for label in selected_by {
                 assert!(labels.contains(&label), "{name} has no {label}: {query}");
             }

@@ -1,4 +1,4 @@
-//! `healthcheck`: what the containers run.
+//! `healthcheck`, the health check of the containers.
 
 use test_support::{PATIENCE, eventually};
 use tokio::net::TcpListener;

@@ -51,7 +51,7 @@ async fn idle_services_use_almost_no_cpu() {
     println!("idle: {:.1} % of a core", share * 100.0);
     assert!(
         share < ALLOWED,
-        "{:.1} % of a core, ticks in all: {each:?}",
+        "{:.1} % of a core, ticks of each: {each:?}",
         share * 100.0
     );
 }

@@ -1,5 +1,5 @@
-//! The documented metrics are those that the programs export, over Prometheus
-//! and over OTLP, with values that agree with what happened.
+//! The documented metrics are those that the programs export, over Prometheus and over OTLP, with
+//! values that agree with the traffic.
 
 use std::collections::BTreeSet;
 
@@ -20,10 +20,9 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// Five orders that are processed, one that is rejected, one delivery that
-    /// comes twice, one event that is quarantined, one item that is no event
-    /// and one dead letter.
-    async fn happened() -> Self {
+    /// Produces five processed orders, a rejected one, a duplicate delivery, a quarantined event,
+    /// an item that is not an event, and a dead letter.
+    async fn generate() -> Self {
         let collector = Collector::start().await;
         let stack = Stack::start(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint),
@@ -68,8 +67,8 @@ impl Traffic {
         Scrape::of(&service.url("/metrics")).await
     }
 
-    /// Waits for the last counts of all: the second delivery, and what the
-    /// sweeper finds in the table.
+    /// Waits for the counts that change last: the second delivery, and the events that the sweeper
+    /// finds in the table.
     async fn counted(&self) {
         let counted = eventually(PATIENCE, || async {
             let worker = self.scrape("inventory-worker").await;
@@ -136,14 +135,14 @@ async fn put_event(stack: &Stack, aggregate_id: &str, status: &str, payload: &st
         .unwrap();
 }
 
-/// Waits until orders and events are what they will be.
+/// Waits until all orders and events have their final status.
 async fn settled(stack: &Stack) {
     let settled = eventually(PATIENCE, || async {
         let left = (
             stack.without_status("orders", "PROCESSED").await,
             stack.without_status("outbox", "PUBLISHED").await,
         );
-        // The one that is REJECTED, and the one that is FAILED.
+        // One order is REJECTED, one event FAILED.
         let orders = stack.scan("orders").await;
         let created = orders
             .iter()
@@ -175,13 +174,13 @@ async fn deliver_again(stack: &Stack, order_id: &str) {
 
 #[tokio::test]
 async fn documented_metrics_are_exported_with_plausible_values() {
-    let traffic = Traffic::happened().await;
+    let traffic = Traffic::generate().await;
     let documented = catalogue();
     for (service, _) in &traffic.services {
         let scrape = traffic.scrape(service).await;
         let of_service = documented.iter().filter(|(_, m)| m.service == *service);
         let mut names: BTreeSet<_> = of_service.clone().map(|(name, _)| name.as_str()).collect();
-        // OpenTelemetry's own, about the process.
+        // The label of OpenTelemetry about the process.
         names.insert("target_info");
         let exported: BTreeSet<_> = scrape.types.keys().map(String::as_str).collect();
         assert_eq!(exported, names, "{service}");
@@ -227,7 +226,7 @@ fn values_of_the_relay(relay: &Scrape) {
     assert_eq!(quarantined("too_large"), Some(0.0));
     let skipped = |reason| relay.value("outbox_events_skipped_total", &[("reason", reason)]);
     assert_eq!(skipped("not_pending"), Some(1.0));
-    // The marks of what was published, and of what was quarantined.
+    // Marks of published and of quarantined events.
     assert!(skipped("not_insert").unwrap() >= 1.0);
     for never in [
         "outbox_stream_gaps_total",
@@ -261,7 +260,7 @@ fn values_of_the_worker(worker: &Scrape) {
 
 #[tokio::test]
 async fn the_same_metrics_arrive_over_otlp() {
-    let traffic = Traffic::happened().await;
+    let traffic = Traffic::generate().await;
     let documented: BTreeSet<_> = catalogue()
         .into_iter()
         .map(|(name, metric)| (metric.service, name, metric.kind, metric.labels))

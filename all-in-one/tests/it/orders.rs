@@ -1,5 +1,5 @@
-//! Thousands of orders through all processes: each processed once, each event
-//! published, stock conserved to the unit.
+//! Thousands of orders through all processes: each is processed once, each event is published, and
+//! the stock is conserved.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,15 +15,14 @@ use crate::support::{Order, Stack, post_order};
 const CONNECTIONS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Posts the orders `from..to` over as many connections as there are clients;
-/// `posted` counts them as they are answered.
+/// Posts the orders `from..to` over one connection for each client; `posted` counts the responses.
 async fn post(api: String, from: usize, to: usize, posted: watch::Sender<usize>) -> Vec<Order> {
     let next = Arc::new(AtomicUsize::new(from));
     let mut connections = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let (api, next, posted) = (api.clone(), Arc::clone(&next), posted.clone());
         connections.spawn(async move {
-            // A client of its own has a connection of its own.
+            // A separate client has a separate connection.
             let http = reqwest::Client::new();
             let mut orders = Vec::new();
             loop {
@@ -95,7 +94,7 @@ async fn thousands_of_orders_have_their_effect_once_despite_a_relay_kill() {
         let first = 2_000 + round * 50;
         let (posted, mut count) = watch::channel(0);
         let posting = tokio::spawn(post(api.url(""), first, first + 50, posted));
-        // In the middle of it, with events read, sent and marked in part.
+        // At this time some events are read, some sent and some marked.
         count.wait_for(|count| *count >= 25).await.unwrap();
         relay.kill().await.unwrap();
         relay = stack.service("outbox-relay").await;

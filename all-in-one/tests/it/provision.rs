@@ -1,4 +1,4 @@
-//! `provision` on any endpoint, here the embedded one.
+//! `provision` against an endpoint, here the embedded cloud.
 
 use local_cloud::{Config, LocalCloud};
 

@@ -1,4 +1,4 @@
-//! The relay publishes what a program in another language writes.
+//! The relay publishes events written by a program in another language.
 
 use serde_json::{Value, json};
 use test_support::{PATIENCE, eventually};

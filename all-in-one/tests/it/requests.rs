@@ -1,5 +1,4 @@
-//! How many requests to AWS an order costs: what docs/operations.md reckons
-//! with, counted.
+//! Counts the AWS requests per order on which the cost estimate in docs/operations.md is based.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -45,7 +44,7 @@ impl Counted {
     }
 }
 
-/// By operation.
+/// Requests by operation.
 #[derive(Debug)]
 struct Requests(BTreeMap<String, Count>);
 
@@ -54,7 +53,7 @@ impl Requests {
         self.0.get(operation).copied().unwrap_or_default()
     }
 
-    /// One request for up to `most` of the orders.
+    /// Asserts one entry for each order, in requests of at most `most` entries.
     fn check_batches(&self, operation: &str, most: usize) {
         let count = self.of(operation);
         assert_eq!(count.entries, ORDERS, "{operation} {self:?}");
@@ -87,10 +86,10 @@ async fn post_all(api: &str) {
     connections.join_all().await;
 }
 
-/// Waits until the relay has the shard for longer than a lease duration. Before,
-/// it looks up whether an earlier owner has sent what it reads.
-async fn without_doubt(relay: &Counted) {
-    // Up to 200 ms lie between two of them.
+/// Waits until the relay has owned the shard for longer than a lease duration. Until then it looks
+/// up whether an earlier owner has sent the events that it reads.
+async fn owned_for_a_lease(relay: &Counted) {
+    // Two reads are up to 200 ms apart.
     let enough = 20;
     let read = eventually(PATIENCE, || async {
         let reads = relay.requests().of("GetRecords").requests;
@@ -112,13 +111,13 @@ async fn settled(stack: &Stack) {
     settled.await.unwrap();
 }
 
-/// The size of an item as DynamoDB counts it: names and values. These tables
-/// hold strings, numbers, and lists and maps of them.
+/// Returns the size of an item as DynamoDB counts it: names and values. These tables contain
+/// strings, numbers, and lists and maps of these.
 fn size(item: &HashMap<String, AttributeValue>) -> usize {
     fn of_value(value: &AttributeValue) -> usize {
         match value {
             AttributeValue::S(text) => text.len(),
-            // A byte for two digits, and one more.
+            // One byte for two digits, and one more.
             AttributeValue::N(number) => number.len().div_ceil(2) + 1,
             AttributeValue::L(list) => 3 + list.iter().map(|v| 1 + of_value(v)).sum::<usize>(),
             AttributeValue::M(map) => 3 + map.len() + size(map),
@@ -136,11 +135,11 @@ async fn an_order_costs_the_requests_stated_in_the_runbook() {
     let api = Counted::start(&stack, "order-api").await;
     let relay = Counted::start(&stack, "outbox-relay").await;
     let worker = Counted::start(&stack, "inventory-worker").await;
-    without_doubt(&relay).await;
+    owned_for_a_lease(&relay).await;
     post_all(&api.service.url("")).await;
     settled(&stack).await;
 
-    // Order, event and key in one transaction, and nothing else.
+    // Order, event and key in one transaction, and no other request.
     let requests = api.requests();
     let transactions = requests.of("TransactWriteItems");
     assert_eq!(transactions.requests, ORDERS);
@@ -174,7 +173,7 @@ async fn an_order_costs_the_requests_stated_in_the_runbook() {
         "{requests:?}"
     );
 
-    // So each write of one of them is one unit.
+    // So each write of one of them costs one unit.
     for table in ["orders", "outbox", "idempotency_keys", "inventory"] {
         let items = stack.scan(table).await;
         let largest = items.iter().map(size).max().unwrap();
@@ -187,13 +186,13 @@ async fn an_order_costs_the_requests_stated_in_the_runbook() {
 /// Counts the requests of idle programs.
 async fn idle(relay: &Counted, worker: &Counted) {
     let before = (relay.requests(), worker.requests());
-    // A measurement over time, not a wait for something.
+    // A measurement over time, not a wait for a condition.
     tokio::time::sleep(WATCHED).await;
     for (operation, most) in [
         ("GetRecords", 5.5),
-        // The leases, four times in a lease duration at most.
+        // Reads of the leases, at most four times per lease duration.
         ("Query", 5.0),
-        // Two leases, thrice in a lease duration.
+        // Renewals of two leases, three times per lease duration.
         ("PutItem", 7.0),
         ("SendMessageBatch", 0.0),
         ("BatchExecuteStatement", 0.0),

@@ -1,5 +1,5 @@
-//! An event that an operator has sent again goes on in its order's trace: each
-//! sending has a span of its own there.
+//! An event that an operator sends again stays in the trace of its order: each send has a span of
+//! its own there.
 
 use test_support::{PATIENCE, eventually};
 
@@ -18,9 +18,9 @@ fn in_trace<'a>(spans: &'a [Span], order: &Placed, name: &str) -> Vec<&'a Span> 
     of_order.filter(|span| span.name == name).collect()
 }
 
-/// What holds for every sending: below the span whose context is stored, and
-/// linked with the request that carried it, in both directions.
-fn check_sending(spans: &[Span], order: &Placed, send: &Span) {
+/// Asserts that a send span is a child of the span whose context is stored, and that it and the
+/// request that carried it are linked in both directions.
+fn check_send_span(spans: &[Span], order: &Placed, send: &Span) {
     let create = in_trace(spans, order, "create outbox")[0];
     assert_eq!(send.parent, create.span_id);
     assert_eq!(
@@ -57,7 +57,7 @@ async fn a_retried_event_is_sent_within_its_original_trace() {
     });
     failed.await.unwrap();
 
-    // An operator mends the routes, and sends what failed.
+    // An operator corrects the routes and sends the failed event again.
     assert!(traced.relay.terminate().await.unwrap().success());
     let routes = ("RELAY_ROUTES", "order.*=order-events");
     traced.relay = traced.stack.service_with("outbox-relay", &[routes]).await;
@@ -77,7 +77,7 @@ async fn a_retried_event_is_sent_within_its_original_trace() {
         .await;
     let send = in_trace(&spans, &order, "send order-events")[0];
     assert_eq!(send.attributes["outbox.path"], "sweep");
-    check_sending(&spans, &order, send);
+    check_send_span(&spans, &order, send);
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_replayed_event_has_two_send_spans_and_one_effect() {
         .await;
     let sendings = in_trace(&spans, &order, "send order-events");
     for send in &sendings {
-        check_sending(&spans, &order, send);
+        check_send_span(&spans, &order, send);
     }
     let paths: Vec<_> = sendings
         .iter()

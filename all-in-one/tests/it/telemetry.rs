@@ -11,8 +11,8 @@ use crate::support::{Traced, item, repository_file};
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// Posts an order, waits until all its spans have arrived, and takes it with
-/// its spans and its stored event.
+/// Posts an order, waits until all its spans have arrived, and returns it with its spans and its
+/// stored event.
 async fn order(traced: &Traced, traceparent: Option<&str>) -> TracedOrder {
     let placed = traced.place(traceparent).await;
     let stored = item(&traced.stack.dynamodb, &placed.id).await;
@@ -66,8 +66,8 @@ impl TracedOrder {
         span
     }
 
-    /// The request that carried the message; it has its own trace or not, as
-    /// it may carry messages of many.
+    /// Returns the span of the request that carried the message. It may be in another trace,
+    /// because a request may carry messages of several orders.
     fn batch(&self) -> &Span {
         let creation = (self.trace.clone(), self.created.clone());
         self.spans
@@ -159,7 +159,7 @@ impl TracedOrder {
                 ("messaging.batch.message_count", "1"),
             ],
         );
-        // Neither more nor less than the page says.
+        // Exactly the documented attributes.
         for span in [server, create, send, process, batch] {
             let found: BTreeSet<_> = span.attributes.keys().cloned().collect();
             assert_eq!(found, documented(&span.name), "{}", span.name);
@@ -184,8 +184,9 @@ fn documented(span: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn attributes(span: &Span, wanted: &[(&str, &str)]) {
-    for (name, value) in wanted {
+/// Asserts that the span has these attributes.
+fn attributes(span: &Span, expected: &[(&str, &str)]) {
+    for (name, value) in expected {
         let found = span.attributes.get(*name).map(String::as_str);
         assert_eq!(found, Some(*value), "{name} of {span:#?}");
     }

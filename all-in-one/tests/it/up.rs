@@ -1,4 +1,4 @@
-//! `up`: what it prints, how it ends, what it survives.
+//! `up`: its output, its end, and its behaviour after failures.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::support::{self, Up, get_order, item, post_order, runs};
 /// Time limit stated in the README.
 const PROCESSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Posts an order and waits until it is PROCESSED; how long that took.
+/// Posts an order, waits until it is PROCESSED and returns the time that took.
 async fn place_order(up: &Up, http: &reqwest::Client, n: usize) -> Duration {
     let api = up.url("order-api");
     let order = post_order(http, &api, n).await;
@@ -143,8 +143,8 @@ async fn a_killed_service_is_restarted_and_orders_are_processed_again() {
 
 #[tokio::test]
 async fn a_trace_context_is_stored_without_an_exporter() {
-    // Where OTLP would go by default; if the port is taken, nothing is shown
-    // about exporting, but everything about the stored context.
+    // The default OTLP endpoint. If the port is in use, the test shows nothing about exporting, but
+    // still verifies the stored context.
     let otlp = TcpListener::bind("127.0.0.1:4317").await;
     let up = Up::start(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).await;
     let order = post_order(&reqwest::Client::new(), &up.url("order-api"), 1).await;

@@ -71,7 +71,7 @@ pub(crate) enum Claim {
 /// The tokens of the last 10 minutes.
 #[derive(Debug, Default)]
 pub(crate) struct ClientRequestTokens {
-    // Held for a look-up and an insertion, never across an await.
+    // Locked for one lookup and insertion, never across an await.
     kept: Mutex<Kept>,
 }
 

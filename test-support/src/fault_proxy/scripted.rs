@@ -1,4 +1,4 @@
-//! A proxy for tests: counts requests and injects the faults that a test asks for.
+//! A proxy for tests: counts requests and injects the faults that a test requests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,8 +88,8 @@ pub struct Count {
     pub entries: usize,
 }
 
-/// A proxy that forwards everything until a test tells it otherwise. Its listener and connections
-/// close when it is dropped.
+/// A proxy that forwards every request until a test configures a fault. Its listener and
+/// connections close when it is dropped.
 pub struct Proxy {
     url: String,
     state: Arc<State>,
@@ -118,7 +118,7 @@ impl Proxy {
     /// Starts a proxy in front of the service at `target`, given as `http://ADDRESS:PORT`.
     ///
     /// # Errors
-    /// When `target` is not a URL or no port is free.
+    /// `target` is not a URL, or no port is free.
     pub async fn start(target: impl AsRef<str>) -> io::Result<Self> {
         let target = target.as_ref();
         let service: Uri = target
@@ -211,7 +211,7 @@ impl Proxy {
     /// Waits until a request is held, at most [`PATIENCE`].
     ///
     /// # Errors
-    /// When no request is held by then.
+    /// No request is held by then.
     pub async fn holds(&self) -> Result<(), &'static str> {
         eventually(PATIENCE, || async {
             (self.held() > 0).then_some(()).ok_or("no request is held")

@@ -115,7 +115,7 @@ async fn accept<H: Handler>(listener: TcpListener, handler: Arc<H>, tasks: Arc<T
                 service_fn(move |request| respond(Arc::clone(&handler), request)),
             );
         tasks.spawn(async move {
-            // An error is a cut that the handler asked for, or the end of the client.
+            // An error is a cut that the handler requested, or the end of the client.
             let _ = connection.await;
         });
     }

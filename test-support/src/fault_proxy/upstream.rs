@@ -37,7 +37,7 @@ impl Upstream {
     /// Forwards a request unchanged, except for the headers that belong to its connection.
     ///
     /// # Errors
-    /// When the service is unreachable or closes the connection.
+    /// The service is unreachable or closes the connection.
     pub async fn send(&self, aws: &AwsRequest) -> Result<AwsResponse, Cut> {
         let uri = match aws.service {
             CloudService::Dynamodb => &self.dynamodb,

@@ -1,8 +1,7 @@
 //! Verifies the checks: a worker that applies every delivery is detected.
 //!
-//! The worker is this test itself, run again by a script in place of the real
-//! one: a program that only a test needs would be built and shipped with the
-//! others.
+//! The worker is this test binary, run by a script in place of the real worker: a separate program
+//! would be built and shipped with the others.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::run;
 
-/// Set for the process that is to be the worker.
+/// Environment variable of the process that acts as the worker.
 const AS_WORKER: &str = "CHAOS_BROKEN_WORKER";
 
 const THIS_TEST: &str = "chaos::broken_worker::a_worker_that_applies_every_delivery_is_detected";
@@ -45,7 +44,7 @@ async fn a_worker_that_applies_every_delivery_is_detected() {
     ])
     .await;
     assert_eq!(ended.code(), Some(1), "{}", ended.text());
-    // Stock is moved once too often, and settled orders change again.
+    // Stock is reserved twice, and settled orders change again.
     let violated = ended.violated();
     for invariant in ["stock", "settled"] {
         assert!(
@@ -56,7 +55,7 @@ async fn a_worker_that_applies_every_delivery_is_detected() {
     assert!(ended.text().contains("violations"), "{}", ended.text());
 }
 
-/// A worker without the condition that makes repetitions harmless.
+/// Runs a worker without the condition that makes duplicate deliveries harmless.
 async fn work() {
     let clients = Clients::from_env().await.unwrap();
     let stop = CancellationToken::new();
@@ -93,12 +92,12 @@ async fn take(clients: &Clients, url: &str) {
     for message in messages.unwrap_or_default() {
         let body: Value = serde_json::from_str(message.body().unwrap()).unwrap();
         apply(clients, &body["data"]).await;
-        let receipt = message.receipt_handle().unwrap();
+        let handle = message.receipt_handle().unwrap();
         let deleted = clients
             .sqs
             .delete_message()
             .queue_url(url)
-            .receipt_handle(receipt);
+            .receipt_handle(handle);
         if let Err(error) = deleted.send().await {
             eprintln!("{error}");
         }

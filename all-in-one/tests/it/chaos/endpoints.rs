@@ -1,4 +1,4 @@
-//! Against a DynamoDB and an SQS that are not its own.
+//! Runs against a DynamoDB and an SQS that the run did not start.
 
 use local_cloud::{Config, LocalCloud};
 use test_support::{PATIENCE, eventually};
@@ -90,7 +90,7 @@ async fn a_permanently_unavailable_service_ends_the_run_early() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("could not be written"), "{stderr}");
-    // Everything is tried, not only until something fails.
+    // Every resource is attempted, also after a failure.
     for left in ["table `orders-chaos", "queue `order-events-chaos"] {
         assert!(stderr.contains(left), "no {left} in {stderr}");
     }

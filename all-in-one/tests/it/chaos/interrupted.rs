@@ -1,4 +1,4 @@
-//! Ctrl-C.
+//! Interrupted runs.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use tokio::net::TcpListener;
 use super::{alone, chaos};
 use crate::support::{runs, signal};
 
-/// Far less than requests wait for their answers.
+/// Time limit for the end, far below the timeouts of the requests.
 const FORCED_WITHIN: Duration = Duration::from_secs(4);
 
-/// API, two relays, two workers.
+/// Number of processes: API, two relays, two workers.
 const PROCESSES: usize = 5;
 
 #[tokio::test]
 async fn ctrl_c_ends_the_run_and_every_process() {
     let _alone = alone().await;
     let folder = tempfile::tempdir().unwrap();
-    // Nothing is killed, so that each process there is at one moment is the one
-    // that has to be gone.
+    // No process is killed, so the processes found at one moment are those that must have exited in
+    // the end.
     let arguments = ["--duration", "10m", "--faults", "latency", "--rate", "10"];
     let child = chaos(&arguments, &folder).spawn().unwrap();
     let pid = child.id().unwrap();
@@ -63,7 +63,7 @@ async fn a_second_ctrl_c_ends_the_run_despite_an_unresponsive_service() {
         .expect("it connects to the service")
         .unwrap();
 
-    // Signals close together are one wish, so it takes several.
+    // Signals in quick succession count as one, so several are sent.
     let ended = eventually(FORCED_WITHIN, || {
         signal(pid, Signal::SIGINT);
         let ended = child.try_wait().unwrap();
@@ -73,7 +73,7 @@ async fn a_second_ctrl_c_ends_the_run_despite_an_unresponsive_service() {
     let output = child.wait_with_output().await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("interrupted"), "{stderr}");
-    // The resources that may be left are named.
+    // The message names the resources that may remain.
     assert!(stderr.contains("-chaos-"), "{stderr}");
 }
 

@@ -1,4 +1,4 @@
-//! `chaos` as people run it, briefly.
+//! Short runs of `chaos`, from the command line.
 
 mod broken_worker;
 mod endpoints;
@@ -34,7 +34,7 @@ fn chaos(arguments: &[&str], folder: &TempDir) -> Command {
         .args([PathBuf::from("--html"), file("report.html")])
         .args([PathBuf::from("--history"), file("history.json")])
         .args([PathBuf::from("--logs"), file("logs")])
-        // A machine that is busy with other tests is slow.
+        // Other tests may slow the machine down.
         .args(["--drain-limit", "120s"])
         .env("TMPDIR", folder.path())
         .stdin(Stdio::null())

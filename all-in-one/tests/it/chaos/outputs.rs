@@ -12,7 +12,7 @@ async fn a_failed_output_does_not_prevent_the_others() {
     let html = folder.path().join("report.html");
     let logs = folder.path().join("logs");
     std::fs::create_dir(&logs).unwrap();
-    // It can be opened, and not be written to.
+    // This file can be opened, but not written.
     let full = PathBuf::from("/dev/full");
     std::os::unix::fs::symlink(&full, logs.join("relay-1.log")).unwrap();
     let output = tokio::process::Command::new(BINARY)

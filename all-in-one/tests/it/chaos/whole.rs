@@ -1,11 +1,11 @@
-//! A run with everything in it.
+//! Runs with all faults.
 
 use serde_json::Value;
 
 use super::{Ended, run};
 use crate::support::runs;
 
-/// Names as in `--faults`.
+/// Names of the faults, as in `--faults`.
 const FAULTS: [&str; 16] = [
     "kill",
     "kill-all",
@@ -25,8 +25,8 @@ const FAULTS: [&str; 16] = [
     "reorder-delivery",
 ];
 
-/// Those that need the right request at the right moment: a short run of
-/// everything may go by without one of them.
+/// Faults that need a certain request at a certain time: a short run with all faults may not inject
+/// each of them.
 const FAULTS_OF_CHANCE: [&str; 4] = [
     "kill-after-send",
     "partial-statement",
@@ -67,9 +67,9 @@ fn gaps_counted(history: &Value) -> u64 {
     each.sum()
 }
 
-/// A run whose recoveries were in time, or the last of three. On a machine that
-/// is busy with other tests a limit of a second may be missed once; a system
-/// that is slow misses it always. Whatever else is wrong counts at once.
+/// Returns a run whose recoveries were within their limits, or the last of three. On a machine that
+/// is busy with other tests a limit of one second may be exceeded once; a slow system exceeds it
+/// always. Any other violation is returned at once.
 async fn in_time() -> Ended {
     let mut last = None;
     for seed in ["1", "2", "3"] {
@@ -93,8 +93,8 @@ async fn in_time() -> Ended {
     last.expect("there were three runs")
 }
 
-/// How often two workers were handed one message within a time in which no
-/// worker is done with one: that takes two requests to DynamoDB and SQS.
+/// Returns how often two workers received one message within a time in which no worker can complete
+/// it, since that takes two requests, to DynamoDB and SQS.
 fn held_by_two(history: &Value) -> usize {
     const AT_ONCE_MS: u64 = 5;
     let deliveries = history["deliveries"].as_array().unwrap();
@@ -120,7 +120,7 @@ async fn guarantees_hold_under_all_faults() {
     assert_eq!(ended.code(), Some(0), "{}", ended.text());
 
     let report = ended.report();
-    // It has a lull for each of these, and their recoveries were in time.
+    // The run has a quiet phase for each of these, and their recoveries were within the limit.
     for trigger in ["relay-killed", "relay-stopped"] {
         let recovery = report["recovery"].as_array().unwrap();
         let of = recovery.iter().find(|of| of["trigger"] == trigger).unwrap();

@@ -1,5 +1,5 @@
-//! The metrics as docs/operations.md documents them: the one list that the
-//! programs, the alerts and the dashboard are held against.
+//! The metrics documented in docs/operations.md: the list with which the programs, the alerts and
+//! the dashboard are compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ pub(crate) struct Metric {
     pub(crate) service: String,
 }
 
-/// Every documented metric by its name.
+/// Returns every documented metric by its name.
 pub(crate) fn catalogue() -> BTreeMap<String, Metric> {
     let text = repository_file(OPERATIONS);
     let section = text

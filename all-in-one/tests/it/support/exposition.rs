@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One line of a scrape.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    /// With its suffix, such as `_bucket`.
+    /// Name with its suffix, such as `_bucket`.
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) value: f64,
 }
 
-/// An answer of `/metrics`.
+/// A response of `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Scrape {
     pub(crate) text: String,
-    /// The type of each metric by its name.
+    /// Types of the metrics by name.
     pub(crate) types: BTreeMap<String, String>,
     pub(crate) samples: Vec<Sample>,
 }
@@ -46,8 +46,8 @@ impl Scrape {
         }
     }
 
-    /// The samples of a metric; those of a histogram are its buckets, its sum
-    /// and its count.
+    /// Returns the samples of a metric; those of a histogram are its buckets, its sum and its
+    /// count.
     pub(crate) fn of_metric<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| {
             let rest = sample.name.strip_prefix(name);
@@ -55,14 +55,13 @@ impl Scrape {
         })
     }
 
-    /// The labels of a metric, without a bucket's bound.
+    /// Returns the labels of a metric, without the bound of a bucket.
     pub(crate) fn labels(&self, name: &str) -> BTreeSet<String> {
         let labels = self.of_metric(name).flat_map(|s| s.labels.keys().cloned());
         labels.filter(|label| label != "le").collect()
     }
 
-    /// The value of the one sample that has this name and at least these
-    /// labels.
+    /// Returns the value of the one sample that has this name and at least these labels.
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let mut found = self.samples.iter().filter(|sample| {
             let has = |(label, value): &(&str, &str)| {
@@ -76,7 +75,7 @@ impl Scrape {
     }
 }
 
-/// `name{label="value",…} number`
+/// Parses `name{label="value",…} number`.
 fn sample(line: &str) -> Sample {
     let (series, value) = line.rsplit_once(' ').unwrap();
     let (name, labels) = match series.split_once('{') {

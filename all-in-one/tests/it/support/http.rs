@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// An order as the API answered it.
+/// An order as the API returned it.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) id: String,
@@ -10,7 +10,7 @@ pub(crate) struct Order {
     pub(crate) quantity: u64,
 }
 
-/// The `n`-th order of a test: its SKU and quantity follow from `n`.
+/// Returns the body of the `n`-th order of a test; `n` determines its SKU and quantity.
 pub(crate) fn order_body(n: usize) -> Value {
     json!({
         "customer_id": format!("c-{n}"),
@@ -23,7 +23,7 @@ pub(crate) fn order_body(n: usize) -> Value {
     })
 }
 
-/// Posts one order to the API at `api`; it has to be created.
+/// Posts one order to the API at `api` and asserts that it is created.
 pub(crate) async fn post_order(http: &reqwest::Client, api: &str, n: usize) -> Order {
     let answer = http
         .post(format!("{api}/orders"))

@@ -1,5 +1,5 @@
-//! What the tests share: the binary, `up` as a process, the services on an
-//! embedded cloud, clients.
+//! Support for the tests: the binary, `up` as a process, the services on an embedded cloud,
+//! clients.
 
 mod catalogue;
 mod exposition;
@@ -25,7 +25,7 @@ pub(crate) const ANY: &str = "127.0.0.1:0";
 
 /// Returns `true` if a process runs; a process that was not waited for does not count.
 pub(crate) fn runs(pid: u32) -> bool {
-    // The state is the first field after the name, which may hold anything.
+    // The state is the first field after the name, which may contain any character.
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !stat
             .rsplit(") ")

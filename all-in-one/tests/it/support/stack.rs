@@ -27,7 +27,7 @@ pub(crate) async fn provision(cloud: &LocalCloud, arguments: &[&str]) -> std::pr
 }
 
 impl Stack {
-    /// A provisioned and stocked cloud; services get `environment` too.
+    /// Starts a provisioned and stocked cloud; `environment` is passed to the services.
     pub(crate) async fn start(environment: &[(&str, &str)]) -> Self {
         let cloud = LocalCloud::start(Config::default()).await.unwrap();
         let provisioned = provision(&cloud, &["--stock"]).await;
@@ -49,7 +49,7 @@ impl Stack {
                 ]
                 .map(|name| (name.to_owned(), ANY.to_owned())),
             )
-            // As `up` does, so that a restarted relay takes its leases back.
+            // As in `up`: a restarted relay acquires its leases again.
             .chain([("RELAY_INSTANCE_ID".to_owned(), "relay-1".to_owned())])
             .collect();
         Self {
@@ -64,7 +64,7 @@ impl Stack {
         self.service_with(name, &[]).await
     }
 
-    /// Starts with additional variables, which take precedence.
+    /// Starts a service with additional variables, which take precedence.
     pub(crate) async fn service_with(&self, name: &str, environment: &[(&str, &str)]) -> Service {
         let mut variables = self.environment.clone();
         variables.extend(
@@ -85,7 +85,7 @@ impl Stack {
             .unwrap()
     }
 
-    /// All items of a table.
+    /// Returns all items of a table.
     pub(crate) async fn scan(&self, table: &str) -> Vec<HashMap<String, AttributeValue>> {
         self.dynamodb
             .scan()

@@ -21,7 +21,7 @@ pub(crate) struct Placed {
 }
 
 impl Traced {
-    /// Starts with additional variables for all three.
+    /// Starts the services with additional variables for all three.
     pub(crate) async fn start(environment: &[(&str, &str)]) -> Self {
         let collector = Collector::start().await;
         let own = [
@@ -57,7 +57,7 @@ impl Traced {
         }
     }
 
-    /// Waits until no order is CREATED any more, and no event PENDING.
+    /// Waits until no order is CREATED and no event is PENDING.
     pub(crate) async fn settled(&self) {
         let settled = eventually(PATIENCE, || async {
             let orders = self.stack.without_status("orders", "PROCESSED").await;

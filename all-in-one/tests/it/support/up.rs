@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use super::{ANY, BINARY};
 
-/// Every address `up` listens on.
+/// Environment variables of the addresses on which `up` listens.
 const LISTEN: [&str; 5] = [
     "ALL_IN_ONE_DYNAMODB_LISTEN",
     "ALL_IN_ONE_SQS_LISTEN",
@@ -32,7 +32,7 @@ pub(crate) struct Up {
 type Lines = Arc<Mutex<Vec<String>>>;
 
 impl Up {
-    /// Starts it without waiting for anything.
+    /// Starts it without waiting.
     pub(crate) fn spawn(environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(BINARY)
@@ -108,7 +108,7 @@ impl Up {
             .collect()
     }
 
-    /// Every child there has been.
+    /// Returns the pids of all children so far.
     pub(crate) fn children(&self) -> Vec<u32> {
         ["order-api", "outbox-relay", "inventory-worker"]
             .iter()
@@ -128,7 +128,7 @@ impl Up {
             .unwrap()
     }
 
-    /// Files it left behind.
+    /// Returns the files that it left.
     pub(crate) fn leftovers(&self) -> Vec<std::path::PathBuf> {
         std::fs::read_dir(self.folder.path())
             .unwrap()
@@ -148,7 +148,7 @@ impl Up {
     }
 }
 
-/// Gathers lines until the other side closes.
+/// Collects lines until the other side closes.
 fn collect(from: impl AsyncRead + Send + Unpin + 'static) -> Lines {
     let lines = Lines::default();
     let gathered = Arc::clone(&lines);
