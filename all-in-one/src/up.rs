@@ -26,7 +26,7 @@ pub(crate) const SERVICES: [&str; 3] = ["order-api", "outbox-relay", "inventory-
 const RELAY_INSTANCE: &str = "relay-1";
 
 /// Starts everything, prints the addresses, and stops everything in order when `stopping` is
-/// cancelled. No process and no file is left, whatever the outcome.
+/// cancelled. No process and no file is left, regardless of the outcome.
 pub(crate) async fn run(options: UpOptions, stopping: Stopping) -> Result<(), UpError> {
     let program = std::env::current_exe().map_err(UpError::Program)?;
     let ports = Ports::reserve(&options)?;

@@ -145,7 +145,7 @@ impl Backend {
         Ok(stock)
     }
 
-    /// Returns the final state, once no process runs any more. `before` is the stock at the start.
+    /// Returns the final state, after every process has exited. `before` is the stock at the start.
     pub(super) async fn end(
         &self,
         recorder: &Recorder,

@@ -24,7 +24,7 @@ pub(super) struct KillRequest {
 impl KillSwitch {
     /// Creates a switch and the receiver for the supervisor.
     pub(super) fn new() -> (Self, KillRequests) {
-        // Each request waits for its answer, so requests hardly ever queue up.
+        // Each request waits for its response, so requests hardly ever queue up.
         let (requests, received) = mpsc::channel(8);
         (Self(requests), received)
     }

@@ -41,7 +41,7 @@ pub(super) struct OrderWorkload {
     url: String,
     recorder: Arc<Recorder>,
     seed: u64,
-    /// Cancelled when clients must not retry any more.
+    /// Cancelled when clients must stop retrying.
     pub(super) give_up: CancellationToken,
 }
 

@@ -33,7 +33,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const IN_FLIGHT: usize = 16 * 10 + outbox_relay::policy::mark_queue::MAX_UNMARKED;
 
 /// Runs `program` as the services, injects faults and checks the result. No process and no table is
-/// left, whatever the outcome.
+/// left, regardless of the outcome.
 ///
 /// # Errors
 /// [`ChaosError::Violated`] if a guarantee did not hold; any other error if that could not be

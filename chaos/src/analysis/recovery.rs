@@ -100,7 +100,7 @@ pub(crate) struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// Returns `true` if the limit applies: there is one, and there was no other disturbance.
+    /// Returns `true` if the trigger has a limit and no other disturbance occurred.
     pub(crate) const fn is_judged(&self, lease_duration_ms: u64) -> bool {
         self.trigger.limit(lease_duration_ms).is_some() && self.disturbed_by.is_none()
     }

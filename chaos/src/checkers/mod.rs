@@ -32,7 +32,8 @@ pub(super) struct Violation {
     pub invariant: Invariant,
     /// Milliseconds since the start of the run; `None` for a violation without a time.
     pub at: Option<u64>,
-    /// What was expected and observed, with the ids and processes to search the logs for.
+    /// Description of the expectation and the observation, with the ids and processes to search
+    /// the logs for.
     pub what: String,
 }
 
@@ -79,7 +80,7 @@ impl Invariant {
         Self::RecoveryJudged,
     ];
 
-    /// Returns the condition that holds if there is no violation.
+    /// Returns the condition that holds unless it is violated.
     pub(super) const fn statement(self) -> &'static str {
         match self {
             Self::Answers => {

@@ -41,7 +41,7 @@ pub(crate) struct ActiveFaults {
 enum Phase {
     Faults,
     Quiet,
-    /// No fault begins any more.
+    /// No further fault begins.
     Ended,
 }
 

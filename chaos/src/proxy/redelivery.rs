@@ -145,7 +145,7 @@ mod tests {
         let random = &mut fastrand::Rng::with_seed(1);
         let mut empty = json!({});
         assert_eq!(delivered.repeat(&receive(10), &mut empty, random), None);
-        assert_eq!(empty, json!({}), "as SQS answers when there is nothing");
+        assert_eq!(empty, json!({}), "the response of SQS without messages");
 
         delivered.remember(&[message(1)]);
         let mut full = json!({"Messages": [message(2)]});

@@ -54,7 +54,10 @@ fn orders(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     let answers: Vec<String> = orders
         .answers
         .iter()
-        .map(|(answer, &number)| format!("{} × {answer}", count(number)))
+        .map(|(answer, &number)| match answer.as_str() {
+            "none" => format!("{} × no response", count(number)),
+            status => format!("{} × {status}", count(number)),
+        })
         .collect();
     let requested = count(orders.wanted);
     let requests = count(orders.requests);

@@ -52,7 +52,11 @@ impl Upstream {
             request.headers_mut().remove(name);
         }
         let failed = |error: &dyn std::error::Error| {
-            tracing::debug!(%error, operation = aws.operation, "a service did not answer the proxy");
+            tracing::debug!(
+                %error,
+                operation = aws.operation,
+                "request to the service failed; the proxy cuts the connection"
+            );
             Cut
         };
         let response = self.client.request(request).await;
