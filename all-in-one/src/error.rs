@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use chaos::ChaosError;
 use shared::provision::ProvisionError;
 
-use crate::supervisor::NotReady;
+use crate::services::NotReady;
 
 /// Reason why `up`, `cloud` or `chaos` ended with an error.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@
 //! ```text
 //!                        ┌─ cloud: LocalCloud, in this process
 //! cli ─▶ commands ─▶ up ─┼─ shared::provision: tables, queue, stock
-//!           │            ├─ supervisor ─▶ this executable again, as a service
-//!           │            │                (child_entry, which exits when `up` has exited)
+//!           │            ├─ services ─▶ this executable again, as a service
+//!           │            │              (child_entry, which exits when `up` has exited)
 //!           │            └─ banner: endpoints, for the terminal
 //!           └─▶ chaos::run, with this executable as the program to start
 //! ```
@@ -15,7 +15,7 @@
 //! - [`cli`]: sub-commands and options.
 //! - `commands`: runs each sub-command, on a runtime of its own.
 //! - `up`: starts everything, waits for a signal, stops everything in order.
-//! - `supervisor`: keeps the children running.
+//! - `services`: keeps the children running.
 //! - `readiness`: polls `/readyz`; also the `healthcheck` sub-command.
 //! - `child_entry`: entry point of a child that `test_support::child_process` starts.
 
@@ -26,7 +26,7 @@ mod cloud;
 mod commands;
 mod error;
 mod readiness;
-mod supervisor;
+mod services;
 mod up;
 
 pub use commands::run;

@@ -15,7 +15,7 @@ use crate::cli::UpOptions;
 use crate::cloud;
 use crate::error::UpError;
 use crate::readiness::Probe;
-use crate::supervisor::Supervisor;
+use crate::services::Supervisor;
 
 /// Names of the services and of their sub-commands, in the order in which they stop, so that the
 /// last accepted orders are still published and processed.

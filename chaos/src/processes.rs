@@ -2,13 +2,13 @@
 //! into it and records its incarnations.
 
 mod gaps;
-mod process_supervisor;
+mod process_recorder;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use process_supervisor::ProcessSupervisor;
+use process_recorder::ProcessSupervisor;
 use test_support::child_process::Spec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
