@@ -15,7 +15,7 @@
 //! - [`cli`]: sub-commands and options.
 //! - `commands`: runs each sub-command, on a runtime of its own.
 //! - `up`: starts everything, waits for a signal, stops everything in order.
-//! - `services`: keeps the children running.
+//! - `services`: the supervisor of each service; logs its events.
 //! - `readiness`: polls `/readyz`; also the `healthcheck` sub-command.
 //! - `child_entry`: entry point of a child that `test_support::child_process` starts.
 

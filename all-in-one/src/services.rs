@@ -1,12 +1,12 @@
-//! Supervises the services: starts them, restarts those that end, and stops them in order.
+//! The supervisors of all services: starts them, reports their events, and stops them in order.
 
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use test_support::child_process::{Process, Spec};
-use tokio::sync::watch;
+use test_support::child_process::Spec;
+use test_support::supervisor::{Commands, Event, RestartPolicy, Started, Supervisor};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::readiness::Probe;
@@ -14,21 +14,16 @@ use crate::readiness::Probe;
 /// Time limit for the first readiness of a service.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Delay before a restart: the first value after a long uptime, doubled after every early end, at
-/// most the second value.
-const MIN_RESTART_DELAY: Duration = Duration::from_millis(100);
-const MAX_RESTART_DELAY: Duration = Duration::from_secs(5);
-
-/// Uptime after which an end is not attributed to the start.
-const STABLE_UPTIME: Duration = Duration::from_secs(10);
-
-/// Time after the grace period until a service is killed: it abandons unfinished work 2 s after the
-/// grace period, and flushes telemetry for at most 5 s.
-const PAST_GRACE: Duration = Duration::from_secs(8);
+/// Restarts a service at once, unless it ends again and again.
+const RESTART: RestartPolicy = RestartPolicy::Backoff {
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(5),
+    stable_uptime: Duration::from_secs(10),
+};
 
 /// All services, in the order in which they are stopped.
 #[derive(Debug)]
-pub(crate) struct Supervisor {
+pub(crate) struct Services {
     services: Vec<Service>,
 }
 
@@ -65,7 +60,7 @@ pub(crate) enum NotReady {
     },
 }
 
-impl Supervisor {
+impl Services {
     /// Starts `specs`, each with the base URL of its readiness check. `grace` is the grace period
     /// of the services; `force` kills them instead.
     pub(crate) fn start(
@@ -76,19 +71,33 @@ impl Supervisor {
         let start = |(spec, url): (Spec, String)| {
             let stop = CancellationToken::new();
             let (report, state) = watch::channel(State::Starting);
-            let supervised = ServiceTask {
-                spec: spec.clone(),
-                report,
-                patience: grace + PAST_GRACE,
+            let supervisor = Supervisor {
+                restart: RESTART,
+                grace,
+                // Services receive no commands.
+                requests: Commands::new().1,
                 stop: stop.clone(),
                 force: force.clone(),
+                heal: CancellationToken::new(),
+            };
+            let (events, received) = mpsc::unbounded_channel();
+            let name = spec.name;
+            let of_incarnation = {
+                let spec = spec.clone();
+                move |_| spec.clone()
+            };
+            let task = async move {
+                tokio::join!(
+                    supervisor.run(of_incarnation, events),
+                    report_events(name, received, report),
+                );
             };
             Service {
                 spec,
                 url,
                 state,
                 stop,
-                task: tokio::spawn(supervised.keep_running()),
+                task: tokio::spawn(task),
             }
         };
         Self {
@@ -147,94 +156,48 @@ impl Service {
     }
 }
 
-/// Task that supervises one service.
-struct ServiceTask {
-    spec: Spec,
-    report: watch::Sender<State>,
-    patience: Duration,
-    stop: CancellationToken,
-    force: CancellationToken,
-}
-
-impl ServiceTask {
-    async fn keep_running(self) {
-        let service = self.spec.name;
-        let mut early_ends = 0;
-        while !self.stop.is_cancelled() {
-            let started = Instant::now();
-            let how = match self.spec.spawn() {
-                Ok(process) => {
-                    let pid = process.pid();
-                    tracing::info!(service, pid, "service started");
-                    self.report.send_replace(State::Running { pid });
-                    let Some(how) = self.until_ended(process).await else {
-                        return;
-                    };
-                    how
-                }
-                Err(error) => format!("it could not be started: {error}"),
-            };
-            early_ends = if started.elapsed() >= STABLE_UPTIME {
-                0
-            } else {
-                early_ends + 1
-            };
-            let pause = restart_delay(early_ends);
-            self.report.send_replace(State::Ended { how });
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.stop.cancelled() => {}
+/// Logs the events of `service` and keeps its state, until its supervisor ends.
+async fn report_events(
+    service: &'static str,
+    mut events: mpsc::UnboundedReceiver<Event>,
+    state: watch::Sender<State>,
+) {
+    let mut pid = 0;
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Started(Started { pid: started, .. }) => {
+                pid = started;
+                tracing::info!(service, pid, "service started");
+                state.send_replace(State::Running { pid });
             }
+            Event::StartFailed(error) => {
+                let how = format!("it could not be started: {error}");
+                state.send_replace(State::Ended { how });
+            }
+            Event::Exited {
+                status,
+                signalled: None,
+            } => {
+                let how = status.map_or_else(|error| error.to_string(), |it| it.to_string());
+                tracing::warn!(
+                    service,
+                    pid,
+                    how,
+                    "service ended unexpectedly; restarting it"
+                );
+                state.send_replace(State::Ended { how });
+            }
+            Event::Exited { status, .. } => match status {
+                Ok(status) if status.success() => tracing::info!(service, pid, "service stopped"),
+                Ok(status) => {
+                    tracing::warn!(service, pid, %status, "service stopped with an error");
+                }
+                Err(error) => {
+                    tracing::error!(service, pid, %error, "service could not be stopped");
+                }
+            },
+            // A service is not paused, and its exit status shows that it was killed.
+            Event::Paused { .. } | Event::GraceExceeded => {}
         }
-    }
-
-    /// Waits for the end of `process`. Returns the reason, or `None` if it was stopped.
-    async fn until_ended(&self, mut process: Process) -> Option<String> {
-        let service = self.spec.name;
-        let pid = process.pid();
-        let status = tokio::select! {
-            status = process.ended() => status,
-            () = self.stop.cancelled() => {
-                match process.stop(self.patience, &self.force).await {
-                    Ok(status) if status.success() => {
-                        tracing::info!(service, pid, "service stopped");
-                    }
-                    Ok(status) => tracing::warn!(service, pid, %status, "service stopped with an error"),
-                    Err(error) => tracing::error!(service, pid, %error, "service could not be stopped"),
-                }
-                return None;
-            }
-        };
-        let how = match status {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(
-            service,
-            pid,
-            how,
-            "service ended unexpectedly; restarting it"
-        );
-        Some(how)
-    }
-}
-
-/// Returns the delay before the next start, after this many early ends.
-fn restart_delay(early_ends: u32) -> Duration {
-    let doublings = early_ends.saturating_sub(1).min(16);
-    (MIN_RESTART_DELAY * 2_u32.pow(doublings)).min(MAX_RESTART_DELAY)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn restart_delay_doubles_up_to_its_limit() {
-        assert_eq!(restart_delay(0), MIN_RESTART_DELAY);
-        assert_eq!(restart_delay(1), MIN_RESTART_DELAY);
-        assert_eq!(restart_delay(2), MIN_RESTART_DELAY * 2);
-        assert_eq!(restart_delay(7), MAX_RESTART_DELAY);
-        assert_eq!(restart_delay(u32::MAX), MAX_RESTART_DELAY);
     }
 }

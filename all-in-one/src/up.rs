@@ -15,7 +15,7 @@ use crate::cli::UpOptions;
 use crate::cloud;
 use crate::error::UpError;
 use crate::readiness::Probe;
-use crate::services::Supervisor;
+use crate::services::Services;
 
 /// Names of the services and of their sub-commands, in the order in which they stop, so that the
 /// last accepted orders are still published and processed.
@@ -60,9 +60,9 @@ async fn serve(
 
     let grace = options.process.shutdown_grace;
     let specs = specs(options, program, ports, cloud);
-    let supervisor = Supervisor::start(specs, grace, &stopping.force);
+    let services = Services::start(specs, grace, &stopping.force);
     let outcome = tokio::select! {
-        ready = supervisor.ready(&probe) => ready.map_err(UpError::from),
+        ready = services.ready(&probe) => ready.map_err(UpError::from),
         () = stopping.stop.cancelled() => Ok(()),
     };
     if outcome.is_ok() && !stopping.stop.is_cancelled() {
@@ -72,14 +72,14 @@ async fn serve(
             worker: ports.worker_admin.url(),
             dynamodb: cloud.dynamodb_url(),
             sqs: cloud.sqs_url(),
-            pids: supervisor.pids(),
+            pids: services.pids(),
             otlp: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok(),
         };
         banner.print();
         stopping.stop.cancelled().await;
         tracing::info!("stopping; press Ctrl-C again to kill the services");
     }
-    supervisor.stop().await;
+    services.stop().await;
     outcome
 }
 

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::backend::Backend;
 use super::error::ChaosError;
 use super::history::Program;
-use super::kill_switch::KillSwitch;
 use super::options::ChaosOptions;
-use super::processes::{Member, Remote, SupervisorConfig};
+use super::processes::{Member, ProcessConfig};
 use super::proxy::{ActiveFaults, Proxy};
 use super::recorder::Recorder;
+use super::remote::Remote;
 
 /// Number of requests that the API handles concurrently; its default. After a long outage more
 /// requests arrive at once, and some are rejected.
@@ -72,15 +72,14 @@ impl Cluster {
         let all = std::iter::once((Program::OrderApi, "order-api".to_owned()));
         let joined = async {
             for (kind, name) in all.chain(relays).chain(workers) {
-                let (remote, orders) = Remote::new(name);
-                let (kill_switch, kills) = KillSwitch::new();
-                let proxy = Proxy::start(active_faults, remote.name.clone(), kill_switch)
+                let (remote, requests) = Remote::new(name, Arc::clone(recorder));
+                let proxy = Proxy::start(active_faults, remote.clone())
                     .await
                     .map_err(ChaosError::Port)?;
                 let mut environment = backend.environment(proxy.url());
                 environment.extend(cluster.environment(options, kind));
                 let worker = options.worker_program.as_ref();
-                let config = SupervisorConfig {
+                let config = ProcessConfig {
                     program: kind,
                     spec: Spec {
                         name: kind.name(),
@@ -92,7 +91,6 @@ impl Cluster {
                         log_is_read: true,
                     },
                     proxy,
-                    kills,
                     recorder: Arc::clone(recorder),
                     http: http.clone(),
                     grace: GRACE,
@@ -100,7 +98,9 @@ impl Cluster {
                     heal: cluster.heal.clone(),
                     force: stopping.force.clone(),
                 };
-                cluster.members.push(Member::start(config, remote, orders));
+                cluster
+                    .members
+                    .push(Member::start(config, remote, requests));
             }
             Ok(())
         };

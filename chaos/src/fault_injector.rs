@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{Fault, FaultKind, History};
-use super::processes::Remote;
 use super::proxy::ActiveFaults;
 use super::recorder::Recorder;
+use super::remote::Remote;
 use super::schedule::{Incident, Schedule, Victim};
 
 #[derive(Debug)]

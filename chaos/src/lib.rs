@@ -17,11 +17,11 @@
 //!   [`ChaosError`].
 //! - [`backend`]: the cloud, embedded or at other endpoints; `final_state`: what it contains at the
 //!   end.
-//! - [`cluster`]: all processes and their configuration. [`processes`]: supervises one process and
-//!   sends it signals; `logs`: reads its log.
+//! - [`cluster`]: all processes and their configuration. [`processes`]: keeps one process running
+//!   and records its incarnations; `logs`: reads its log. [`remote`]: kills, terminates and pauses
+//!   it.
 //! - [`schedule`]: the times of all faults, from the seed; [`fault_injector`] executes it.
-//! - [`proxy`]: faults of requests; records what is sent and delivered. `kill_switch`: kills the
-//!   process behind a proxy.
+//! - [`proxy`]: faults of requests; records what is sent and delivered.
 //! - [`order_workload`]: clients of the API; [`sequence_workload`]: writers of events in sequence,
 //!   and their consumer.
 //! - [`recorder`]: collects the [`history`], which [`checkers`] judge, [`analysis`] evaluates and
@@ -35,7 +35,6 @@ mod error;
 mod fault_injector;
 mod final_state;
 mod history;
-mod kill_switch;
 mod logs;
 pub mod options;
 mod order_workload;
@@ -43,6 +42,7 @@ mod processes;
 mod progress;
 mod proxy;
 mod recorder;
+mod remote;
 mod report;
 mod run;
 mod schedule;

@@ -1,5 +1,5 @@
-//! The processes under test. A task for each of them keeps it running, injects the scheduled faults
-//! into it and records its incarnations.
+//! The processes under test. A task for each of them keeps it running, executes the commands of its
+//! [`Remote`] and records its incarnations.
 
 mod gaps;
 mod process_recorder;
@@ -8,88 +8,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use process_recorder::ProcessSupervisor;
+use process_recorder::ProcessRecorder;
 use test_support::child_process::Spec;
-use tokio::sync::{mpsc, oneshot, watch};
+use test_support::supervisor::{Requests, RestartPolicy, Supervisor};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::history::{FaultKind, Program};
-use super::kill_switch::KillRequests;
+use super::history::Program;
 use super::proxy::Proxy;
 use super::recorder::Recorder;
+use super::remote::Remote;
 
-/// Handle of a process: sends commands to its supervisor.
-#[derive(Clone, Debug)]
-pub(super) struct Remote {
-    pub(super) name: String,
-    commands: mpsc::Sender<Request>,
-}
-
-/// A command for a supervisor. The response is `true` if there was a process to apply it to.
-#[derive(Debug)]
-struct Request {
-    command: Command,
-    done: oneshot::Sender<bool>,
-}
-
-#[derive(Debug)]
-enum Command {
-    Kill {
-        /// Kind to be recorded; `None` if the kill is part of a larger fault.
-        kind: Option<FaultKind>,
-        pause: Duration,
-    },
-    Term {
-        pause: Duration,
-    },
-    Stop {
-        lasting: Duration,
-    },
-    /// Ends pauses and restarts the process.
-    Revive,
-}
-
-impl Remote {
-    /// Creates the handle of a process and the receiver for its supervisor.
-    pub(super) fn new(name: String) -> (Self, Requests) {
-        // Commands are executed one at a time, and the sender waits for the result.
-        let (commands, received) = mpsc::channel(8);
-        (Self { name, commands }, Requests(received))
-    }
-
-    /// Sends SIGKILL; the process is started again after `pause`. Returns once the signal is sent,
-    /// with `false` if no process was running.
-    pub(super) async fn kill(&self, kind: Option<FaultKind>, pause: Duration) -> bool {
-        self.send(Command::Kill { kind, pause }).await
-    }
-
-    /// Sends SIGTERM; the process is started again `pause` after its end.
-    pub(super) async fn terminate(&self, pause: Duration) -> bool {
-        self.send(Command::Term { pause }).await
-    }
-
-    /// Sends SIGSTOP, and SIGCONT after `lasting`.
-    pub(super) async fn stop(&self, lasting: Duration) -> bool {
-        self.send(Command::Stop { lasting }).await
-    }
-
-    /// Sends SIGCONT to a paused process; starts one that is not running.
-    pub(super) async fn revive(&self) {
-        self.send(Command::Revive).await;
-    }
-
-    async fn send(&self, command: Command) -> bool {
-        let (done, hit) = oneshot::channel();
-        let given = self.commands.send(Request { command, done }).await;
-        // The supervisor ends with the run.
-        given.is_ok() && hit.await.unwrap_or(false)
-    }
-}
-
-/// Receiver of the commands of a [`Remote`].
-#[derive(Debug)]
-pub(super) struct Requests(mpsc::Receiver<Request>);
+/// Delay before a process that ended by itself is started again.
+const RESTART: RestartPolicy = RestartPolicy::Fixed(Duration::from_millis(500));
 
 /// One supervised process, from its first start to the end of the run.
 #[derive(Debug)]
@@ -100,14 +32,12 @@ pub(super) struct Member {
     ready: watch::Receiver<Option<u64>>,
 }
 
-/// Configuration of a supervisor.
+/// Configuration of a process and its supervisor.
 #[derive(Debug)]
-pub(super) struct SupervisorConfig {
+pub(super) struct ProcessConfig {
     pub(super) program: Program,
     pub(super) spec: Spec,
     pub(super) proxy: Proxy,
-    /// Kill requests of the proxy.
-    pub(super) kills: KillRequests,
     pub(super) recorder: Arc<Recorder>,
     /// Client for the metrics of the process.
     pub(super) http: reqwest::Client,
@@ -122,21 +52,50 @@ pub(super) struct SupervisorConfig {
 }
 
 impl Member {
-    pub(super) fn start(config: SupervisorConfig, remote: Remote, requests: Requests) -> Self {
+    pub(super) fn start(config: ProcessConfig, remote: Remote, requests: Requests) -> Self {
         let stop = CancellationToken::new();
         let (first_ready, ready) = watch::channel(None);
-        let supervisor = ProcessSupervisor {
-            config,
-            name: remote.name.clone(),
-            requests: requests.0,
+        let supervisor = Supervisor {
+            restart: RESTART,
+            grace: config.grace,
+            requests,
             stop: stop.clone(),
+            force: config.force,
+            heal: config.heal,
+        };
+        let recorder = ProcessRecorder {
+            program: config.program,
+            name: remote.name.clone(),
+            recorder: config.recorder,
+            http: config.http,
+            log_file: config.log_file,
             first_ready,
+        };
+        let (spec, proxy) = (config.spec, config.proxy);
+        let name = remote.name.clone();
+        let of_incarnation = move |incarnation| {
+            proxy.set_incarnation(incarnation);
+            let mut spec = spec.clone();
+            if config.program == Program::OutboxRelay {
+                // Each incarnation has another name, as on a new machine: its leases have to expire
+                // before another relay, or the next incarnation, can acquire them.
+                let instance = format!("{name}-{incarnation}");
+                spec.environment.push(("RELAY_INSTANCE_ID", instance));
+            }
+            spec
+        };
+        let (events, received) = mpsc::unbounded_channel();
+        let task = async move {
+            tokio::join!(
+                supervisor.run(of_incarnation, events),
+                recorder.record(received),
+            );
         };
         Self {
             remote,
             stop,
             ready,
-            task: tokio::spawn(supervisor.keep_running()),
+            task: tokio::spawn(task),
         }
     }
 

@@ -48,8 +48,15 @@ impl Recorder {
 
     /// Returns the milliseconds since the start of the run; 0 before it.
     pub(super) fn now(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    /// Converts `instant` to milliseconds since the start of the run; 0 before it.
+    pub(super) fn at(&self, instant: Instant) -> u64 {
         let began = self.began.get();
-        began.map_or(0, |began| millis(began.instant.elapsed()))
+        began.map_or(0, |began| {
+            millis(instant.saturating_duration_since(began.instant))
+        })
     }
 
     /// Converts a stored timestamp to milliseconds since the start of the run. It comes from the

@@ -7,12 +7,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
-use tokio_util::sync::CancellationToken;
 
 /// Environment variable that is set if standard input is the pipe described above.
 pub const LIFELINE: &str = "ALL_IN_ONE_LIFELINE";
@@ -41,11 +39,10 @@ pub struct Spec {
     pub log_is_read: bool,
 }
 
-/// A running service; killed when dropped.
+/// A running process; killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    pid: u32,
     log: Option<ChildStderr>,
     _lifeline: Option<ChildStdin>,
 }
@@ -56,7 +53,7 @@ impl Spec {
         for name in NOT_PASSED_ON {
             command.env_remove(name);
         }
-        let mut child = command
+        command
             .arg(self.name)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env(LIFELINE, "1")
@@ -66,25 +63,29 @@ impl Spec {
             } else {
                 Stdio::inherit()
             })
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        Ok(Process {
-            pid: child.id().unwrap_or_default(),
+            .process_group(0);
+        Process::spawn(&mut command)
+    }
+}
+
+impl Process {
+    /// Starts `command`. A piped standard error becomes the log.
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let mut child = command.kill_on_drop(true).spawn()?;
+        Ok(Self {
             log: child.stderr.take(),
             // `Child::wait` would close an input that is still owned by the child.
             _lifeline: child.stdin.take(),
             child,
         })
     }
-}
 
-impl Process {
-    pub fn pid(&self) -> u32 {
-        self.pid
+    /// Returns `None` once the end of the process was observed.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
-    /// Takes the log if [`Spec::log_is_read`] is set; `None` on further calls.
+    /// Takes the log if it is read by this process; `None` on further calls.
     pub fn take_log(&mut self) -> Option<ChildStderr> {
         self.log.take()
     }
@@ -103,20 +104,11 @@ impl Process {
         self.child.wait().await
     }
 
-    /// Sends SIGTERM and waits for the end; sends SIGKILL after `patience`, or once `force` is
-    /// cancelled.
-    pub async fn stop(
-        mut self,
-        patience: Duration,
-        force: &CancellationToken,
-    ) -> io::Result<ExitStatus> {
-        self.signal(Signal::SIGTERM)?;
-        tokio::select! {
-            status = self.child.wait() => return status,
-            () = tokio::time::sleep(patience) => {}
-            () = force.cancelled() => {}
-        }
-        self.child.start_kill()?;
-        self.child.wait().await
+    /// Sends SIGKILL and waits for the end of the process.
+    ///
+    /// # Errors
+    /// The process has already ended.
+    pub(crate) async fn kill(&mut self) -> io::Result<()> {
+        self.child.kill().await
     }
 }

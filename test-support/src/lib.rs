@@ -1,11 +1,12 @@
-//! Support for the tests of services, the chaos tester and `all-in-one`: child processes, reserved
-//! ports, signals, a fault-injecting proxy, and waiting for a condition.
+//! Support for the tests of services, the chaos tester and `all-in-one`: child processes and
+//! their supervisor, reserved ports, signals, a fault-injecting proxy, and waiting for a condition.
 
 pub mod child_process;
 pub mod fault_proxy;
 pub mod reserved_port;
 mod service;
 pub mod signals;
+pub mod supervisor;
 
 use std::time::Duration;
 

@@ -7,16 +7,18 @@ use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::PATIENCE;
+use super::child_process::Process;
 
 /// A running service; killed when dropped.
 #[derive(Debug)]
 pub struct Service {
-    child: Child,
+    process: Process,
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -38,18 +40,17 @@ impl Service {
         arguments: &[&str],
         environment: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self, ServiceError> {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .envs(environment)
-            .env("LOG_FORMAT", "json")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stderr = child
-            .stderr
-            .take()
+        let mut process = Process::spawn(
+            Command::new(program)
+                .args(arguments)
+                .envs(environment)
+                .env("LOG_FORMAT", "json")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped()),
+        )?;
+        let stderr = process
+            .take_log()
             .ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let (found, mut listening) = watch::channel(None);
@@ -77,7 +78,7 @@ impl Service {
         };
         match address {
             Some(address) => Ok(Self {
-                child,
+                process,
                 address,
                 log,
             }),
@@ -96,7 +97,7 @@ impl Service {
 
     /// Returns `None` once the process has ended.
     pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+        self.process.pid()
     }
 
     /// Returns the log so far, one JSON object per line.
@@ -106,18 +107,13 @@ impl Service {
 
     /// Sends SIGKILL and waits for the end of the process.
     pub async fn kill(&mut self) -> io::Result<()> {
-        self.child.kill().await
+        self.process.kill().await
     }
 
     /// Sends SIGTERM and waits for the end of the process, at most [`PATIENCE`].
     pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGTERM,
-            )?;
-        }
-        tokio::time::timeout(PATIENCE, self.child.wait())
+        self.process.signal(Signal::SIGTERM)?;
+        tokio::time::timeout(PATIENCE, self.process.ended())
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, joined(&self.log)))?
     }

@@ -200,7 +200,7 @@ impl Interceptor {
                 at: forwarded_at,
                 answered_at,
                 response_delivered: self.is_response_delivered() && !killed,
-                relay: self.context.process.clone(),
+                relay: self.context.process.name.clone(),
                 incarnation: self.incarnation,
                 queue: sent.queue.clone(),
                 event_id: event.id,
@@ -238,7 +238,8 @@ impl Interceptor {
         let Some(pause) = self.context.active_faults.take_kill() else {
             return false;
         };
-        let killed = self.context.kill_switch.kill(pause).await;
+        let kind = Some(FaultKind::KillAfterSend);
+        let killed = self.context.process.kill(kind, pause).await;
         if !killed {
             // The relay is already ending; the kill applies to the next one.
             self.context.active_faults.arm_kill(pause);
@@ -266,7 +267,7 @@ impl Interceptor {
             let recorder = &self.context.active_faults.recorder;
             let read = TrimmedRead {
                 at: recorder.now(),
-                relay: self.context.process.clone(),
+                relay: self.context.process.name.clone(),
                 incarnation: self.incarnation,
             };
             recorder.write(|history| history.trimmed_reads.push(read));
@@ -297,7 +298,7 @@ impl Interceptor {
         let reader = ShardReader {
             at: recorder.now(),
             shard: page.shard.clone(),
-            relay: self.context.process.clone(),
+            relay: self.context.process.name.clone(),
             incarnation: self.incarnation,
         };
         recorder.write(|history| {
@@ -319,7 +320,7 @@ impl Interceptor {
             return response.into_http();
         };
         let active_faults = Arc::clone(&self.context.active_faults);
-        let process = &self.context.process;
+        let process = &self.context.process.name;
         let taken = sqs::messages(&body).to_vec();
         let mut repeated = active_faults
             .delivered
@@ -380,7 +381,7 @@ impl Interceptor {
             at: self.at,
             until,
             kind,
-            process: Some(self.context.process.clone()),
+            process: Some(self.context.process.name.clone()),
             service: Some(self.request.service),
             operation: Some(self.request.operation.clone()),
         });

@@ -34,7 +34,7 @@ use interceptor::Interceptor;
 use sampling::FaultSampler;
 use test_support::fault_proxy::{AwsRequest, Cut, Handler, HttpResponse, Listener, serve};
 
-use super::kill_switch::KillSwitch;
+use super::remote::Remote;
 
 /// The proxy of one process; serves until [`ActiveFaults::close`].
 #[derive(Debug)]
@@ -46,8 +46,7 @@ pub(super) struct Proxy {
 /// State of the proxy of one process.
 #[derive(Debug)]
 struct ProxyContext {
-    process: String,
-    kill_switch: KillSwitch,
+    process: Remote,
     incarnation: Arc<AtomicU32>,
     sampler: FaultSampler,
     active_faults: Arc<ActiveFaults>,
@@ -57,16 +56,14 @@ impl Proxy {
     /// Listens on a free port for the requests of `process`.
     pub(super) async fn start(
         active_faults: &Arc<ActiveFaults>,
-        process: String,
-        kill_switch: KillSwitch,
+        process: Remote,
     ) -> io::Result<Self> {
         let listener = Listener::bind().await?;
         let url = listener.url().to_owned();
         let incarnation = Arc::new(AtomicU32::new(0));
         let context = Arc::new(ProxyContext {
-            sampler: active_faults.sampler(&process),
+            sampler: active_faults.sampler(&process.name),
             process,
-            kill_switch,
             incarnation: Arc::clone(&incarnation),
             active_faults: Arc::clone(active_faults),
         });
