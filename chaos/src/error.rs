@@ -28,7 +28,7 @@ pub enum ChaosError {
     Log { process: String, source: io::Error },
     #[error("interrupted; nothing was checked")]
     Interrupted,
-    #[error("{0} violations of what must always hold")]
+    #[error("{0} invariant violations; see the report")]
     Violated(usize),
 }
 

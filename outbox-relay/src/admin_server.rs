@@ -86,7 +86,7 @@ pub(crate) async fn serve(
         let serving = shared::runtime::server::serve(listener, router, CancellationToken::new());
         tokio::select! {
             served = serving => if let Err(error) = served {
-                tracing::error!(%error, "the admin port failed");
+                tracing::error!(%error, "serving the admin port failed; health checks, metrics and the console are unavailable until a restart");
             },
             () = console.poll_tables() => {}
         }

@@ -126,7 +126,7 @@ impl Sweeper {
         if count > 0 {
             tracing::warn!(
                 count,
-                "pending events that the stream can no longer deliver are published by the sweeper"
+                "publishing pending events that the stream can no longer deliver"
             );
         }
         candidates.is_full()

@@ -6,18 +6,18 @@ use crate::ports::{EntryFailure, SendError};
 /// Handling of a failed send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// Retry indefinitely: the event is not at fault. The kind is a metric label and the span
+    /// Retry indefinitely: the event is not the cause. The kind is a metric label and the span
     /// attribute `error.type`.
     Outage { kind: String },
     /// The queue will never accept this message.
     Rejected { failure: String },
-    /// The request was refused because of an entry that the error does not name: send the entries
+    /// The request was rejected because of an entry that the error does not name: send the entries
     /// one by one.
     Split,
 }
 
-/// Error codes of SQS that blame the message. An operator may correct the cause of every other
-/// error: permissions, keys, quotas, a missing queue.
+/// Error codes of SQS whose cause is the message itself. An operator may correct the cause of every
+/// other error: permissions, keys, quotas, a missing queue.
 const MESSAGE_AT_FAULT: [&str; 6] = [
     "InvalidMessageContents",
     "InvalidParameterValue",
@@ -27,19 +27,19 @@ const MESSAGE_AT_FAULT: [&str; 6] = [
     "BatchRequestTooLong",
 ];
 
-/// Returns `true` if the code blames the message. SDKs and services write codes as `Code`,
+/// Returns `true` if the message itself causes the error. SDKs and services write codes as `Code`,
 /// `CodeException`, `AWS.SimpleQueueService.Code` or `com.amazonaws.sqs#Code`.
-fn blames_the_message(code: &str) -> bool {
+fn is_message_error(code: &str) -> bool {
     let code = code.rsplit(['.', '#']).next().unwrap_or(code);
     MESSAGE_AT_FAULT.contains(&code)
 }
 
 /// Returns the handling of a failed entry of a batch that was otherwise accepted.
 pub fn of_entry(failure: &EntryFailure) -> ErrorClass {
-    if failure.sender_fault && blames_the_message(&failure.code) {
+    if failure.sender_fault && is_message_error(&failure.code) {
         ErrorClass::Rejected {
             failure: format!(
-                "the queue refused it: {}: {}",
+                "SQS rejected the message: {}: {}",
                 failure.code, failure.message
             ),
         }
@@ -54,12 +54,12 @@ pub fn of_entry(failure: &EntryFailure) -> ErrorClass {
 pub fn of_batch(error: &SendError, entries: usize) -> ErrorClass {
     match error {
         SendError::Unavailable { kind, .. } => ErrorClass::Outage { kind: kind.clone() },
-        SendError::Refused { code, message } if blames_the_message(code) => {
+        SendError::Refused { code, message } if is_message_error(code) => {
             if entries > 1 {
                 ErrorClass::Split
             } else {
                 ErrorClass::Rejected {
-                    failure: format!("the queue refused it: {code}: {message}"),
+                    failure: format!("SQS rejected the message: {code}: {message}"),
                 }
             }
         }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_error_that_blames_the_message_rejects_it() {
+    fn only_message_errors_reject_an_event() {
         assert!(matches!(
             entry("InvalidMessageContents", true),
             ErrorClass::Rejected { .. }

@@ -204,7 +204,7 @@ async fn a_quarantine_is_counted_once_when_it_is_written_or_read_repeatedly() {
     let second = stage.relay(&[("RELAY_CONSUMER_GROUP", "other")]).await;
     let log = eventually(DEADLINE, || async {
         let log = second.log();
-        if log.contains("already settled") {
+        if log.contains("quarantine skipped") {
             Ok(log)
         } else {
             Err(log)

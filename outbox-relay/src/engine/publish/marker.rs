@@ -141,7 +141,7 @@ impl Marker {
                         tracing::error!(
                             aggregate_id = mark.key.aggregate_id,
                             sequence = mark.key.sequence,
-                            "event is published, but its item cannot be marked; it stays PENDING"
+                            "event is published, but its item rejects the mark; it stays PENDING and may be sent again"
                         );
                     }
                     self.marked.insert(mark.key, ());

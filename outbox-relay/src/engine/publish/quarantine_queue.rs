@@ -169,7 +169,7 @@ impl QuarantineQueue {
                     reason = rejected.reason,
                     failure = rejected.failure,
                     trace_id = rejected.trace_id,
-                    "event quarantined: it can never be sent as it is"
+                    "event quarantined; correct the cause and retry it, or discard it"
                 );
             }
             MarkOutcome::Impossible => tracing::error!(
@@ -178,14 +178,14 @@ impl QuarantineQueue {
                 reason = rejected.reason,
                 failure = rejected.failure,
                 trace_id = rejected.trace_id,
-                "event can never be sent as it is, and its item cannot be updated; it stays PENDING"
+                "event could not be quarantined: its item rejects the update; it stays PENDING; correct or delete the item"
             ),
             // Usually the event was read a second time.
             MarkOutcome::NotPending | MarkOutcome::TryAgain => tracing::info!(
                 aggregate_id,
                 sequence,
                 reason = rejected.reason,
-                "event that can never be sent as it is was already settled"
+                "quarantine skipped: the event is no longer PENDING"
             ),
         }
     }

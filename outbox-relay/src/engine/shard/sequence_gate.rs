@@ -89,7 +89,7 @@ impl SequenceGate {
                         shard = %self.dispatcher.shard.id,
                         event_id = read.event.event_id,
                         count,
-                        "earlier events of the aggregate were pending and had not been read; they are published from the table"
+                        "predecessors of the event were not read from the stream; publishing them from the table"
                     );
                 }
             }
@@ -109,7 +109,7 @@ impl SequenceGate {
             tracing::info!(
                 shard = %self.dispatcher.shard.id,
                 count = settled,
-                "events that were already settled are skipped"
+                "skipped events that were already settled"
             );
         }
         waiting
