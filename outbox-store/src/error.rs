@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use shared::aws::error::{Causes, ErrorClass, classify, describe};
 
-use crate::EventKey;
+use crate::item::EventKey;
 
 /// Error of a request to one of the two tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,9 +1,11 @@
 //! The lease table: which instance reads which shard, and its checkpoint.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use outbox::timestamp::Timestamp;
 
-use crate::shard::{SequenceNumber, ShardId};
+use crate::shard::{SequenceNumber, Shard, ShardId};
 
 /// Lease of one shard of a stream, for one consumer group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,4 +119,32 @@ pub trait LeaseTable: Send + Sync {
     /// Deletes the lease of a shard that is no longer listed, if it has no owner and its epoch is
     /// still that of `seen`.
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError>;
+}
+
+/// Returns `shards` and, in addition, the shards that other instances have registered in the lease
+/// table since they were listed. Without these an instance would request leases that it then does
+/// not acquire, and the sweeper would pass events that are still in those shards.
+///
+/// A lease whose parent is known belongs to an existing shard, because no shard is trimmed before
+/// its parent. Any other lease may belong to a shard that no longer exists.
+pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
+    let mut known: BTreeSet<_> = shards.iter().map(|shard| shard.id.clone()).collect();
+    loop {
+        let before = shards.len();
+        for lease in leases {
+            if let Some(parent) = &lease.parent
+                && known.contains(parent)
+                && known.insert(lease.shard.clone())
+            {
+                shards.push(Shard {
+                    id: lease.shard.clone(),
+                    parent: lease.parent.clone(),
+                });
+            }
+        }
+        // Leases are sorted by shard id, which is mostly the order of generations: few passes.
+        if shards.len() == before {
+            return shards;
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! The outbox and lease tables as the relay and operators know them. Only this crate issues
-//! requests to the two tables, and only it knows the attributes that are added to an event after
-//! its writer stored it.
+//! requests to the two tables, and it writes the attributes that are added to an event after its
+//! writer stored it.
 //!
 //! - [`outbox_table`]: [`OutboxTable`], what the relay does with events, and its delivery contract.
-//! - [`lease_table`]: [`LeaseTable`], who reads which shard and how far, and its contract.
+//! - [`lease_table`]: [`LeaseTable`], which instance reads which shard and how far, and its
+//!   contract.
+//! - `item`: items of the outbox table and their keys.
 //! - [`shard`]: shards of the outbox table's stream.
 //! - `stored_event`: an event as the table has it, malformed or not; `event_filter` selects events
 //!   of a list, `page_token` merges and continues lists.
@@ -16,6 +18,7 @@
 pub mod dynamodb;
 mod error;
 mod event_filter;
+mod item;
 pub mod lease_table;
 pub mod outbox_table;
 mod page_token;
@@ -24,11 +27,13 @@ mod stored_event;
 
 pub use error::TableError;
 pub use event_filter::{EventFilter, EventState, TypePattern};
-pub use lease_table::{Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, SWEEPER};
+pub use item::{EventKey, Item, is_number};
+pub use lease_table::{
+    Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, SWEEPER, with_registered,
+};
 pub use outbox_table::{
-    EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
-    is_number,
+    MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
 };
 pub use page_token::{EventPage, PageToken};
-pub use shard::{SequenceNumber, Shard, ShardId, with_registered};
+pub use shard::{SequenceNumber, Shard, ShardId};
 pub use stored_event::{StoredEvent, StoredEventDetail};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use outbox::item::attribute;
 use serde::{Deserialize, Serialize};
 
-use crate::stored_event::text;
+use crate::item::text;
 use crate::{EventKey, Item, StoredEvent, TableError};
 
 /// Token of the next page: for each partition, the last event of the pages before. Opaque to

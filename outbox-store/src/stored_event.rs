@@ -9,7 +9,7 @@ use outbox::item::attribute;
 use outbox::trace_context::TraceContext;
 use serde::Serialize;
 
-use crate::{EventKey, Item};
+use crate::item::{EventKey, Item, number, text};
 
 /// A stored event without its payload. Texts are as stored, whatever their writer made of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -123,14 +123,4 @@ impl StoredEventDetail {
                 .map(|error| error.to_string()),
         })
     }
-}
-
-/// Returns the attribute `name` if it is a string.
-pub(crate) fn text(item: &Item, name: &str) -> Option<String> {
-    item.get(name)?.as_s().ok().cloned()
-}
-
-/// Returns the attribute `name` if it is a number that `T` can represent.
-pub(crate) fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
-    item.get(name)?.as_n().ok()?.parse().ok()
 }

@@ -14,10 +14,21 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// Path of a module from its crate's root; empty for the root itself.
 type Module = Vec<String>;
 
-/// The modules of one crate and the modules that each of them refers to.
+/// What one module refers to and re-exports.
+#[derive(Debug, Default)]
+struct References {
+    /// Paths that begin with `crate`, `self` or `super`.
+    paths: Vec<Vec<String>>,
+    /// Names that the module re-exports, with their paths as seen from the module.
+    exports: BTreeMap<String, Vec<String>>,
+    /// Submodules, with the bodies of the inline ones.
+    submodules: Vec<(String, Option<TokenStream>)>,
+}
+
+/// The modules of one crate.
 #[derive(Debug, Default)]
 struct Crate {
-    paths: BTreeMap<Module, Vec<Vec<String>>>,
+    modules: BTreeMap<Module, References>,
 }
 
 impl Crate {
@@ -43,10 +54,10 @@ impl Crate {
     }
 
     fn read_tokens(&mut self, tokens: TokenStream, folder: &Path, module: Module) {
-        let mut paths = Vec::new();
-        let mut submodules = Vec::new();
-        scan(tokens, &mut paths, &mut submodules);
-        self.paths.insert(module.clone(), paths);
+        let mut references = References::default();
+        scan(tokens, &mut references);
+        let submodules = std::mem::take(&mut references.submodules);
+        self.modules.insert(module.clone(), references);
         for (name, body) in submodules {
             let mut child = module.clone();
             child.push(name.clone());
@@ -69,19 +80,35 @@ impl Crate {
     /// Returns every reference from one module to another.
     fn references(&self) -> BTreeSet<(Module, Module)> {
         let mut references = BTreeSet::new();
-        for (module, paths) in &self.paths {
-            for path in paths {
-                let Some(mut target) = absolute(module, path) else {
-                    continue;
-                };
-                // The rest of the path names an item of the module.
-                while !self.paths.contains_key(&target) {
-                    target.pop();
+        for (module, content) in &self.modules {
+            for path in &content.paths {
+                if let Some(target) = self.defining_module(module, path) {
+                    references.insert((module.clone(), target));
                 }
-                references.insert((module.clone(), target));
             }
         }
         references
+    }
+
+    /// Returns the module that defines what `path` names as seen from `module`. Follows re-exports.
+    fn defining_module(&self, module: &Module, path: &[String]) -> Option<Module> {
+        let path = absolute(module, path)?;
+        let mut found = Module::new();
+        for (at, segment) in path.iter().enumerate() {
+            found.push(segment.clone());
+            if self.modules.contains_key(&found) {
+                continue;
+            }
+            found.pop();
+            // The segment is an item of the module or a name that it re-exports.
+            let Some(export) = self.modules[&found].exports.get(segment) else {
+                break;
+            };
+            let mut target = export.clone();
+            target.extend_from_slice(&path[at + 1..]);
+            return self.defining_module(&found, &target);
+        }
+        Some(found)
     }
 
     /// Returns the cycles among sibling modules, each as the list of its members.
@@ -155,16 +182,12 @@ fn absolute(module: &Module, path: &[String]) -> Option<Module> {
     Some(absolute)
 }
 
-/// Collects the paths in `tokens` that begin with `crate`, `self` or `super`, and the submodules
-/// with their inline bodies. Skips what `#[cfg(test)]` applies to.
-fn scan(
-    tokens: TokenStream,
-    paths: &mut Vec<Vec<String>>,
-    submodules: &mut Vec<(String, Option<TokenStream>)>,
-) {
+/// Collects the paths, re-exports and submodules in `tokens`. Skips what `#[cfg(test)]` applies to.
+fn scan(tokens: TokenStream, found: &mut References) {
     let tokens: Vec<_> = tokens.into_iter().collect();
     let mut at = 0;
     let mut is_test = false;
+    let mut is_public = false;
     while let Some(token) = tokens.get(at) {
         at += 1;
         match token {
@@ -173,6 +196,23 @@ fn scan(
                     is_test |= attribute.stream().to_string().replace(' ', "") == "cfg(test)";
                     at += 1;
                 }
+            }
+            TokenTree::Ident(word) if *word == "pub" => {
+                is_public = true;
+                // `pub(crate)`
+                if let Some(TokenTree::Group(_)) = tokens.get(at) {
+                    at += 1;
+                }
+                continue;
+            }
+            TokenTree::Ident(word) if *word == "use" => {
+                let end = tokens[at..].iter().position(is_punct(';'));
+                let end = end.map_or(tokens.len(), |end| at + end);
+                if !is_test {
+                    read_use(&tokens[at..end], &[], is_public, found);
+                }
+                is_test = false;
+                at = end + 1;
             }
             TokenTree::Ident(word) if *word == "mod" => {
                 let Some(TokenTree::Ident(name)) = tokens.get(at) else {
@@ -184,16 +224,20 @@ fn scan(
                 };
                 at += 2;
                 if !std::mem::take(&mut is_test) {
-                    submodules.push((name.to_string(), body));
+                    found.submodules.push((name.to_string(), body));
                 }
             }
-            TokenTree::Ident(word) if ["crate", "self", "super"].iter().any(|w| word == w) => {
-                let prefix = vec![word.to_string()];
-                at += read_path(&tokens[at..], prefix, is_test, paths);
+            TokenTree::Ident(word) if is_local(&word.to_string()) => {
+                let (path, read) = read_path(&tokens[at - 1..]);
+                // `self` alone is a receiver.
+                if path.len() > 1 && !is_test {
+                    found.paths.push(path);
+                }
+                at += read - 1;
             }
             TokenTree::Group(group) => {
                 if !is_test {
-                    scan(group.stream(), paths, submodules);
+                    scan(group.stream(), found);
                 }
                 if group.delimiter() == Delimiter::Brace {
                     is_test = false;
@@ -202,53 +246,64 @@ fn scan(
             TokenTree::Punct(punct) if punct.as_char() == ';' => is_test = false,
             _ => {}
         }
+        is_public = false;
     }
 }
 
-/// Reads `::a::b` or `::{a, b::c}` behind `prefix` and returns the number of tokens read.
-fn read_path(
-    tokens: &[TokenTree],
-    mut prefix: Vec<String>,
-    is_test: bool,
-    paths: &mut Vec<Vec<String>>,
-) -> usize {
+/// Reads the tree of a `use` declaration below `prefix`.
+fn read_use(tokens: &[TokenTree], prefix: &[String], is_public: bool, found: &mut References) {
+    let (tail, read) = read_path(tokens);
+    let mut path = prefix.to_vec();
+    // `a::{self}` is `a`.
+    path.extend(
+        tail.into_iter()
+            .filter(|part| prefix.is_empty() || part != "self"),
+    );
+    if let Some(TokenTree::Group(list)) = tokens[read..]
+        .iter()
+        .find(|t| matches!(t, TokenTree::Group(_)))
+    {
+        let list: Vec<_> = list.stream().into_iter().collect();
+        for entry in list.split(is_punct(',')).filter(|entry| !entry.is_empty()) {
+            read_use(entry, &path, is_public, found);
+        }
+        return;
+    }
+    if path.first().is_some_and(|first| is_local(first)) {
+        found.paths.push(path.clone());
+    } else {
+        // From a submodule, or from another crate: that resolves to the module itself.
+        path.insert(0, "self".to_owned());
+    }
+    let name = match tokens.last() {
+        Some(TokenTree::Ident(name)) if is_public => name.to_string(),
+        _ => return,
+    };
+    found.exports.insert(name, path);
+}
+
+/// Reads `a::b::c` and returns it with the number of tokens read.
+fn read_path(tokens: &[TokenTree]) -> (Vec<String>, usize) {
+    let mut path = Vec::new();
     let mut at = 0;
-    loop {
+    while let Some(TokenTree::Ident(segment)) = tokens.get(at) {
+        path.push(segment.to_string());
+        at += 1;
         match tokens.get(at..at + 3) {
-            Some([TokenTree::Punct(a), TokenTree::Punct(b), next])
-                if a.as_char() == ':' && b.as_char() == ':' =>
-            {
-                match next {
-                    TokenTree::Ident(segment) => prefix.push(segment.to_string()),
-                    TokenTree::Group(list) => {
-                        let list: Vec<_> = list.stream().into_iter().collect();
-                        for entry in
-                            list.split(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == ','))
-                        {
-                            if let Some((TokenTree::Ident(first), rest)) = entry.split_first() {
-                                let mut path = prefix.clone();
-                                // `a::{self}` is `a`.
-                                if first != "self" {
-                                    path.push(first.to_string());
-                                }
-                                read_path(rest, path, is_test, paths);
-                            }
-                        }
-                        return at + 3;
-                    }
-                    // `::*` and `::<`
-                    _ => break,
-                }
-                at += 3;
-            }
+            Some([a, b, TokenTree::Ident(_)]) if is_punct(':')(a) && is_punct(':')(b) => at += 2,
             _ => break,
         }
     }
-    // `self` alone is a receiver, `super::*` in a test module names the parent.
-    if prefix.len() > 1 && !is_test {
-        paths.push(prefix);
-    }
-    at
+    (path, at)
+}
+
+/// Returns `true` if a path that begins with `word` is a path in the same crate.
+fn is_local(word: &str) -> bool {
+    ["crate", "self", "super"].contains(&word)
+}
+
+fn is_punct(character: char) -> impl Fn(&TokenTree) -> bool {
+    move |token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == character)
 }
 
 /// Returns the `src` folders of all crates of the repository.
@@ -297,6 +352,12 @@ fn a_cycle_is_found_through_a_use_list_an_expression_and_a_macro() {
         ("c/inner.rs", "fn g() { println!(\"{}\", crate::a::A) }"),
     ];
     assert_eq!(cycles_of(&cycle), [["a", "b", "c"]]);
+    let through_a_re_export = [
+        ("lib.rs", "mod a; mod b; pub use b::{B as C};"),
+        ("a.rs", "use crate::C;"),
+        ("b.rs", "use crate::a::A;"),
+    ];
+    assert_eq!(cycles_of(&through_a_re_export), [["a", "b"]]);
     let straight = [
         root,
         (

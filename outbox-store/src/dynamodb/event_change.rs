@@ -13,10 +13,11 @@ use outbox::Status;
 use outbox::item::{attribute, pending_bucket};
 use outbox::timestamp::Timestamp;
 use serde::Serialize;
+use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
 use super::outbox_table::{item_key, number, string};
-use crate::stored_event::text;
+use crate::item::text;
 use crate::{EventKey, TableError};
 
 /// Result of a change of one event.
@@ -201,7 +202,7 @@ async fn first_that_fits(
 /// Returns `true` if the item exceeds the limit of 400 KB. DynamoDB has no code of its own for
 /// this; its text is "Item size to update has exceeded the maximum allowed size".
 fn is_too_large(error: &SdkError<UpdateItemError>) -> bool {
-    error.code() == Some("ValidationException")
+    classify(error) == ErrorClass::Rejected
         && error
             .message()
             .is_some_and(|text| text.contains("maximum allowed size"))

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::DynamoDbOutboxTable;
 use crate::TableError;
-use crate::stored_event::text;
+use crate::item::text;
 
 /// Pages of one index partition, of up to 1 MB each, that an operator's count reads. If more
 /// follow, the count is a lower bound.

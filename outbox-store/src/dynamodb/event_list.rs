@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
 use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
+use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
 use super::outbox_table::item_key;
@@ -254,7 +255,7 @@ impl Request {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        if self.start.is_some() && error.code() == Some("ValidationException") {
+        if self.start.is_some() && classify(error) == ErrorClass::Rejected {
             return TableError::InvalidPageToken;
         }
         TableError::of(table, error)

@@ -1,8 +1,8 @@
 //! Reads single events of the outbox table.
 
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use futures::future::try_join_all;
 use outbox::item::{FAILED_BUCKET, attribute, pending_buckets};
+use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
 use super::outbox_table::{item_key, string};
@@ -39,7 +39,7 @@ impl DynamoDbOutboxTable {
         match response {
             Ok(response) => Ok(response.item.is_some()),
             // No item can have such a key.
-            Err(error) if error.code() == Some("ValidationException") => Ok(false),
+            Err(error) if classify(&error) == ErrorClass::Rejected => Ok(false),
             Err(error) => Err(self.error(&error)),
         }
     }
