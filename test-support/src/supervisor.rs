@@ -226,9 +226,7 @@ impl Supervisor {
                     emit(alive.events, Event::GraceExceeded);
                     break;
                 }
-                () = self.force.cancelled(), if deadline.is_some() && self.stop.is_cancelled() => {
-                    break;
-                }
+                () = forced(&self.stop, &self.force), if deadline.is_some() => break,
             }
         }
         alive.process.signal(Signal::SIGKILL)?;
@@ -359,9 +357,57 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
+/// Waits until the process must be killed: `force` has no effect before `stop`.
+async fn forced(stop: &CancellationToken, force: &CancellationToken) {
+    stop.cancelled().await;
+    force.cancelled().await;
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_forced_stop_kills_a_process_that_a_command_terminated() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("ignores-sigterm");
+        let text = "trap '' TERM\necho ready >&2\nwhile :; do sleep 1; done\n";
+        std::fs::write(&script, text).unwrap();
+        let name: &'static str = Box::leak(script.to_str().unwrap().into());
+        let (commands, requests) = Commands::new();
+        let [stop, force, heal] = std::array::from_fn(|_| CancellationToken::new());
+        let supervisor = Supervisor {
+            restart: RestartPolicy::Fixed(Duration::ZERO),
+            grace: Duration::from_secs(600),
+            requests,
+            stop: stop.clone(),
+            force: force.clone(),
+            heal,
+        };
+        let spec = move |_| Spec {
+            name,
+            program: "/bin/sh".into(),
+            environment: Vec::new(),
+            log_is_read: true,
+        };
+        let (events, mut received) = mpsc::unbounded_channel();
+        let run = tokio::spawn(supervisor.run(spec, events));
+        let Some(Event::Started(mut started)) = received.recv().await else {
+            panic!("the script did not start");
+        };
+        let mut ready = [0; 5];
+        let log = started.log.as_mut().unwrap();
+        log.read_exact(&mut ready).await.unwrap();
+
+        let delay = Duration::ZERO;
+        commands.send(Command::Terminate { delay }).await.unwrap();
+        stop.cancel();
+        force.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(30), run).await;
+        ended.expect("the process was not killed").unwrap();
+    }
 
     #[test]
     fn restart_delay_doubles_up_to_its_limit() {
