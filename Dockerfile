@@ -8,6 +8,7 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bins \
+        -p order-api -p outbox-relay -p inventory-worker -p all-in-one \
     && mkdir /out \
     && cp target/release/order-api target/release/outbox-relay \
           target/release/inventory-worker target/release/all-in-one /out/

@@ -307,3 +307,26 @@ fn every_program_is_scraped_and_every_data_source_is_a_service() {
         );
     }
 }
+
+/// The build context of the image has no `tests` folder, and cargo rejects a manifest that names a
+/// target whose file is missing.
+#[test]
+fn manifests_name_no_target_that_the_build_context_lacks() {
+    let ignored = repository_file(".dockerignore");
+    assert!(ignored.lines().any(|line| line == "**/tests"), "{ignored}");
+    let manifest = repository_file("Cargo.toml");
+    let members = manifest.split_once("members = [").unwrap().1;
+    let members = members.split_once(']').unwrap().0;
+    for member in members
+        .split(',')
+        .map(|member| member.trim().trim_matches('"'))
+    {
+        if !member.is_empty() {
+            let manifest = repository_file(&format!("{member}/Cargo.toml"));
+            assert!(!manifest.contains("[[test]]"), "{member}/Cargo.toml");
+            let folder = member.split('/').next().unwrap();
+            let kept = format!("!{folder}");
+            assert!(ignored.lines().any(|line| line == kept), "{kept}");
+        }
+    }
+}
