@@ -80,13 +80,10 @@ impl Queue for Sqs {
         let response = match response {
             Ok(response) => response,
             Err(error) => {
-                let error = send_error(&error);
-                if let SendError::Refused { code, .. } = &error
-                    && (code.contains("QueueDoesNotExist") || code.contains("NonExistentQueue"))
-                {
+                if classify(&error) == ErrorClass::NotFound {
                     self.urls.lock().remove(queue);
                 }
-                return Err(error);
+                return Err(send_error(&error));
             }
         };
         // An entry that the response does not contain may or may not have been sent.

@@ -11,6 +11,7 @@ use aws_sdk_dynamodbstreams::types::{
 };
 use outbox::timestamp::Timestamp;
 use outbox_store::dynamodb::{DescribeStreamError, StreamDescriber};
+use shared::aws::error::{ErrorClass, classify};
 use shared::aws::{Causes, Clients};
 
 use crate::ports::{
@@ -126,7 +127,7 @@ where
     {
         Some("ExpiredIteratorException") => StreamError::Expired,
         Some("TrimmedDataAccessException") => StreamError::Trimmed,
-        Some("ResourceNotFoundException") => {
+        _ if classify(&error) == ErrorClass::NotFound => {
             StreamError::NotFound("the stream or shard does not exist".to_owned())
         }
         _ => StreamError::Unavailable(Causes(&error).to_string()),

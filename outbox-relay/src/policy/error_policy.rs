@@ -1,11 +1,13 @@
 //! Maps a failed send to its handling: an outage, which is retried, or a rejected event, which is
 //! quarantined (the "error classes" rule).
 
+use shared::aws::error::code_name;
+
 use crate::ports::{EntryFailure, SendError};
 
 /// Handling of a failed send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
+pub enum SendFailure {
     /// Retry indefinitely: the event is not the cause. The kind is a metric label and the span
     /// attribute `error.type`.
     Outage { kind: String },
@@ -16,54 +18,52 @@ pub enum ErrorClass {
     Split,
 }
 
-/// Error codes of SQS whose cause is the message itself. An operator may correct the cause of every
-/// other error: permissions, keys, quotas, a missing queue.
-const MESSAGE_AT_FAULT: [&str; 6] = [
+/// Names of the error codes of SQS whose cause is the message itself. An operator may correct the
+/// cause of every other error: permissions, keys, quotas, a missing queue.
+const MESSAGE_ERRORS: [&str; 6] = [
     "InvalidMessageContents",
     "InvalidParameterValue",
     "InvalidAttributeValue",
     "MissingParameter",
-    "MissingRequiredParameterException",
+    "MissingRequiredParameter",
     "BatchRequestTooLong",
 ];
 
-/// Returns `true` if the message itself causes the error. SDKs and services write codes as `Code`,
-/// `CodeException`, `AWS.SimpleQueueService.Code` or `com.amazonaws.sqs#Code`.
+/// Returns `true` if the message itself causes the error.
 fn is_message_error(code: &str) -> bool {
-    let code = code.rsplit(['.', '#']).next().unwrap_or(code);
-    MESSAGE_AT_FAULT.contains(&code)
+    MESSAGE_ERRORS.contains(&code_name(code))
 }
 
 /// Returns the handling of a failed entry of a batch that was otherwise accepted.
-pub fn of_entry(failure: &EntryFailure) -> ErrorClass {
+pub fn of_entry(failure: &EntryFailure) -> SendFailure {
     if failure.sender_fault && is_message_error(&failure.code) {
-        ErrorClass::Rejected {
+        SendFailure::Rejected {
             failure: format!(
                 "SQS rejected the message: {}: {}",
                 failure.code, failure.message
             ),
         }
     } else {
-        ErrorClass::Outage {
+        SendFailure::Outage {
             kind: failure.code.clone(),
         }
     }
 }
 
 /// Returns the handling of a failed batch with `entries` entries.
-pub fn of_batch(error: &SendError, entries: usize) -> ErrorClass {
+pub fn of_batch(error: &SendError, entries: usize) -> SendFailure {
     match error {
-        SendError::Unavailable { kind, .. } => ErrorClass::Outage { kind: kind.clone() },
+        SendError::Unavailable { kind, .. } => SendFailure::Outage { kind: kind.clone() },
         SendError::Refused { code, message } if is_message_error(code) => {
             if entries > 1 {
-                ErrorClass::Split
+                SendFailure::Split
             } else {
-                ErrorClass::Rejected {
+                SendFailure::Rejected {
                     failure: format!("SQS rejected the message: {code}: {message}"),
                 }
             }
         }
-        SendError::Refused { code, .. } => ErrorClass::Outage { kind: code.clone() },
+        SendError::Refused { code, .. } => SendFailure::Outage { kind: code.clone() },
     }
 }
 
@@ -71,7 +71,7 @@ pub fn of_batch(error: &SendError, entries: usize) -> ErrorClass {
 mod tests {
     use super::*;
 
-    fn entry(code: &str, sender_fault: bool) -> ErrorClass {
+    fn entry(code: &str, sender_fault: bool) -> SendFailure {
         of_entry(&EntryFailure {
             code: code.to_owned(),
             message: "m".to_owned(),
@@ -79,7 +79,7 @@ mod tests {
         })
     }
 
-    fn refused(code: &str, entries: usize) -> ErrorClass {
+    fn refused(code: &str, entries: usize) -> SendFailure {
         let error = SendError::Refused {
             code: code.to_owned(),
             message: "m".to_owned(),
@@ -91,7 +91,7 @@ mod tests {
     fn only_message_errors_reject_an_event() {
         assert!(matches!(
             entry("InvalidMessageContents", true),
-            ErrorClass::Rejected { .. }
+            SendFailure::Rejected { .. }
         ));
         for (code, fault) in [
             ("InternalError", false),
@@ -101,7 +101,7 @@ mod tests {
             ("AccessDenied", true),
         ] {
             assert!(
-                matches!(entry(code, fault), ErrorClass::Outage { .. }),
+                matches!(entry(code, fault), SendFailure::Outage { .. }),
                 "{code}"
             );
         }
@@ -122,7 +122,7 @@ mod tests {
             "UnknownOperationException",
         ] {
             assert!(
-                matches!(refused(code, 1), ErrorClass::Outage { .. }),
+                matches!(refused(code, 1), SendFailure::Outage { .. }),
                 "{code}"
             );
         }
@@ -130,10 +130,10 @@ mod tests {
 
     #[test]
     fn a_refused_batch_is_split_before_an_event_is_rejected() {
-        assert_eq!(refused("InvalidMessageContents", 2), ErrorClass::Split);
+        assert_eq!(refused("InvalidMessageContents", 2), SendFailure::Split);
         assert!(matches!(
             refused("com.amazonaws.sqs#InvalidMessageContents", 1),
-            ErrorClass::Rejected { .. }
+            SendFailure::Rejected { .. }
         ));
     }
 }

@@ -63,13 +63,16 @@ pub fn classify<E: ProvideErrorMetadata>(error: &SdkError<E>) -> ErrorClass {
     }
 }
 
+/// Returns the name of an error without what SDKs and services add to it: they write a code as
+/// `Code`, `CodeException`, `AWS.SimpleQueueService.Code` or `com.amazonaws.sqs#Code`.
+pub fn code_name(code: &str) -> &str {
+    let name = code.rsplit(['.', '#']).next().unwrap_or(code);
+    name.strip_suffix("Exception").unwrap_or(name)
+}
+
 /// Returns the class of an error code of DynamoDB, DynamoDB Streams or SQS.
-///
-/// SDKs and services spell a code as `Code`, `CodeException`, `AWS.SimpleQueueService.Code` or
-/// `com.amazonaws.sqs#Code`.
 fn class_of_code(code: &str) -> ErrorClass {
-    let code = code.rsplit(['.', '#']).next().unwrap_or(code);
-    match code.strip_suffix("Exception").unwrap_or(code) {
+    match code_name(code) {
         "Throttling"
         | "ThrottlingError"
         | "ProvisionedThroughputExceeded"

@@ -11,6 +11,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
 pub use self::error::Causes;
+use self::error::{ErrorClass, classify};
 
 /// Time limit for one attempt of a request. Requests that wait on purpose (SQS long polling)
 /// override it.
@@ -98,11 +99,7 @@ pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String,
             .await
         {
             Ok(_) => Ok(queue.to_owned()),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|e| e.is_queue_does_not_exist()) =>
-            {
+            Err(error) if classify(&error) == ErrorClass::NotFound => {
                 Err(QueueUrlError::DoesNotExist(queue.to_owned()))
             }
             Err(error) => Err(QueueUrlError::Unavailable(Causes(&error).to_string())),
@@ -112,11 +109,7 @@ pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String,
         Ok(answer) => answer
             .queue_url
             .ok_or_else(|| QueueUrlError::Unavailable("the response has no URL".to_owned())),
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(|e| e.is_queue_does_not_exist()) =>
-        {
+        Err(error) if classify(&error) == ErrorClass::NotFound => {
             Err(QueueUrlError::DoesNotExist(queue.to_owned()))
         }
         Err(error) => Err(QueueUrlError::Unavailable(Causes(&error).to_string())),

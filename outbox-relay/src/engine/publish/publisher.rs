@@ -23,7 +23,7 @@ use crate::engine::metrics::{RelayMetrics, seconds_between};
 use crate::engine::publish_command::PublishCommand;
 use crate::engine::{EngineConfig, crash};
 use crate::policy::backoff;
-use crate::policy::error_policy::{self, ErrorClass};
+use crate::policy::error_policy::{self, SendFailure};
 use crate::policy::event_source::EventSource;
 use crate::policy::mark_queue::Mark;
 use crate::policy::record_classifier::Rejected;
@@ -303,7 +303,7 @@ impl Publisher {
         let event = &outgoing.event;
         let reference = EventRef::of(event);
         match error_policy::of_entry(&failure) {
-            ErrorClass::Outage { kind } => {
+            SendFailure::Outage { kind } => {
                 self.metrics.record_retries(&kind, 1);
                 let attempt = u32::try_from(outgoing.attempt).unwrap_or(u32::MAX);
                 let delay = backoff::delay(attempt, self.random.f64());
@@ -319,8 +319,8 @@ impl Publisher {
                 );
                 self.scheduler.retry(&reference, Some(now + delay), false);
             }
-            ErrorClass::Rejected { failure } => self.quarantine(outgoing, failure),
-            ErrorClass::Split => self.scheduler.retry(&reference, None, true),
+            SendFailure::Rejected { failure } => self.quarantine(outgoing, failure),
+            SendFailure::Split => self.scheduler.retry(&reference, None, true),
         }
     }
 
@@ -335,7 +335,7 @@ impl Publisher {
     /// Processes the failure of a whole request.
     fn process_failure(&mut self, batch: &Batch, error: &SendError, now: Instant) {
         match error_policy::of_batch(error, batch.events.len()) {
-            ErrorClass::Outage { kind } => {
+            SendFailure::Outage { kind } => {
                 let count = batch.events.len();
                 self.metrics.record_retries(&kind, count as u64);
                 tracing::warn!(
@@ -350,11 +350,11 @@ impl Publisher {
                 self.retry_all(batch, false);
                 self.block(&batch.queue, now);
             }
-            ErrorClass::Split => {
+            SendFailure::Split => {
                 self.scheduler.record_batch_success(&batch.queue);
                 self.retry_all(batch, true);
             }
-            ErrorClass::Rejected { failure } => {
+            SendFailure::Rejected { failure } => {
                 self.scheduler.record_batch_success(&batch.queue);
                 for outgoing in &batch.events {
                     self.quarantine(outgoing, failure.clone());
@@ -388,7 +388,7 @@ impl Publisher {
 /// is treated as an outage of the queue.
 fn first_failure_of_outage(results: &[Result<String, EntryFailure>]) -> Option<&EntryFailure> {
     let is_outage = |failure: &&EntryFailure| {
-        matches!(error_policy::of_entry(failure), ErrorClass::Outage { .. })
+        matches!(error_policy::of_entry(failure), SendFailure::Outage { .. })
     };
     let failures: Option<Vec<_>> = results
         .iter()

@@ -1,4 +1,5 @@
-//! Pipeline of one shard: a record passes every stage once.
+//! Pipeline of one shard: a record passes the stages in order. An event that has to wait for its
+//! predecessor passes the filter and the gate again with the next page.
 //!
 //! ```text
 //! ShardReader ─pages▶ RecordClassifier ─▶ TakeoverFilter ─▶ SequenceGate ─▶ Dispatcher
