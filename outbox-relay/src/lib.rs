@@ -6,8 +6,7 @@
 //! - [`policy`]: its decisions, as pure functions.
 //! - [`engine`]: acquires leases, reads shards, publishes, marks, checkpoints.
 //! - [`cli`]: the program's command line, with the operator's sub-commands of `outbox-admin`.
-//! - `admin_server`: `/healthz`, `/readyz`, `/metrics` and the console of `outbox-admin`;
-//!   `metrics`: the instruments.
+//! - `admin_server`: `/healthz`, `/readyz`, `/metrics` and the console of `outbox-admin`.
 //!
 //! A record flows `ports::Stream` → `engine::shard` → `policy::record_classifier` →
 //! `policy::send_scheduler` → `ports::Queue`, then back as a mark to

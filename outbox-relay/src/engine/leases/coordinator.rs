@@ -1,5 +1,5 @@
-//! Lease coordinator: polls shards and leases, acquires available leases, and requests a lease from
-//! an instance that has too many.
+//! Lease coordinator: polls shards and leases, acquires available leases, and lets the balancer
+//! request one if none is available.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use futures::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::lease_balancer::LeaseBalancer;
 use super::lease_renewer::LeaseEnd;
 use super::lease_sync::{MAX_LEASE_REQUESTS, sweeper_shard, sync_leases};
 use super::shard_consumer::run_shard;
@@ -16,11 +17,9 @@ use super::shard_discovery::{DiscoveryOutcome, ShardDiscovery};
 use crate::engine::context::ShardContext;
 use crate::engine::crash;
 use crate::policy::backoff;
-use crate::policy::lease_assignment::{
-    InstanceView, acquirable, lease_to_request, needs_listing, with_registered,
-};
+use crate::policy::lease_assignment::{InstanceView, acquirable, needs_listing, with_registered};
 use crate::policy::lease_liveness::LeaseLiveness;
-use crate::ports::{Lease, LeaseError, LeaseRequests, SWEEPER, Shard, ShardId};
+use crate::ports::{Lease, LeaseError, LeaseRequests, Shard, ShardId};
 
 /// Interval between two polls of the leases, so that a released lease is acquired soon, and the
 /// time added for every lease, as a poll reads all of them. The interval never exceeds a quarter of
@@ -261,7 +260,12 @@ impl LeaseCoordinator {
         let unowned = available.iter().map(|lease| lease.shard.clone()).collect();
         self.ctx.status.record_unowned(unowned, now);
         if available.is_empty() {
-            self.balance(&leases, now).await;
+            let balancer = LeaseBalancer {
+                ctx: &self.ctx,
+                liveness: &self.liveness,
+                held: &self.held,
+            };
+            balancer.balance(&leases, now).await;
         }
         PollOutcome::Acquirable(available)
     }
@@ -321,41 +325,6 @@ impl LeaseCoordinator {
                     tracing::warn!(shard = %lease.shard, reason, "lease could not be acquired; retrying");
                 }
             }
-        }
-    }
-
-    /// Requests a lease if another instance has too many (the "balance" rule).
-    async fn balance(&self, leases: &[Lease], now: Instant) {
-        let config = &self.ctx.config;
-        let held_count = self
-            .held
-            .iter()
-            .filter(|shard| *shard.0 != *SWEEPER)
-            .count();
-        let lease = lease_to_request(
-            leases,
-            &self.liveness,
-            held_count,
-            &config.instance,
-            now,
-            config.lease_duration,
-        );
-        let Some(lease) = lease else {
-            return;
-        };
-        let table = &self.ctx.ports.leases;
-        match table
-            .request(&self.ctx.stream, lease, &config.instance)
-            .await
-        {
-            Ok(()) => tracing::info!(
-                shard = %lease.shard,
-                owner = lease.owner,
-                "shard requested from an instance with more shards"
-            ),
-            // The lease has another owner by now; the next poll reads it.
-            Err(LeaseError::Lost) => {}
-            Err(error) => tracing::debug!(%error, "shard could not be requested; retrying"),
         }
     }
 }

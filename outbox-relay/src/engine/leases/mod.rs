@@ -2,6 +2,7 @@
 //! leases (the "lineage", "fencing" and "balance" rules).
 
 pub(crate) mod coordinator;
+mod lease_balancer;
 mod lease_renewer;
 mod lease_sync;
 mod shard_consumer;

@@ -10,6 +10,7 @@
 //! [`record_pipeline`] connects the stages. The dispatcher passes events to the publisher.
 
 mod read_event;
+mod record_classifier;
 pub(crate) mod record_pipeline;
 pub(crate) mod sequence_gate;
 mod shard_reader;

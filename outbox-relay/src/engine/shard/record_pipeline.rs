@@ -1,22 +1,19 @@
 //! Record pipeline: connects the stages of one shard.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::read_event::ReadEvent;
+use super::record_classifier::{ClassifiedPage, RecordClassifier};
 use super::sequence_gate::SequenceGate;
 use super::shard_reader::{ReadPage, ShardReader};
 use super::takeover_filter::TakeoverFilter;
 use crate::engine::context::ShardContext;
-use crate::engine::in_flight::RecordRef;
 use crate::engine::outbox_reader::OutboxReader;
 use crate::engine::shard_state::ShardState;
-use crate::policy::record_classifier::{Classified, classify};
 use crate::policy::takeover_dedup::TakeoverDedup;
-use crate::ports::{Record, SequenceNumber};
+use crate::ports::SequenceNumber;
 
 /// Number of consecutive empty reads after which the reader counts as caught up: the service may
 /// return an empty page in the middle of a shard, but hardly that often in a row.
@@ -26,6 +23,7 @@ const CAUGHT_UP_READS: u32 = 5;
 pub(crate) struct RecordPipeline {
     ctx: ShardContext,
     shard: Arc<ShardState>,
+    classifier: RecordClassifier,
     takeover: TakeoverFilter,
     gate: SequenceGate,
     /// Events that wait for their predecessor.
@@ -73,9 +71,14 @@ impl RecordPipeline {
             ),
         };
         let gate = SequenceGate::new(&ctx, &shard, random.fork());
+        let classifier = RecordClassifier {
+            ctx: ctx.clone(),
+            shard: Arc::clone(&shard),
+        };
         Self {
             ctx,
             shard,
+            classifier,
             takeover,
             gate,
             waiting: Vec::new(),
@@ -101,47 +104,18 @@ impl RecordPipeline {
         } else {
             self.empty_reads = 0;
         }
-        let events = self.classify(page.page.records).await;
+        let ClassifiedPage { events, rejected } = self
+            .classifier
+            .classify(page.page.records, &self.takeover.dedup);
+        // They have no place in the order.
+        for (rejected, record) in rejected {
+            self.gate.dispatch_rejected(rejected, record).await;
+        }
         if self.empty_reads >= CAUGHT_UP_READS {
             self.shard.tracker().record_caught_up(page.started_at);
         }
         self.dispatch(events).await;
         drop(page.budget);
-    }
-
-    /// Returns the events among `records`, and adds all records to the checkpoint tracker. Events
-    /// that can never be sent go to quarantine; they wait for no predecessor.
-    async fn classify(&mut self, records: Vec<Record>) -> Vec<ReadEvent> {
-        let mut events = Vec::new();
-        let mut skipped = BTreeMap::new();
-        for record in records {
-            let (position, created_at) = (record.sequence_number, record.created_at);
-            match classify(record.change, &self.ctx.config.routes) {
-                Classified::Skip(reason) => {
-                    self.shard.tracker().skip(position, created_at);
-                    *skipped.entry(reason).or_default() += 1;
-                }
-                Classified::Event(event) => {
-                    let number = self.shard.tracker().track(position.clone(), created_at);
-                    events.push(ReadEvent {
-                        event,
-                        record: RecordRef { number, position },
-                        in_takeover_window: self.takeover.dedup.must_look_up(created_at),
-                        read_at: Instant::now(),
-                        waited_reads: 0,
-                    });
-                }
-                Classified::Reject(rejected) => {
-                    let number = self.shard.tracker().track(position.clone(), created_at);
-                    let record = RecordRef { number, position };
-                    self.gate.dispatch_rejected(rejected, record).await;
-                }
-            }
-        }
-        for (reason, count) in skipped {
-            self.ctx.metrics.record_skipped(reason, count);
-        }
-        events
     }
 
     /// Passes the waiting events and `events` through the remaining stages.
