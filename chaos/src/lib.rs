@@ -13,19 +13,17 @@
 //! all of it ─▶ recorder ─▶ history ─▶ checkers ─▶ report
 //! ```
 //!
-//! - [`options`]: the command line. `run`: a run from its start to its end. `error`:
-//!   [`ChaosError`].
-//! - [`backend`]: the cloud, embedded or at other endpoints; `final_state`: what it contains at the
+//! - `options`: the command line. `run`: a run from its start to its end. `error`: [`ChaosError`].
+//! - `backend`: the cloud, embedded or at other endpoints; `final_state`: what it contains at the
 //!   end.
-//! - [`cluster`]: all processes and their configuration. [`processes`]: keeps one process running
-//!   and records its incarnations; `logs`: reads its log. [`remote`]: kills, terminates and pauses
-//!   it.
-//! - [`schedule`]: the times of all faults, from the seed; [`fault_injector`] executes it.
-//! - [`proxy`]: faults of requests; records what is sent and delivered.
-//! - [`order_workload`]: clients of the API; [`sequence_workload`]: writers of events in sequence,
-//!   and their consumer.
-//! - [`recorder`]: collects the [`history`], which [`checkers`] judge, [`analysis`] evaluates and
-//!   [`report`] describes. [`progress`]: the line shown during a run.
+//! - `cluster`: all processes and their configuration. `processes`: keeps one process running and
+//!   records its incarnations; `logs`: reads its log. `remote`: kills, terminates and pauses it.
+//! - `schedule`: the times of all faults, from the seed; `fault_injector` executes it.
+//! - `proxy`: faults of requests; records what is sent and delivered.
+//! - `order_workload`: clients of the API; `sequence_workload`: writers of events in sequence, and
+//!   their consumer.
+//! - `recorder`: collects the `history`, which `checkers` judge, `analysis` evaluates and `report`
+//!   describes. `progress`: the line shown during a run.
 
 mod analysis;
 mod backend;

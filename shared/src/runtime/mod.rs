@@ -1,6 +1,6 @@
 //! The runtime of a service: its `main`, HTTP server, health endpoints and telemetry.
 //!
-//! [`service`] parses the options and checks the environment ([`env_check`]), starts
+//! [`service`] parses the options and checks the environment (`env_check`), starts
 //! [`telemetry`], and runs the service until a signal. The service binds a [`server`] and mounts
 //! the routes of [`health`] on it.
 

@@ -8,7 +8,7 @@
 //!
 //! The mechanism is the same for every proxy: [`serve`] accepts connections, reads AWS JSON
 //! requests and cuts the connection if the handler returns [`Cut`]; [`Upstream`] forwards a
-//! request. The policy is a [`Handler`]: [`scripted`] follows the script of a test, the chaos
+//! request. The policy is a [`Handler`]: `scripted` follows the script of a test, the chaos
 //! tester samples faults at random.
 
 mod aws_json;
