@@ -10,6 +10,7 @@ use outbox_admin::{AdminToken, AggregateTables, Settings};
 use shared::aws::resource_names::parse_table;
 use shared::runtime::service::{ProcessOptions, RunError, parse_duration, parse_duration_within};
 
+use crate::engine::OnFailure;
 use crate::routes::Routes;
 
 /// Options and environment of `outbox-relay`.
@@ -45,6 +46,18 @@ pub struct Config {
         default_value = "order.*=order-events"
     )]
     pub routes: Routes,
+
+    /// What becomes of the later events of an aggregate when one is
+    /// quarantined: they are sent (`pass`), or wait in the table until it is
+    /// retried or discarded (`hold`).
+    #[arg(
+        long,
+        env = "RELAY_ON_FAILURE",
+        value_name = "MODE",
+        value_enum,
+        default_value_t
+    )]
+    pub on_failure: OnFailure,
 
     /// Name of the group of relays that share the shards of a stream. Their
     /// leases and checkpoints are stored under this name.

@@ -49,6 +49,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         EngineConfig {
             instance: instance.clone(),
             routes: config.routes.clone(),
+            on_failure: config.on_failure,
             lease_duration: config.lease_duration,
             poll_max: config.poll_max,
             retention: config.retention,

@@ -6,13 +6,28 @@ use std::sync::Arc;
 
 use shared::aws::resource_names::parse_queue;
 
+/// Name of [`QueueRef::unrouted`]; no queue can have it.
+const UNROUTED: &str = "(no route)";
+
 /// Name or URL of a queue. It is a FIFO queue if it ends in `.fifo`.
+///
+/// [`QueueRef::unrouted`] stands for the missing queue of events that no route matches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueRef(Arc<str>);
 
 impl QueueRef {
     pub fn new(name_or_url: &str) -> Self {
         Self(name_or_url.into())
+    }
+
+    /// Returns the destination of events that no route matches: nothing is ever sent to it.
+    pub fn unrouted() -> Self {
+        Self::new(UNROUTED)
+    }
+
+    /// Returns `false` for [`QueueRef::unrouted`].
+    pub fn is_routed(&self) -> bool {
+        &*self.0 != UNROUTED
     }
 
     /// Returns the name or URL as it was configured.

@@ -32,7 +32,7 @@ pub use lease_table::{
     Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, SWEEPER, with_registered,
 };
 pub use outbox_table::{
-    MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
+    Generation, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
 };
 pub use page_token::{EventPage, PageToken};
 pub use shard::{SequenceNumber, Shard, ShardId};

@@ -18,6 +18,16 @@ pub struct PendingPage {
     pub next: Option<PendingCursor>,
 }
 
+/// Publication of an event: it changes when an operator replays or retries the event. A write that
+/// is conditional on it cannot settle a later publication of the same event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Generation {
+    /// Number of the replay, from 1; `None` for a first publication.
+    pub replays: Option<u64>,
+    /// Time of the last retry of a quarantined event, as stored.
+    pub retried_at: Option<String>,
+}
+
 /// Values that are stored in an event that was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {

@@ -10,6 +10,7 @@ use super::buffer_budget::BufferBudget;
 use super::health::status::EngineStatus;
 use super::metrics::RelayMetrics;
 use super::publish_command::PublishCommand;
+use super::queue_states::QueueStates;
 use super::shard_directory::ShardDirectory;
 use crate::ports::{Ports, SequenceNumber, ShardId};
 
@@ -24,6 +25,8 @@ pub(crate) struct ShardContext {
     pub(crate) stream: Arc<str>,
     /// Commands to the publisher.
     pub(crate) commands: mpsc::UnboundedSender<PublishCommand>,
+    #[allow(dead_code, reason = "its users follow in the next commits")]
+    pub(crate) queues: QueueStates,
     pub(crate) budget: BufferBudget,
     pub(crate) directory: ShardDirectory,
     /// Cancelled when the instance stops: nothing more is read.

@@ -22,6 +22,8 @@ mod metrics;
 mod outbox_reader;
 mod publish;
 mod publish_command;
+#[allow(dead_code, reason = "its users follow in the next commits")]
+mod queue_states;
 mod shard;
 mod shard_directory;
 mod shard_state;
@@ -44,6 +46,7 @@ use self::health::backlog_monitor::BacklogMonitor;
 use self::leases::coordinator;
 use self::metrics::RelayMetrics;
 use self::publish::publisher::Publisher;
+use self::queue_states::QueueStates;
 use self::shard_directory::ShardDirectory;
 use crate::ports::Ports;
 use crate::routes::Routes;
@@ -51,12 +54,23 @@ use crate::routes::Routes;
 /// Maximum number of records that a read returns. DynamoDB Streams: `GetRecords`.
 const MAX_PAGE: usize = 1_000;
 
+/// What becomes of the later events of an aggregate when one is quarantined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnFailure {
+    /// They are sent without it.
+    #[default]
+    Pass,
+    /// They wait in the table until it is retried or discarded, and then follow in order.
+    Hold,
+}
+
 /// Configuration of the engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Name of this instance in the lease table.
     pub instance: String,
     pub routes: Routes,
+    pub on_failure: OnFailure,
     pub lease_duration: Duration,
     /// Longest pause between two reads of an idle shard.
     pub poll_max: Duration,
@@ -153,6 +167,7 @@ impl Engine {
             status: self.status,
             stream: "".into(),
             commands,
+            queues: QueueStates::default(),
             directory: ShardDirectory::default(),
             stop: stop.clone(),
             release: release.clone(),

@@ -10,7 +10,7 @@ use outbox::timestamp::Timestamp;
 use outbox::trace_context::TraceContext;
 use outbox::{Message, OutboxItem, Status};
 
-use crate::ports::{Change, EventKey};
+use crate::ports::{Change, EventKey, Generation};
 use crate::routes::{QueueRef, Routes};
 
 /// Class of a stream record.
@@ -33,8 +33,10 @@ pub struct Event {
     pub event_id: String,
     /// Deduplication id on a FIFO queue.
     pub deduplication_id: String,
-    /// Replay number, starting at 1; `None` for a first publication.
-    pub replay: Option<u64>,
+    /// Publication that this is; marks of an earlier one leave the item unchanged.
+    pub generation: Generation,
+    /// The table can return the event later, from its index of pending events.
+    pub is_deferrable: bool,
     pub queue: QueueRef,
     pub message: Message,
     pub occurred_at: Option<Timestamp>,
@@ -80,6 +82,7 @@ pub fn classify(change: Change, routes: &Routes) -> Classified {
 /// Composes the message of a pending item, or returns the reason for which it cannot be sent.
 fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Routes) -> Classified {
     let trace_id = stored_trace_id(&image);
+    let retried_at = stored_text(&image, attribute::RETRIED_AT);
     let reject = |key, reason, failure: String, trace_id| {
         Classified::Reject(Rejected {
             key,
@@ -125,7 +128,11 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
         occurred_at: item.occurred_at.parse().ok(),
         trace: item.trace_context(),
         deduplication_id: deduplication_id(&item),
-        replay: item.replays,
+        generation: Generation {
+            replays: item.replays,
+            retried_at,
+        },
+        is_deferrable: item.state_bucket.is_some(),
         event_id: item.event_id,
     }))
 }
@@ -139,12 +146,15 @@ pub(crate) fn key_of(image: &HashMap<String, AttributeValue>) -> Option<EventKey
 }
 
 fn stored_trace_id(image: &HashMap<String, AttributeValue>) -> Option<String> {
-    let traceparent = image.get(attribute::TRACEPARENT)?.as_s().ok()?.clone();
     TraceContext {
-        traceparent: Some(traceparent),
+        traceparent: Some(stored_text(image, attribute::TRACEPARENT)?),
         tracestate: None,
     }
     .trace_id()
+}
+
+fn stored_text(image: &HashMap<String, AttributeValue>, name: &str) -> Option<String> {
+    image.get(name)?.as_s().ok().cloned()
 }
 
 /// Returns the first 40 characters of `text`: an event type may be large.

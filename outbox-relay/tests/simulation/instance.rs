@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_relay::engine::{Engine, EngineConfig, EngineStatus};
+use outbox_relay::engine::{Engine, EngineConfig, EngineStatus, OnFailure};
 use shared::runtime::health::Report;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -86,6 +86,7 @@ impl Instance {
         let config = EngineConfig {
             instance,
             routes: ROUTES.parse().expect("a route"),
+            on_failure: OnFailure::Pass,
             lease_duration: LEASE,
             poll_max: Duration::from_millis(200),
             retention: Duration::from_secs(3600),

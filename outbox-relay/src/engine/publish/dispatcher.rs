@@ -28,6 +28,13 @@ impl Dispatcher {
         self.send(PublishCommand::Publish { event, ack });
     }
 
+    /// Waits until the event fits the buffer budget, and has the publisher defer it.
+    #[allow(dead_code, reason = "its users follow in the next commits")]
+    pub(crate) async fn defer(&self, event: Arc<Event>, record: Option<RecordRef>) {
+        let ack = self.reserve(&event.key, event.message.size(), record).await;
+        self.send(PublishCommand::Defer { event, ack });
+    }
+
     /// Does the same for an event that can never be sent.
     pub(crate) async fn dispatch_rejected(&self, rejected: Rejected, record: Option<RecordRef>) {
         let ack = self.reserve(&rejected.key, 0, record).await;

@@ -173,7 +173,9 @@ impl Publisher {
             {
                 ack.settle();
             }
-            PublishCommand::Publish { event, ack } => self.scheduler.push(event, ack),
+            PublishCommand::Publish { event, ack } | PublishCommand::Defer { event, ack } => {
+                self.scheduler.push(event, ack);
+            }
             PublishCommand::Quarantine { rejected, ack } => {
                 self.quarantine.push(rejected, vec![ack], 0);
             }

@@ -148,7 +148,7 @@ fn message_attributes(
         KeyValue::new("outbox.aggregate_id", event.key.aggregate_id.clone()),
         KeyValue::new("outbox.attempt", attempt),
     ];
-    if let Some(replay) = event.replay {
+    if let Some(replay) = event.generation.replays {
         let replay = i64::try_from(replay).unwrap_or(i64::MAX);
         attributes.push(KeyValue::new("outbox.replay", replay));
     }

@@ -4,7 +4,7 @@ use outbox::Message;
 use outbox::trace_context::TraceContext;
 
 use super::*;
-use crate::ports::EventKey;
+use crate::ports::{EventKey, Generation};
 
 fn event(aggregate: &str, sequence: u64, queue: &str, bytes: usize) -> Arc<Event> {
     Arc::new(Event {
@@ -17,7 +17,8 @@ fn event(aggregate: &str, sequence: u64, queue: &str, bytes: usize) -> Arc<Event
         queue: QueueRef::new(queue),
         message: Message::new("x".repeat(bytes), Vec::new()),
         deduplication_id: String::new(),
-        replay: None,
+        generation: Generation::default(),
+        is_deferrable: true,
         occurred_at: None,
         trace: TraceContext::default(),
     })

@@ -1,0 +1,106 @@
+//! Queue states: which queues accept events, as the publisher tells the other tasks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::routes::QueueRef;
+
+/// State of one queue that does not simply accept events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueCondition {
+    /// Its events are deferred.
+    pub(crate) is_deferring: bool,
+    /// It has as many events of the table as may wait for an impaired queue.
+    pub(crate) has_table_batch: bool,
+}
+
+/// States of the queues. Written by the publisher, read by the gates and the sweepers.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueStates {
+    /// Queues that are healthy are left out.
+    conditions: Arc<Mutex<BTreeMap<QueueRef, QueueCondition>>>,
+    /// Number of recoveries so far.
+    recoveries: watch::Sender<u64>,
+}
+
+impl Default for QueueStates {
+    fn default() -> Self {
+        Self {
+            conditions: Arc::default(),
+            recoveries: watch::Sender::new(0),
+        }
+    }
+}
+
+impl QueueStates {
+    /// Returns `true` if the queue is unavailable for so long that its events are deferred. Events
+    /// without a route are always deferred.
+    pub(crate) fn is_deferring(&self, queue: &QueueRef) -> bool {
+        !queue.is_routed()
+            || self
+                .conditions
+                .lock()
+                .get(queue)
+                .is_some_and(|condition| condition.is_deferring)
+    }
+
+    /// Returns `true` if events of the queue that are read from the table may be dispatched. An
+    /// impaired queue accepts one batch of them at a time, as a probe.
+    pub(crate) fn accepts_table_events(&self, queue: &QueueRef) -> bool {
+        queue.is_routed()
+            && self
+                .conditions
+                .lock()
+                .get(queue)
+                .is_none_or(|condition| !condition.has_table_batch)
+    }
+
+    /// Returns a receiver that changes when a queue that failed accepts events again.
+    pub(crate) fn recovered(&self) -> watch::Receiver<u64> {
+        self.recoveries.subscribe()
+    }
+
+    /// Replaces the conditions of all queues that are not healthy.
+    pub(crate) fn replace(&self, conditions: BTreeMap<QueueRef, QueueCondition>) {
+        *self.conditions.lock() = conditions;
+    }
+
+    /// Signals that a queue that failed accepts events again.
+    pub(crate) fn signal_recovery(&self) {
+        self.recoveries.send_modify(|count| *count += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_impaired_queue_accepts_events_of_the_table_until_a_batch_of_them_waits() {
+        let states = QueueStates::default();
+        let queue = QueueRef::new("q");
+        assert!(states.accepts_table_events(&queue));
+        for (has_table_batch, accepts) in [(false, true), (true, false)] {
+            let condition = QueueCondition {
+                is_deferring: true,
+                has_table_batch,
+            };
+            states.replace(BTreeMap::from([(queue.clone(), condition)]));
+            assert!(states.is_deferring(&queue));
+            assert_eq!(states.accepts_table_events(&queue), accepts);
+        }
+        states.replace(BTreeMap::new());
+        assert!(!states.is_deferring(&queue));
+        assert!(states.accepts_table_events(&queue));
+    }
+
+    #[test]
+    fn an_event_without_a_route_is_deferred_and_never_read_from_the_table() {
+        let states = QueueStates::default();
+        assert!(states.is_deferring(&QueueRef::unrouted()));
+        assert!(!states.accepts_table_events(&QueueRef::unrouted()));
+    }
+}
