@@ -25,6 +25,9 @@ pub(crate) const SERVICES: [&str; 3] = ["order-api", "outbox-relay", "inventory-
 /// waiting for them to expire.
 const RELAY_INSTANCE: &str = "relay-1";
 
+/// Read interval of the relay: reads of the embedded stream cost nothing.
+const RELAY_POLL_MIN: &str = "5ms";
+
 /// Starts everything, prints the addresses, and stops everything in order when `stopping` is
 /// cancelled. No process and no file is left, regardless of the outcome.
 pub(crate) async fn run(options: UpOptions, stopping: Stopping) -> Result<(), UpError> {
@@ -152,9 +155,14 @@ fn specs(
     };
     let [order_api, outbox_relay, inventory_worker] = SERVICES;
     let mut relay = spec(outbox_relay, "RELAY_ADMIN_LISTEN", &ports.relay_admin);
-    if std::env::var_os("RELAY_INSTANCE_ID").is_none() {
-        let name = ("RELAY_INSTANCE_ID", RELAY_INSTANCE.to_owned());
-        relay.environment.push(name);
+    let defaults = [
+        ("RELAY_INSTANCE_ID", RELAY_INSTANCE),
+        ("RELAY_POLL_MIN", RELAY_POLL_MIN),
+    ];
+    for (name, value) in defaults {
+        if std::env::var_os(name).is_none() {
+            relay.environment.push((name, value.to_owned()));
+        }
     }
     let api = spec(order_api, "ORDER_API_LISTEN", &ports.order_api);
     let worker = spec(inventory_worker, "WORKER_ADMIN_LISTEN", &ports.worker_admin);

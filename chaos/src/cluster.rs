@@ -32,6 +32,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Visibility timeout: the messages of a killed worker are redelivered after this time.
 const VISIBILITY: &str = "5s";
 
+/// Read interval of the relays, which bounds the latency that a run measures.
+const POLL_MIN: &str = "5ms";
+
 /// Interval and minimum age of the sweeper. Far below the defaults, so that a run of a minute
 /// exercises it. Each sweep reads all pending events, and there are many after a fault phase.
 const SWEEP_INTERVAL: &str = "5s";
@@ -127,6 +130,7 @@ impl Cluster {
                     "RELAY_LEASE_DURATION",
                     humantime::format_duration(options.lease_duration).to_string(),
                 ),
+                ("RELAY_POLL_MIN", POLL_MIN.to_owned()),
                 ("RELAY_SWEEP_INTERVAL", SWEEP_INTERVAL.to_owned()),
                 ("RELAY_SWEEP_AFTER", SWEEP_AFTER.to_owned()),
             ],

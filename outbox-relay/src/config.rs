@@ -82,8 +82,13 @@ pub struct Config {
     #[arg(long, env = "RELAY_LEASE_DURATION", value_name = "DURATION", default_value = "10s", value_parser = parse_lease_duration, global = true)]
     pub lease_duration: Duration,
 
+    /// Interval between two reads of a shard whose pages are not nearly full (1ms
+    /// to RELAY_POLL_MAX). A shorter one reduces the lag and costs more reads.
+    #[arg(long, env = "RELAY_POLL_MIN", value_name = "DURATION", default_value = "50ms", value_parser = parse_poll)]
+    pub poll_min: Duration,
+
     /// Longest interval between two reads of an idle shard (at most 10s).
-    #[arg(long, env = "RELAY_POLL_MAX", value_name = "DURATION", default_value = "200ms", value_parser = parse_poll_max)]
+    #[arg(long, env = "RELAY_POLL_MAX", value_name = "DURATION", default_value = "200ms", value_parser = parse_poll)]
     pub poll_max: Duration,
 
     /// Time that a published event stays in the outbox table.
@@ -148,7 +153,7 @@ impl Config {
     ///
     /// # Errors
     /// [`RunError::Usage`] if the console would be reachable from other machines without a token,
-    /// or both tables are the same.
+    /// both tables are the same, or RELAY_POLL_MIN exceeds RELAY_POLL_MAX.
     pub fn check(&self) -> Result<(), RunError> {
         let is_local = self.admin_listen.ip().to_canonical().is_loopback();
         if !is_local && self.admin_token.is_none() {
@@ -161,6 +166,13 @@ impl Config {
             return Err(RunError::Usage(format!(
                 "OUTBOX_TABLE and LEASES_TABLE are both `{}`; they must be two tables",
                 self.outbox_table
+            )));
+        }
+        if self.poll_min > self.poll_max {
+            return Err(RunError::Usage(format!(
+                "RELAY_POLL_MIN is {}, longer than RELAY_POLL_MAX, which is {}: lower the one or raise the other",
+                humantime::format_duration(self.poll_min),
+                humantime::format_duration(self.poll_max)
             )));
         }
         Ok(())
@@ -257,6 +269,6 @@ fn parse_sweep(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-fn parse_poll_max(text: &str) -> Result<Duration, String> {
+fn parse_poll(text: &str) -> Result<Duration, String> {
     parse_duration_within(text, Duration::from_millis(1), Duration::from_secs(10))
 }

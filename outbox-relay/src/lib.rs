@@ -51,6 +51,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
             routes: config.routes.clone(),
             on_failure: config.on_failure,
             lease_duration: config.lease_duration,
+            poll_min: config.poll_min,
             poll_max: config.poll_max,
             retention: config.retention,
             sweep_interval: config.sweep_interval,

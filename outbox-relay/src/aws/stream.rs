@@ -101,9 +101,9 @@ impl Stream for OutboxStream {
             .send()
             .await
             .map_err(stream_error)?;
-        let records = response
-            .records
-            .unwrap_or_default()
+        let records = response.records.unwrap_or_default();
+        let bytes = records.iter().filter_map(size).sum();
+        let records = records
             .into_iter()
             .map(record)
             .collect::<Option<_>>()
@@ -112,6 +112,7 @@ impl Stream for OutboxStream {
             })?;
         Ok(Page {
             records,
+            bytes,
             next: response.next_shard_iterator.map(ShardIterator),
         })
     }
@@ -132,6 +133,11 @@ where
         }
         _ => StreamError::Unavailable(Causes(&error).to_string()),
     }
+}
+
+/// Returns the size of a record as the service counts it.
+fn size(record: &StreamRecord) -> Option<usize> {
+    usize::try_from(record.dynamodb.as_ref()?.size_bytes?).ok()
 }
 
 fn record(record: StreamRecord) -> Option<Record> {

@@ -72,7 +72,9 @@ pub struct EngineConfig {
     pub routes: Routes,
     pub on_failure: OnFailure,
     pub lease_duration: Duration,
-    /// Longest pause between two reads of an idle shard.
+    /// Interval between two reads of a shard whose pages are not nearly full.
+    pub poll_min: Duration,
+    /// Longest interval between two reads of an idle shard; at least `poll_min`.
     pub poll_max: Duration,
     /// Time for which published events are kept.
     pub retention: Duration,

@@ -16,6 +16,7 @@ pub mod event_source;
 pub mod lease_assignment;
 pub mod lease_liveness;
 pub mod mark_queue;
+pub mod read_pacing;
 pub mod recent_map;
 pub mod record_classifier;
 pub mod send_scheduler;

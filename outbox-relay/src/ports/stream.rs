@@ -25,6 +25,8 @@ pub struct ShardIterator(pub String);
 pub struct Page {
     /// Records in shard order. May be empty although more records follow.
     pub records: Vec<Record>,
+    /// Size of the records as the service counts it; 0 if it does not report it.
+    pub bytes: usize,
     /// `None` if the shard is closed and fully read.
     pub next: Option<ShardIterator>,
 }

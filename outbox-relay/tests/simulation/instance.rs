@@ -88,6 +88,7 @@ impl Instance {
             routes: ROUTES.parse().expect("a route"),
             on_failure: OnFailure::Pass,
             lease_duration: LEASE,
+            poll_min: Duration::from_millis(10),
             poll_max: Duration::from_millis(200),
             retention: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(5),

@@ -49,8 +49,11 @@ impl Stack {
                 ]
                 .map(|name| (name.to_owned(), ANY.to_owned())),
             )
-            // As in `up`: a restarted relay acquires its leases again.
-            .chain([("RELAY_INSTANCE_ID".to_owned(), "relay-1".to_owned())])
+            // As in `up`: a restarted relay acquires its leases again, and reads often.
+            .chain([
+                ("RELAY_INSTANCE_ID".to_owned(), "relay-1".to_owned()),
+                ("RELAY_POLL_MIN".to_owned(), "5ms".to_owned()),
+            ])
             .collect();
         Self {
             dynamodb: cloud.dynamodb_client(),

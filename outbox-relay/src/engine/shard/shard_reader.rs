@@ -1,7 +1,6 @@
 //! Shard reader: reads the pages of one shard (the "pacing" and "gap" rules).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -10,10 +9,8 @@ use tokio::time::Instant;
 use crate::engine::context::ShardContext;
 use crate::engine::shard_state::ShardState;
 use crate::policy::backoff;
+use crate::policy::read_pacing::ReadPacing;
 use crate::ports::{Page, Position, SequenceNumber, ShardIterator, StreamError};
-
-/// Pause after the first empty read. It doubles after each further one, up to `poll_max`.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Page of records.
 pub(super) struct ReadPage {
@@ -39,7 +36,7 @@ impl ShardReader {
     ) {
         let mut position = checkpoint.map_or(Position::TrimHorizon, Position::After);
         let mut iterator = None;
-        let mut pause = FIRST_PAUSE;
+        let mut pacing = ReadPacing::new(self.ctx.config.poll_min, self.ctx.config.poll_max);
         let mut failures = 0;
         let mut in_gap = false;
         let mut not_found_since = None;
@@ -49,6 +46,7 @@ impl ShardReader {
                 .budget
                 .reserve_page(&self.shard.id, &self.ctx.status)
                 .await;
+            let read_at = Instant::now();
             let started_at = (self.ctx.config.clock)();
             let page = match self.read_page(&position, &mut iterator).await {
                 Ok(page) => page,
@@ -87,9 +85,9 @@ impl ShardReader {
             if let Some(last) = page.records.last() {
                 position = Position::After(last.sequence_number.clone());
             }
-            let is_empty = page.records.is_empty();
             let has_ended = iterator.is_none();
-            let budget = (!is_empty).then_some(budget);
+            let interval = pacing.interval_after(page.records.len(), page.bytes);
+            let budget = (!page.records.is_empty()).then_some(budget);
             let page = ReadPage {
                 page,
                 started_at,
@@ -99,12 +97,7 @@ impl ShardReader {
             if has_ended {
                 return;
             }
-            if is_empty {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(self.ctx.config.poll_max);
-            } else {
-                pause = FIRST_PAUSE.min(self.ctx.config.poll_max);
-            }
+            tokio::time::sleep_until(read_at + interval).await;
         }
     }
 

@@ -127,6 +127,7 @@ impl Stream for View {
             }
             Page {
                 records,
+                bytes: 0,
                 next: (!ended).then(|| ShardIterator(format!("{shard}|{last}"))),
             }
         };
