@@ -100,8 +100,7 @@ type Rule = Box<dyn FnMut(Call<'_>) -> Fault + Send>;
 
 struct State {
     upstream: Upstream,
-    /// The requests so far, in the order of arrival.
-    received: Mutex<Vec<Received>>,
+    received: Mutex<Received>,
     once: Mutex<VecDeque<(String, Fault)>>,
     rule: Mutex<Rule>,
     held: AtomicUsize,
@@ -109,9 +108,12 @@ struct State {
     healed: watch::Sender<()>,
 }
 
+/// The requests so far.
+#[derive(Default)]
 struct Received {
-    operation: String,
-    entries: usize,
+    /// Their operations in the order of arrival.
+    operations: Vec<String>,
+    counts: BTreeMap<String, Count>,
 }
 
 impl Proxy {
@@ -166,20 +168,13 @@ impl Proxy {
     /// Returns the operations of all requests so far, in the order of arrival, and resets the
     /// counts.
     pub fn take_operations(&self) -> Vec<String> {
-        let seen = std::mem::take(&mut *lock(&self.state.received));
-        seen.into_iter().map(|seen| seen.operation).collect()
+        std::mem::take(&mut *lock(&self.state.received)).operations
     }
 
     /// Returns the number of requests so far, by operation.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<String, Count> {
-        let mut counts = BTreeMap::<_, Count>::new();
-        for seen in lock(&self.state.received).iter() {
-            let count = counts.entry(seen.operation.clone()).or_default();
-            count.requests += 1;
-            count.entries += seen.entries;
-        }
-        counts
+        lock(&self.state.received).counts.clone()
     }
 
     /// Returns the number of requests of `operation` so far.
@@ -250,16 +245,19 @@ fn entries(body: &[u8]) -> usize {
 
 impl State {
     fn count(&self, operation: &str) -> usize {
-        let seen = lock(&self.received);
-        let same = |seen: &&Received| seen.operation == operation;
-        seen.iter().filter(same).count()
+        let received = lock(&self.received);
+        let count = received.counts.get(operation);
+        count.map_or(0, |count| count.requests)
     }
 
     fn fault(&self, operation: &str, body: &[u8]) -> Fault {
-        lock(&self.received).push(Received {
-            operation: operation.to_owned(),
-            entries: entries(body),
-        });
+        {
+            let mut received = lock(&self.received);
+            received.operations.push(operation.to_owned());
+            let count = received.counts.entry(operation.to_owned()).or_default();
+            count.requests += 1;
+            count.entries += entries(body);
+        }
         let mut once = lock(&self.once);
         if let Some(n) = once.iter().position(|(name, _)| name == operation)
             && let Some((_, fault)) = once.remove(n)

@@ -1,7 +1,9 @@
 //! Relays on a stream of many shards, which the embedded cloud does not support: the cloud provides
 //! tables and queues, and a server of the tests the stream.
 
+mod group;
 mod instances;
+mod limits;
 mod retained;
 mod server;
 mod shards;
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::Select;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, QueueAttributeName};
+use limits::Requests;
 use outbox::item::pending_buckets;
 use server::StreamsServer;
 use shards::Shards;
@@ -57,6 +60,11 @@ impl ShardedStage {
         self.stage.relay(&options).await
     }
 
+    /// Returns the requests of `operation` to the stream so far.
+    fn requests(&self, operation: &str) -> Requests {
+        self.streams.shards().throttle.requests(operation)
+    }
+
     /// Commits events to the table, then to the stream.
     async fn commit(&self, events: Vec<Item>) {
         self.stage.put_all(events.clone()).await;
@@ -87,7 +95,8 @@ impl ShardedStage {
             .await;
         let mut rows = rows.unwrap();
         rows.retain(|row| {
-            string(row, "state") == Some("OPEN") && string(row, "lease") != Some("sweeper")
+            string(row, "state") == Some("OPEN")
+                && string(row, "lease").is_some_and(|lease| lease.starts_with("shardId-"))
         });
         rows
     }

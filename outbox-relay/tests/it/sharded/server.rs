@@ -88,6 +88,9 @@ fn operate(shards: &mut Shards, operation: &str, request: &Value) -> Result<Valu
         .and_then(|limit| usize::try_from(limit).ok());
     match operation {
         "DescribeStream" => {
+            if !shards.throttle.allows_describe_stream() {
+                return Err(Refusal::LimitExceeded);
+            }
             let filter = &request["ShardFilter"];
             let (listed, last) = if filter["Type"] == "CHILD_SHARDS" {
                 let parent = filter["ShardId"].as_str();
@@ -111,6 +114,7 @@ fn operate(shards: &mut Shards, operation: &str, request: &Value) -> Result<Valu
         "GetShardIterator" => {
             let shard = text("ShardId").ok_or(Refusal::Invalid("ShardId is needed"))?;
             let kind = text("ShardIteratorType").unwrap_or_default();
+            shards.throttle.record("GetShardIterator", true);
             let position = shards.position(shard, kind, text("SequenceNumber"))?;
             Ok(json!({ "ShardIterator": iterator(shard, position) }))
         }
@@ -145,6 +149,10 @@ fn refused(refusal: &Refusal) -> Value {
         Refusal::NoSuchShard => (
             "com.amazonaws.dynamodb.v20120810#ResourceNotFoundException",
             "Requested resource not found: no such shard",
+        ),
+        Refusal::LimitExceeded => (
+            "com.amazonaws.dynamodb.v20120810#LimitExceededException",
+            "Rate of requests exceeds the allowed throughput",
         ),
         Refusal::Invalid(reason) => ("com.amazon.coral.validate#ValidationException", *reason),
     };

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::{Item, string};
+use super::limits::Throttle;
+use crate::support::{Item, event, string, text};
 
 /// Shards per page of a listing, as in the service.
 const SHARDS_A_PAGE: usize = 100;
@@ -20,6 +21,7 @@ const ALL: Range<u64> = 0..1 << 32;
 #[derive(Debug, Default)]
 pub(crate) struct Shards {
     by_id: BTreeMap<String, Shard>,
+    pub(crate) throttle: Throttle,
     /// Numbers records of all shards, as the service does.
     next_number: u64,
     /// Orders reads: incremented at every GetRecords.
@@ -48,6 +50,7 @@ pub(crate) struct Shard {
 pub(crate) enum Refusal {
     Trimmed,
     NoSuchShard,
+    LimitExceeded,
     Invalid(&'static str),
 }
 
@@ -129,40 +132,32 @@ impl Shards {
     pub(crate) fn append(&mut self, item: &Item) {
         let number = self.number();
         let hash = hash(string(item, "aggregate_id").unwrap());
-        let image: serde_json::Map<_, _> = item
-            .iter()
-            .map(|(name, value)| {
-                let value = match value.as_n() {
-                    Ok(number) => json!({ "N": number }),
-                    Err(value) => json!({ "S": value.as_s().unwrap() }),
-                };
-                (name.clone(), value)
-            })
-            .collect();
-        let record = json!({
-            "eventID": format!("{number:032x}"),
-            "eventName": "INSERT",
-            "eventVersion": "1.1",
-            "eventSource": "aws:dynamodb",
-            "awsRegion": "us-east-1",
-            "dynamodb": {
-                "ApproximateCreationDateTime": now(),
-                "Keys": {
-                    "aggregate_id": image["aggregate_id"],
-                    "sequence": image["sequence"],
-                },
-                "NewImage": image,
-                "SequenceNumber": sequence_number(number),
-                "SizeBytes": 100,
-                "StreamViewType": "NEW_IMAGE",
-            },
-        });
+        let record = record(number, item);
         let shard = self
             .by_id
             .values_mut()
             .find(|shard| shard.end.is_none() && shard.hashes.contains(&hash))
             .unwrap();
         shard.records.push((number, record));
+    }
+
+    /// Appends a record that is not an event to publish to each open shard. Records that were read
+    /// by all are dropped.
+    pub(crate) fn append_published_to_each(&mut self) {
+        let mut item = event("published", 1);
+        item.insert("status".to_owned(), text("PUBLISHED"));
+        item.remove("state_bucket");
+        for shard in self.by_id.values_mut() {
+            if shard.end.is_none() {
+                self.next_number += 1;
+                shard
+                    .records
+                    .push((self.next_number, record(self.next_number, &item)));
+                if shard.records.len() > RECORDS_A_PAGE {
+                    shard.records.drain(..RECORDS_A_PAGE / 2);
+                }
+            }
+        }
     }
 
     /// Trims all records, as after a day.
@@ -254,6 +249,9 @@ impl Shards {
         position: u64,
         limit: Option<usize>,
     ) -> Result<(Vec<Value>, Option<u64>), Refusal> {
+        if !self.throttle.allows_get_records(id) {
+            return Err(Refusal::LimitExceeded);
+        }
         self.reads += 1;
         let shard = self.by_id.get_mut(id).ok_or(Refusal::NoSuchShard)?;
         if position < shard.horizon {
@@ -272,6 +270,38 @@ impl Shards {
         let records = page.iter().map(|(_, record)| record.clone()).collect();
         Ok((records, (!ended).then_some(next)))
     }
+}
+
+/// Returns the stream record of an insert of `item`.
+fn record(number: u64, item: &Item) -> Value {
+    let image: serde_json::Map<_, _> = item
+        .iter()
+        .map(|(name, value)| {
+            let value = match value.as_n() {
+                Ok(number) => json!({ "N": number }),
+                Err(value) => json!({ "S": value.as_s().unwrap() }),
+            };
+            (name.clone(), value)
+        })
+        .collect();
+    json!({
+        "eventID": format!("{number:032x}"),
+        "eventName": "INSERT",
+        "eventVersion": "1.1",
+        "eventSource": "aws:dynamodb",
+        "awsRegion": "us-east-1",
+        "dynamodb": {
+            "ApproximateCreationDateTime": now(),
+            "Keys": {
+                "aggregate_id": image["aggregate_id"],
+                "sequence": image["sequence"],
+            },
+            "NewImage": image,
+            "SequenceNumber": sequence_number(number),
+            "SizeBytes": 100,
+            "StreamViewType": "NEW_IMAGE",
+        },
+    })
 }
 
 fn described((id, shard): (&String, &Shard)) -> Value {
