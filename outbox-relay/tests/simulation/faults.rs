@@ -8,7 +8,7 @@ pub(crate) struct Faults(BTreeMap<&'static str, (u64, u64)>);
 
 impl Faults {
     /// Every kind of fault, so that a kind that never occurs is noticed.
-    const KINDS: [&str; 35] = [
+    const KINDS: &[&str] = &[
         "crash",
         "freeze",
         "graceful stop",
@@ -38,6 +38,10 @@ impl Faults {
         "quarantine failed",
         "quarantine answer lost",
         "event deleted",
+        "event retried",
+        "event discarded",
+        "pending event discarded",
+        "sweep requested",
         "burst of events",
         "old occurrence",
         "future occurrence",
@@ -63,8 +67,8 @@ impl Faults {
 
     pub(crate) fn table(&self) -> Vec<(&'static str, u64, u64)> {
         Self::KINDS
-            .into_iter()
-            .map(|kind| {
+            .iter()
+            .map(|&kind| {
                 let (count, runs) = self.0.get(kind).copied().unwrap_or_default();
                 (kind, count, runs)
             })

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::meter::Gaps;
 use crate::ports::{Mutation, View};
 use crate::run::{BUFFER_EVENTS, SETTLE_LIMIT, locked};
-use crate::world::{CLOCKS, ROUTES, World};
+use crate::world::{CLOCKS, RETENTION, ROUTES, World};
 
 const LEASE: Duration = Duration::from_secs(4);
 
@@ -90,7 +90,7 @@ impl Instance {
             lease_duration: LEASE,
             poll_min: Duration::from_millis(10),
             poll_max: Duration::from_millis(200),
-            retention: Duration::from_secs(3600),
+            retention: Duration::from_secs(RETENTION.unsigned_abs()),
             sweep_interval: Duration::from_secs(5),
             sweep_after: Duration::from_secs(12),
             buffer_kib: if self.mutation == Some(Mutation::NoBound) {

@@ -4,14 +4,16 @@
 //! queues that throttle, fail before or after a request takes effect, and respond late. The stream
 //! and the index lag behind the table, and the clocks of writers and instances are wrong. [`ports`]
 //! implements the engine's ports on it: a request may take effect after the death of its sender.
+//! Operators retry, replay and discard events, also pending ones, and mostly request a sweep.
 //! [`run`] runs writers and several relay [`instance`]s, which crash, freeze and restart. Some
 //! checkers observe the whole run (`world/invariants.rs`), and [`check`] examines its end:
 //!
 //! - **no loss**: every committed event is delivered and marked, or quarantined if it can never be
-//!   sent.
+//!   sent, or discarded; a replayed event is delivered once more for each replay.
 //! - **bounded repeats**: an event is repeated at most once for each lost answer or disturbance of
 //!   a sender between sending and marking it.
 //! - **per-aggregate order**: first deliveries of an aggregate are in the order of `sequence`.
+//! - **publish → mark**: a mark has the id of a message of its replay, and the retention.
 //! - **fencing**: no checkpoint is past an event that is not marked.
 //! - **bounded memory**: the events that an instance has read and not settled are bounded by its
 //!   buffer and by the shards it holds.

@@ -113,7 +113,8 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
             67 if random.f64() < 0.2 => locked(world).recreate_stream(),
             68 => locked(world).delete_one(),
             69..73 => locked(world).toggle_queue_outage(),
-            73 => burst(world, &mut sequences, &mut random),
+            73..77 => locked(world).operate(),
+            77 => burst(world, &mut sequences, &mut random),
             _ => {
                 let n = random.usize(..instances.len());
                 instances[n].disturb(&mut random).await;

@@ -34,12 +34,16 @@ pub(crate) enum Mutation {
     NoLookUps,
     /// Sweeper: the table returns no pending events.
     NoSweeper,
+    /// Sweeper: the index does not contain the events that an operator made pending again.
+    NoRepublishedEvents,
+    /// Publish → mark → checkpoint: a published event never expires.
+    NoExpiry,
     /// Sweeper: the low-water marks of the readers are in the future.
     NotWaitingForReaders,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::ChildrenFirst,
         Self::NoFence,
         Self::LostUnnoticed,
@@ -48,6 +52,8 @@ impl Mutation {
         Self::NotMarking,
         Self::NoLookUps,
         Self::NoSweeper,
+        Self::NoRepublishedEvents,
+        Self::NoExpiry,
         Self::NotWaitingForReaders,
     ];
 
@@ -60,7 +66,8 @@ impl Mutation {
             Self::NoBound => "bounded memory",
             Self::NotWaitingForSends => "per-aggregate order",
             Self::NoLookUps | Self::NotWaitingForReaders => "bounded repeats",
-            Self::NoSweeper => "no loss",
+            Self::NoExpiry => "publish → mark",
+            Self::NoSweeper | Self::NoRepublishedEvents => "no loss",
         }
     }
 }

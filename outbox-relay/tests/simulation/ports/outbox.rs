@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use outbox::Status;
+use outbox::item::attribute;
 use outbox_relay::ports::{
     EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
     TableError,
@@ -13,17 +14,20 @@ use super::{Mutation, View};
 impl OutboxTable for View {
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
         assert!((1..=25).contains(&published.len()));
-        let keys: Vec<_> = published.iter().map(|event| event.key.clone()).collect();
-        self.request(move |view| view.mark_all(&keys)).await
+        let mut published = published.to_vec();
+        if self.lacks(Mutation::NoExpiry) {
+            published.iter_mut().for_each(|mark| mark.expires_at = 0);
+        }
+        self.request(move |view| view.mark_all(&published)).await
     }
 
     async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
-        let key = event.key.clone();
+        let event = event.clone();
         self.request(move |view| {
             if view.strikes("quarantine failed", 0.1) {
                 return Err(simulated());
             }
-            let quarantined = view.world().quarantine(&view.name, &key);
+            let quarantined = view.world().quarantine(&view.name, &event);
             if view.strikes("quarantine answer lost", 0.05) {
                 Err(simulated())
             } else if quarantined {
@@ -70,7 +74,11 @@ impl OutboxTable for View {
         if self.lacks(Mutation::NoSweeper) {
             return Ok(PendingPage::default());
         }
-        let page = self.world().pending(bucket, after);
+        let mut page = self.world().pending(bucket, after);
+        if self.lacks(Mutation::NoRepublishedEvents) {
+            let republished = |item: &Item| item.contains_key(attribute::RETRIED_AT);
+            page.items.retain(|item| !republished(item));
+        }
         self.travel().await;
         Ok(page)
     }
@@ -103,19 +111,19 @@ impl OutboxTable for View {
 }
 
 impl View {
-    fn mark_all(&self, keys: &[EventKey]) -> Result<Vec<MarkOutcome>, TableError> {
+    fn mark_all(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
         if self.lacks(Mutation::NotMarking) {
-            return Ok(vec![MarkOutcome::Marked; keys.len()]);
+            return Ok(vec![MarkOutcome::Marked; published.len()]);
         }
         if self.strikes("mark failed", 0.05) {
             return Err(simulated());
         }
-        let outcomes = keys
+        let outcomes = published
             .iter()
-            .map(|key| {
+            .map(|mark| {
                 if self.strikes("mark failed", 0.02) {
                     MarkOutcome::TryAgain
-                } else if self.world().mark(&self.name, key) {
+                } else if self.world().mark(&self.name, mark) {
                     MarkOutcome::Marked
                 } else {
                     MarkOutcome::NotPending

@@ -1,6 +1,7 @@
 //! Queue port.
 
 use async_trait::async_trait;
+use outbox::message::REPLAY_ATTRIBUTE;
 use outbox_relay::ports::{EntryFailure, EventKey, Queue, SendEntry, SendError};
 use outbox_relay::routes::QueueRef;
 use tokio::time::Instant;
@@ -8,23 +9,27 @@ use tokio::time::Instant;
 use super::{Mutation, View};
 use crate::world::Delivery;
 
-fn key_of(entry: &SendEntry<'_>) -> EventKey {
-    let sequence = entry
-        .deduplication
-        .rsplit(':')
-        .next()
-        .expect("ids have a colon");
-    EventKey {
-        aggregate_id: entry.group.to_owned(),
-        sequence: sequence.to_owned(),
-    }
+/// Event of a message, and the number of its replay; 0 for a first publication.
+type Message = (EventKey, u64);
+
+fn message_of(entry: &SendEntry<'_>) -> Message {
+    let body: serde_json::Value = serde_json::from_str(&entry.message.body).expect("a JSON body");
+    let text = |name: &str| body[name].as_str().expect("a text").to_owned();
+    let key = EventKey {
+        aggregate_id: text("subject"),
+        sequence: text("sequence"),
+    };
+    let mut attributes = entry.message.attributes.iter();
+    let replay = attributes.find(|(name, _)| *name == REPLAY_ATTRIBUTE);
+    let replay = replay.map_or(0, |(_, number)| number.parse().expect("a number"));
+    (key, replay)
 }
 
 type Answer = Result<Vec<Result<String, EntryFailure>>, SendError>;
 
 impl View {
     /// Processes a batch that left its sender at `sent_at`, as the service does.
-    fn receive(&self, queue: &str, keys: &[EventKey], sent_at: Instant) -> Answer {
+    fn receive(&self, queue: &str, messages: &[Message], sent_at: Instant) -> Answer {
         let unavailable = || SendError::Unavailable {
             kind: "simulated".to_owned(),
             message: "simulated".to_owned(),
@@ -40,13 +45,13 @@ impl View {
             return Err(refused("RequestThrottled"));
         }
         let at_fault = |key: &EventKey| self.world().is_refused(key);
-        if keys.iter().any(at_fault) && self.refuses_all() {
+        if messages.iter().any(|(key, _)| at_fault(key)) && self.refuses_all() {
             return Err(refused("InvalidMessageContents"));
         }
         let answer_lost = self.strikes("send answer lost", 0.02);
-        let answers = keys
+        let answers = messages
             .iter()
-            .map(|key| {
+            .map(|(key, replay)| {
                 let at_fault = at_fault(key);
                 if at_fault || self.strikes("entry failed", 0.03) {
                     let code = if at_fault {
@@ -62,6 +67,7 @@ impl View {
                 }
                 let delivery = Delivery {
                     key: key.clone(),
+                    replay: *replay,
                     sender: self.name.clone(),
                     sent_at,
                     at: Instant::now(),
@@ -95,22 +101,22 @@ impl Queue for View {
         assert!((1..=10).contains(&entries.len()));
         for entry in entries {
             self.world()
-                .check_sender(&self.name, &self.instance, &key_of(entry));
+                .check_sender(&self.name, &self.instance, &message_of(entry).0);
         }
         if self.lacks(Mutation::NotWaitingForSends) {
             for entry in entries {
-                let (view, key) = (self.clone(), key_of(entry));
+                let (view, message) = (self.clone(), message_of(entry));
                 tokio::spawn(async move {
                     let sent_at = Instant::now();
                     view.travel().await;
-                    let _ = view.receive("", &[key], sent_at);
+                    let _ = view.receive("", &[message], sent_at);
                 });
             }
             return Ok(entries.iter().map(|_| Ok("m".to_owned())).collect());
         }
         let (name, sent_at) = (queue.name().to_owned(), Instant::now());
-        let keys: Vec<_> = entries.iter().map(key_of).collect();
-        self.request(move |view| view.receive(&name, &keys, sent_at))
+        let messages: Vec<_> = entries.iter().map(message_of).collect();
+        self.request(move |view| view.receive(&name, &messages, sent_at))
             .await
     }
 }

@@ -14,6 +14,8 @@ const BEYOND_RUN: Duration = Duration::from_secs(86_400);
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
     pub(crate) key: EventKey,
+    /// Number of the replay that the message carries; 0 for a first publication.
+    pub(crate) replay: u64,
     /// Incarnation that sent it.
     pub(crate) sender: String,
     /// Time at which the request left its sender.
@@ -45,11 +47,14 @@ impl World {
     /// Delivers a message to a queue, and returns its id.
     pub(crate) fn deliver(&mut self, delivery: Delivery) -> String {
         self.log(format!(
-            "{} delivers {}:{}",
-            delivery.sender, delivery.key.aggregate_id, delivery.key.sequence
+            "{} delivers {}:{} replay {}",
+            delivery.sender, delivery.key.aggregate_id, delivery.key.sequence, delivery.replay
         ));
+        let id = format!("m-{}", self.deliveries.len() + 1);
+        let message = (delivery.key.clone(), delivery.replay);
+        self.messages.entry(message).or_default().insert(id.clone());
         self.deliveries.push(delivery);
-        format!("m-{}", self.deliveries.len())
+        id
     }
 
     pub(crate) fn started(&mut self, name: &str) {

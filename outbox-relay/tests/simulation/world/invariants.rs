@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outbox_relay::ports::{EventKey, Lease, LeaseState, SWEEPER, ShardId};
+use outbox_relay::ports::{EventKey, Lease, LeaseState, Published, SWEEPER, ShardId};
 use tokio::time::Instant;
 
 use super::stream::RecordModel;
 use super::table::Flaw;
-use super::{PAGE, World};
+use super::{PAGE, RETENTION, World, clock};
 use crate::run::BUFFER_EVENTS;
 
 /// Maximum number of events of a shard outside the buffer: one page that is being processed, one
@@ -103,7 +103,7 @@ impl World {
             .iter()
             .filter(|record| record.number <= until && record.number > shard.trimmed)
             .filter_map(|record| record.event.as_ref())
-            .find(|key| self.events[*key].is_pending())
+            .find(|key| self.events[*key].is_unsettled())
             .cloned();
         let id = lease.shard.clone();
         if open {
@@ -124,7 +124,7 @@ impl World {
         // A malformed event takes less of the budget and does not wait.
         let counts = |key: &EventKey| {
             let event = &self.events[key];
-            event.is_pending() && event.flaw != Some(Flaw::Malformed)
+            event.is_unsettled() && event.flaw != Some(Flaw::Malformed)
         };
         let keys: Vec<_> = keys.into_iter().filter(counts).collect();
         let of_shard = (name.to_owned(), shard.clone());
@@ -146,6 +146,25 @@ impl World {
         if unsettled > bound {
             self.violations.push(format!(
                 "bounded memory: {name} has read {unsettled} unsettled events, {bound} are allowed"
+            ));
+        }
+    }
+
+    /// Checks the attributes of a mark, which took effect on an event of this many replays.
+    pub(crate) fn check_mark(&mut self, instance: &str, mark: &Published, replays: u64) {
+        let key = &mark.key;
+        let name = format!("{}:{}", key.aggregate_id, key.sequence);
+        let messages = self.messages.get(&(key.clone(), replays));
+        if messages.is_none_or(|ids| !ids.contains(&mark.message_id)) {
+            self.violations.push(format!(
+                "publish → mark: {instance} marked replay {replays} of {name} with message {}, which is not of it",
+                mark.message_id
+            ));
+        }
+        let left = mark.expires_at - clock().as_seconds();
+        if (left - RETENTION).abs() > 60 {
+            self.violations.push(format!(
+                "publish → mark: {instance} marked {name} to expire in {left} s"
             ));
         }
     }

@@ -1,5 +1,6 @@
 //! Model of the services as the relay observes them.
 
+mod changes;
 mod clock;
 mod deliveries;
 mod invariants;
@@ -16,13 +17,16 @@ use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{EventKey, Lease, ShardId};
 use stream::ShardModel;
 pub(crate) use table::EventModel;
-use table::Flaw;
+use table::{Added, Flaw};
 use tokio::time::Instant;
 
 use crate::faults::Faults;
 
 /// Maximum number of records in a page: low, so that a run has many pages.
 pub(crate) const PAGE: usize = 12;
+
+/// Time for which published events are kept, in seconds.
+pub(crate) const RETENTION: i64 = 3_600;
 
 const YEAR_MINUTES: i64 = 365 * 24 * 60;
 
@@ -53,6 +57,8 @@ pub(crate) struct World {
     /// Incarnation that acquired a lease last and has not released it.
     pub(crate) holders: BTreeMap<(String, ShardId), String>,
     pub(crate) deliveries: Vec<Delivery>,
+    /// Ids of the messages of each event and replay.
+    pub(crate) messages: BTreeMap<(EventKey, u64), BTreeSet<String>>,
     pub(crate) disturbances: Vec<Disturbance>,
     running: BTreeSet<String>,
     /// Incarnations that crashed.
@@ -93,6 +99,7 @@ impl World {
             root: 0,
             holders: BTreeMap::new(),
             deliveries: Vec::new(),
+            messages: BTreeMap::new(),
             disturbances: Vec::new(),
             running: BTreeSet::new(),
             dead: BTreeSet::new(),
@@ -149,6 +156,11 @@ impl World {
                 indexed_at: Instant::now() + self.lag(),
                 settled_at: None,
                 unindexed_at: None,
+                added: Added::default(),
+                published: BTreeMap::new(),
+                was_failed: false,
+                was_discarded: false,
+                republished: 0,
                 event_type: if other { "stock.moved" } else { "order.placed" },
                 flaw,
                 deleted: false,

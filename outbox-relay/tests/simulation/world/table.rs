@@ -1,10 +1,10 @@
 //! Model of the outbox table and its index.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::Status;
-use outbox::item::{bucket_name, pending_bucket};
+use outbox::item::{attribute, bucket_name, pending_bucket};
 use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{EventKey, Item, PendingCursor, PendingPage};
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use super::World;
 /// Maximum number of items that a query of the index returns.
 const PENDING_PAGE: usize = 5;
 
-/// Flaw of an event that can never be sent.
+/// Flaw of an event that cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// Its payload is not JSON.
@@ -29,22 +29,74 @@ pub(crate) struct EventModel {
     pub(crate) status: Status,
     /// Time according to its writer.
     pub(crate) occurred_at: Timestamp,
-    /// Time at which it was marked or quarantined.
-    pub(crate) settled_at: Option<Instant>,
-    /// Time from which the index contains the event as pending.
-    pub(crate) indexed_at: Instant,
-    /// Time from which the index no longer contains it.
-    pub(crate) unindexed_at: Option<Instant>,
     /// Determines the queue.
     pub(crate) event_type: &'static str,
     pub(crate) flaw: Option<Flaw>,
     /// The item was removed.
     pub(crate) deleted: bool,
+    /// Attributes that the relay and operators add.
+    pub(crate) added: Added,
+    /// Time from which the index contains the event as pending.
+    pub(crate) indexed_at: Instant,
+    /// Time from which the index no longer contains it.
+    pub(crate) unindexed_at: Option<Instant>,
+    /// Time at which it was last marked, quarantined or discarded.
+    pub(crate) settled_at: Option<Instant>,
+    /// Time of the publication of each generation, by the number of replays.
+    pub(crate) published: BTreeMap<u64, Instant>,
+    /// It was quarantined, so later events of its aggregate have passed it.
+    pub(crate) was_failed: bool,
+    pub(crate) was_discarded: bool,
+    /// Number of times that an operator made it pending again.
+    pub(crate) republished: u64,
+}
+
+/// Attributes that are added to an event after its writer stored it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Added {
+    pub(crate) replays: u64,
+    pub(crate) retried_at: Option<String>,
+    pub(crate) replayed_at: Option<String>,
+    pub(crate) failed_at: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) published_at: Option<String>,
+    /// Epoch seconds.
+    pub(crate) expires_at: Option<i64>,
+}
+
+impl Added {
+    /// Adds the attributes to an item.
+    fn add_to(&self, item: &mut Item) {
+        for (name, value) in [
+            (attribute::RETRIED_AT, &self.retried_at),
+            (attribute::REPLAYED_AT, &self.replayed_at),
+            (attribute::FAILED_AT, &self.failed_at),
+            (attribute::MESSAGE_ID, &self.message_id),
+            (attribute::PUBLISHED_AT, &self.published_at),
+        ] {
+            if let Some(value) = value {
+                item.insert(name.to_owned(), text(value));
+            }
+        }
+        if self.replays > 0 {
+            let replays = AttributeValue::N(self.replays.to_string());
+            item.insert(attribute::REPLAYS.to_owned(), replays);
+        }
+        if let Some(at) = self.expires_at {
+            let expires_at = AttributeValue::N(at.to_string());
+            item.insert(attribute::EXPIRES_AT.to_owned(), expires_at);
+        }
+    }
 }
 
 impl EventModel {
     pub(crate) fn is_pending(&self) -> bool {
         !self.deleted && self.status == Status::Pending
+    }
+
+    /// Returns `true` if it is pending as its writer stored it: no checkpoint may be past it.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.is_pending() && self.settled_at.is_none()
     }
 
     /// Returns `true` if the index contains it as pending.
@@ -56,6 +108,10 @@ impl EventModel {
 
 fn cursor_text(at: Timestamp, key: &EventKey) -> String {
     format!("{at}|{}|{:>20}", key.aggregate_id, key.sequence)
+}
+
+fn text(value: &str) -> AttributeValue {
+    AttributeValue::S(value.to_owned())
 }
 
 impl World {
@@ -88,7 +144,7 @@ impl World {
             PendingCursor(HashMap::from([("last".to_owned(), last)]))
         });
         PendingPage {
-            items: page.into_iter().map(|(_, key)| self.image(key)).collect(),
+            items: page.into_iter().map(|(_, key)| self.item(key)).collect(),
             next,
         }
     }
@@ -105,89 +161,43 @@ impl World {
         found
             .into_iter()
             .take(PENDING_PAGE)
-            .map(|(_, key)| self.image(key))
+            .map(|(_, key)| self.item(key))
             .collect()
     }
 
-    pub(super) fn image(&self, key: &EventKey) -> HashMap<String, AttributeValue> {
+    /// Returns the item as it is pending now.
+    fn item(&self, key: &EventKey) -> Item {
+        let mut item = self.image(key);
+        self.events[key].added.add_to(&mut item);
+        item
+    }
+
+    /// Returns the item as its writer stored it.
+    pub(super) fn image(&self, key: &EventKey) -> Item {
         let event = &self.events[key];
         let payload = match event.flaw {
             Some(Flaw::Malformed) => "{oops",
             Some(Flaw::Refused) | None => "{}",
         };
-        let text = |value: &str| AttributeValue::S(value.to_owned());
         HashMap::from([
-            ("aggregate_id".to_owned(), text(&key.aggregate_id)),
+            (attribute::AGGREGATE_ID.to_owned(), text(&key.aggregate_id)),
             (
-                "sequence".to_owned(),
+                attribute::SEQUENCE.to_owned(),
                 AttributeValue::N(key.sequence.clone()),
             ),
-            ("aggregate_type".to_owned(), text("order")),
-            ("event_type".to_owned(), text(event.event_type)),
-            ("payload".to_owned(), text(payload)),
+            (attribute::AGGREGATE_TYPE.to_owned(), text("order")),
+            (attribute::EVENT_TYPE.to_owned(), text(event.event_type)),
+            (attribute::PAYLOAD.to_owned(), text(payload)),
             (
-                "occurred_at".to_owned(),
+                attribute::OCCURRED_AT.to_owned(),
                 text(&event.occurred_at.to_string()),
             ),
-            ("status".to_owned(), text("PENDING")),
+            (attribute::STATUS.to_owned(), text("PENDING")),
         ])
-    }
-
-    /// Marks an event. Returns `false` if it was not pending.
-    pub(crate) fn mark(&mut self, instance: &str, key: &EventKey) -> bool {
-        self.settle(instance, key, Status::Published)
-    }
-
-    /// Quarantines an event, which must have a flaw. Returns `false` if it was not pending.
-    pub(crate) fn quarantine(&mut self, instance: &str, key: &EventKey) -> bool {
-        if self.events[key].flaw.is_none() {
-            self.violations
-                .push(format!("{instance} quarantined the valid event {key:?}"));
-        }
-        self.settle(instance, key, Status::Failed)
-    }
-
-    fn settle(&mut self, instance: &str, key: &EventKey, status: Status) -> bool {
-        for unsettled in self.unsettled.values_mut() {
-            unsettled.remove(key);
-        }
-        let unindexed_at = Instant::now() + self.lag();
-        let Some(event) = self.events.get_mut(key) else {
-            return false;
-        };
-        if !event.is_pending() {
-            return false;
-        }
-        event.status = status;
-        event.settled_at = Some(Instant::now());
-        event.unindexed_at = Some(unindexed_at);
-        self.log(format!(
-            "{instance} marks {}:{} {status:?}",
-            key.aggregate_id, key.sequence
-        ));
-        self.append(key, false);
-        true
     }
 
     /// Returns `true` if the queue rejects this event.
     pub(crate) fn is_refused(&self, key: &EventKey) -> bool {
         self.events[key].flaw == Some(Flaw::Refused)
-    }
-
-    /// Removes a random item, whatever its status.
-    pub(crate) fn delete_one(&mut self) {
-        let unindexed_at = Instant::now() + self.lag();
-        let at = self.random.usize(..self.events.len().max(1));
-        let Some((key, event)) = self.events.iter_mut().nth(at) else {
-            return;
-        };
-        event.deleted = true;
-        event.unindexed_at.get_or_insert(unindexed_at);
-        let key = key.clone();
-        for unsettled in self.unsettled.values_mut() {
-            unsettled.remove(&key);
-        }
-        self.faults.note("event deleted");
-        self.log(format!("delete {}:{}", key.aggregate_id, key.sequence));
     }
 }
