@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use chaos::ChaosOptions;
 use clap::{Args, Parser, Subcommand};
+use outbox::Buckets;
 use shared::provision::ResourceNames;
 use shared::runtime::service::ProcessOptions;
 
@@ -103,6 +104,17 @@ pub struct UpOptions {
         help_heading = "Services"
     )]
     pub worker_admin_listen: SocketAddr,
+
+    /// Index partitions over which the API spreads pending events and which the relay queries (1
+    /// to 256).
+    #[arg(
+        long,
+        env = "OUTBOX_BUCKETS",
+        value_name = "NUMBER",
+        default_value_t = Buckets::default(),
+        help_heading = "Services"
+    )]
+    pub outbox_buckets: Buckets,
 
     #[command(flatten)]
     pub names: ResourceNames,

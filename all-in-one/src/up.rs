@@ -131,6 +131,7 @@ fn specs(
     let mut environment = cloud.env();
     environment.extend(names.environment());
     environment.extend([
+        ("OUTBOX_BUCKETS", options.outbox_buckets.to_string()),
         (
             "RELAY_AGGREGATE_TABLES",
             format!("order={}", names.orders_table),

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::config::Credentials;
 use futures::future::join_all;
 use http::Uri;
 use local_cloud::{Config, LocalCloud, StartError};
+use outbox::Buckets;
 use shared::aws::{ATTEMPT_TIMEOUT, Causes, Clients, QueueUrlError};
 use shared::provision::{self, ProvisionError, ResourceNames, dead_letter_queue_name};
 use test_support::fault_proxy::Upstream;
@@ -148,6 +149,8 @@ impl Backend {
             ("AWS_ACCESS_KEY_ID", key.clone()),
             ("AWS_SECRET_ACCESS_KEY", key),
             ("RELAY_ROUTES", routes),
+            // The number that the writers and the final state of chaos use.
+            ("OUTBOX_BUCKETS", Buckets::default().to_string()),
         ]
         .into_iter()
         .chain(self.names.environment())

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
 use aws_sdk_sqs::types::QueueAttributeName;
-use outbox::OutboxItem;
-use outbox::item::{BY_STATE_INDEX, attribute, pending_buckets};
+use outbox::item::{BY_STATE_INDEX, attribute};
+use outbox::{Buckets, OutboxItem};
 use serde_json::Value;
 use shared::order::{Order, OrderStatus};
 use shared::provision::dead_letter_queue_name;
@@ -38,7 +38,7 @@ impl Backend {
     }
 
     async fn is_settled(&self) -> Result<bool, Unreadable> {
-        for bucket in pending_buckets() {
+        for bucket in Buckets::default().partitions() {
             if self.pending(&bucket).await? > 0 {
                 return Ok(false);
             }

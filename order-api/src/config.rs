@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use outbox::Buckets;
 use shared::aws::resource_names::parse_table;
 use shared::runtime::service::{ProcessOptions, RunError, parse_duration};
 
@@ -20,6 +21,11 @@ pub struct Config {
     /// DynamoDB table of the events (the outbox)
     #[arg(long, env = "OUTBOX_TABLE", value_name = "TABLE", default_value = "outbox", value_parser = parse_table)]
     pub outbox_table: String,
+
+    /// Index partitions over which pending events are spread (1 to 256). Raise it on the relays
+    /// first: they do not sweep or list an event beyond their own number. Never lower it
+    #[arg(long, env = "OUTBOX_BUCKETS", value_name = "NUMBER", default_value_t = Buckets::default())]
+    pub outbox_buckets: Buckets,
 
     /// DynamoDB table of the idempotency keys
     #[arg(long, env = "IDEMPOTENCY_TABLE", value_name = "TABLE", default_value = "idempotency_keys", value_parser = parse_table)]
@@ -109,6 +115,8 @@ mod tests {
             ["--listen", "localhost"],
             ["--listen", "127.0.0.1:65536"],
             ["--orders-table", "ab"],
+            ["--outbox-buckets", "0"],
+            ["--outbox-buckets", "257"],
             ["--orders-table", "a table"],
             ["--request-timeout", "10"],
             ["--request-timeout", "99ms"],

@@ -49,7 +49,7 @@ impl Store {
             single_attempt: Client::from_conf(single_attempt),
             orders: config.orders_table.clone(),
             idempotency: config.idempotency_table.clone(),
-            outbox: Outbox::new(&config.outbox_table),
+            outbox: Outbox::new(&config.outbox_table).with_buckets(config.outbox_buckets),
         }
     }
 

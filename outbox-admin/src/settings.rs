@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox::Buckets;
 use shared::aws::resource_names::parse_table;
 
 /// Configuration of the operator's service. A program fills it from its own options.
@@ -12,6 +13,8 @@ use shared::aws::resource_names::parse_table;
 pub struct Settings {
     /// Name of the outbox table.
     pub outbox_table: String,
+    /// Index partitions over which the table's pending events are spread.
+    pub buckets: Buckets,
     /// Name of the table of leases and checkpoints.
     pub leases_table: String,
     /// Consumer group whose leases are shown.

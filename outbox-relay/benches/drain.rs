@@ -204,7 +204,7 @@ async fn relay(cloud: &LocalCloud) -> Result<(Duration, u64)> {
     let service = support::relay(cloud, &[]).await?;
     let dynamodb = cloud.dynamodb_client();
     eventually(DEADLINE, || async {
-        for bucket in outbox::item::pending_buckets() {
+        for bucket in outbox::Buckets::default().partitions() {
             let found = dynamodb
                 .query()
                 .table_name("outbox")

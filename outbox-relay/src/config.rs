@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
+use outbox::Buckets;
 use outbox_admin::{AdminToken, AggregateTables, Settings};
 use shared::aws::resource_names::parse_table;
 use shared::runtime::service::{ProcessOptions, RunError, parse_duration, parse_duration_within};
@@ -116,6 +117,19 @@ pub struct Config {
     )]
     pub outbox_table: String,
 
+    /// Index partitions over which pending events are spread (1 to 256). Not
+    /// fewer than any writer uses: no sweep and no list finds an event beyond
+    /// this number. To raise it, restart the relays with the new number, then
+    /// the writers; never lower it.
+    #[arg(
+        long,
+        env = "OUTBOX_BUCKETS",
+        value_name = "NUMBER",
+        default_value_t = Buckets::default(),
+        global = true
+    )]
+    pub outbox_buckets: Buckets,
+
     /// The table of leases and checkpoints.
     #[arg(
         long,
@@ -182,6 +196,7 @@ impl Config {
     pub fn admin_settings(&self) -> Settings {
         Settings {
             outbox_table: self.outbox_table.clone(),
+            buckets: self.outbox_buckets,
             leases_table: self.leases_table.clone(),
             consumer_group: self.consumer_group.clone(),
             lease_duration: self.lease_duration,

@@ -48,6 +48,8 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         aws::ports(&context.clients, &config),
         EngineConfig {
             instance: instance.clone(),
+            outbox_table: config.outbox_table.clone(),
+            buckets: config.outbox_buckets,
             routes: config.routes.clone(),
             on_failure: config.on_failure,
             lease_duration: config.lease_duration,

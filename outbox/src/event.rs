@@ -5,7 +5,8 @@ use std::error::Error;
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
 use serde::Serialize;
 
-use crate::item::{OutboxItem, Status, attribute, pending_bucket};
+use crate::buckets::Buckets;
+use crate::item::{OutboxItem, Status, attribute};
 use crate::message::{Message, Unpublishable};
 use crate::timestamp::Timestamp;
 use crate::trace_context::TraceContext;
@@ -98,10 +99,11 @@ impl NewEvent {
 }
 
 impl OutboxItem {
-    /// Returns the item that [`Outbox::stage`] stores for `event`.
-    pub fn pending(event: NewEvent) -> Self {
+    /// Returns the item that [`Outbox::stage`] stores for `event` if pending events are spread over
+    /// `buckets`.
+    pub fn pending(event: NewEvent, buckets: Buckets) -> Self {
         Self {
-            state_bucket: Some(pending_bucket(&event.aggregate_id)),
+            state_bucket: Some(buckets.partition_of(&event.aggregate_id)),
             aggregate_id: event.aggregate_id,
             sequence: event.sequence,
             event_id: event.event_id,
@@ -127,6 +129,7 @@ impl OutboxItem {
 #[derive(Clone, Debug)]
 pub struct Outbox {
     pub(crate) table: String,
+    buckets: Buckets,
 }
 
 impl Outbox {
@@ -134,7 +137,17 @@ impl Outbox {
     pub fn new(table: impl Into<String>) -> Self {
         Self {
             table: table.into(),
+            buckets: Buckets::default(),
         }
+    }
+
+    /// Spreads pending events over this number of index partitions instead of 32. The relay and the
+    /// operators' commands must query at least as many (`OUTBOX_BUCKETS`): no sweep and no list
+    /// finds an event beyond their number.
+    #[must_use]
+    pub const fn with_buckets(mut self, buckets: Buckets) -> Self {
+        self.buckets = buckets;
+        self
     }
 
     /// Converts `event` to an action for the caller's `TransactWriteItems` request.
@@ -147,7 +160,7 @@ impl Outbox {
     /// [`EventError::Unpublishable`] if the relay could never publish the event. The caller learns
     /// of it before the commit, instead of an operator who finds the event in quarantine.
     pub fn stage(&self, event: NewEvent) -> Result<TransactWriteItem, EventError> {
-        let item = OutboxItem::pending(event);
+        let item = OutboxItem::pending(event, self.buckets);
         Message::from_item(&item)?;
         let item = serde_dynamo::aws_sdk_dynamodb_1::to_item(&item)
             .map_err(|error| EventError::Item(error.into()))?;
@@ -192,7 +205,19 @@ mod tests {
         assert_eq!(item.event_id, "o-1:1");
         assert_eq!(item.expires_at, None);
         assert_eq!(item.trace_context(), TraceContext::default());
-        assert!(item.state_bucket.unwrap().starts_with("PENDING#"));
+        assert_eq!(
+            item.state_bucket,
+            Some(Buckets::default().partition_of("o-1"))
+        );
+    }
+
+    #[test]
+    fn pending_events_are_spread_over_the_configured_buckets() {
+        let event = NewEvent::new("order", "o-1", 1, "order.placed", &1).unwrap();
+        let outbox = Outbox::new("box").with_buckets(Buckets::new(1).unwrap());
+        let staged = outbox.stage(event).unwrap();
+        let stored = staged.put().unwrap().item()[attribute::STATE_BUCKET].clone();
+        assert_eq!(stored.as_s().unwrap(), "PENDING#0");
     }
 
     fn traced() -> (NewEvent, TraceContext) {

@@ -87,9 +87,6 @@ pub mod attribute {
 /// Name of the sparse index of pending and quarantined events.
 pub const BY_STATE_INDEX: &str = "by_state";
 
-/// Number of index partitions over which pending events are spread.
-pub const PENDING_BUCKETS: u32 = 8;
-
 /// Index partition of quarantined events.
 pub const FAILED_BUCKET: &str = "FAILED";
 
@@ -284,23 +281,7 @@ impl OutboxItem {
     }
 }
 
-/// Returns the index partition of a pending event of `aggregate_id`: FNV-1a (32 bits) of its UTF-8
-/// bytes, modulo [`PENDING_BUCKETS`]. Other writers may distribute differently, as readers query
-/// every partition.
-pub fn pending_bucket(aggregate_id: &str) -> String {
-    let hash = aggregate_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    bucket_name(hash % PENDING_BUCKETS)
-}
-
-/// Returns every index partition of pending events.
-pub fn pending_buckets() -> impl Iterator<Item = String> {
-    (0..PENDING_BUCKETS).map(bucket_name)
-}
-
-/// Returns the name of the `bucket`-th index partition of pending events, from 0 to
-/// [`PENDING_BUCKETS`] − 1.
+/// Returns the name of the `bucket`-th index partition of pending events, from 0.
 pub fn bucket_name(bucket: u32) -> String {
     format!("{}#{bucket}", Status::Pending.as_str())
 }
@@ -374,6 +355,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::buckets::Buckets;
 
     fn event() -> HashMap<String, AttributeValue> {
         [
@@ -444,14 +426,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn bucket_of_an_aggregate_is_stable() {
-        // Published vectors of FNV-1a: "foobar" is 0xbf9cf968, "a" 0xe40c292c.
-        assert_eq!(pending_bucket("foobar"), "PENDING#0");
-        assert_eq!(pending_bucket("a"), "PENDING#4");
-        assert_eq!(pending_buckets().count(), 8);
-    }
-
     proptest! {
         #[test]
         fn stored_item_reads_back_unchanged(
@@ -464,7 +438,7 @@ mod tests {
         ) {
             let item = OutboxItem {
                 event_id: OutboxItem::default_event_id(&aggregate_id, sequence),
-                state_bucket: Some(pending_bucket(&aggregate_id)),
+                state_bucket: Some(Buckets::default().partition_of(&aggregate_id)),
                 aggregate_id,
                 sequence,
                 aggregate_type: "order".to_owned(),

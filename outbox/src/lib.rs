@@ -38,6 +38,7 @@
 //! - [`item`]: the stored item; the only place that names the table's attributes.
 //! - [`message`]: the SQS message of an item, and the limits of SQS that it must meet.
 //! - [`trace_context`]: the W3C trace context that is stored and sent with an event.
+//! - [`Buckets`]: the index partitions over which pending events are spread.
 //! - [`timestamp`]: instants as RFC 3339 text.
 //!
 //! # Features
@@ -50,6 +51,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod buckets;
 pub mod event;
 mod excerpt;
 pub mod item;
@@ -59,6 +61,7 @@ mod producer_span;
 pub mod timestamp;
 pub mod trace_context;
 
+pub use buckets::{Buckets, InvalidBuckets};
 pub use event::{EventError, NewEvent, Outbox};
 pub use item::{MalformedItem, OutboxItem, Status};
 pub use message::{Message, Unpublishable};

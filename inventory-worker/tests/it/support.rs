@@ -10,7 +10,7 @@ use aws_sdk_sqs::types::{
     SendMessageBatchRequestEntry,
 };
 use local_cloud::LocalCloud;
-use outbox::{Message, OutboxItem};
+use outbox::{Buckets, Message, OutboxItem};
 use shared::order::{Currency, CustomerId, Line, Order, OrderStatus, Quantity, Sku, UnitPrice};
 use shared::provision::{self, Table};
 use test_support::{Service, eventually};
@@ -272,7 +272,7 @@ pub(crate) fn order(lines: &[(&str, u64)]) -> Order {
 
 /// Returns the outbox item that the API would have written with the order.
 pub(crate) fn outbox_item(order: &Order) -> OutboxItem {
-    OutboxItem::pending(order.placed().unwrap())
+    OutboxItem::pending(order.placed().unwrap(), Buckets::default())
 }
 
 /// Returns the message that the relay would send.

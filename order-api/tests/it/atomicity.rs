@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use outbox::item::pending_bucket;
+use outbox::Buckets;
 use serde_json::Value;
 use shared::order::Order;
 use test_support::Fault;
@@ -62,7 +62,10 @@ async fn an_order_is_stored_with_exactly_one_event_and_one_key() {
     assert_eq!(text(&event, "aggregate_type"), "order");
     assert_eq!(text(&event, "event_type"), "order.placed");
     assert_eq!(text(&event, "status"), "PENDING");
-    assert_eq!(text(&event, "state_bucket"), pending_bucket(id));
+    assert_eq!(
+        text(&event, "state_bucket"),
+        Buckets::default().partition_of(id)
+    );
     assert_eq!(text(&event, "occurred_at"), body["created_at"]);
     assert!(text(&event, "traceparent").starts_with(&format!("00-{trace}-")));
     assert_eq!(text(&event, "tracestate"), "vendor=1");

@@ -80,6 +80,7 @@ impl Operator {
             outbox: DynamoDbOutboxTable::new(
                 clients.dynamodb.clone(),
                 settings.outbox_table.clone(),
+                settings.buckets,
             ),
             leases: Arc::new(DynamoDbLeaseTable::new(
                 &clients.dynamodb,

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use local_cloud::{Config, LocalCloud};
-use outbox::item::pending_bucket;
+use outbox::Buckets;
 use outbox::timestamp::Timestamp;
 use shared::provision::{self, Table};
 use test_support::Service;
@@ -45,7 +45,10 @@ pub(crate) fn event(id: &str, payload: &str) -> Item {
         ("payload".to_owned(), text(payload)),
         ("occurred_at".to_owned(), text(Timestamp::now())),
         ("status".to_owned(), text("PENDING")),
-        ("state_bucket".to_owned(), text(pending_bucket(id))),
+        (
+            "state_bucket".to_owned(),
+            text(Buckets::default().partition_of(id)),
+        ),
     ])
 }
 

@@ -22,6 +22,7 @@ pub fn ports(clients: &Clients, config: &Config) -> Ports {
         outbox: Arc::new(DynamoDbOutboxTable::new(
             clients.dynamodb.clone(),
             config.outbox_table.clone(),
+            config.outbox_buckets,
         )),
         leases: Arc::new(DynamoDbLeaseTable::new(
             &clients.dynamodb,

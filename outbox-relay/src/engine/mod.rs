@@ -35,6 +35,7 @@ use std::time::Duration;
 pub use health::publish_history::{HistorySlot, PublishRecord, SLOT_SECONDS};
 pub use health::status::EngineStatus;
 use opentelemetry::metrics::Meter;
+use outbox::Buckets;
 use outbox::timestamp::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
@@ -48,7 +49,8 @@ use self::metrics::RelayMetrics;
 use self::publish::publisher::Publisher;
 use self::queue_states::QueueStates;
 use self::shard_directory::ShardDirectory;
-use crate::ports::Ports;
+use crate::policy::record_classifier::{Classified, classify};
+use crate::ports::{Change, Ports};
 use crate::routes::Routes;
 
 /// Maximum number of records that a read returns. DynamoDB Streams: `GetRecords`.
@@ -69,6 +71,10 @@ pub enum OnFailure {
 pub struct EngineConfig {
     /// Name of this instance in the lease table.
     pub instance: String,
+    /// Name of the outbox table: a part of the deduplication ids on FIFO queues.
+    pub outbox_table: String,
+    /// Index partitions of pending events.
+    pub buckets: Buckets,
     pub routes: Routes,
     pub on_failure: OnFailure,
     pub lease_duration: Duration,
@@ -92,6 +98,11 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
+    /// Classifies a change of this relay's outbox table.
+    fn classify(&self, change: Change) -> Classified {
+        classify(change, &self.outbox_table, &self.routes)
+    }
+
     /// Returns the maximum size of the messages that may wait for a predecessor, in all shards
     /// together, in bytes. Beyond it, predecessors are read from the table.
     const fn max_waiting_bytes(&self) -> usize {
@@ -156,6 +167,7 @@ impl Engine {
         );
         let backlog = BacklogMonitor {
             table: Arc::clone(&self.ports.outbox),
+            buckets: self.config.buckets,
             status: self.status.clone(),
             interval: self.config.sweep_interval,
             clock: self.config.clock,

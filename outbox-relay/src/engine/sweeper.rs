@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use outbox::item::{PENDING_BUCKETS, attribute};
+use outbox::item::attribute;
 use outbox::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -22,7 +22,7 @@ use super::outbox_reader::OutboxReader;
 use super::shard::sequence_gate::SequenceGate;
 use super::shard_state::ShardState;
 use crate::policy::lease_assignment::with_registered;
-use crate::policy::record_classifier::{Classified, classify, key_of};
+use crate::policy::record_classifier::{Classified, key_of};
 use crate::policy::sweep_policy::{is_old, is_past, low_watermark};
 use crate::ports::{Change, EventKey, Item, PendingCursor};
 
@@ -151,7 +151,7 @@ impl Sweeper {
     async fn pass(&mut self, mut pass: Pass<'_>) -> usize {
         let mut gate = SequenceGate::new(&self.ctx, &self.shard, self.random.fork());
         let mut count = 0;
-        for bucket in 0..PENDING_BUCKETS {
+        for bucket in 0..self.ctx.config.buckets.get() {
             let mut after = None;
             let mut young_pages = 0;
             loop {
@@ -192,7 +192,7 @@ impl Sweeper {
         let mut events = Vec::new();
         let mut rejected = Vec::new();
         for item in items {
-            match classify(Change::Insert(item), &self.ctx.config.routes) {
+            match self.ctx.config.classify(Change::Insert(item)) {
                 Classified::Event(event) => events.push(event),
                 Classified::Reject(reject) => rejected.push(reject),
                 Classified::Skip(_) => {}

@@ -55,12 +55,13 @@ pub struct Rejected {
     pub trace_id: Option<String>,
 }
 
-/// Maximum length of the message group and deduplication ids of a FIFO queue, in characters.
+/// Maximum length of the message group id of a FIFO queue, in characters.
 const MAX_FIFO_ID: usize = 128;
 
-/// Classifies one change of the outbox table. Only an INSERT with status PENDING is an event (the
-/// "event filter" rule); other changes are the relay's own marks, expiry, or changes by others.
-pub fn classify(change: Change, routes: &Routes) -> Classified {
+/// Classifies one change of the outbox table called `table`. Only an INSERT with status PENDING is
+/// an event (the "event filter" rule); other changes are the relay's own marks, expiry, or changes
+/// by others.
+pub fn classify(change: Change, table: &str, routes: &Routes) -> Classified {
     let Change::Insert(image) = change else {
         return Classified::Skip("not_insert");
     };
@@ -73,14 +74,19 @@ pub fn classify(change: Change, routes: &Routes) -> Classified {
         return Classified::Skip("not_pending");
     }
     match key_of(&image) {
-        Some(key) => prepare(key, image, routes),
+        Some(key) => prepare(key, image, table, routes),
         // DynamoDB enforces the types of the key, so this does not occur.
         None => Classified::Skip("no_key"),
     }
 }
 
 /// Composes the message of a pending item, or returns the reason for which it cannot be sent.
-fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Routes) -> Classified {
+fn prepare(
+    key: EventKey,
+    image: HashMap<String, AttributeValue>,
+    table: &str,
+    routes: &Routes,
+) -> Classified {
     let trace_id = stored_trace_id(&image);
     let retried_at = stored_text(&image, attribute::RETRIED_AT);
     let reject = |key, reason, failure: String, trace_id| {
@@ -106,19 +112,12 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
         );
         return reject(key, "no_route", failure, trace_id);
     };
-    if queue.is_fifo() {
-        for (name, value) in [
-            ("aggregate_id", &item.aggregate_id),
-            ("event_id", &item.event_id),
-        ] {
-            if !is_fifo_id(value) {
-                let failure = format!(
-                    "`{name}` must be 1 to {MAX_FIFO_ID} visible ASCII characters for the FIFO queue `{}`",
-                    queue.name()
-                );
-                return reject(key, "fifo_id", failure, trace_id);
-            }
-        }
+    if queue.is_fifo() && !is_fifo_id(&item.aggregate_id) {
+        let failure = format!(
+            "`aggregate_id` must be 1 to {MAX_FIFO_ID} visible ASCII characters for the FIFO queue `{}`",
+            queue.name()
+        );
+        return reject(key, "fifo_id", failure, trace_id);
     }
     Classified::Event(Arc::new(Event {
         key,
@@ -127,7 +126,7 @@ fn prepare(key: EventKey, image: HashMap<String, AttributeValue>, routes: &Route
         message,
         occurred_at: item.occurred_at.parse().ok(),
         trace: item.trace_context(),
-        deduplication_id: deduplication_id(&item),
+        deduplication_id: deduplication_id(table, &item),
         generation: Generation {
             replays: item.replays,
             retried_at,
@@ -196,7 +195,11 @@ mod tests {
     }
 
     fn classified(changes: &[(&str, Option<AttributeValue>)], routes: &str) -> Classified {
-        classify(Change::Insert(image(changes)), &routes.parse().unwrap())
+        classify(
+            Change::Insert(image(changes)),
+            "outbox",
+            &routes.parse().unwrap(),
+        )
     }
 
     fn text(value: impl Into<String>) -> Option<AttributeValue> {
@@ -216,7 +219,7 @@ mod tests {
     #[test]
     fn records_other_than_pending_inserts_are_skipped() {
         assert_eq!(
-            classify(Change::Other, &"*=q".parse().unwrap()),
+            classify(Change::Other, "outbox", &"*=q".parse().unwrap()),
             Classified::Skip("not_insert")
         );
         for status in [None, text("PUBLISHED"), Some(AttributeValue::Bool(true))] {

@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use shared::provision::{self, Table};
+
 use crate::support::{Stage, event, ids, string, text};
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -81,6 +83,30 @@ async fn a_fifo_queue_receives_each_aggregate_in_sequence_order() {
         assert_eq!(sequence, before + 1, "{aggregate}");
     }
     assert!(last.values().all(|sequence| *sequence == 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tables_with_equal_ids_feed_one_fifo_queue() {
+    let stage = Stage::without_queue().await;
+    stage.create_queue("events.fifo").await;
+    let invoices = [Table::outbox("invoices")];
+    provision::tables(&stage.dynamodb, invoices).await.unwrap();
+    let events: Vec<_> = (0..100).map(|n| event(&format!("a-{n}"), 1)).collect();
+    for item in &events {
+        let put = stage.dynamodb.put_item().table_name("invoices");
+        put.set_item(Some(item.clone())).send().await.unwrap();
+    }
+    stage.put_all(events).await;
+    let routes = ("RELAY_ROUTES", "*=events.fifo");
+    let _orders = stage.relay(&[routes]).await;
+    let _invoices = stage.relay(&[routes, ("OUTBOX_TABLE", "invoices")]).await;
+
+    let mut received = ids(&stage.receive("events.fifo", 200).await);
+    received.sort();
+    for pair in received.chunks(2) {
+        assert_eq!(pair[0], pair[1], "one of each table");
+    }
+    assert_eq!(received.len(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

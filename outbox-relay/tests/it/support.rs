@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use aws_sdk_sqs::types::Message;
 use local_cloud::{Config, LocalCloud};
-use outbox::item::pending_bucket;
+use outbox::Buckets;
 use shared::provision::{self, Table};
 use test_support::{Proxy, Service, eventually};
 
@@ -318,7 +318,7 @@ pub(crate) fn event(aggregate_id: &str, sequence: u64) -> Item {
         ("status".to_owned(), text("PENDING")),
         (
             "state_bucket".to_owned(),
-            text(pending_bucket(aggregate_id)),
+            text(Buckets::default().partition_of(aggregate_id)),
         ),
     ])
 }

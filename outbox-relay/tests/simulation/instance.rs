@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use outbox::Buckets;
 use outbox_relay::engine::{Engine, EngineConfig, EngineStatus, OnFailure};
 use shared::runtime::health::Report;
 use tokio::task::JoinHandle;
@@ -85,6 +86,8 @@ impl Instance {
         };
         let config = EngineConfig {
             instance,
+            outbox_table: "outbox".to_owned(),
+            buckets: Buckets::default(),
             routes: ROUTES.parse().expect("a route"),
             on_failure: OnFailure::Pass,
             lease_duration: LEASE,

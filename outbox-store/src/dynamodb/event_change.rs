@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use outbox::Status;
-use outbox::item::{attribute, pending_bucket};
+use outbox::item::attribute;
 use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use shared::aws::error::{ErrorClass, classify};
@@ -51,7 +51,7 @@ impl DynamoDbOutboxTable {
     /// Makes a failed event pending again; the sweeper then publishes it with its stored trace
     /// context. An event in any other state is left unchanged.
     pub async fn retry(&self, key: &EventKey) -> Result<EventChange, TableError> {
-        let bare = pending(self.update(key, Status::Failed, Status::Pending), key);
+        let bare = self.pending_again(key, Status::Failed);
         let whole = bare
             .clone()
             .expression_attribute_names("#at", attribute::RETRIED_AT)
@@ -106,7 +106,8 @@ impl DynamoDbOutboxTable {
     /// Makes a published event pending again, to be sent once more on purpose. Its message carries
     /// the number of the replay: see [`outbox::message::REPLAY_ATTRIBUTE`].
     pub async fn replay(&self, key: &EventKey) -> Result<EventChange, TableError> {
-        let bare = pending(self.update(key, Status::Published, Status::Pending), key)
+        let bare = self
+            .pending_again(key, Status::Published)
             .expression_attribute_names("#replays", attribute::REPLAYS)
             .expression_attribute_values(":one", number(1));
         let whole = bare
@@ -142,6 +143,17 @@ impl DynamoDbOutboxTable {
             .expression_attribute_values(":from", string(from.as_str()))
             .expression_attribute_values(":status", string(to.as_str()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// Returns the update from `from` to pending with the names and values that it needs: it puts
+    /// the event into the index and removes its time to live, which on a pending event would be
+    /// loss.
+    fn pending_again(&self, key: &EventKey, from: Status) -> UpdateItemFluentBuilder {
+        let bucket = self.buckets.partition_of(&key.aggregate_id);
+        self.update(key, from, Status::Pending)
+            .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
+            .expression_attribute_names("#expires", attribute::EXPIRES_AT)
+            .expression_attribute_values(":bucket", string(bucket))
     }
 
     fn changed<T>(
@@ -206,13 +218,4 @@ fn is_too_large(error: &SdkError<UpdateItemError>) -> bool {
         && error
             .message()
             .is_some_and(|text| text.contains("maximum allowed size"))
-}
-
-/// Adds the names and values that a change to pending needs: it puts the event into the index and
-/// removes its time to live, which on a pending event would be loss.
-fn pending(request: UpdateItemFluentBuilder, key: &EventKey) -> UpdateItemFluentBuilder {
-    request
-        .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-        .expression_attribute_names("#expires", attribute::EXPIRES_AT)
-        .expression_attribute_values(":bucket", string(pending_bucket(&key.aggregate_id)))
 }

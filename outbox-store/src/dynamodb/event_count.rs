@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::types::Select;
 use futures::future::try_join_all;
-use outbox::item::{FAILED_BUCKET, attribute, pending_buckets};
+use outbox::item::{FAILED_BUCKET, attribute};
 use outbox::timestamp::Timestamp;
 use serde::Serialize;
 
@@ -29,7 +29,9 @@ pub struct Count {
 impl DynamoDbOutboxTable {
     /// Counts the pending events: up to 50 MB of index entries per partition.
     pub async fn count_all_pending(&self) -> Result<Count, TableError> {
-        let partitions = pending_buckets()
+        let partitions = self
+            .buckets
+            .partitions()
             .map(|partition| async move { self.count_partition(&partition, MAX_PAGES).await });
         let counts = try_join_all(partitions).await?;
         Ok(Count {
@@ -72,7 +74,7 @@ impl DynamoDbOutboxTable {
     /// Returns when the oldest pending event occurred, as its writer stored it. The text is not a
     /// time only if none of the first events of each partition has one.
     pub async fn oldest_pending(&self) -> Result<Option<String>, TableError> {
-        let first = try_join_all(pending_buckets().map(|partition| async move {
+        let first = try_join_all(self.buckets.partitions().map(|partition| async move {
             let response = self
                 .query_partition(&partition)
                 .projection_expression("#at")

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::future::try_join_all;
-use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, pending_buckets};
+use outbox::Buckets;
+use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute};
 use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
@@ -44,7 +45,7 @@ impl Source {
     }
 }
 
-fn sources(filter: &EventFilter) -> Result<Vec<Source>, TableError> {
+fn sources(filter: &EventFilter, buckets: Buckets) -> Result<Vec<Source>, TableError> {
     if filter.is_unindexed() {
         return Err(TableError::NotIndexed);
     }
@@ -54,7 +55,9 @@ fn sources(filter: &EventFilter) -> Result<Vec<Source>, TableError> {
     if filter.scan {
         return Ok(vec![Source::Scan]);
     }
-    let pending = pending_buckets().filter(|_| filter.state != Some(EventState::Failed));
+    let pending = buckets
+        .partitions()
+        .filter(|_| filter.state != Some(EventState::Failed));
     let failed = (filter.state != Some(EventState::Pending)).then(|| FAILED_BUCKET.to_owned());
     Ok(pending.chain(failed).map(Source::Index).collect())
 }
@@ -69,7 +72,7 @@ impl DynamoDbOutboxTable {
         after: Option<&PageToken>,
     ) -> Result<EventPage, TableError> {
         let limit = limit.max(1);
-        let parts = sources(filter)?.into_iter().map(|source| {
+        let parts = sources(filter, self.buckets)?.into_iter().map(|source| {
             let position = after.map_or_else(Position::default, |token| token.of(&source.name()));
             self.part(source, filter, limit, position)
         });

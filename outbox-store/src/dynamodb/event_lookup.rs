@@ -1,7 +1,7 @@
 //! Reads single events of the outbox table.
 
 use futures::future::try_join_all;
-use outbox::item::{FAILED_BUCKET, attribute, pending_buckets};
+use outbox::item::{FAILED_BUCKET, attribute};
 use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
@@ -47,7 +47,7 @@ impl DynamoDbOutboxTable {
     /// Returns the key of the pending or failed event with this id. Reads the whole index, because
     /// no index has the event id as its key; published and discarded events are not found.
     pub async fn find_by_event_id(&self, event_id: &str) -> Result<Option<EventKey>, TableError> {
-        let partitions = pending_buckets().chain([FAILED_BUCKET.to_owned()]);
+        let partitions = self.buckets.partitions().chain([FAILED_BUCKET.to_owned()]);
         let found =
             try_join_all(partitions.map(|partition| self.find_in_partition(partition, event_id)));
         Ok(found.await?.into_iter().flatten().next())

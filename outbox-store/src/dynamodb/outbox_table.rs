@@ -11,8 +11,8 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes,
     ReturnValuesOnConditionCheckFailure,
 };
-use outbox::Status;
-use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, PENDING_BUCKETS, attribute, bucket_name};
+use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, bucket_name};
+use outbox::{Buckets, Status};
 use shared::aws::error::{Causes, ErrorClass, classify};
 
 use crate::{
@@ -35,13 +35,15 @@ const MAX_COUNT_PAGES: usize = 5;
 pub struct DynamoDbOutboxTable {
     pub(super) client: Client,
     pub(super) table: String,
+    /// Index partitions of pending events.
+    pub(super) buckets: Buckets,
     /// PartiQL statement that marks one event as published.
     mark: String,
 }
 
 impl DynamoDbOutboxTable {
-    /// Uses the table called `table`.
-    pub fn new(client: Client, table: String) -> Self {
+    /// Uses the table called `table`, whose writers spread pending events over at most `buckets`.
+    pub fn new(client: Client, table: String, buckets: Buckets) -> Self {
         use attribute::{
             AGGREGATE_ID, EXPIRES_AT, MESSAGE_ID, PUBLISHED_AT, SEQUENCE, STATE_BUCKET, STATUS,
         };
@@ -54,6 +56,7 @@ impl DynamoDbOutboxTable {
         Self {
             client,
             table,
+            buckets,
             mark,
         }
     }
@@ -369,8 +372,7 @@ impl OutboxTable for DynamoDbOutboxTable {
 
     async fn count_pending(&self) -> Result<u64, TableError> {
         let mut count = 0;
-        for bucket in 0..PENDING_BUCKETS {
-            let partition = bucket_name(bucket);
+        for partition in self.buckets.partitions() {
             count += self
                 .count_partition(&partition, MAX_COUNT_PAGES)
                 .await?

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::item::{PENDING_BUCKETS, attribute};
+use outbox::Buckets;
+use outbox::item::attribute;
 use outbox::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use crate::ports::{OutboxTable, TableError};
 
 pub(crate) struct BacklogMonitor {
     pub(crate) table: Arc<dyn OutboxTable>,
+    pub(crate) buckets: Buckets,
     pub(crate) status: EngineStatus,
     /// Pause between two counts.
     pub(crate) interval: Duration,
@@ -46,7 +48,7 @@ impl BacklogMonitor {
     async fn count(&self) -> Result<(), TableError> {
         let mut oldest: Option<Timestamp> = None;
         let mut is_any_pending = false;
-        for bucket in 0..PENDING_BUCKETS {
+        for bucket in 0..self.buckets.get() {
             let page = self.table.pending(bucket, None).await?;
             is_any_pending |= !page.items.is_empty();
             // The index is sorted by the text of the time, so an unreadable time may come first.

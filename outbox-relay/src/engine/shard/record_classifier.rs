@@ -9,7 +9,7 @@ use super::read_event::ReadEvent;
 use crate::engine::context::ShardContext;
 use crate::engine::in_flight::RecordRef;
 use crate::engine::shard_state::ShardState;
-use crate::policy::record_classifier::{Classified, Rejected, classify};
+use crate::policy::record_classifier::{Classified, Rejected};
 use crate::policy::takeover_dedup::TakeoverDedup;
 use crate::ports::Record;
 
@@ -44,7 +44,7 @@ impl RecordClassifier {
                     position: position.clone(),
                 }
             };
-            match classify(record.change, &self.ctx.config.routes) {
+            match self.ctx.config.classify(record.change) {
                 Classified::Skip(reason) => {
                     self.shard.tracker().skip(position, created_at);
                     *skipped.entry(reason).or_default() += 1;

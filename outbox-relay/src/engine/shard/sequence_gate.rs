@@ -15,7 +15,7 @@ use crate::engine::in_flight::RecordRef;
 use crate::engine::outbox_reader::{EventStatuses, OutboxReader};
 use crate::engine::publish::dispatcher::Dispatcher;
 use crate::engine::shard_state::ShardState;
-use crate::policy::record_classifier::{Classified, Event, Rejected, classify};
+use crate::policy::record_classifier::{Classified, Event, Rejected};
 use crate::policy::sequence_tracker::SequenceTracker;
 use crate::ports::{Change, EventKey, Item};
 
@@ -200,7 +200,7 @@ impl SequenceGate {
             };
             first = reached.saturating_add(1);
             for item in items {
-                match classify(Change::Insert(item), &self.ctx.config.routes) {
+                match self.ctx.config.classify(Change::Insert(item)) {
                     Classified::Skip(_) => {}
                     Classified::Reject(rejected) if in_flight.contains(&rejected.key) => {}
                     Classified::Reject(rejected) => {

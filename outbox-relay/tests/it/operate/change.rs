@@ -1,7 +1,7 @@
 //! `retry`, `discard` and `replay`.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use outbox::item::pending_bucket;
+use outbox::Buckets;
 use outbox::timestamp::Timestamp;
 use test_support::eventually;
 
@@ -64,7 +64,11 @@ async fn a_retried_event_does_not_wait_for_younger_pending_events() {
     let waiting = (0..350).map(|n| {
         let item = with(event(&format!("l-{n}"), 1), "event_type", "late.placed");
         let item = with(item, "occurred_at", &earlier);
-        with(item, "state_bucket", &pending_bucket("o-1"))
+        with(
+            item,
+            "state_bucket",
+            &Buckets::default().partition_of("o-1"),
+        )
     });
     stage.put_all(waiting.collect()).await;
     let ran = stage.operate(&["retry", "o-1:1"]).await;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::Select;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, QueueAttributeName};
 use limits::Requests;
-use outbox::item::pending_buckets;
+use outbox::Buckets;
 use server::StreamsServer;
 use shards::Shards;
 use test_support::{Service, eventually};
@@ -188,7 +188,7 @@ impl ShardedStage {
 
     async fn pending(&self) -> i32 {
         let mut pending = 0;
-        for bucket in pending_buckets() {
+        for bucket in Buckets::default().partitions() {
             let counted = self
                 .stage
                 .dynamodb

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use outbox::Status;
-use outbox::item::{attribute, bucket_name, pending_bucket};
+use outbox::item::{attribute, bucket_name};
 use outbox::timestamp::Timestamp;
+use outbox::{Buckets, Status};
 use outbox_relay::ports::{EventKey, Item, PendingCursor, PendingPage};
 use tokio::time::Instant;
 
@@ -125,7 +125,9 @@ impl World {
         let mut pending: Vec<_> = self
             .events
             .iter()
-            .filter(|(key, event)| event.is_indexed() && pending_bucket(&key.aggregate_id) == name)
+            .filter(|(key, event)| {
+                event.is_indexed() && Buckets::default().partition_of(&key.aggregate_id) == name
+            })
             .map(|(key, event)| (event.occurred_at, key))
             .collect();
         pending.sort_by_key(|(at, key)| cursor_text(*at, key));
