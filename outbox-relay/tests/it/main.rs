@@ -15,6 +15,7 @@ mod console;
 mod operate;
 mod outages;
 mod publishing;
+mod scale;
 mod sharded;
 mod support;
 mod sweeping;

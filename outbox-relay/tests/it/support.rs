@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
+use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, Select, WriteRequest};
 use aws_sdk_sqs::types::Message;
 use local_cloud::{Config, LocalCloud};
 use outbox::Buckets;
@@ -180,6 +180,25 @@ impl Stage {
         })
         .await
         .unwrap();
+    }
+
+    /// Returns the number of pending events in the index; a lower bound for more than a page.
+    pub(crate) async fn pending(&self) -> i32 {
+        let mut pending = 0;
+        for bucket in Buckets::default().partitions() {
+            let counted = self
+                .dynamodb
+                .query()
+                .table_name("outbox")
+                .index_name("by_state")
+                .select(Select::Count)
+                .key_condition_expression("state_bucket = :bucket")
+                .expression_attribute_values(":bucket", text(bucket))
+                .send()
+                .await;
+            pending += counted.unwrap().count;
+        }
+        pending
     }
 
     /// Returns the lease of the only shard.

@@ -25,8 +25,8 @@ const QUICK: [(&str, &str); 3] = [
 
 /// Exit code and output of a command.
 #[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
     stdout: String,
     stderr: String,
 }
@@ -47,7 +47,7 @@ impl Ran {
 
 impl Stage {
     /// Runs `outbox-relay` with `arguments` and its output in pipes.
-    async fn operate(&self, arguments: &[&str]) -> Ran {
+    pub(crate) async fn operate(&self, arguments: &[&str]) -> Ran {
         self.operate_with(&[], arguments).await
     }
 

@@ -13,15 +13,13 @@ mod trimmed;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::Select;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, QueueAttributeName};
 use limits::Requests;
-use outbox::Buckets;
 use server::StreamsServer;
 use shards::Shards;
 use test_support::{Service, eventually};
 
-use crate::support::{Item, Stage, event, ids, string, text};
+use crate::support::{Item, Stage, event, ids, string};
 
 /// Time limit for several unoptimised relays and the cloud on one machine.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -176,7 +174,7 @@ impl ShardedStage {
     /// Waits until no event is pending; then asserts that all `count` events are PUBLISHED.
     async fn until_published(&self, count: usize) {
         eventually(PATIENCE, || async {
-            match self.pending().await {
+            match self.stage.pending().await {
                 0 => Ok(()),
                 pending => Err(format!("{pending} of {count} events are pending")),
             }
@@ -184,25 +182,6 @@ impl ShardedStage {
         .await
         .unwrap();
         assert_eq!(self.stage.count("PUBLISHED").await, count);
-    }
-
-    async fn pending(&self) -> i32 {
-        let mut pending = 0;
-        for bucket in Buckets::default().partitions() {
-            let counted = self
-                .stage
-                .dynamodb
-                .query()
-                .table_name("outbox")
-                .index_name("by_state")
-                .select(Select::Count)
-                .key_condition_expression("state_bucket = :bucket")
-                .expression_attribute_values(":bucket", text(bucket))
-                .send()
-                .await;
-            pending += counted.unwrap().count;
-        }
-        pending
     }
 
     /// Returns the event ids in the queue, in the order in which they are received.

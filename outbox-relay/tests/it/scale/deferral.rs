@@ -1,0 +1,308 @@
+//! A large backlog for a queue that does not exist yet, or of an event type without a route, beside
+//! steady traffic to another queue.
+
+use std::time::{Duration, Instant};
+
+use test_support::{Service, eventually};
+
+use super::load::SteadyLoad;
+use super::sends::SqsRecorder;
+use super::{Memory, sum_of};
+use crate::support::{Item, Stage, event, string, text};
+
+/// Events of each aggregate of the backlog.
+const SEQUENCES: u64 = 20;
+
+/// Events per second of the healthy queue.
+const STEADY: u32 = 200;
+
+/// Limits that hold in an optimised build on two cores, and in a build for tests.
+const MAX_LAG: Duration = Duration::from_secs(1);
+const MAX_MEMORY_MIB: u64 = 80;
+const MAX_GROWTH_MIB: u64 = 16;
+
+/// Time within which the backlog is published once its queue exists.
+const DRAIN: Duration = Duration::from_secs(if cfg!(debug_assertions) { 240 } else { 60 });
+
+/// Upper bound on the events that one kill may repeat: those that were sent and not marked.
+const REPEATS_PER_KILL: usize = 500;
+
+/// What keeps the backlog from being sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    MissingQueue,
+    NoRoute,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    events: usize,
+    /// Events written per second.
+    rate: u32,
+    obstacle: Obstacle,
+    /// Number of kills of the relay while the backlog is read, and while it is published.
+    kills: [usize; 2],
+}
+
+impl Backlog {
+    /// Returns the events, aggregate after aggregate in each round of one sequence.
+    fn items(self) -> impl Iterator<Item = Item> {
+        let aggregates = self.events / usize::try_from(SEQUENCES).unwrap();
+        (1..=SEQUENCES).flat_map(move |sequence| {
+            (0..aggregates).map(move |n| {
+                let mut item = event(&format!("late-{n}"), sequence);
+                item.insert("event_type".to_owned(), text("late.happened"));
+                item
+            })
+        })
+    }
+}
+
+struct Run {
+    stage: Stage,
+    sqs: SqsRecorder,
+    backlog: Backlog,
+    relay: Service,
+}
+
+impl Run {
+    async fn start(backlog: Backlog) -> Self {
+        let stage = Stage::without_queue().await;
+        stage.create_queue("healthy").await;
+        let sqs = SqsRecorder::start(&stage).await;
+        let routes = match backlog.obstacle {
+            Obstacle::MissingQueue => "order.*=healthy,late.*=late",
+            Obstacle::NoRoute => "order.*=healthy",
+        };
+        let relay = start_relay(&stage, &sqs, routes).await;
+        Self {
+            stage,
+            sqs,
+            backlog,
+            relay,
+        }
+    }
+
+    /// Kills the relay and starts it again, with the routes of the end of the run if
+    /// `final_routes`.
+    async fn restart(&mut self, final_routes: bool) {
+        let routes = if final_routes || self.backlog.obstacle == Obstacle::MissingQueue {
+            "order.*=healthy,late.*=late"
+        } else {
+            "order.*=healthy"
+        };
+        self.relay.kill().await.unwrap();
+        self.relay = start_relay(&self.stage, &self.sqs, routes).await;
+    }
+
+    /// Returns the checkpoint and the low-water mark of the shard.
+    async fn position(&self) -> (String, String) {
+        let lease = self.stage.shard_lease().await.unwrap_or_default();
+        let attribute = |name| string(&lease, name).unwrap_or_default().to_owned();
+        (attribute("checkpoint"), attribute("passed"))
+    }
+
+    /// Writes the backlog in as many parts as there are kills, with a kill after each. Returns the
+    /// relay's memory after the first part, or after a fifth without kills.
+    async fn write(&mut self) -> Memory {
+        let kills = self.backlog.kills[0];
+        let parts = if kills == 0 { 5 } else { kills };
+        let per_part = self.backlog.events.div_ceil(parts);
+        let mut items = self.backlog.items();
+        let mut memory = None;
+        for _ in 0..parts {
+            let part: Vec<_> = items.by_ref().take(per_part).collect();
+            self.stage.write_paced(part, self.backlog.rate).await;
+            memory.get_or_insert_with(|| Memory::of(&self.relay));
+            if kills > 0 {
+                self.restart(false).await;
+            }
+        }
+        memory.unwrap()
+    }
+
+    fn sent(&self) -> usize {
+        self.sqs.sends().count("late-")
+    }
+
+    async fn until_sent(&self, count: usize, limit: Duration) {
+        // Counting is not free for a large number of events.
+        let mut polls = tokio::time::interval(Duration::from_millis(250));
+        let began = Instant::now();
+        while self.sent() < count {
+            polls.tick().await;
+            assert!(
+                began.elapsed() < limit,
+                "{} of {count} are sent after {limit:?}",
+                self.sent()
+            );
+        }
+    }
+}
+
+async fn start_relay(stage: &Stage, sqs: &SqsRecorder, routes: &str) -> Service {
+    stage
+        .relay(&[
+            ("AWS_ENDPOINT_URL_SQS", sqs.url()),
+            ("RELAY_ROUTES", routes),
+            ("RELAY_LEASE_DURATION", "2s"),
+            ("RELAY_SWEEP_INTERVAL", "2s"),
+            // As in the container image.
+            ("MALLOC_ARENA_MAX", "1"),
+        ])
+        .await
+}
+
+/// Runs one backlog from its start to the last published event, and asserts every limit.
+async fn run(backlog: Backlog) {
+    let mut run = Run::start(backlog).await;
+    let mut steady = SteadyLoad::start(&run.stage, STEADY);
+    eventually(Duration::from_secs(20), || async {
+        match run.position().await {
+            (checkpoint, passed) if !checkpoint.is_empty() && !passed.is_empty() => Ok(()),
+            position => Err(format!("{position:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    let position_before = run.position().await;
+
+    let began = Instant::now();
+    let memory_before = run.write().await;
+    let written = began.elapsed();
+    let written_at = outbox::timestamp::Timestamp::now().to_string();
+    // The shard's readers pass the whole backlog although none of it can be sent.
+    eventually(Duration::from_secs(30), || async {
+        match run.position().await {
+            (checkpoint, passed) if passed > written_at && checkpoint != position_before.0 => {
+                Ok(())
+            }
+            position => Err(format!("{position:?} after {written_at}")),
+        }
+    })
+    .await
+    .unwrap();
+    let passed = began.elapsed();
+    let (count, lag) = steady.lag(&run.sqs.sends(), began, Instant::now());
+    let memory_read = Memory::of(&run.relay);
+    let deferred = sum_of(&run.relay, "outbox_events_deferred_total").await;
+    println!(
+        "{backlog:?}: written in {written:.1?}, passed after {passed:.1?}; p99 lag of {count} healthy events {lag:.0?}; {deferred} deferred; {memory_before:?} after a part, {memory_read:?} after all"
+    );
+    assert_eq!(run.sent(), 0);
+
+    run.stage.create_queue("late").await;
+    if backlog.obstacle == Obstacle::NoRoute {
+        run.restart(true).await;
+    }
+    let created = Instant::now();
+    for kill in 1..=backlog.kills[1] {
+        let before_kill = backlog.events * kill / (backlog.kills[1] + 1);
+        run.until_sent(before_kill, DRAIN).await;
+        run.restart(true).await;
+    }
+    run.until_sent(backlog.events, DRAIN.saturating_sub(created.elapsed()))
+        .await;
+    let drained = created.elapsed();
+    let (healthy, drain_lag) = steady.lag(&run.sqs.sends(), created, Instant::now());
+    let total = steady.stop().await + backlog.events;
+    eventually(Duration::from_secs(30), || async {
+        match run.stage.pending().await {
+            0 => Ok(()),
+            pending => Err(format!("{pending} of {total} events are pending")),
+        }
+    })
+    .await
+    .unwrap();
+    let memory_end = Memory::of(&run.relay);
+    let sends = run.sqs.sends();
+    println!(
+        "{backlog:?}: published {drained:.1?} after the queue was created; p99 lag of {healthy} healthy events meanwhile {drain_lag:.0?}; {} repeats, {} batches; {memory_end:?} at the end",
+        sends.repeats, sends.batches
+    );
+    assert!(
+        sends.out_of_order.is_empty(),
+        "{} events out of order, such as {:?}",
+        sends.out_of_order.len(),
+        &sends.out_of_order[..sends.out_of_order.len().min(5)]
+    );
+    let kills = backlog.kills.iter().sum::<usize>();
+    assert!(
+        sends.repeats <= kills * REPEATS_PER_KILL,
+        "{} repeats after {kills} kills",
+        sends.repeats
+    );
+    assert!(memory_end.peak < MAX_MEMORY_MIB, "{memory_end:?}");
+    if kills == 0 {
+        assert!(lag < MAX_LAG, "p99 lag {lag:?}");
+        let growth = memory_read.now.saturating_sub(memory_before.now);
+        assert!(
+            growth < MAX_GROWTH_MIB,
+            "{memory_before:?}, {memory_read:?}"
+        );
+    }
+}
+
+const SMALL: Backlog = Backlog {
+    events: 5_000,
+    rate: 1_000,
+    obstacle: Obstacle::MissingQueue,
+    kills: [0, 0],
+};
+
+const FULL: Backlog = Backlog {
+    events: 100_000,
+    ..SMALL
+};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "events are not deferred yet"]
+async fn events_for_a_missing_queue_delay_no_others_and_follow_in_order() {
+    run(SMALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "events are not deferred yet"]
+async fn events_without_a_route_delay_no_others_and_follow_in_order() {
+    run(Backlog {
+        obstacle: Obstacle::NoRoute,
+        ..SMALL
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "events are not deferred yet"]
+async fn deferred_events_survive_kills_in_order() {
+    run(Backlog {
+        kills: [1, 1],
+        ..SMALL
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "full size"]
+async fn a_hundred_thousand_events_for_a_missing_queue_delay_no_others_and_follow_in_order() {
+    run(FULL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "full size"]
+async fn a_hundred_thousand_events_without_a_route_delay_no_others_and_follow_in_order() {
+    run(Backlog {
+        obstacle: Obstacle::NoRoute,
+        ..FULL
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "full size"]
+async fn a_hundred_thousand_deferred_events_survive_five_kills_in_order() {
+    run(Backlog {
+        kills: [3, 2],
+        ..FULL
+    })
+    .await;
+}
