@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{
     AttributeValue as StreamValue, OperationType, Record as StreamRecord, ShardIteratorType,
@@ -27,8 +28,11 @@ pub(super) struct OutboxStream {
 
 impl OutboxStream {
     pub(super) fn new(clients: Clients, table: String) -> Self {
+        // The shard reader retries by itself, and the attempts of two layers multiply.
+        let config = clients.streams.config().to_builder();
+        let config = config.retry_config(RetryConfig::disabled()).build();
         Self {
-            client: clients.streams.clone(),
+            client: aws_sdk_dynamodbstreams::Client::from_conf(config),
             describer: StreamDescriber::new(clients, table),
         }
     }
@@ -78,6 +82,9 @@ impl Stream for OutboxStream {
             .shard_id(&*shard.0);
         let request = match position {
             Position::TrimHorizon => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Position::At(number) => request
+                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
+                .sequence_number(&*number.0),
             Position::After(number) => request
                 .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
                 .sequence_number(&*number.0),
@@ -85,7 +92,10 @@ impl Stream for OutboxStream {
         request
             .send()
             .await
-            .map_err(stream_error)?
+            .map_err(|error| match classify(&error) {
+                ErrorClass::Rejected => StreamError::InvalidPosition(Causes(&error).to_string()),
+                _ => stream_error(error),
+            })?
             .shard_iterator
             .map(ShardIterator)
             .ok_or_else(|| {
@@ -100,7 +110,10 @@ impl Stream for OutboxStream {
             .shard_iterator(&iterator.0)
             .send()
             .await
-            .map_err(stream_error)?;
+            .map_err(|error| match classify(&error) {
+                ErrorClass::Rejected => StreamError::Expired,
+                _ => stream_error(error),
+            })?;
         let records = response.records.unwrap_or_default();
         let bytes = records.iter().filter_map(size).sum();
         let records = records
@@ -128,10 +141,13 @@ where
     {
         Some("ExpiredIteratorException") => StreamError::Expired,
         Some("TrimmedDataAccessException") => StreamError::Trimmed,
-        _ if classify(&error) == ErrorClass::NotFound => {
-            StreamError::NotFound("the stream or shard does not exist".to_owned())
-        }
-        _ => StreamError::Unavailable(Causes(&error).to_string()),
+        _ => match classify(&error) {
+            ErrorClass::NotFound => {
+                StreamError::NotFound("the stream or shard does not exist".to_owned())
+            }
+            ErrorClass::Throttled => StreamError::Throttled(Causes(&error).to_string()),
+            _ => StreamError::Unavailable(Causes(&error).to_string()),
+        },
     }
 }
 

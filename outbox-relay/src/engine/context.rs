@@ -53,6 +53,11 @@ impl ShardContext {
             until,
             "stream gap: records were trimmed before they were read; pending events among them are still in the table"
         );
+        self.request_sweep().await;
+    }
+
+    /// Requests a sweep from the instances that sweep.
+    pub(crate) async fn request_sweep(&self) {
         if let Err(error) = self.ports.leases.request_sweep(&self.stream).await {
             tracing::warn!(%error, "sweep could not be requested; the next regular sweep publishes these events");
         }

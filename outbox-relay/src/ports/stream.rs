@@ -13,6 +13,9 @@ use outbox_store::{SequenceNumber, Shard, ShardId};
 pub enum Position {
     /// The oldest record that is not trimmed.
     TrimHorizon,
+    /// The record with this number, or the first one after it.
+    At(SequenceNumber),
+    /// The first record after the one with this number.
     After(SequenceNumber),
 }
 
@@ -51,9 +54,12 @@ pub enum Change {
 /// Error of a request to the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// The iterator is too old; request a new one at the last position.
+    /// The iterator is too old or not valid; request a new one at the last position.
     #[error("the shard iterator has expired")]
     Expired,
+    /// The service does not accept the position.
+    #[error("the position is not valid: {0}")]
+    InvalidPosition(String),
     /// The position is older than the oldest record of the stream. Events between the two are only
     /// in the table.
     #[error("the position has been trimmed from the stream")]
@@ -61,7 +67,10 @@ pub enum StreamError {
     /// The stream or shard was deleted, or does not exist yet.
     #[error("{0}")]
     NotFound(String),
-    /// The request was throttled or rejected, or got no response; a later one may succeed.
+    /// The rate of requests exceeds a limit; a later one succeeds.
+    #[error("{0}")]
+    Throttled(String),
+    /// The request was rejected, or got no response; a later one may succeed.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -70,7 +79,8 @@ pub enum StreamError {
 ///
 /// Delivery: every change once per read from a position, in order per item. There is no order
 /// between items, not even between two items of one transaction. Reading again from a position
-/// delivers the same changes again. A failed request has no effect.
+/// delivers the same changes again. A failed request has no effect: the same iterator can be read
+/// again, except after [`StreamError::Expired`] and [`StreamError::Trimmed`].
 #[async_trait]
 pub trait Stream: Send + Sync {
     /// Returns the ARN of the outbox table's current stream. It changes when the stream is disabled

@@ -9,6 +9,7 @@ use super::lease_renewer::{LeaseEnd, LeaseRenewer, ShardSignals};
 use crate::engine::context::ShardContext;
 use crate::engine::health::status::EngineStatus;
 use crate::engine::shard::record_pipeline;
+use crate::engine::shard::shard_reader::StartPosition;
 use crate::engine::shard_state::ShardState;
 use crate::engine::sweeper::Sweeper;
 use crate::policy::checkpoint_tracker::CheckpointTracker;
@@ -50,7 +51,10 @@ pub(super) async fn run_shard(
         checkpoint = lease.checkpoint.as_ref().map(ToString::to_string),
         "lease acquired"
     );
-    let checkpoint = lease.checkpoint.clone();
+    let position = StartPosition {
+        checkpoint: lease.checkpoint.clone(),
+        start: None,
+    };
     let is_sweeper = *lease.shard.0 == *SWEEPER;
     let signals = ShardSignals::default();
     let renewer = LeaseRenewer::new(
@@ -67,7 +71,7 @@ pub(super) async fn run_shard(
                 sweeper.run(&signals.sweep).await;
             } else {
                 ctx.status.add_shard(&shard.id, Instant::now());
-                record_pipeline::run(ctx.clone(), Arc::clone(&shard), checkpoint, random).await;
+                record_pipeline::run(ctx.clone(), Arc::clone(&shard), position, random).await;
             }
         };
         tokio::select! {

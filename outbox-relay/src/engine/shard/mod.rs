@@ -13,5 +13,5 @@ mod read_event;
 mod record_classifier;
 pub(crate) mod record_pipeline;
 pub(crate) mod sequence_gate;
-mod shard_reader;
+pub(crate) mod shard_reader;
 mod takeover_filter;

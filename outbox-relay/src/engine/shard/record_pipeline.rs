@@ -7,13 +7,12 @@ use tokio::sync::mpsc;
 use super::read_event::ReadEvent;
 use super::record_classifier::{ClassifiedPage, RecordClassifier};
 use super::sequence_gate::SequenceGate;
-use super::shard_reader::{ReadPage, ShardReader};
+use super::shard_reader::{ReadPage, ShardReader, StartPosition};
 use super::takeover_filter::TakeoverFilter;
 use crate::engine::context::ShardContext;
 use crate::engine::outbox_reader::OutboxReader;
 use crate::engine::shard_state::ShardState;
 use crate::policy::takeover_dedup::TakeoverDedup;
-use crate::ports::SequenceNumber;
 
 /// Number of consecutive empty reads after which the reader counts as caught up: the service may
 /// return an empty page in the middle of a shard, but hardly that often in a row.
@@ -31,25 +30,21 @@ pub(crate) struct RecordPipeline {
     empty_reads: u32,
 }
 
-/// Reads a shard from `checkpoint` on, and dispatches its events. Returns when a closed shard is
+/// Reads a shard from `position` on, and dispatches its events. Returns when a closed shard is
 /// read to its end and all of its events are dispatched. It may be dropped at any time.
 pub(crate) async fn run(
     ctx: ShardContext,
     shard: Arc<ShardState>,
-    checkpoint: Option<SequenceNumber>,
+    position: StartPosition,
     mut random: fastrand::Rng,
 ) {
     // One page waits here while another is processed.
     let (pages, read_pages) = mpsc::channel(1);
-    let reader = ShardReader {
-        ctx: ctx.clone(),
-        shard: Arc::clone(&shard),
-        random: random.fork(),
-    };
+    let reader = ShardReader::new(ctx.clone(), Arc::clone(&shard), position, random.fork());
     let status = ctx.status.clone();
     let id = shard.id.clone();
     let read = async {
-        reader.run(checkpoint, pages).await;
+        reader.run(pages).await;
         status.record_fully_read(&id);
     };
     let pipeline = RecordPipeline::new(ctx, shard, &mut random);

@@ -12,6 +12,10 @@ use crate::policy::backoff;
 use crate::policy::read_pacing::ReadPacing;
 use crate::ports::{Page, Position, SequenceNumber, ShardIterator, StreamError};
 
+/// Number of consecutive throttled reads from which they are reported. Fewer are usual where the
+/// service permits fewer reads than `poll_min` asks for.
+const REPORTED_THROTTLES: u32 = 10;
+
 /// Page of records.
 pub(super) struct ReadPage {
     pub(super) page: Page,
@@ -21,25 +25,69 @@ pub(super) struct ReadPage {
     pub(super) budget: Option<OwnedSemaphorePermit>,
 }
 
+/// Position from which a shard is read when its lease is acquired.
+#[derive(Clone, Debug)]
+pub(crate) struct StartPosition {
+    pub(crate) checkpoint: Option<SequenceNumber>,
+    /// First position of a shard that was created after the consumer group began to read the
+    /// stream. Records from there on that are not available any more are a gap.
+    pub(crate) start: Option<SequenceNumber>,
+}
+
+impl From<StartPosition> for Position {
+    fn from(position: StartPosition) -> Self {
+        match (position.checkpoint, position.start) {
+            (Some(checkpoint), _) => Self::After(checkpoint),
+            (None, Some(start)) => Self::At(start),
+            (None, None) => Self::TrimHorizon,
+        }
+    }
+}
+
 pub(super) struct ShardReader {
-    pub(super) ctx: ShardContext,
-    pub(super) shard: Arc<ShardState>,
-    pub(super) random: fastrand::Rng,
+    ctx: ShardContext,
+    shard: Arc<ShardState>,
+    random: fastrand::Rng,
+    /// Position of the next record.
+    position: Position,
+    /// Iterator at the next record. Kept while reads fail, since a new one costs a request.
+    iterator: Option<ShardIterator>,
+    /// The group knows of no record of the shard before `position`, so that a trimmed one is not a
+    /// gap.
+    is_unread: bool,
+    /// No read has succeeded since the last gap. Records that are trimmed before belong to it.
+    is_in_gap: bool,
+    /// Consecutive failures.
+    failures: u32,
+    /// First of the consecutive reads that did not find the shard.
+    not_found_since: Option<Instant>,
 }
 
 impl ShardReader {
-    /// Reads from `checkpoint` to the end of a closed shard, and sends the pages to `pages`.
-    pub(super) async fn run(
-        mut self,
-        checkpoint: Option<SequenceNumber>,
-        pages: mpsc::Sender<ReadPage>,
-    ) {
-        let mut position = checkpoint.map_or(Position::TrimHorizon, Position::After);
-        let mut iterator = None;
+    /// Creates a reader that starts at `position`.
+    pub(super) fn new(
+        ctx: ShardContext,
+        shard: Arc<ShardState>,
+        position: StartPosition,
+        random: fastrand::Rng,
+    ) -> Self {
+        let position = Position::from(position);
+        Self {
+            ctx,
+            shard,
+            random,
+            is_unread: position == Position::TrimHorizon,
+            position,
+            iterator: None,
+            is_in_gap: false,
+            failures: 0,
+            not_found_since: None,
+        }
+    }
+
+    /// Reads to the end of a closed shard, and sends the pages to `pages`.
+    pub(super) async fn run(mut self, pages: mpsc::Sender<ReadPage>) {
         let mut pacing = ReadPacing::new(self.ctx.config.poll_min, self.ctx.config.poll_max);
-        let mut failures = 0;
-        let mut in_gap = false;
-        let mut not_found_since = None;
         loop {
             let budget = self
                 .ctx
@@ -48,44 +96,18 @@ impl ShardReader {
                 .await;
             let read_at = Instant::now();
             let started_at = (self.ctx.config.clock)();
-            let page = match self.read_page(&position, &mut iterator).await {
+            let page = match self.read_page().await {
                 Ok(page) => page,
                 Err(error) => {
-                    iterator = None;
                     drop(budget);
-                    failures += 1;
-                    match error {
-                        StreamError::Expired => {}
-                        StreamError::Trimmed => {
-                            // Records that are trimmed before the next read belong to the same gap.
-                            if !in_gap {
-                                self.report_gap(&position, "the oldest available record")
-                                    .await;
-                            }
-                            in_gap = true;
-                            position = Position::TrimHorizon;
-                        }
-                        StreamError::NotFound(_) if self.is_deleted(&mut not_found_since) => {
-                            self.report_gap(&position, "the end of the shard").await;
-                            return;
-                        }
-                        StreamError::NotFound(_) | StreamError::Unavailable(_) => {
-                            tracing::warn!(shard = %self.shard.id, %error, failures, "shard could not be read; retrying");
-                        }
+                    if self.is_end(error).await {
+                        return;
                     }
-                    let delay = backoff::delay(failures, self.random.f64());
-                    tokio::time::sleep(delay).await;
                     continue;
                 }
             };
-            in_gap = false;
-            failures = 0;
-            not_found_since = None;
-            self.ctx.status.record_read(&self.shard.id, Instant::now());
-            if let Some(last) = page.records.last() {
-                position = Position::After(last.sequence_number.clone());
-            }
-            let has_ended = iterator.is_none();
+            self.record_success(&page);
+            let has_ended = self.iterator.is_none();
             let interval = pacing.interval_after(page.records.len(), page.bytes);
             let budget = (!page.records.is_empty()).then_some(budget);
             let page = ReadPage {
@@ -101,38 +123,98 @@ impl ShardReader {
         }
     }
 
-    /// Reads one page. `iterator` is `None` afterwards if the shard has ended.
-    async fn read_page(
-        &self,
-        position: &Position,
-        iterator: &mut Option<ShardIterator>,
-    ) -> Result<Page, StreamError> {
+    /// Reads one page. The iterator is `None` afterwards if the shard has ended, and unchanged
+    /// after an error.
+    async fn read_page(&mut self) -> Result<Page, StreamError> {
         let stream = &self.ctx.ports.stream;
-        let at = match iterator.take() {
+        let iterator = match &self.iterator {
             Some(iterator) => iterator,
             None => {
-                stream
-                    .shard_iterator(&self.ctx.stream, &self.shard.id, position)
-                    .await?
+                let iterator = stream
+                    .shard_iterator(&self.ctx.stream, &self.shard.id, &self.position)
+                    .await?;
+                self.iterator.insert(iterator)
             }
         };
-        let page = stream.read(&at).await?;
-        iterator.clone_from(&page.next);
+        let page = stream.read(iterator).await?;
+        self.iterator.clone_from(&page.next);
         Ok(page)
     }
 
-    async fn report_gap(&self, position: &Position, until: &str) {
-        let after = match position {
-            Position::TrimHorizon => None,
-            Position::After(position) => Some(position),
-        };
-        self.ctx.report_gap(&self.shard.id, after, until).await;
+    fn record_success(&mut self, page: &Page) {
+        self.is_in_gap = false;
+        self.failures = 0;
+        self.not_found_since = None;
+        let status = &self.ctx.status;
+        status.record_read(&self.shard.id, Instant::now());
+        if let Some(last) = page.records.last() {
+            self.position = Position::After(last.sequence_number.clone());
+            self.is_unread = false;
+        }
     }
 
-    /// Returns `true` if the shard, which is not found, is not listed either: it was trimmed
-    /// completely. `since` is the time of the first read that did not find it.
-    fn is_deleted(&self, since: &mut Option<Instant>) -> bool {
-        let since = *since.get_or_insert_with(Instant::now);
-        self.ctx.directory.is_deleted(&self.shard.id, since)
+    /// Handles a failed read, and waits before the next one. Returns `true` if the shard does not
+    /// exist any more.
+    async fn is_end(&mut self, error: StreamError) -> bool {
+        self.failures += 1;
+        let (shard, failures) = (&self.shard.id, self.failures);
+        match error {
+            StreamError::Expired => self.iterator = None,
+            StreamError::Trimmed => {
+                if !self.is_in_gap {
+                    self.report_trimmed().await;
+                }
+                self.is_in_gap = true;
+                self.iterator = None;
+                self.position = Position::TrimHorizon;
+            }
+            StreamError::NotFound(_) => {
+                self.iterator = None;
+                let since = *self.not_found_since.get_or_insert_with(Instant::now);
+                if self.ctx.directory.is_deleted(shard, since) {
+                    self.report_gap("the end of the shard").await;
+                    return true;
+                }
+                tracing::warn!(%shard, %error, failures, "shard could not be read; retrying");
+            }
+            StreamError::InvalidPosition(_) if matches!(self.position, Position::At(_)) => {
+                tracing::info!(%shard, %error, "shard is read from its oldest available record");
+                self.position = Position::TrimHorizon;
+                self.is_unread = true;
+            }
+            StreamError::Throttled(_) if failures < REPORTED_THROTTLES => {
+                tracing::debug!(%shard, %error, failures, "read was throttled; retrying");
+            }
+            StreamError::InvalidPosition(_)
+            | StreamError::Throttled(_)
+            | StreamError::Unavailable(_) => {
+                tracing::warn!(%shard, %error, failures, "shard could not be read; retrying");
+            }
+        }
+        let delay = backoff::delay(self.failures, self.random.f64());
+        tokio::time::sleep(delay).await;
+        false
+    }
+
+    /// Reports that records from the current position on were trimmed.
+    async fn report_trimmed(&self) {
+        if self.is_unread {
+            // DynamoDB Local answers so at the first record of a stream.
+            tracing::info!(
+                shard = %self.shard.id,
+                "the oldest record of a shard of which nothing was read has changed; reading from there"
+            );
+            self.ctx.request_sweep().await;
+        } else {
+            self.report_gap("the oldest available record").await;
+        }
+    }
+
+    async fn report_gap(&self, until: &str) {
+        let from = match &self.position {
+            Position::TrimHorizon => None,
+            Position::At(position) | Position::After(position) => Some(position),
+        };
+        self.ctx.report_gap(&self.shard.id, from, until).await;
     }
 }

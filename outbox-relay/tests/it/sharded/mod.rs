@@ -4,6 +4,7 @@
 mod group;
 mod instances;
 mod limits;
+mod reading;
 mod retained;
 mod server;
 mod shards;

@@ -170,6 +170,17 @@ impl Shards {
         }
     }
 
+    /// Moves the oldest position of shards without records, as DynamoDB Local does when another
+    /// table is written.
+    pub(crate) fn move_start(&mut self) {
+        let number = self.number();
+        for shard in self.by_id.values_mut() {
+            if shard.records.is_empty() {
+                shard.horizon = number;
+            }
+        }
+    }
+
     /// Deletes closed shards, as after more than a day.
     pub(crate) fn trim_away(&mut self) {
         self.by_id.retain(|_, shard| shard.end.is_none());

@@ -12,6 +12,9 @@ use crate::world::PAGE;
 /// Maximum number of shards in a page of a listing: low, so that a listing takes several requests.
 const LISTING_PAGE: usize = 3;
 
+/// Suffix of an iterator that has been at the oldest record of a shard since it was requested.
+const UNREAD: &str = "|unread";
+
 #[async_trait]
 impl Stream for View {
     async fn locate(&self) -> Result<Arc<str>, StreamError> {
@@ -73,12 +76,19 @@ impl Stream for View {
         self.check_stream(stream)?;
         let after = match position {
             Position::TrimHorizon => self.world().trimmed(shard),
+            Position::At(number) => number.0.parse::<u64>().expect("a number made here") - 1,
             Position::After(number) => number.0.parse().expect("a number made here"),
         };
         if after < self.world().trimmed(shard) {
             return Err(self.trimmed());
         }
-        Ok(ShardIterator(format!("{shard}|{after}")))
+        // A reader that has not read a record of the shard knows of no gap.
+        let unread = if *position == Position::TrimHorizon {
+            UNREAD
+        } else {
+            ""
+        };
+        Ok(ShardIterator(format!("{shard}|{after}{unread}")))
     }
 
     async fn read(&self, iterator: &ShardIterator) -> Result<Page, StreamError> {
@@ -89,8 +99,10 @@ impl Stream for View {
         if self.strikes("expired iterator", 0.01) {
             return Err(StreamError::Expired);
         }
-        let (shard, after) = iterator
-            .0
+        let position = iterator.0.strip_suffix(UNREAD);
+        let is_unread = position.is_some();
+        let (shard, after) = position
+            .unwrap_or(&iterator.0)
             .split_once('|')
             .expect("an iterator of this simulation");
         let after: u64 = after.parse().expect("an iterator of this simulation");
@@ -99,7 +111,11 @@ impl Stream for View {
         }
         let id = ShardId(shard.into());
         if after < self.world().trimmed(&id) {
-            return Err(self.trimmed());
+            return Err(if is_unread {
+                StreamError::Trimmed
+            } else {
+                self.trimmed()
+            });
         }
         self.world().check_parent(&id);
         let empty = self.strikes("empty page", 0.02);
@@ -128,7 +144,14 @@ impl Stream for View {
             Page {
                 records,
                 bytes: 0,
-                next: (!ended).then(|| ShardIterator(format!("{shard}|{last}"))),
+                next: (!ended).then(|| {
+                    let unread = if is_unread && last == after {
+                        UNREAD
+                    } else {
+                        ""
+                    };
+                    ShardIterator(format!("{shard}|{last}{unread}"))
+                }),
             }
         };
         self.travel().await;
