@@ -68,6 +68,11 @@ impl Stage {
 
     /// Starts a relay with a fixed name, so that its successor reacquires the leases at once.
     pub(crate) async fn relay(&self, extra: &[(&str, &str)]) -> Service {
+        self.relay_of(RELAY, extra).await
+    }
+
+    /// Starts the relay `program`, which may be of another release.
+    pub(crate) async fn relay_of(&self, program: &str, extra: &[(&str, &str)]) -> Service {
         let mut environment: Vec<(String, String)> = self
             .cloud
             .env()
@@ -83,7 +88,7 @@ impl Stage {
         {
             environment.push(((*name).to_owned(), (*value).to_owned()));
         }
-        Service::start(RELAY, &[], environment).await.unwrap()
+        Service::start(program, &[], environment).await.unwrap()
     }
 
     pub(crate) async fn put(&self, item: Item) {

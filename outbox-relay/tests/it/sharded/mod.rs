@@ -4,7 +4,9 @@
 mod group;
 mod instances;
 mod limits;
+mod memory;
 mod reading;
+mod releases;
 mod retained;
 mod server;
 mod shards;
@@ -20,7 +22,7 @@ use server::StreamsServer;
 use shards::Shards;
 use test_support::{Service, eventually};
 
-use crate::support::{Item, Stage, event, ids, string};
+use crate::support::{Item, RELAY, Stage, event, ids, string};
 
 /// Time limit for several unoptimised relays and the cloud on one machine.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -49,6 +51,11 @@ impl ShardedStage {
     }
 
     async fn relay(&self, name: &str, extra: &[(&str, &str)]) -> Service {
+        self.relay_of(RELAY, name, extra).await
+    }
+
+    /// Starts the relay `program`.
+    async fn relay_of(&self, program: &str, name: &str, extra: &[(&str, &str)]) -> Service {
         let mut options = vec![
             ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", self.streams.url()),
             ("RELAY_ROUTES", &self.routes),
@@ -56,7 +63,7 @@ impl ShardedStage {
             ("RELAY_LEASE_DURATION", "2s"),
         ];
         options.extend_from_slice(extra);
-        self.stage.relay(&options).await
+        self.stage.relay_of(program, &options).await
     }
 
     /// Returns the requests of `operation` to the stream so far.
@@ -79,8 +86,8 @@ impl ShardedStage {
         self.commit(round.collect()).await;
     }
 
-    /// Returns the leases of shards that are not fully read.
-    async fn open_leases(&self) -> Vec<Item> {
+    /// Returns all items of the lease table.
+    async fn leases(&self) -> Vec<Item> {
         let rows: Result<Vec<_>, _> = self
             .stage
             .dynamodb
@@ -92,7 +99,12 @@ impl ShardedStage {
             .send()
             .collect()
             .await;
-        let mut rows = rows.unwrap();
+        rows.unwrap()
+    }
+
+    /// Returns the leases of shards that are not fully read.
+    async fn open_leases(&self) -> Vec<Item> {
+        let mut rows = self.leases().await;
         rows.retain(|row| {
             string(row, "state") == Some("OPEN")
                 && string(row, "lease").is_some_and(|lease| lease.starts_with("shardId-"))
@@ -166,6 +178,17 @@ impl ShardedStage {
                 Ok(())
             } else {
                 Err(format!("{sent} of {count} are sent"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn until_none_pending(&self, limit: Duration) {
+        eventually(limit, || async {
+            match self.stage.pending().await {
+                0 => Ok(()),
+                pending => Err(format!("{pending} events are pending")),
             }
         })
         .await

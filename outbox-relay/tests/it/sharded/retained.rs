@@ -6,7 +6,7 @@ use super::shards::Shards;
 use super::{PATIENCE, ShardedStage, assert_in_order};
 
 /// Returns the peak resident memory of a process in MiB.
-fn peak_memory(pid: u32) -> u64 {
+pub(super) fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let peak = status
         .lines()

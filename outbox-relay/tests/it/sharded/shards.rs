@@ -160,6 +160,13 @@ impl Shards {
         }
     }
 
+    /// Drops all records. Only records that were read may be dropped: a reader does not notice.
+    pub(crate) fn drop_records(&mut self) {
+        for shard in self.by_id.values_mut() {
+            shard.records = Vec::new();
+        }
+    }
+
     /// Trims all records, as after a day.
     pub(crate) fn trim(&mut self) {
         for shard in self.by_id.values_mut() {
