@@ -32,7 +32,8 @@ pub use lease_table::{
     Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, SWEEPER, with_registered,
 };
 pub use outbox_table::{
-    Generation, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
+    Deferral, EarlierEvent, Generation, MarkOutcome, OutboxTable, PendingCursor, PendingEntry,
+    PendingPage, Published, Quarantine, StoredStatus,
 };
 pub use page_token::{EventPage, PageToken};
 pub use shard::{SequenceNumber, Shard, ShardId};

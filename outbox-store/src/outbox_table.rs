@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 use outbox::Status;
+use outbox::item::attribute;
 use outbox::timestamp::Timestamp;
 
 use crate::error::TableError;
-use crate::item::{EventKey, Item};
+use crate::item::{EventKey, Item, number, text};
 
 /// Position in a list of pending events: a `LastEvaluatedKey`.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,8 +15,61 @@ pub struct PendingCursor(pub Item);
 /// One page of pending events.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PendingPage {
-    pub items: Vec<Item>,
+    pub entries: Vec<PendingEntry>,
     pub next: Option<PendingCursor>,
+}
+
+/// Pending event according to the index, which has neither its payload nor its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingEntry {
+    pub key: EventKey,
+    /// `None` if it is missing or not a string; the event is malformed then.
+    pub event_type: Option<String>,
+    /// `None` if it is not an RFC 3339 time.
+    pub occurred_at: Option<Timestamp>,
+    /// An operator made it pending again: the stream delivered it before and does not deliver it
+    /// again.
+    pub is_republished: bool,
+}
+
+impl PendingEntry {
+    /// Reads an item of the index. Returns `None` if it has no key, which DynamoDB rules out.
+    pub fn of(item: &Item) -> Option<Self> {
+        Some(Self {
+            key: EventKey::of(item)?,
+            event_type: text(item, attribute::EVENT_TYPE),
+            occurred_at: text(item, attribute::OCCURRED_AT).and_then(|at| at.parse().ok()),
+            is_republished: [attribute::RETRIED_AT, attribute::REPLAYED_AT]
+                .iter()
+                .any(|name| item.contains_key(*name)),
+        })
+    }
+}
+
+/// Status of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredStatus {
+    pub status: Status,
+    /// The relay deferred it: while it is pending, the relay's table path publishes it.
+    pub is_deferred: bool,
+}
+
+impl StoredStatus {
+    /// Reads an item. Returns `None` if its status is malformed.
+    pub fn of(item: &Item) -> Option<Self> {
+        Some(Self {
+            status: Status::parse(&text(item, attribute::STATUS)?)?,
+            is_deferred: item.contains_key(attribute::DEFERRED_AT),
+        })
+    }
+}
+
+/// An earlier event of an aggregate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierEvent {
+    pub key: EventKey,
+    /// `None` if its status is malformed.
+    pub status: Option<StoredStatus>,
 }
 
 /// Publication of an event: it changes when an operator replays or retries the event. A write that
@@ -28,10 +82,21 @@ pub struct Generation {
     pub retried_at: Option<String>,
 }
 
+impl Generation {
+    /// Reads an item.
+    pub fn of(item: &Item) -> Self {
+        Self {
+            replays: number(item, attribute::REPLAYS),
+            retried_at: text(item, attribute::RETRIED_AT),
+        }
+    }
+}
+
 /// Values that are stored in an event that was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     pub key: EventKey,
+    pub generation: Generation,
     pub message_id: String,
     pub published_at: Timestamp,
     /// Epoch seconds at which DynamoDB may delete the item.
@@ -42,6 +107,7 @@ pub struct Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantine {
     pub key: EventKey,
+    pub generation: Generation,
     pub failed_at: Timestamp,
     /// Reason, for an operator.
     pub failure: String,
@@ -49,11 +115,20 @@ pub struct Quarantine {
     pub attempts: u64,
 }
 
+/// Values that are stored in an event that is left to the table path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    pub key: EventKey,
+    pub generation: Generation,
+    pub deferred_at: Timestamp,
+}
+
 /// Outcome of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkOutcome {
     Marked,
-    /// The item is deleted or no longer pending; nothing was written.
+    /// The item is deleted, no longer pending, or pending in another generation; nothing was
+    /// written.
     NotPending,
     /// The write failed for now; retry.
     TryAgain,
@@ -63,12 +138,18 @@ pub enum MarkOutcome {
 
 /// Records the outcome of events, and reads pending ones.
 ///
-/// Every write is conditional on the item existing and being pending, so that repeating one after
-/// an unknown outcome is harmless, and a deleted item is never created again.
+/// Every write is conditional on the item existing, being pending and being of the given
+/// generation, so that repeating one after an unknown outcome is harmless, a deleted item is never
+/// created again, and a late write cannot end a replay.
 #[async_trait]
 pub trait OutboxTable: Send + Sync {
-    /// Marks 1–25 different events as published. Returns one outcome each, in order.
+    /// Marks 1–25 different events as published. Returns one outcome each, in order. Only the
+    /// replays of the generation count: an event that was sent is published, retried or not.
     async fn mark(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError>;
+
+    /// Defers 1–25 different events: they stay pending with the time of the deferral. Returns one
+    /// outcome each, in order. Only the replays of the generation count.
+    async fn defer(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError>;
 
     /// Quarantines one event; its payload is kept. Never returns [`MarkOutcome::TryAgain`].
     /// Repeated with the same `failed_at` after a lost response, it returns
@@ -78,24 +159,29 @@ pub trait OutboxTable: Send + Sync {
 
     /// Returns the status of 1–100 different events, in order; `None` if the item does not exist or
     /// its status is malformed. Strongly consistent.
-    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError>;
+    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<StoredStatus>>, TableError>;
 
-    /// Returns up to 100 items that are pending in `bucket` (from 0) according to the index, the
-    /// oldest first, after `after`. The index lags behind the table.
+    /// Returns 1–100 different items, in order; `None` if an item does not exist. Strongly
+    /// consistent.
+    async fn items(&self, keys: &[EventKey]) -> Result<Vec<Option<Item>>, TableError>;
+
+    /// Returns the next page of events that are pending in `bucket` (from 0) according to the
+    /// index, the oldest first, after `after`: several hundred entries. The index lags behind the
+    /// table.
     async fn pending(
         &self,
         bucket: u32,
         after: Option<PendingCursor>,
     ) -> Result<PendingPage, TableError>;
 
-    /// Returns up to 100 pending items of one aggregate with sequences from `first` to `last`, in
-    /// order. Strongly consistent.
-    async fn pending_between(
+    /// Returns up to `limit` events of one aggregate before `sequence`, the latest first, whatever
+    /// their status; fewer only if there are no more. Strongly consistent.
+    async fn latest_before(
         &self,
         aggregate_id: &str,
-        first: u64,
-        last: u64,
-    ) -> Result<Vec<Item>, TableError>;
+        sequence: &str,
+        limit: usize,
+    ) -> Result<Vec<EarlierEvent>, TableError>;
 
     /// Counts the events that are pending according to the index. The result is a lower bound if
     /// there are more than about 10,000.

@@ -52,13 +52,16 @@ pub mod attribute {
     pub const REPLAYS: &str = "replays";
     /// RFC 3339 time of the last replay (S).
     pub const REPLAYED_AT: &str = "replayed_at";
+    /// RFC 3339 time (S) at which the relay left the event to its table path, because the event's
+    /// queue was unavailable or an earlier event blocked it; kept when the event is published.
+    pub const DEFERRED_AT: &str = "deferred_at";
     /// RFC 3339 time at which an operator discarded the event (S).
     pub const DISCARDED_AT: &str = "discarded_at";
     /// An operator's reason to discard the event (S).
     pub const DISCARD_REASON: &str = "discard_reason";
 
     /// All of the above. An item may have other attributes; they are ignored.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 23] = [
         AGGREGATE_ID,
         SEQUENCE,
         EVENT_ID,
@@ -79,6 +82,7 @@ pub mod attribute {
         RETRIED_AT,
         REPLAYS,
         REPLAYED_AT,
+        DEFERRED_AT,
         DISCARDED_AT,
         DISCARD_REASON,
     ];

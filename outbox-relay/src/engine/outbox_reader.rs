@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::health::status::EngineStatus;
 use super::health::table_health::TableOperation;
 use crate::policy::backoff;
-use crate::ports::{EventKey, Item, OutboxTable, PendingCursor, PendingPage, TableError};
+use crate::ports::{
+    EarlierEvent, EventKey, Item, OutboxTable, PendingCursor, PendingPage, StoredStatus, TableError,
+};
 
 /// Maximum number of keys in one look-up. DynamoDB: keys of a `BatchGetItem`.
 const MAX_KEYS: usize = 100;
@@ -24,7 +26,7 @@ pub(crate) struct OutboxReader {
 
 /// Statuses of some events, as the table returned them.
 #[derive(Debug, Default)]
-pub(crate) struct EventStatuses(HashMap<EventKey, Option<Status>>);
+pub(crate) struct EventStatuses(HashMap<EventKey, Option<StoredStatus>>);
 
 impl EventStatuses {
     pub(crate) fn extend(&mut self, other: Self) {
@@ -36,29 +38,36 @@ impl EventStatuses {
         self.0.contains_key(key)
     }
 
-    /// Returns `true` if the event is published, quarantined or discarded.
+    /// Returns the status of the event; `None` if it was not looked up, does not exist or is
+    /// malformed.
+    pub(crate) fn of(&self, key: &EventKey) -> Option<StoredStatus> {
+        self.0.get(key).copied().flatten()
+    }
+
+    /// Returns `true` if the event was looked up and the stream path must not send it: it is
+    /// published, quarantined, discarded, left to the table path, or deleted.
     pub(crate) fn is_settled(&self, key: &EventKey) -> bool {
-        matches!(
-            self.0.get(key),
-            Some(Some(Status::Published | Status::Failed | Status::Discarded))
-        )
+        self.contains(key)
+            && self
+                .of(key)
+                .is_none_or(|stored| stored.status != Status::Pending || stored.is_deferred)
     }
 
     /// Returns `true` if the event is published. Every event before it is published as well.
     pub(crate) fn is_published(&self, key: &EventKey) -> bool {
-        self.0.get(key) == Some(&Some(Status::Published))
+        self.of(key)
+            .is_some_and(|stored| stored.status == Status::Published)
     }
 
     /// Returns `true` if the event was looked up and is not pending. If it is quarantined or
     /// deleted, events before it may still be pending.
     pub(crate) fn is_not_pending(&self, key: &EventKey) -> bool {
-        self.0
-            .get(key)
-            .is_some_and(|status| *status != Some(Status::Pending))
+        self.contains(key) && !self.is_pending(key)
     }
 
     pub(crate) fn is_pending(&self, key: &EventKey) -> bool {
-        self.0.get(key) == Some(&Some(Status::Pending))
+        self.of(key)
+            .is_some_and(|stored| stored.status == Status::Pending)
     }
 }
 
@@ -90,24 +99,41 @@ impl OutboxReader {
     }
 
     /// Reads a page of the pending index. The index lags behind the table.
-    pub(crate) async fn pending(&mut self, bucket: u32, after: Option<&Item>) -> PendingPage {
+    pub(crate) async fn pending(
+        &mut self,
+        bucket: u32,
+        after: Option<&PendingCursor>,
+    ) -> PendingPage {
         let table = Arc::clone(&self.table);
         self.retry_until_ok(TableOperation::FindPending, || {
-            table.pending(bucket, after.cloned().map(PendingCursor))
+            table.pending(bucket, after.cloned())
         })
         .await
     }
 
-    /// Reads pending items of one aggregate with sequences from `first` to `last`, in order.
-    pub(crate) async fn pending_between(
+    /// Reads items. Those that do not exist are left out.
+    pub(crate) async fn items(&mut self, keys: &[EventKey]) -> Vec<Item> {
+        let table = Arc::clone(&self.table);
+        let mut found = Vec::new();
+        for keys in keys.chunks(MAX_KEYS) {
+            let items = self
+                .retry_until_ok(TableOperation::LookUp, || table.items(keys))
+                .await;
+            found.extend(items.into_iter().flatten());
+        }
+        found
+    }
+
+    /// Reads up to `limit` events of an aggregate before `sequence`, the latest first.
+    pub(crate) async fn latest_before(
         &mut self,
         aggregate_id: &str,
-        first: u64,
-        last: u64,
-    ) -> Vec<Item> {
+        sequence: &str,
+        limit: usize,
+    ) -> Vec<EarlierEvent> {
         let table = Arc::clone(&self.table);
         self.retry_until_ok(TableOperation::FindPending, || {
-            table.pending_between(aggregate_id, first, last)
+            table.latest_before(aggregate_id, sequence, limit)
         })
         .await
     }

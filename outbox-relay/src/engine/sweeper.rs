@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use outbox::item::attribute;
 use outbox::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -22,17 +21,17 @@ use super::outbox_reader::OutboxReader;
 use super::shard::sequence_gate::SequenceGate;
 use super::shard_state::ShardState;
 use crate::policy::lease_assignment::with_registered;
-use crate::policy::record_classifier::{Classified, key_of};
+use crate::policy::record_classifier::Classified;
 use crate::policy::sweep_policy::{is_old, is_past, low_watermark};
-use crate::ports::{Change, EventKey, Item, PendingCursor};
-
-/// Attributes of an event that an operator made pending again.
-const REPUBLISH_ATTRIBUTES: [&str; 2] = [attribute::RETRIED_AT, attribute::REPLAYED_AT];
+use crate::ports::{Change, EventKey, PendingEntry};
 
 /// Maximum number of candidates of one sweep. Further ones are found by the next.
 const MAX_CANDIDATES: usize = 100_000;
 
-/// Maximum number of pages with young events, of up to 100 events each, that a pass reads of one
+/// Number of events that are read and dispatched at once.
+const MAX_EVENTS: usize = 100;
+
+/// Maximum number of pages with young events, of up to 500 events each, that a pass reads of one
 /// bucket. An event that was made pending again is sorted among those of its time, and one with a
 /// time in the future behind all others. Beyond this many pages it waits until it is old: reading
 /// all of a backlog in every pass would cost capacity that is needed to publish it.
@@ -156,13 +155,17 @@ impl Sweeper {
             let mut young_pages = 0;
             loop {
                 let page = self.outbox.pending(bucket, after.as_ref()).await;
-                let found = page.items.len();
-                let mut old = page.items;
-                old.retain(|item| self.is_old(item));
+                let found = page.entries.len();
+                let mut old = page.entries;
+                old.retain(|entry| self.is_old(entry));
                 young_pages += usize::from(old.len() < found);
-                old.retain(|item| !self.is_in_flight(item));
-                count += self.dispatch(&mut gate, due(old, &mut pass)).await;
-                after = page.next.map(|PendingCursor(key)| key);
+                // An earlier sweep dispatched them; their queue may be unavailable.
+                old.retain(|entry| !self.shard.is_in_flight_from_table(&entry.key));
+                let due: Vec<_> = due(old, &mut pass);
+                for keys in due.chunks(MAX_EVENTS) {
+                    count += self.dispatch(&mut gate, keys).await;
+                }
+                after = page.next;
                 let is_full = matches!(&pass, Pass::Collect(found) if found.is_full());
                 if after.is_none() || young_pages == MAX_YOUNG_PAGES || is_full {
                     break;
@@ -172,26 +175,18 @@ impl Sweeper {
         count
     }
 
-    /// Returns `true` if an earlier sweep dispatched the event, whose queue may be unavailable.
-    fn is_in_flight(&self, item: &Item) -> bool {
-        key_of(item).is_some_and(|key| self.shard.is_in_flight_from_table(&key))
-    }
-
     /// Returns `true` if the event is old enough to sweep; younger events are still expected from
     /// the stream.
-    fn is_old(&self, item: &Item) -> bool {
+    fn is_old(&self, entry: &PendingEntry) -> bool {
         let now = (self.ctx.config.clock)();
-        let occurred_at = item
-            .get(attribute::OCCURRED_AT)
-            .and_then(|at| at.as_s().ok()?.parse().ok());
-        is_republished(item) || is_old(occurred_at, now, self.ctx.config.sweep_after)
+        entry.is_republished || is_old(entry.occurred_at, now, self.ctx.config.sweep_after)
     }
 
-    /// Dispatches those of `items` that are still pending in the table itself, as the index lags.
-    async fn dispatch(&self, gate: &mut SequenceGate, items: Vec<Item>) -> usize {
+    /// Dispatches those events that are still pending in the table itself, as the index lags.
+    async fn dispatch(&mut self, gate: &mut SequenceGate, keys: &[EventKey]) -> usize {
         let mut events = Vec::new();
         let mut rejected = Vec::new();
-        for item in items {
+        for item in self.outbox.items(keys).await {
             match self.ctx.config.classify(Change::Insert(item)) {
                 Classified::Event(event) => events.push(event),
                 Classified::Reject(reject) => rejected.push(reject),
@@ -202,26 +197,19 @@ impl Sweeper {
     }
 }
 
-/// Returns `true` if an operator made the event pending again: the stream delivered it before and
-/// does not deliver it again.
-fn is_republished(item: &Item) -> bool {
-    REPUBLISH_ATTRIBUTES
-        .iter()
-        .any(|name| item.contains_key(*name))
-}
-
-/// Returns those of `items` that are to be published in this pass, and collects the candidates.
-fn due(mut items: Vec<Item>, pass: &mut Pass<'_>) -> Vec<Item> {
-    items.retain(|item| {
-        let hash = key_of(item).map(|key| Candidates::hash(&key));
-        match pass {
-            Pass::Collect(_) if is_republished(item) => true,
+/// Returns those of `entries` that are to be published in this pass, and collects the candidates.
+fn due(entries: Vec<PendingEntry>, pass: &mut Pass<'_>) -> Vec<EventKey> {
+    let keys = entries.into_iter().filter_map(|entry| {
+        let hash = Candidates::hash(&entry.key);
+        let is_due = match pass {
+            Pass::Collect(_) if entry.is_republished => true,
             Pass::Collect(candidates) => {
-                candidates.0.extend(hash);
+                candidates.0.insert(hash);
                 false
             }
-            Pass::Publish(candidates) => hash.is_some_and(|hash| candidates.0.contains(&hash)),
-        }
+            Pass::Publish(candidates) => candidates.0.contains(&hash),
+        };
+        is_due.then_some(entry.key)
     });
-    items
+    keys.collect()
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::circuit_breaker::CircuitBreaker;
 use super::send_scheduler::EventRef;
-use crate::ports::EventKey;
+use crate::ports::{EventKey, Generation};
 
 /// Maximum number of marks in one request. DynamoDB: statements of a `BatchExecuteStatement`.
 pub const MAX_MARKS: usize = 25;
@@ -26,6 +26,7 @@ const MAX_REQUESTS: usize = 4;
 pub struct Mark {
     pub event: EventRef,
     pub key: EventKey,
+    pub generation: Generation,
     pub message_id: String,
     /// Time at which the queue accepted the message.
     pub sent_at: Timestamp,
@@ -133,6 +134,7 @@ mod tests {
                 aggregate_id,
                 sequence: "1".to_owned(),
             },
+            generation: Generation::default(),
             message_id: "m".to_owned(),
             sent_at: Timestamp::from_millis(0),
         }

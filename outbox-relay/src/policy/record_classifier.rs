@@ -47,6 +47,7 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     pub key: EventKey,
+    pub generation: Generation,
     /// A metric label.
     pub reason: &'static str,
     /// Text for an operator: what is wrong and what to do.
@@ -88,10 +89,11 @@ fn prepare(
     routes: &Routes,
 ) -> Classified {
     let trace_id = stored_trace_id(&image);
-    let retried_at = stored_text(&image, attribute::RETRIED_AT);
+    let generation = Generation::of(&image);
     let reject = |key, reason, failure: String, trace_id| {
         Classified::Reject(Rejected {
             key,
+            generation: generation.clone(),
             reason,
             failure,
             trace_id,
@@ -127,10 +129,7 @@ fn prepare(
         occurred_at: item.occurred_at.parse().ok(),
         trace: item.trace_context(),
         deduplication_id: deduplication_id(table, &item),
-        generation: Generation {
-            replays: item.replays,
-            retried_at,
-        },
+        generation,
         is_deferrable: item.state_bucket.is_some(),
         event_id: item.event_id,
     }))
@@ -145,15 +144,12 @@ pub(crate) fn key_of(image: &HashMap<String, AttributeValue>) -> Option<EventKey
 }
 
 fn stored_trace_id(image: &HashMap<String, AttributeValue>) -> Option<String> {
+    let traceparent = image.get(attribute::TRACEPARENT)?.as_s().ok()?.clone();
     TraceContext {
-        traceparent: Some(stored_text(image, attribute::TRACEPARENT)?),
+        traceparent: Some(traceparent),
         tracestate: None,
     }
     .trace_id()
-}
-
-fn stored_text(image: &HashMap<String, AttributeValue>, name: &str) -> Option<String> {
-    image.get(name)?.as_s().ok().cloned()
 }
 
 /// Returns the first 40 characters of `text`: an event type may be large.

@@ -11,9 +11,9 @@ mod stream;
 use std::sync::Arc;
 
 pub use outbox_store::{
-    EventKey, Generation, Item, Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable,
-    MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine, SWEEPER,
-    SequenceNumber, Shard, ShardId, TableError,
+    Deferral, EarlierEvent, EventKey, Generation, Item, Lease, LeaseError, LeaseRequests,
+    LeaseState, LeaseTable, MarkOutcome, OutboxTable, PendingCursor, PendingEntry, PendingPage,
+    Published, Quarantine, SWEEPER, SequenceNumber, Shard, ShardId, StoredStatus, TableError,
 };
 pub use queue::{EntryFailure, Queue, SendEntry, SendError};
 pub use stream::{Change, Page, Position, Record, ShardIterator, Stream, StreamError};

@@ -7,6 +7,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
     AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, KeysAndAttributes,
     ReturnValuesOnConditionCheckFailure,
@@ -16,15 +17,12 @@ use outbox::{Buckets, Status};
 use shared::aws::error::{Causes, ErrorClass, classify};
 
 use crate::{
-    EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
-    TableError,
+    Deferral, EarlierEvent, EventKey, Generation, Item, MarkOutcome, OutboxTable, PendingCursor,
+    PendingEntry, PendingPage, Published, Quarantine, StoredStatus, TableError,
 };
 
-/// Items per page of pending events.
-const PENDING_PAGE: i32 = 100;
-
-/// Items of one aggregate that [`OutboxTable::pending_between`] returns at most.
-const MAX_BETWEEN: usize = 100;
+/// Entries per page of pending events.
+const PENDING_PAGE: i32 = 500;
 
 /// Pages of 1 MB that the relay's gauge counts of each bucket: a count consumes read capacity.
 const MAX_COUNT_PAGES: usize = 5;
@@ -37,27 +35,72 @@ pub struct DynamoDbOutboxTable {
     pub(super) table: String,
     /// Index partitions of pending events.
     pub(super) buckets: Buckets,
-    /// PartiQL statement that marks one event as published.
-    mark: String,
+    /// Marks one event as published.
+    mark: ConditionalUpdate,
+    /// Defers one event.
+    defer: ConditionalUpdate,
+}
+
+/// PartiQL statement that updates one pending event of a generation.
+#[derive(Clone, Debug)]
+struct ConditionalUpdate {
+    first: String,
+    replayed: String,
+}
+
+impl ConditionalUpdate {
+    /// PartiQL's UPDATE never creates an item, and this one changes pending events only. The
+    /// parameters are those of `changes`, then those of [`Self::request`].
+    fn new(table: &str, changes: &str) -> Self {
+        use attribute::{AGGREGATE_ID, REPLAYS, SEQUENCE, STATUS};
+        let pending = Status::Pending.as_str();
+        let update = format!(
+            r#"UPDATE "{table}" {changes} WHERE "{AGGREGATE_ID}" = ? AND "{SEQUENCE}" = ? AND "{STATUS}" = '{pending}' AND "{REPLAYS}""#
+        );
+        Self {
+            first: format!("{update} IS MISSING"),
+            replayed: format!("{update} = ?"),
+        }
+    }
+
+    fn request(
+        &self,
+        parameters: impl IntoIterator<Item = AttributeValue>,
+        key: &EventKey,
+        generation: &Generation,
+    ) -> BatchStatementRequest {
+        let statement = match generation.replays {
+            None => &self.first,
+            Some(_) => &self.replayed,
+        };
+        let parameters = parameters
+            .into_iter()
+            .chain([string(&key.aggregate_id), number(&key.sequence)])
+            .chain(generation.replays.map(number))
+            .collect();
+        BatchStatementRequest::builder()
+            .statement(statement)
+            .set_parameters(Some(parameters))
+            .build()
+            .expect("the statement is set")
+    }
 }
 
 impl DynamoDbOutboxTable {
     /// Uses the table called `table`, whose writers spread pending events over at most `buckets`.
     pub fn new(client: Client, table: String, buckets: Buckets) -> Self {
-        use attribute::{
-            AGGREGATE_ID, EXPIRES_AT, MESSAGE_ID, PUBLISHED_AT, SEQUENCE, STATE_BUCKET, STATUS,
-        };
-        // PartiQL's UPDATE never creates an item, and this one changes pending events only.
+        use attribute::{DEFERRED_AT, EXPIRES_AT, MESSAGE_ID, PUBLISHED_AT, STATE_BUCKET, STATUS};
+        let published = Status::Published.as_str();
         let mark = format!(
-            r#"UPDATE "{table}" SET "{STATUS}" = '{published}' SET "{PUBLISHED_AT}" = ? SET "{MESSAGE_ID}" = ? SET "{EXPIRES_AT}" = ? REMOVE "{STATE_BUCKET}" WHERE "{AGGREGATE_ID}" = ? AND "{SEQUENCE}" = ? AND "{STATUS}" = '{pending}'"#,
-            published = Status::Published.as_str(),
-            pending = Status::Pending.as_str(),
+            r#"SET "{STATUS}" = '{published}' SET "{PUBLISHED_AT}" = ? SET "{MESSAGE_ID}" = ? SET "{EXPIRES_AT}" = ? REMOVE "{STATE_BUCKET}""#
         );
+        let defer = format!(r#"SET "{DEFERRED_AT}" = ?"#);
         Self {
+            mark: ConditionalUpdate::new(&table, &mark),
+            defer: ConditionalUpdate::new(&table, &defer),
             client,
             table,
             buckets,
-            mark,
         }
     }
 }
@@ -82,21 +125,12 @@ impl DynamoDbOutboxTable {
         TableError::of(&self.table, error)
     }
 
-    async fn mark_all(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
-        let statements = published
-            .iter()
-            .map(|event| {
-                BatchStatementRequest::builder()
-                    .statement(&self.mark)
-                    .parameters(string(event.published_at))
-                    .parameters(string(&event.message_id))
-                    .parameters(number(event.expires_at))
-                    .parameters(string(&event.key.aggregate_id))
-                    .parameters(number(&event.key.sequence))
-                    .build()
-                    .expect("the statement is set")
-            })
-            .collect();
+    /// Executes 1–25 statements. Returns one outcome each, in order.
+    async fn execute(
+        &self,
+        operation: &'static str,
+        statements: Vec<BatchStatementRequest>,
+    ) -> Result<Vec<MarkOutcome>, TableError> {
         let response = self
             .client
             .batch_execute_statement()
@@ -111,19 +145,21 @@ impl DynamoDbOutboxTable {
             .map(|response| match response.error {
                 None => MarkOutcome::Marked,
                 Some(error) => match error.code {
-                    Some(
-                        BatchStatementErrorCodeEnum::ConditionalCheckFailed
-                        | BatchStatementErrorCodeEnum::ResourceNotFound,
-                    ) => MarkOutcome::NotPending,
+                    // A deleted item fails the condition as well.
+                    Some(BatchStatementErrorCodeEnum::ConditionalCheckFailed) => {
+                        MarkOutcome::NotPending
+                    }
                     Some(
                         BatchStatementErrorCodeEnum::ValidationError
                         | BatchStatementErrorCodeEnum::ItemCollectionSizeLimitExceeded,
                     ) => MarkOutcome::Impossible,
+                    // `ResourceNotFound` among them: the table is gone, perhaps to be restored.
                     code => {
                         tracing::warn!(
+                            operation,
                             ?code,
                             message = error.message,
-                            "marking an event as published failed; retrying"
+                            "update of an event failed; retrying"
                         );
                         MarkOutcome::TryAgain
                     }
@@ -132,13 +168,78 @@ impl DynamoDbOutboxTable {
             .collect())
     }
 
+    async fn mark_all(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
+        let statements = published
+            .iter()
+            .map(|event| {
+                let parameters = [
+                    string(event.published_at),
+                    string(&event.message_id),
+                    number(event.expires_at),
+                ];
+                self.mark.request(parameters, &event.key, &event.generation)
+            })
+            .collect();
+        self.execute("mark", statements).await
+    }
+
+    /// Reads items by their keys, strongly consistent. Returns those that exist. `attributes`
+    /// restricts what is read of each.
+    async fn batch_get(
+        &self,
+        keys: &[EventKey],
+        attributes: Option<&[&str]>,
+    ) -> Result<HashMap<EventKey, Item>, TableError> {
+        let mut found = HashMap::new();
+        let mut remaining: Vec<_> = keys.iter().map(item_key).collect();
+        // DynamoDB returns a part of the items if it throttles or if they exceed 16 MB. Each
+        // iteration requests the rest, and one without any progress is an error, so that the
+        // caller can back off.
+        while !remaining.is_empty() {
+            let requested = remaining.len();
+            let mut request = KeysAndAttributes::builder()
+                .set_keys(Some(remaining))
+                .consistent_read(true);
+            if let Some(attributes) = attributes {
+                let (expression, names) = projection(attributes);
+                request = request
+                    .projection_expression(expression)
+                    .set_expression_attribute_names(Some(names));
+            }
+            let response = self
+                .client
+                .batch_get_item()
+                .request_items(&self.table, request.build().expect("the keys are set"))
+                .send()
+                .await
+                .map_err(|error| self.error(&error))?;
+            let items = response
+                .responses
+                .and_then(|mut tables| tables.remove(&self.table))
+                .unwrap_or_default();
+            found.extend(
+                items
+                    .into_iter()
+                    .filter_map(|item| Some((EventKey::of(&item)?, item))),
+            );
+            remaining = response
+                .unprocessed_keys
+                .and_then(|mut tables| tables.remove(&self.table))
+                .map(|rest| rest.keys)
+                .unwrap_or_default();
+            if remaining.len() == requested {
+                return Err(TableError::Unavailable {
+                    table: self.table.clone(),
+                    reason: "DynamoDB returned none of the requested items".to_owned(),
+                });
+            }
+        }
+        Ok(found)
+    }
+
     async fn quarantine_with_reason(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
         let update = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(item_key(&event.key)))
-            .condition_expression("#status = :pending")
+            .update_pending(&event.key, &event.generation)
             // `occurred_at` is the sort key of the index: without it the event would not be in the
             // index, and operators would not find it.
             .update_expression(
@@ -146,13 +247,11 @@ impl DynamoDbOutboxTable {
                  #failure = :failure, #attempts = :attempts, \
                  #occurred_at = if_not_exists(#occurred_at, :at)",
             )
-            .expression_attribute_names("#status", attribute::STATUS)
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
             .expression_attribute_names("#failed_at", attribute::FAILED_AT)
             .expression_attribute_names("#failure", attribute::FAILURE)
             .expression_attribute_names("#attempts", attribute::ATTEMPTS)
             .expression_attribute_names("#occurred_at", attribute::OCCURRED_AT)
-            .expression_attribute_values(":pending", string(Status::Pending.as_str()))
             .expression_attribute_values(":failed", string(Status::Failed.as_str()))
             .expression_attribute_values(":bucket", string(FAILED_BUCKET))
             .expression_attribute_values(":at", string(event.failed_at))
@@ -170,23 +269,55 @@ impl DynamoDbOutboxTable {
         }
     }
 
+    /// Returns an update of one event that is conditional on it being pending and of a generation;
+    /// the caller adds what to set.
+    fn update_pending(&self, key: &EventKey, generation: &Generation) -> UpdateItemFluentBuilder {
+        let Generation {
+            replays,
+            retried_at,
+        } = generation;
+        let condition = format!(
+            "#status = :pending AND {} AND {}",
+            match replays {
+                None => "attribute_not_exists(#replays)",
+                Some(_) => "#replays = :replays",
+            },
+            match retried_at {
+                None => "attribute_not_exists(#retried_at)",
+                Some(_) => "#retried_at = :retried_at",
+            }
+        );
+        let mut request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .condition_expression(condition)
+            .expression_attribute_names("#status", attribute::STATUS)
+            .expression_attribute_names("#replays", attribute::REPLAYS)
+            .expression_attribute_names("#retried_at", attribute::RETRIED_AT)
+            .expression_attribute_values(":pending", string(Status::Pending.as_str()));
+        if let Some(replays) = replays {
+            request = request.expression_attribute_values(":replays", number(replays));
+        }
+        if let Some(retried_at) = retried_at {
+            request = request.expression_attribute_values(":retried_at", string(retried_at));
+        }
+        request
+    }
+
     /// Writes the status and nothing else, for an item that is too large for more. The write
     /// removes more bytes than it adds.
     async fn set_status_only(
         &self,
         key: &EventKey,
+        generation: &Generation,
         status: Status,
         bucket: Option<&str>,
     ) -> Result<MarkOutcome, TableError> {
         let request = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(item_key(key)))
-            .condition_expression("#status = :pending")
-            .expression_attribute_names("#status", attribute::STATUS)
+            .update_pending(key, generation)
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
-            .expression_attribute_values(":pending", string(Status::Pending.as_str()))
             .expression_attribute_values(":status", string(status.as_str()));
         let request = match bucket {
             Some(bucket) => request
@@ -228,6 +359,32 @@ fn is_same_quarantine(event: &Quarantine, error: &UpdateItemError) -> bool {
     })
 }
 
+/// Attributes of an [`EarlierEvent`] and of a [`StoredStatus`].
+const STATUS_ATTRIBUTES: [&str; 4] = [
+    attribute::AGGREGATE_ID,
+    attribute::SEQUENCE,
+    attribute::STATUS,
+    attribute::DEFERRED_AT,
+];
+
+/// Attributes of a [`PendingEntry`]; the index contains them.
+const PENDING_ATTRIBUTES: [&str; 6] = [
+    attribute::AGGREGATE_ID,
+    attribute::SEQUENCE,
+    attribute::EVENT_TYPE,
+    attribute::OCCURRED_AT,
+    attribute::RETRIED_AT,
+    attribute::REPLAYED_AT,
+];
+
+/// Returns a projection expression of `attributes`, and its names.
+fn projection(attributes: &[&str]) -> (String, HashMap<String, String>) {
+    let placeholders: Vec<_> = (0..attributes.len()).map(|n| format!("#p{n}")).collect();
+    let names = placeholders.iter().cloned();
+    let names = names.zip(attributes.iter().map(|&name| name.to_owned()));
+    (placeholders.join(", "), names.collect())
+}
+
 /// Returns a string attribute.
 pub(super) fn string(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
@@ -256,7 +413,7 @@ impl OutboxTable for DynamoDbOutboxTable {
         for (event, outcome) in published.iter().zip(&mut outcomes) {
             if *outcome == MarkOutcome::Impossible {
                 *outcome = self
-                    .set_status_only(&event.key, Status::Published, None)
+                    .set_status_only(&event.key, &event.generation, Status::Published, None)
                     .await?;
             }
         }
@@ -266,57 +423,35 @@ impl OutboxTable for DynamoDbOutboxTable {
     async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
         match self.quarantine_with_reason(event).await? {
             MarkOutcome::Impossible => {
-                self.set_status_only(&event.key, Status::Failed, Some(FAILED_BUCKET))
+                let bucket = Some(FAILED_BUCKET);
+                self.set_status_only(&event.key, &event.generation, Status::Failed, bucket)
                     .await
             }
             outcome => Ok(outcome),
         }
     }
 
-    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
-        let mut found = HashMap::new();
-        let mut remaining: Vec<_> = keys.iter().map(item_key).collect();
-        // DynamoDB returns a part of the items if it throttles. Each iteration requests the rest,
-        // and one without any progress is an error, so that the caller can back off.
-        while !remaining.is_empty() {
-            let requested = remaining.len();
-            let request = KeysAndAttributes::builder()
-                .set_keys(Some(remaining))
-                .consistent_read(true)
-                .projection_expression("#id, #sequence, #status")
-                .expression_attribute_names("#id", attribute::AGGREGATE_ID)
-                .expression_attribute_names("#sequence", attribute::SEQUENCE)
-                .expression_attribute_names("#status", attribute::STATUS)
-                .build()
-                .expect("the keys are set");
-            let response = self
-                .client
-                .batch_get_item()
-                .request_items(&self.table, request)
-                .send()
-                .await
-                .map_err(|error| self.error(&error))?;
-            let items = response
-                .responses
-                .and_then(|mut tables| tables.remove(&self.table))
-                .unwrap_or_default();
-            found.extend(items.into_iter().filter_map(|item| {
-                let status = Status::parse(item.get(attribute::STATUS)?.as_s().ok()?)?;
-                Some((EventKey::of(&item)?, status))
-            }));
-            remaining = response
-                .unprocessed_keys
-                .and_then(|mut tables| tables.remove(&self.table))
-                .map(|rest| rest.keys)
-                .unwrap_or_default();
-            if remaining.len() == requested {
-                return Err(TableError::Unavailable {
-                    table: self.table.clone(),
-                    reason: "DynamoDB returned none of the requested items".to_owned(),
-                });
-            }
-        }
-        Ok(keys.iter().map(|key| found.get(key).copied()).collect())
+    async fn defer(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {
+        let statements = deferrals
+            .iter()
+            .map(|event| {
+                let parameters = [string(event.deferred_at)];
+                self.defer
+                    .request(parameters, &event.key, &event.generation)
+            })
+            .collect();
+        self.execute("defer", statements).await
+    }
+
+    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<StoredStatus>>, TableError> {
+        let found = self.batch_get(keys, Some(&STATUS_ATTRIBUTES)).await?;
+        let status = |key| StoredStatus::of(found.get(key)?);
+        Ok(keys.iter().map(status).collect())
+    }
+
+    async fn items(&self, keys: &[EventKey]) -> Result<Vec<Option<Item>>, TableError> {
+        let mut found = self.batch_get(keys, None).await?;
+        Ok(keys.iter().map(|key| found.remove(key)).collect())
     }
 
     async fn pending(
@@ -324,50 +459,61 @@ impl OutboxTable for DynamoDbOutboxTable {
         bucket: u32,
         after: Option<PendingCursor>,
     ) -> Result<PendingPage, TableError> {
-        let response = self
-            .query_partition(&bucket_name(bucket))
+        let (expression, names) = projection(&PENDING_ATTRIBUTES);
+        let mut request = self.query_partition(&bucket_name(bucket));
+        for (placeholder, name) in names {
+            request = request.expression_attribute_names(placeholder, name);
+        }
+        let response = request
+            .projection_expression(expression)
             .limit(PENDING_PAGE)
             .set_exclusive_start_key(after.map(|PendingCursor(key)| key))
             .send()
             .await
             .map_err(|error| self.error(&error))?;
+        let items = response.items.unwrap_or_default();
         Ok(PendingPage {
-            items: response.items.unwrap_or_default(),
+            entries: items.iter().filter_map(PendingEntry::of).collect(),
             next: response.last_evaluated_key.map(PendingCursor),
         })
     }
 
-    async fn pending_between(
+    async fn latest_before(
         &self,
         aggregate_id: &str,
-        first: u64,
-        last: u64,
-    ) -> Result<Vec<Item>, TableError> {
-        let mut pages = self
+        sequence: &str,
+        limit: usize,
+    ) -> Result<Vec<EarlierEvent>, TableError> {
+        let (expression, names) = projection(&STATUS_ATTRIBUTES);
+        let mut items = self
             .client
             .query()
             .table_name(&self.table)
             .consistent_read(true)
-            .key_condition_expression("#id = :id AND #sequence BETWEEN :first AND :last")
-            .filter_expression("#status = :pending")
+            .scan_index_forward(false)
+            .key_condition_expression("#id = :id AND #sequence < :sequence")
+            .projection_expression(expression)
+            .set_expression_attribute_names(Some(names))
             .expression_attribute_names("#id", attribute::AGGREGATE_ID)
             .expression_attribute_names("#sequence", attribute::SEQUENCE)
-            .expression_attribute_names("#status", attribute::STATUS)
             .expression_attribute_values(":id", string(aggregate_id))
-            .expression_attribute_values(":first", number(first))
-            .expression_attribute_values(":last", number(last))
-            .expression_attribute_values(":pending", string(Status::Pending.as_str()))
+            .expression_attribute_values(":sequence", number(sequence))
+            .limit(i32::try_from(limit).unwrap_or(i32::MAX))
             .into_paginator()
             .items()
             .send();
-        let mut items = Vec::new();
-        while let Some(item) = pages.next().await {
-            items.push(item.map_err(|error| self.error(&error))?);
-            if items.len() == MAX_BETWEEN {
+        let mut found = Vec::new();
+        while let Some(item) = items.next().await {
+            let item = item.map_err(|error| self.error(&error))?;
+            found.extend(EventKey::of(&item).map(|key| EarlierEvent {
+                key,
+                status: StoredStatus::of(&item),
+            }));
+            if found.len() >= limit {
                 break;
             }
         }
-        Ok(items)
+        Ok(found)
     }
 
     async fn count_pending(&self) -> Result<u64, TableError> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::Buckets;
-use outbox::item::attribute;
 use outbox::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -50,12 +49,9 @@ impl BacklogMonitor {
         let mut is_any_pending = false;
         for bucket in 0..self.buckets.get() {
             let page = self.table.pending(bucket, None).await?;
-            is_any_pending |= !page.items.is_empty();
+            is_any_pending |= !page.entries.is_empty();
             // The index is sorted by the text of the time, so an unreadable time may come first.
-            let times = page
-                .items
-                .iter()
-                .filter_map(|item| item.get(attribute::OCCURRED_AT)?.as_s().ok()?.parse().ok());
+            let times = page.entries.iter().filter_map(|entry| entry.occurred_at);
             oldest = times.chain(oldest).min();
         }
         let count = if is_any_pending {

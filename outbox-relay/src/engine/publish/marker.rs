@@ -97,6 +97,7 @@ impl Marker {
                 .iter()
                 .map(|mark| Published {
                     key: mark.key.clone(),
+                    generation: mark.generation.clone(),
                     message_id: mark.message_id.clone(),
                     published_at: mark.sent_at,
                     expires_at: wall.as_seconds().saturating_add(retention),

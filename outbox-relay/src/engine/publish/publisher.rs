@@ -289,6 +289,7 @@ impl Publisher {
             self.marker.push(Mark {
                 event: reference,
                 key: event.key.clone(),
+                generation: event.generation.clone(),
                 message_id,
                 sent_at: wall,
             });
@@ -378,6 +379,7 @@ impl Publisher {
         let acks = self.scheduler.remove_rejected(&EventRef::of(event));
         let rejected = Rejected {
             key: event.key.clone(),
+            generation: event.generation.clone(),
             reason: "refused_by_queue",
             failure,
             trace_id: event.trace.trace_id(),

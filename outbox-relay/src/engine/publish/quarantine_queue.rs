@@ -77,6 +77,7 @@ impl QuarantineQueue {
     pub(crate) fn push(&mut self, rejected: Rejected, acks: Vec<Ack>, attempts: u64) {
         let request = Quarantine {
             key: rejected.key.clone(),
+            generation: rejected.generation.clone(),
             failed_at: (self.clock)(),
             failure: rejected.failure.clone(),
             attempts,

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox::Status;
 use outbox::item::attribute;
 
 use super::read_event::ReadEvent;
@@ -23,6 +24,9 @@ use crate::ports::{Change, EventKey, Item};
 /// pending and has not been read. Time alone proves nothing after the process was suspended.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAITED_READS: u32 = 20;
+
+/// Number of earlier events that are read at once.
+const MAX_EARLIER: usize = 100;
 
 /// Gate of one shard, or of one pass of the sweeper.
 pub(crate) struct SequenceGate {
@@ -188,17 +192,13 @@ impl SequenceGate {
     /// Returns their number.
     async fn dispatch_earlier(&mut self, event: &Event) -> usize {
         let id = &event.key.aggregate_id;
-        let last = event.sequence.saturating_sub(1);
-        let mut first = 0;
+        let in_flight = self.dispatcher.shard.in_flight_from_table(id);
+        let mut keys = self.pending_before(&event.key).await;
         let mut count = 0;
-        // There may be more of them than one answer contains.
-        while first <= last {
-            let in_flight = self.dispatcher.shard.in_flight_from_table(id);
-            let items = self.outbox.pending_between(id, first, last).await;
-            let Some(reached) = items.last().and_then(sequence_of) else {
-                break;
-            };
-            first = reached.saturating_add(1);
+        while !keys.is_empty() {
+            let first = keys.split_off(keys.len().saturating_sub(MAX_EARLIER));
+            let mut items = self.outbox.items(&first).await;
+            items.sort_by_key(sequence_of);
             for item in items {
                 match self.ctx.config.classify(Change::Insert(item)) {
                     Classified::Skip(_) => {}
@@ -221,6 +221,33 @@ impl SequenceGate {
             }
         }
         count
+    }
+
+    /// Returns the pending events before `key`, the latest first. Every event before a published
+    /// one is published as well.
+    async fn pending_before(&mut self, key: &EventKey) -> Vec<EventKey> {
+        let mut pending = Vec::new();
+        let mut before = key.sequence.clone();
+        let mut limit = 1;
+        loop {
+            let earlier = self
+                .outbox
+                .latest_before(&key.aggregate_id, &before, limit)
+                .await;
+            let is_last = earlier.len() < limit;
+            for event in earlier {
+                match event.status.map(|stored| stored.status) {
+                    Some(Status::Published) => return pending,
+                    Some(Status::Pending) => pending.push(event.key.clone()),
+                    Some(Status::Failed | Status::Discarded) | None => {}
+                }
+                before = event.key.sequence;
+            }
+            if is_last {
+                return pending;
+            }
+            limit = MAX_EARLIER;
+        }
     }
 }
 

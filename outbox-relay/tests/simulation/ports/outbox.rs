@@ -2,10 +2,9 @@
 
 use async_trait::async_trait;
 use outbox::Status;
-use outbox::item::attribute;
 use outbox_relay::ports::{
-    EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage, Published, Quarantine,
-    TableError,
+    Deferral, EarlierEvent, EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage,
+    Published, Quarantine, StoredStatus, TableError,
 };
 
 use super::{Mutation, View};
@@ -39,27 +38,40 @@ impl OutboxTable for View {
         .await
     }
 
-    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<Status>>, TableError> {
+    async fn defer(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {
+        assert!((1..=25).contains(&deferrals.len()));
+        let deferrals = deferrals.to_vec();
+        self.request(move |view| view.defer_all(&deferrals)).await
+    }
+
+    async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<StoredStatus>>, TableError> {
         assert!((1..=100).contains(&keys.len()));
         self.travel().await;
         if self.strikes("lookup failed", 0.03) {
             return Err(simulated());
         }
-        let states = {
+        let statuses = {
             let world = self.world();
             keys.iter()
-                .map(|key| world.events.get(key).filter(|event| !event.deleted))
-                .map(|event| event.map(|event| event.status))
-                .map(|status| match status {
-                    Some(Status::Published) if self.lacks(Mutation::NoLookUps) => {
-                        Some(Status::Pending)
-                    }
-                    status => status,
-                })
+                .map(|key| self.looked_up(world.status(key)))
                 .collect()
         };
         self.travel().await;
-        Ok(states)
+        Ok(statuses)
+    }
+
+    async fn items(&self, keys: &[EventKey]) -> Result<Vec<Option<Item>>, TableError> {
+        assert!((1..=100).contains(&keys.len()));
+        self.travel().await;
+        if self.strikes("lookup failed", 0.03) {
+            return Err(simulated());
+        }
+        let items = {
+            let world = self.world();
+            keys.iter().map(|key| world.item(key)).collect()
+        };
+        self.travel().await;
+        Ok(items)
     }
 
     async fn pending(
@@ -76,29 +88,29 @@ impl OutboxTable for View {
         }
         let mut page = self.world().pending(bucket, after);
         if self.lacks(Mutation::NoRepublishedEvents) {
-            let republished = |item: &Item| item.contains_key(attribute::RETRIED_AT);
-            page.items.retain(|item| !republished(item));
+            page.entries.retain(|entry| !entry.is_republished);
         }
         self.travel().await;
         Ok(page)
     }
 
-    async fn pending_between(
+    async fn latest_before(
         &self,
         aggregate_id: &str,
-        first: u64,
-        last: u64,
-    ) -> Result<Vec<Item>, TableError> {
+        sequence: &str,
+        limit: usize,
+    ) -> Result<Vec<EarlierEvent>, TableError> {
         self.travel().await;
         if self.strikes("lookup failed", 0.03) {
             return Err(simulated());
         }
-        if self.lacks(Mutation::NoSweeper) {
-            return Ok(Vec::new());
+        let before = sequence.parse().expect("a sequence is a number");
+        let mut earlier = self.world().latest_before(aggregate_id, before, limit);
+        for event in &mut earlier {
+            event.status = self.looked_up(event.status);
         }
-        let items = self.world().pending_between(aggregate_id, first, last);
         self.travel().await;
-        Ok(items)
+        Ok(earlier)
     }
 
     async fn count_pending(&self) -> Result<u64, TableError> {
@@ -111,6 +123,40 @@ impl OutboxTable for View {
 }
 
 impl View {
+    /// Returns a status as a look-up of this instance returns it.
+    fn looked_up(&self, stored: Option<StoredStatus>) -> Option<StoredStatus> {
+        stored.map(|stored| match stored.status {
+            Status::Published if self.lacks(Mutation::NoLookUps) => StoredStatus {
+                status: Status::Pending,
+                ..stored
+            },
+            _ => stored,
+        })
+    }
+
+    fn defer_all(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {
+        if self.strikes("defer failed", 0.05) {
+            return Err(simulated());
+        }
+        let outcomes = deferrals
+            .iter()
+            .map(|deferral| {
+                if self.strikes("defer failed", 0.02) {
+                    MarkOutcome::TryAgain
+                } else if self.world().defer(&self.name, deferral) {
+                    MarkOutcome::Marked
+                } else {
+                    MarkOutcome::NotPending
+                }
+            })
+            .collect();
+        if self.strikes("defer answer lost", 0.02) {
+            Err(simulated())
+        } else {
+            Ok(outcomes)
+        }
+    }
+
     fn mark_all(&self, published: &[Published]) -> Result<Vec<MarkOutcome>, TableError> {
         if self.lacks(Mutation::NotMarking) {
             return Ok(vec![MarkOutcome::Marked; published.len()]);

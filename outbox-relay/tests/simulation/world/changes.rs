@@ -1,7 +1,7 @@
 //! Changes of stored events: by the relay, by operators, and by DynamoDB.
 
 use outbox::Status;
-use outbox_relay::ports::{EventKey, Published, Quarantine, SWEEPER};
+use outbox_relay::ports::{EventKey, Generation, Published, Quarantine, SWEEPER};
 use tokio::time::Instant;
 
 use super::table::{EventModel, Flaw};
@@ -10,7 +10,7 @@ use super::{World, clock};
 impl World {
     /// Marks an event. Returns `false` if it was not pending.
     pub(crate) fn mark(&mut self, instance: &str, mark: &Published) -> bool {
-        let Some(event) = self.pending_event(&mark.key) else {
+        let Some(event) = self.pending_event(&mark.key, &mark.generation) else {
             return false;
         };
         event.status = Status::Published;
@@ -35,7 +35,11 @@ impl World {
         }) {
             return true;
         }
-        let Some(event) = self.pending_event(key) else {
+        let retried_at = &quarantine.generation.retried_at;
+        let Some(event) = self
+            .pending_event(key, &quarantine.generation)
+            .filter(|event| event.added.retried_at == *retried_at)
+        else {
             return false;
         };
         event.status = Status::Failed;
@@ -49,8 +53,14 @@ impl World {
         true
     }
 
-    fn pending_event(&mut self, key: &EventKey) -> Option<&mut EventModel> {
-        self.events.get_mut(key).filter(|event| event.is_pending())
+    fn pending_event(
+        &mut self,
+        key: &EventKey,
+        generation: &Generation,
+    ) -> Option<&mut EventModel> {
+        self.events
+            .get_mut(key)
+            .filter(|event| event.is_pending_replay(generation))
     }
 
     /// Records that the event is no longer pending.

@@ -163,6 +163,7 @@ impl World {
                 republished: 0,
                 event_type: if other { "stock.moved" } else { "order.placed" },
                 flaw,
+                deferred: false,
                 deleted: false,
             };
             self.events.insert(key.clone(), event);

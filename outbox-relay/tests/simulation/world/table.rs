@@ -6,7 +6,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::item::{attribute, bucket_name};
 use outbox::timestamp::Timestamp;
 use outbox::{Buckets, Status};
-use outbox_relay::ports::{EventKey, Item, PendingCursor, PendingPage};
+use outbox_relay::ports::{
+    Deferral, EarlierEvent, EventKey, Generation, Item, PendingCursor, PendingEntry, PendingPage,
+    StoredStatus,
+};
 use tokio::time::Instant;
 
 use super::World;
@@ -32,6 +35,8 @@ pub(crate) struct EventModel {
     /// Determines the queue.
     pub(crate) event_type: &'static str,
     pub(crate) flaw: Option<Flaw>,
+    /// The relay left it to its table path.
+    pub(crate) deferred: bool,
     /// The item was removed.
     pub(crate) deleted: bool,
     /// Attributes that the relay and operators add.
@@ -96,7 +101,12 @@ impl EventModel {
 
     /// Returns `true` if it is pending as its writer stored it: no checkpoint may be past it.
     pub(crate) fn is_unsettled(&self) -> bool {
-        self.is_pending() && self.settled_at.is_none()
+        self.is_pending() && self.settled_at.is_none() && !self.deferred
+    }
+
+    /// Returns `true` if it is pending and was not replayed since `generation` was read.
+    pub(crate) fn is_pending_replay(&self, generation: &Generation) -> bool {
+        self.is_pending() && self.added.replays == generation.replays.unwrap_or_default()
     }
 
     /// Returns `true` if the index contains it as pending.
@@ -146,29 +156,92 @@ impl World {
             PendingCursor(HashMap::from([("last".to_owned(), last)]))
         });
         PendingPage {
-            items: page.into_iter().map(|(_, key)| self.item(key)).collect(),
+            entries: page
+                .into_iter()
+                .filter_map(|(_, key)| PendingEntry::of(&self.pending_item(key)))
+                .collect(),
             next,
         }
     }
 
-    pub(crate) fn pending_between(&self, aggregate_id: &str, first: u64, last: u64) -> Vec<Item> {
+    /// Returns the status of an event, or `None` if the item does not exist.
+    pub(crate) fn status(&self, key: &EventKey) -> Option<StoredStatus> {
+        let event = self.events.get(key).filter(|event| !event.deleted)?;
+        Some(StoredStatus {
+            status: event.status,
+            is_deferred: event.deferred,
+        })
+    }
+
+    /// Returns the item of an event with its status, or `None` if it does not exist.
+    pub(crate) fn item(&self, key: &EventKey) -> Option<Item> {
+        let stored = self.status(key)?;
+        let mut item = self.pending_item(key);
+        let mut set = |name: &str, value: &str| {
+            item.insert(name.to_owned(), text(value));
+        };
+        set(attribute::STATUS, stored.status.as_str());
+        if stored.status == Status::Pending {
+            set(
+                attribute::STATE_BUCKET,
+                &Buckets::default().partition_of(&key.aggregate_id),
+            );
+        }
+        if stored.is_deferred {
+            set(attribute::DEFERRED_AT, "2026-01-01T00:00:00.000Z");
+        }
+        Some(item)
+    }
+
+    /// Returns the latest events of an aggregate before a sequence, the latest first.
+    pub(crate) fn latest_before(
+        &self,
+        aggregate_id: &str,
+        before: u64,
+        limit: usize,
+    ) -> Vec<EarlierEvent> {
         let mut found: Vec<_> = self
             .events
-            .iter()
-            .filter(|(key, event)| key.aggregate_id == aggregate_id && event.is_pending())
-            .filter_map(|(key, _)| Some((key.sequence.parse::<u64>().ok()?, key)))
-            .filter(|(sequence, _)| (first..=last).contains(sequence))
+            .keys()
+            .filter(|key| key.aggregate_id == aggregate_id)
+            .filter_map(|key| Some((key.sequence.parse::<u64>().ok()?, key)))
+            .filter(|(sequence, key)| *sequence < before && self.status(key).is_some())
             .collect();
         found.sort();
         found
             .into_iter()
-            .take(PENDING_PAGE)
-            .map(|(_, key)| self.item(key))
+            .rev()
+            .take(limit)
+            .map(|(_, key)| EarlierEvent {
+                key: key.clone(),
+                status: self.status(key),
+            })
             .collect()
     }
 
+    /// Defers an event. Returns `false` if it was not pending.
+    pub(crate) fn defer(&mut self, instance: &str, deferral: &Deferral) -> bool {
+        let Deferral {
+            key, generation, ..
+        } = deferral;
+        for unsettled in self.unsettled.values_mut() {
+            unsettled.remove(key);
+        }
+        let is_pending = |event: &&mut EventModel| event.is_pending_replay(generation);
+        let Some(event) = self.events.get_mut(key).filter(is_pending) else {
+            return false;
+        };
+        event.deferred = true;
+        self.log(format!(
+            "{instance} defers {}:{}",
+            key.aggregate_id, key.sequence
+        ));
+        self.append(key, false);
+        true
+    }
+
     /// Returns the item as it is pending now.
-    fn item(&self, key: &EventKey) -> Item {
+    fn pending_item(&self, key: &EventKey) -> Item {
         let mut item = self.image(key);
         self.events[key].added.add_to(&mut item);
         item
