@@ -17,5 +17,6 @@ mod outages;
 mod publishing;
 mod scale;
 mod sharded;
+mod skewed_clock;
 mod support;
 mod sweeping;

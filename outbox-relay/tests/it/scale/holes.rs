@@ -30,6 +30,11 @@ fn published(n: usize) -> Item {
     let mut item = event("history", sequence(n));
     item.remove("state_bucket");
     item.insert("status".to_owned(), text("PUBLISHED"));
+    // A thousand of them are a page of a query.
+    item.insert(
+        "payload".to_owned(),
+        text(format!("\"{}\"", "x".repeat(1_000))),
+    );
     item
 }
 
