@@ -214,3 +214,27 @@ async fn a_quarantine_is_counted_once_when_it_is_written_or_read_repeatedly() {
     assert!(!log.contains("event quarantined"), "{log}");
     until_answer(&second, "/metrics", 200, &format!("{COUNT} 0\n")).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_without_its_time_is_quarantined_and_blocks_no_other() {
+    let stage = Stage::new().await;
+    let _relay = stage.relay(&[]).await;
+    let mut timeless = event("o-1", 1);
+    // The item is not in the index of pending events either.
+    timeless.remove("occurred_at");
+    stage.put(timeless).await;
+    stage.put(event("o-1", 2)).await;
+    stage.until_status("o-1", 2, "PUBLISHED").await;
+    let failed = stage.until_status("o-1", 1, "FAILED").await;
+    assert!(
+        string(&failed, "failure")
+            .unwrap()
+            .contains("`occurred_at`"),
+        "{failed:?}"
+    );
+    // An operator sees it.
+    let listed = stage
+        .operate(&["list", "--state", "failed", "-o", "json"])
+        .await;
+    assert!(listed.stdout.contains("o-1:1"), "{listed:?}");
+}

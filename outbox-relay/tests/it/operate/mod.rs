@@ -27,7 +27,7 @@ const QUICK: [(&str, &str); 3] = [
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
-    stdout: String,
+    pub(crate) stdout: String,
     stderr: String,
 }
 
