@@ -182,6 +182,10 @@ async fn a_stream_without_new_images_is_rejected() {
 async fn a_gap_is_counted_once_and_reading_backs_off_while_it_lasts() {
     let stage = Stage::new().await;
     let proxy = stage.proxy().await;
+    let relay = stage.relay_behind(&proxy, &[]).await;
+    // A relay that has read nothing cannot detect that records are missing.
+    stage.put(event("a", 1)).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
     let reads = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::clone(&reads);
     proxy.rule(move |call| {
@@ -192,9 +196,8 @@ async fn a_gap_is_counted_once_and_reading_backs_off_while_it_lasts() {
         }
         Fault::Pass
     });
-    stage.put(event("a", 1)).await;
-    let relay = stage.relay_behind(&proxy, &[]).await;
-    stage.until_status("a", 1, "PUBLISHED").await;
+    stage.put(event("a", 2)).await;
+    stage.until_status("a", 2, "PUBLISHED").await;
     until_answer(&relay, "/metrics", 200, "outbox_stream_gaps_total 1").await;
     let reads = reads.lock().unwrap();
     // Pauses of 50, 100, 200, 400 and 800 ms, with full jitter.
