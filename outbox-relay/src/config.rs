@@ -14,6 +14,10 @@ use shared::runtime::service::{ProcessOptions, RunError, parse_duration, parse_d
 use crate::engine::OnFailure;
 use crate::routes::Routes;
 
+/// Shortest retention of published events: the 24 h for which DynamoDB Streams keeps a record, and
+/// a margin for clocks.
+const MIN_RETENTION: Duration = Duration::from_secs(25 * 3600);
+
 /// Options and environment of `outbox-relay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -92,8 +96,8 @@ pub struct Config {
     #[arg(long, env = "RELAY_POLL_MAX", value_name = "DURATION", default_value = "200ms", value_parser = parse_poll)]
     pub poll_max: Duration,
 
-    /// Time that a published event stays in the outbox table.
-    #[arg(long, env = "RELAY_RETENTION", value_name = "DURATION", default_value = "7d", value_parser = parse_duration)]
+    /// Time that a published event stays in the outbox table (at least 25h).
+    #[arg(long, env = "RELAY_RETENTION", value_name = "DURATION", default_value = "7d", value_parser = parse_retention)]
     pub retention: Duration,
 
     /// Interval between two sweeps of the pending events (at least 100ms).
@@ -272,6 +276,20 @@ fn parse_page(text: &str) -> Result<String, String> {
 
 fn parse_lease_duration(text: &str) -> Result<Duration, String> {
     parse_duration_within(text, Duration::from_secs(1), Duration::from_secs(300))
+}
+
+/// Parses the retention of published events. A relay that reads the stream again after a takeover
+/// recognizes a published event by its item.
+fn parse_retention(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration < MIN_RETENTION {
+        return Err(
+            "must be at least 25h: the stream keeps an event for 24 h, and an event that the \
+             stream repeats after its item was deleted could not be recognized as published"
+                .to_owned(),
+        );
+    }
+    Ok(duration)
 }
 
 /// Parses a sweep interval or age. A sweep reads the index: with a shorter interval the relay would

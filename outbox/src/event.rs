@@ -6,10 +6,10 @@ use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
 use serde::Serialize;
 
 use crate::buckets::Buckets;
-use crate::item::{OutboxItem, Status, attribute};
+use crate::item::{MAX_ITEM_BYTES, OutboxItem, Status, attribute, item_size};
 use crate::message::{Message, Unpublishable};
 use crate::timestamp::Timestamp;
-use crate::trace_context::TraceContext;
+use crate::trace_context::{MAX_TRACESTATE_BYTES, TraceContext};
 
 /// An event that is not stored yet.
 #[derive(Clone, Debug)]
@@ -40,6 +40,17 @@ pub enum EventError {
     /// The event has no DynamoDB representation.
     #[error("the event cannot be converted to a DynamoDB item: {0}")]
     Item(#[source] Box<dyn Error + Send + Sync>),
+    /// The item would be too large.
+    #[error(
+        "the item of the event has {bytes} bytes; the limit is {limit}, because DynamoDB allows \
+         400 KiB and the relay's mark needs room"
+    )]
+    ItemTooLarge {
+        /// Size of the item as DynamoDB counts it, in bytes.
+        bytes: usize,
+        /// [`MAX_ITEM_BYTES`](crate::item::MAX_ITEM_BYTES).
+        limit: usize,
+    },
 }
 
 impl NewEvent {
@@ -112,7 +123,10 @@ impl OutboxItem {
             payload: event.payload,
             occurred_at: event.occurred_at.to_string(),
             traceparent: event.trace_context.traceparent,
-            tracestate: event.trace_context.tracestate,
+            tracestate: event
+                .trace_context
+                .tracestate
+                .filter(|state| state.len() <= MAX_TRACESTATE_BYTES),
             status: Status::Pending,
             published_at: None,
             message_id: None,
@@ -159,11 +173,20 @@ impl Outbox {
     /// # Errors
     /// [`EventError::Unpublishable`] if the relay could never publish the event. The caller learns
     /// of it before the commit, instead of an operator who finds the event in quarantine.
+    /// [`EventError::ItemTooLarge`] if the item exceeds
+    /// [`MAX_ITEM_BYTES`](crate::item::MAX_ITEM_BYTES).
     pub fn stage(&self, event: NewEvent) -> Result<TransactWriteItem, EventError> {
         let item = OutboxItem::pending(event, self.buckets);
         Message::from_item(&item)?;
         let item = serde_dynamo::aws_sdk_dynamodb_1::to_item(&item)
             .map_err(|error| EventError::Item(error.into()))?;
+        let bytes = item_size(&item);
+        if bytes > MAX_ITEM_BYTES {
+            return Err(EventError::ItemTooLarge {
+                bytes,
+                limit: MAX_ITEM_BYTES,
+            });
+        }
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(item))
@@ -218,6 +241,40 @@ mod tests {
         let staged = outbox.stage(event).unwrap();
         let stored = staged.put().unwrap().item()[attribute::STATE_BUCKET].clone();
         assert_eq!(stored.as_s().unwrap(), "PENDING#0");
+    }
+
+    #[test]
+    fn item_without_room_for_the_mark_is_not_staged() {
+        let sized = |length| {
+            let payload = "x".repeat(length);
+            let event = NewEvent::new("order", "o-1", 1, "order.placed", &payload).unwrap();
+            Outbox::new("outbox").stage(event)
+        };
+        let empty = item_size(sized(0).unwrap().put().unwrap().item());
+        assert!(sized(MAX_ITEM_BYTES - empty).is_ok());
+        let error = sized(MAX_ITEM_BYTES - empty + 1).unwrap_err();
+        assert!(matches!(error, EventError::ItemTooLarge { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("408577 bytes") && text.contains("408576"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn long_tracestate_is_not_stored() {
+        let stored = |length| {
+            let event = NewEvent::new("order", "o-1", 1, "order.placed", &1)
+                .unwrap()
+                .with_trace_context(TraceContext {
+                    traceparent: None,
+                    tracestate: Some("x".repeat(length)),
+                });
+            let staged = Outbox::new("outbox").stage(event).unwrap();
+            let item = staged.put().unwrap().item();
+            item.contains_key(attribute::TRACESTATE)
+        };
+        assert!(stored(512) && !stored(513));
     }
 
     fn traced() -> (NewEvent, TraceContext) {

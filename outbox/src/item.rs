@@ -91,6 +91,11 @@ pub mod attribute {
 /// Name of the sparse index of pending and quarantined events.
 pub const BY_STATE_INDEX: &str = "by_state";
 
+/// Upper bound on the item of a new event, in bytes: 399 KiB. DynamoDB's limit is 400 KiB; the rest
+/// is for the attributes that the relay and operators add when they publish, quarantine, retry,
+/// replay or discard the event.
+pub const MAX_ITEM_BYTES: usize = 399 * 1024;
+
 /// Index partition of quarantined events.
 pub const FAILED_BUCKET: &str = "FAILED";
 
@@ -283,6 +288,20 @@ impl OutboxItem {
             aggregate_id,
         })
     }
+}
+
+/// Returns the size of an item of strings and numbers as DynamoDB counts it, in bytes: names and
+/// texts in UTF-8, and for a number one byte per two digits and one more.
+pub(crate) fn item_size(item: &HashMap<String, AttributeValue>) -> usize {
+    let value_size = |value: &AttributeValue| match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        // An event is stored as strings and numbers only.
+        _ => 0,
+    };
+    item.iter()
+        .map(|(name, value)| name.len() + value_size(value))
+        .sum()
 }
 
 /// Returns the name of the `bucket`-th index partition of pending events, from 0.

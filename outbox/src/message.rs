@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::excerpt::excerpt;
 use crate::item::OutboxItem;
+use crate::trace_context::MAX_TRACESTATE_BYTES;
 
 /// Upper bound on the size of a message with its attributes, and of the messages of one batch
 /// together, in bytes. Source: SQS quotas.
@@ -99,7 +100,8 @@ struct CloudEvent<'a> {
     subject: &'a str,
     time: &'a str,
     datacontenttype: &'a str,
-    /// Decimal: JSON numbers lose precision past 2^53 in many readers.
+    /// Decimal, with leading zeros up to the 20 digits of `u64::MAX`, so that it orders as text.
+    /// Text, because JSON numbers lose precision past 2^53 in many readers.
     sequence: String,
     data: &'a RawValue,
 }
@@ -164,7 +166,7 @@ impl Message {
             subject: &item.aggregate_id,
             time: &item.occurred_at,
             datacontenttype: "application/json",
-            sequence: item.sequence.to_string(),
+            sequence: format!("{:020}", item.sequence),
             data,
         };
         let body = serde_json::to_string(&event).map_err(not_json)?;
@@ -180,6 +182,7 @@ impl Message {
             if let Some(value) = value
                 && !value.is_empty()
                 && value.chars().all(is_sqs_character)
+                && (name != "tracestate" || value.len() <= MAX_TRACESTATE_BYTES)
             {
                 attributes.push((name, value.clone()));
             }
@@ -277,7 +280,7 @@ mod tests {
         let message = Message::from_item(&item()).unwrap();
         assert_eq!(
             message.body,
-            r#"{"specversion":"1.0","id":"o-1:3","source":"/orders","type":"order.placed","subject":"o-1","time":"2026-01-31T08:15:30.123Z","datacontenttype":"application/json","sequence":"3","data":{ "n": 1.50, "n": 2 }}"#
+            r#"{"specversion":"1.0","id":"o-1:3","source":"/orders","type":"order.placed","subject":"o-1","time":"2026-01-31T08:15:30.123Z","datacontenttype":"application/json","sequence":"00000000000000000003","data":{ "n": 1.50, "n": 2 }}"#
         );
         let names: Vec<_> = message.attributes.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["event_id", "event_type", "traceparent"]);
@@ -355,6 +358,8 @@ mod tests {
         let mut odd = item();
         odd.traceparent = Some(String::new());
         odd.tracestate = Some("a\u{1}".to_owned());
+        assert_eq!(Message::from_item(&odd).unwrap().attributes.len(), 2);
+        odd.tracestate = Some(format!("a={}", "x".repeat(MAX_TRACESTATE_BYTES - 1)));
         assert_eq!(Message::from_item(&odd).unwrap().attributes.len(), 2);
     }
 

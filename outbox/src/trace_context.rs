@@ -9,13 +9,18 @@ use opentelemetry::{
 #[cfg(feature = "opentelemetry")]
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
+/// Upper bound on a stored `tracestate`, in bytes. A longer one is dropped: W3C Trace Context
+/// requires that 512 characters are propagated, and the item and the message have limits.
+pub const MAX_TRACESTATE_BYTES: usize = 512;
+
 /// The two headers of W3C Trace Context, as text. They are not validated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TraceContext {
     /// Trace id, parent span id and flags, such as
     /// `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
     pub traceparent: Option<String>,
-    /// Vendors' own key-value pairs, such as `vendor=1`.
+    /// Vendors' own key-value pairs, such as `vendor=1`. Dropped when the event is stored if it is
+    /// longer than [`MAX_TRACESTATE_BYTES`].
     pub tracestate: Option<String>,
 }
 

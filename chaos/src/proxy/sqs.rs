@@ -100,7 +100,7 @@ pub(super) mod tests {
     pub(in crate::proxy) fn message(n: u32) -> Value {
         json!({
             "MessageId": n.to_string(),
-            "Body": json!({"id": format!("o-{n}:1"), "subject": format!("o-{n}"), "sequence": "1"}).to_string(),
+            "Body": json!({"id": format!("o-{n}:1"), "subject": format!("o-{n}"), "sequence": "00000000000000000001"}).to_string(),
             "Attributes": {"ApproximateReceiveCount": "1"},
         })
     }
@@ -121,7 +121,7 @@ pub(super) mod tests {
         let event = Event {
             id: "o-1:1".to_owned(),
             subject: "o-1".to_owned(),
-            sequence: "1".to_owned(),
+            sequence: "00000000000000000001".to_owned(),
         };
         assert_eq!(sent.events, [event]);
     }

@@ -21,7 +21,7 @@ async fn an_event_becomes_a_message_and_is_marked() {
     assert_eq!(
         messages[0].body().unwrap(),
         format!(
-            r#"{{"specversion":"1.0","id":"o-1:1","source":"/orders","type":"order.placed","subject":"o-1","time":"{occurred_at}","datacontenttype":"application/json","sequence":"1","data":{{ "total": 1.50 }}}}"#
+            r#"{{"specversion":"1.0","id":"o-1:1","source":"/orders","type":"order.placed","subject":"o-1","time":"{occurred_at}","datacontenttype":"application/json","sequence":"00000000000000000001","data":{{ "total": 1.50 }}}}"#
         )
     );
     let attributes: HashMap<_, _> = messages[0]

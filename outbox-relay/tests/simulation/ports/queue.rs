@@ -17,7 +17,7 @@ fn message_of(entry: &SendEntry<'_>) -> Message {
     let text = |name: &str| body[name].as_str().expect("a text").to_owned();
     let key = EventKey {
         aggregate_id: text("subject"),
-        sequence: text("sequence"),
+        sequence: text("sequence").trim_start_matches('0').to_owned(),
     };
     let mut attributes = entry.message.attributes.iter();
     let replay = attributes.find(|(name, _)| *name == REPLAY_ATTRIBUTE);
