@@ -1,45 +1,60 @@
 //! The lease table: which instance reads which shard, and its checkpoint.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use outbox::timestamp::Timestamp;
 
-use crate::shard::{SequenceNumber, Shard, ShardId};
+use crate::shard::{SequenceNumber, ShardId};
 
-/// Lease of one shard of a stream, for one consumer group.
+/// Lease of one shard of a stream, for one consumer group. The maintenance lease, the leases of the
+/// sweepers and the items of the group's members are leases as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub shard: ShardId,
     pub parent: Option<ShardId>,
+    /// Position of the shard's first record, if the group knew the parent of the shard before the
+    /// shard existed: then every record from here on is the group's to read.
+    pub start: Option<SequenceNumber>,
     /// Instance that reads the shard; `None` if the lease was released.
     pub owner: Option<String>,
     /// Incremented at every change of owner. Fences writes of earlier owners.
     pub epoch: u64,
     /// Incremented at every write of the owner, so that other instances see that it is alive.
     pub heartbeat: u64,
+    /// Lease duration of the owner: it writes a heartbeat at least every third of it. `None` if an
+    /// older release wrote the item last.
+    pub lease_duration: Option<Duration>,
     /// Position up to which every event is published and marked; `None` before the first.
     pub checkpoint: Option<SequenceNumber>,
     pub state: LeaseState,
     /// Time before which the owner has processed every record of the shard. The stream no longer
     /// delivers an older pending event from this shard.
     pub low_watermark: Option<Timestamp>,
+    /// Time at which the maintenance holder found that the stream no longer has the shard.
+    pub unlisted_at: Option<Timestamp>,
+    /// On the lease of a sweeper: number of deferred events by queue, as of its last pass.
+    pub deferred: BTreeMap<String, u64>,
     /// Requests of other instances to the owner.
     pub requests: LeaseRequests,
 }
 
-/// Requests to the owner of a lease, stored in its lease item. The owner receives them at its next
-/// write, which removes them.
+/// Requests to the owner of a lease, stored in its lease item.
+///
+/// Apart from `requested_by`, a request is a value that differs from that of the previous request:
+/// the owner handles each value once. The value stays in the item, so that a lost response loses no
+/// request; a change of owner removes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseRequests {
-    /// Instance that has too few shards and requests this one.
+    /// Instance of an older release that has too few shards and requests this one. Stays until the
+    /// owner changes.
     pub requested_by: Option<String>,
-    /// On the sweeper's lease: there are events that only a sweep finds.
-    pub sweep: bool,
+    /// On the lease of a sweeper: there are events that only a sweep finds.
+    pub sweep: Option<String>,
+    /// On the maintenance lease: there may be shards that the next regular listing finds too late.
+    pub listing: Option<String>,
 }
-
-/// Key of the sweeper's lease, which is stored beside those of the shards.
-pub const SWEEPER: &str = "sweeper";
 
 /// State of the shard of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,23 +71,41 @@ impl Lease {
         Self {
             shard,
             parent,
+            start: None,
             owner: None,
             epoch: 0,
             heartbeat: 0,
+            lease_duration: None,
             checkpoint: None,
             state: LeaseState::Open,
             low_watermark: None,
+            unlisted_at: None,
+            deferred: BTreeMap::new(),
             requests: LeaseRequests::default(),
         }
     }
+
+    /// Returns `true` if both are the same write of the same owner.
+    pub fn is_same_write(&self, other: &Self) -> bool {
+        (&self.owner, self.epoch, self.heartbeat) == (&other.owner, other.epoch, other.heartbeat)
+    }
+}
+
+/// Leases as a list returns them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leases {
+    pub leases: Vec<Lease>,
+    /// Items that exist and cannot be parsed.
+    pub unreadable: BTreeSet<ShardId>,
 }
 
 /// Error of a request to the lease table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// The condition failed: another instance has changed the lease.
+    /// The condition failed: another instance has changed the lease. Contains the item as it is
+    /// stored now; `None` if there is none or the service did not return it.
     #[error("the lease belongs to another owner or epoch")]
-    Lost,
+    Lost(Option<Box<Lease>>),
     /// The table did not answer, or the error may be transient. A write may have taken effect.
     #[error("{0}")]
     Unavailable(String),
@@ -80,8 +113,9 @@ pub enum LeaseError {
 
 /// Reads and writes the leases of one consumer group; `stream` is an ARN.
 ///
-/// Every write is conditional and changes one item. A write whose response was lost may have taken
-/// effect: repeating [`LeaseTable::renew`] is harmless, and repeating [`LeaseTable::acquire`]
+/// Every write is conditional, changes one item and no attributes that it does not know. It is one
+/// request: a write whose response was lost may have taken effect, at that time or later. Repeating
+/// [`LeaseTable::renew`] with the next heartbeat is harmless, and repeating [`LeaseTable::acquire`]
 /// returns [`LeaseError::Lost`].
 #[async_trait]
 pub trait LeaseTable: Send + Sync {
@@ -89,18 +123,24 @@ pub trait LeaseTable: Send + Sync {
     /// if this call changed the record, so that exactly one of many instances receives it.
     async fn register_stream(&self, stream: &str) -> Result<Option<String>, LeaseError>;
 
-    /// Returns all leases of `stream`. Strongly consistent.
-    async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError>;
+    /// Returns the leases of the shards of `stream` and the maintenance lease, sorted by id, those
+    /// before `from` left out. Strongly consistent.
+    async fn list(&self, stream: &str, from: Option<&ShardId>) -> Result<Leases, LeaseError>;
 
-    /// Creates a lease unless it exists.
+    /// Returns the leases of the sweepers and the members of the group. Strongly consistent.
+    async fn list_maintenance(&self, stream: &str) -> Result<Leases, LeaseError>;
+
+    /// Creates a lease unless its item exists.
     async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError>;
 
-    /// Writes `new` if owner, epoch and heartbeat are still those of `seen`.
+    /// Writes owner, epoch, heartbeat and lease duration of `new` if owner, epoch and heartbeat are
+    /// still those of `seen`. Requests to the previous owner are removed.
     async fn acquire(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError>;
 
-    /// Writes `lease` if the owner is still `holder` and the epoch is unchanged. `lease.owner` may
-    /// be `None`, to release the lease, or another instance, to transfer it. Returns the
-    /// requests that the item had; the write removes them.
+    /// Writes what the owner of a lease reports if the owner is still `holder`, the epoch is
+    /// unchanged, and the stored heartbeat is lower: a request that arrives late changes nothing.
+    /// `lease.owner` may be `None`, to release the lease, or another instance, to transfer it.
+    /// Returns the requests that the item has.
     async fn renew(
         &self,
         stream: &str,
@@ -108,43 +148,15 @@ pub trait LeaseTable: Send + Sync {
         lease: &Lease,
     ) -> Result<LeaseRequests, LeaseError>;
 
-    /// Requests the lease for `instance` if owner and epoch are still those of `seen`. The owner
-    /// receives the request at its next write.
+    /// Requests the lease for `instance` if owner and epoch are still those of `seen`. An owner of
+    /// an older release receives the request at its next write.
     async fn request(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError>;
 
-    /// Requests a sweep from the instance that holds the sweeper's lease. If that lease does not
-    /// exist, nothing is written: its first owner begins with a sweep.
+    /// Requests a sweep from every sweeper. Leases that do not exist are skipped: their first owner
+    /// begins with a sweep.
     async fn request_sweep(&self, stream: &str) -> Result<(), LeaseError>;
 
     /// Deletes the lease of a shard that is no longer listed, if it has no owner and its epoch is
     /// still that of `seen`.
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError>;
-}
-
-/// Returns `shards` and, in addition, the shards that other instances have registered in the lease
-/// table since they were listed. Without these an instance would request leases that it then does
-/// not acquire, and the sweeper would pass events that are still in those shards.
-///
-/// A lease whose parent is known belongs to an existing shard, because no shard is trimmed before
-/// its parent. Any other lease may belong to a shard that no longer exists.
-pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
-    let mut known: BTreeSet<_> = shards.iter().map(|shard| shard.id.clone()).collect();
-    loop {
-        let before = shards.len();
-        for lease in leases {
-            if let Some(parent) = &lease.parent
-                && known.contains(parent)
-                && known.insert(lease.shard.clone())
-            {
-                shards.push(Shard {
-                    id: lease.shard.clone(),
-                    parent: lease.parent.clone(),
-                });
-            }
-        }
-        // Leases are sorted by shard id, which is mostly the order of generations: few passes.
-        if shards.len() == before {
-            return shards;
-        }
-    }
 }

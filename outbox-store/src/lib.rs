@@ -4,7 +4,7 @@
 //!
 //! - [`outbox_table`]: [`OutboxTable`], what the relay does with events, and its delivery contract.
 //! - [`lease_table`]: [`LeaseTable`], which instance reads which shard and how far, and its
-//!   contract.
+//!   contract; [`lease_key`]: leases that do not belong to a shard.
 //! - `item`: items of the outbox table and their keys.
 //! - [`shard`]: shards of the outbox table's stream.
 //! - `stored_event`: an event as the table has it, malformed or not; `event_filter` selects events
@@ -19,6 +19,7 @@ pub mod dynamodb;
 mod error;
 mod event_filter;
 mod item;
+pub mod lease_key;
 pub mod lease_table;
 pub mod outbox_table;
 mod page_token;
@@ -28,9 +29,8 @@ mod stored_event;
 pub use error::TableError;
 pub use event_filter::{EventFilter, EventState, TypePattern};
 pub use item::{EventKey, Item, is_number};
-pub use lease_table::{
-    Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, SWEEPER, with_registered,
-};
+pub use lease_key::{MAINTENANCE, SWEEPERS, maintenance_id, member_id, sweeper_id};
+pub use lease_table::{Lease, LeaseError, LeaseRequests, LeaseState, LeaseTable, Leases};
 pub use outbox_table::{
     Deferral, EarlierEvent, Generation, MarkOutcome, OutboxTable, PendingCursor, PendingEntry,
     PendingPage, Published, Quarantine, StoredStatus,

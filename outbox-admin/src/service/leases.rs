@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 use outbox_store::dynamodb::DescribeStreamError;
-use outbox_store::{Lease, LeaseState, SWEEPER, Shard, ShardId, with_registered};
+use outbox_store::{Lease, LeaseState, MAINTENANCE, Shard, ShardId};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -126,10 +126,14 @@ impl Observer {
             .map(|lease| (&lease.shard, lease.state == LeaseState::Ended))
             .collect();
         let existing = self.listed.as_ref().map(|(listed, _)| {
-            let shards = with_registered(listed.clone(), leases);
-            shards
-                .into_iter()
-                .map(|shard| shard.id)
+            let listed: BTreeSet<_> = listed.iter().map(|shard| &shard.id).collect();
+            // A child that a relay registered since the listing exists like its parent.
+            let children = leases
+                .iter()
+                .filter(|lease| lease.parent.as_ref().is_some_and(|id| listed.contains(id)))
+                .map(|lease| &lease.shard);
+            children
+                .chain(listed.iter().copied())
                 .collect::<BTreeSet<_>>()
         });
         leases
@@ -138,11 +142,14 @@ impl Observer {
                 let unchanged = self.unchanged_for(lease, now);
                 let parent_ended = lease.parent.as_ref().and_then(|parent| ended.get(parent));
                 let is_not_in_stream = || {
-                    *lease.shard.0 != *SWEEPER
+                    *lease.shard.0 != *MAINTENANCE
                         && existing
                             .as_ref()
                             .is_some_and(|ids| !ids.contains(&lease.shard))
                 };
+                let silence = lease
+                    .lease_duration
+                    .map_or(silence, |owners| owners.max(silence));
                 match &lease.owner {
                     _ if lease.state == LeaseState::Ended => Life::Ended,
                     None if parent_ended == Some(&false) => Life::Waiting,
@@ -184,7 +191,7 @@ impl Operator {
                 stream
             }
         };
-        let leases = self.leases.leases(&stream).await?;
+        let leases = self.leases.leases(&stream).await?.leases;
         let now = Instant::now();
         observer.note(&leases, now);
         let mut lives = observer.lives(&leases, now, self.silence());
@@ -320,7 +327,7 @@ mod tests {
         let leases = [
             lease("a", Some("x"), 1),
             child,
-            lease(SWEEPER, Some("x"), 1),
+            lease(MAINTENANCE, Some("x"), 1),
         ];
         observer.note(&leases, start);
         let later = start + SILENCE;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
-use outbox_store::SWEEPER;
+use outbox_store::MAINTENANCE;
 use outbox_store::dynamodb::Count;
 use serde::Serialize;
 
@@ -104,8 +104,9 @@ impl Operator {
                 Vec::new()
             }
         };
-        let (sweepers, shards): (Vec<_>, Vec<_>) =
-            leases.into_iter().partition(|lease| lease.lease == SWEEPER);
+        let (sweepers, shards): (Vec<_>, Vec<_>) = leases
+            .into_iter()
+            .partition(|lease| lease.lease == MAINTENANCE);
         let all = shards.len();
         let shards: Vec<_> = shards.into_iter().filter(is_open).collect();
         Ok(StatusReport {

@@ -1,6 +1,6 @@
 //! State of one acquired lease that its reader, the publisher and the lease renewer share.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(crate) struct ShardState {
     /// Keys of those that were read from the table. A later read of the table returns them again
     /// until they are settled.
     from_table: Mutex<HashSet<EventKey>>,
+    /// Number of deferred events by queue, as of the last pass of a sweeper.
+    deferred: Mutex<BTreeMap<String, u64>>,
 }
 
 /// Fence of the shard: decides whether its events may still be sent (the "fence on loss" rule).
@@ -43,7 +45,19 @@ impl ShardState {
             fence: Mutex::new(Fence::HeldUntil(held_until)),
             in_flight: AtomicUsize::new(0),
             from_table: Mutex::default(),
+            deferred: Mutex::default(),
         }
+    }
+
+    /// Stores the number of deferred events by queue. The lease renewer writes it into the lease.
+    #[allow(dead_code, reason = "its users follow in the next commits")]
+    pub(crate) fn set_deferred(&self, counts: BTreeMap<String, u64>) {
+        *self.deferred.lock() = counts;
+    }
+
+    /// Returns the number of deferred events by queue.
+    pub(crate) fn deferred(&self) -> BTreeMap<String, u64> {
+        self.deferred.lock().clone()
     }
 
     pub(crate) fn tracker(&self) -> MutexGuard<'_, CheckpointTracker> {

@@ -22,7 +22,7 @@ use super::shard::sequence_gate::SequenceGate;
 use super::shard_state::ShardState;
 use crate::policy::lease_assignment::with_registered;
 use crate::policy::record_classifier::Classified;
-use crate::policy::sweep_policy::{is_old, is_past, low_watermark};
+use crate::policy::sweep_policy::{SweepPartition, is_old, is_past, low_watermark};
 use crate::ports::{Change, EventKey, PendingEntry};
 
 /// Maximum number of candidates of one sweep. Further ones are found by the next.
@@ -64,15 +64,17 @@ impl Candidates {
 pub(crate) struct Sweeper {
     ctx: ShardContext,
     shard: Arc<ShardState>,
+    partition: SweepPartition,
     outbox: OutboxReader,
     random: fastrand::Rng,
 }
 
 impl Sweeper {
-    /// Creates the sweeper of the lease with state `shard`.
+    /// Creates the sweeper of `partition`, whose lease has the state `shard`.
     pub(crate) fn new(
         ctx: ShardContext,
         shard: Arc<ShardState>,
+        partition: SweepPartition,
         mut random: fastrand::Rng,
     ) -> Self {
         let outbox = OutboxReader::new(
@@ -83,6 +85,7 @@ impl Sweeper {
         Self {
             ctx,
             shard,
+            partition,
             outbox,
             random,
         }
@@ -133,8 +136,10 @@ impl Sweeper {
 
     /// Returns `true` if every record that was created before `moment` is settled.
     async fn is_passed(&self, moment: Timestamp) -> bool {
-        match self.ctx.ports.leases.list(&self.ctx.stream).await {
-            Ok(leases) => {
+        match self.ctx.ports.leases.list(&self.ctx.stream, None).await {
+            Ok(listed) if !listed.unreadable.is_empty() => false,
+            Ok(listed) => {
+                let leases = listed.leases;
                 let shards = with_registered(self.ctx.directory.shards(), &leases);
                 let margin = self.ctx.config.sweep_after;
                 low_watermark(&shards, &leases).is_some_and(|mark| is_past(mark, moment, margin))
@@ -150,7 +155,7 @@ impl Sweeper {
     async fn pass(&mut self, mut pass: Pass<'_>) -> usize {
         let mut gate = SequenceGate::new(&self.ctx, &self.shard, self.random.fork());
         let mut count = 0;
-        for bucket in 0..self.ctx.config.buckets.get() {
+        for bucket in self.partition.buckets(self.ctx.config.buckets.get()) {
             let mut after = None;
             let mut young_pages = 0;
             loop {

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use outbox_store::with_registered;
 use tokio::time::Instant;
 
 use super::lease_liveness::LeaseLiveness;
-use crate::ports::{Lease, LeaseState, SWEEPER, Shard, ShardId};
+use crate::ports::{Lease, LeaseState, Shard, ShardId};
 
 /// View of the lease table by the instance that decides.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +17,29 @@ pub struct InstanceView<'a> {
     pub held: &'a BTreeSet<ShardId>,
     pub now: Instant,
     pub lease_duration: Duration,
+}
+
+/// Returns `shards` and, in addition, the shards that other instances have registered in the lease
+/// table since they were listed: those whose parent is known.
+pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
+    let mut known: BTreeSet<_> = shards.iter().map(|shard| shard.id.clone()).collect();
+    loop {
+        let before = shards.len();
+        for lease in leases {
+            if let Some(parent) = &lease.parent
+                && known.contains(parent)
+                && known.insert(lease.shard.clone())
+            {
+                shards.push(Shard {
+                    id: lease.shard.clone(),
+                    parent: lease.parent.clone(),
+                });
+            }
+        }
+        if shards.len() == before {
+            return shards;
+        }
+    }
 }
 
 /// Returns the listed shards that have no lease yet.
@@ -107,7 +129,7 @@ pub fn lease_to_request<'a>(
     for lease in leases {
         if let Some(owner) = lease.owner.as_deref()
             && owner != instance
-            && *lease.shard.0 != *SWEEPER
+            && lease.shard.is_shard()
             && lease.state == LeaseState::Open
             && !liveness.is_expired(lease, now, lease_duration)
         {
@@ -336,7 +358,7 @@ mod tests {
 
     #[test]
     fn the_sweeper_lease_does_not_count_as_a_shard() {
-        let leases = [owned(SWEEPER, "x"), owned("a", "x")];
+        let leases = [owned("sweeper", "x"), owned("a", "x")];
         assert_eq!(requested(&leases, 0), None);
     }
 

@@ -84,9 +84,13 @@ impl LeaseLiveness {
             .is_some_and(|since| listed_at.saturating_duration_since(since) >= duration)
     }
 
-    /// Returns `true` if the heartbeat of `lease` did not change for `duration`.
+    /// Returns `true` if the heartbeat of `lease` did not change for `duration`, or for the lease
+    /// duration of its owner if that is longer.
     pub(super) fn is_expired(&self, lease: &Lease, now: Instant, duration: Duration) -> bool {
         self.observed.get(&lease.shard).is_some_and(|observed| {
+            let duration = lease
+                .lease_duration
+                .map_or(duration, |owners| owners.max(duration));
             now.saturating_duration_since(observed.unchanged_since) >= duration
         })
     }

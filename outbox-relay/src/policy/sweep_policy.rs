@@ -25,6 +25,22 @@ pub fn low_watermark(shards: &[Shard], leases: &[Lease]) -> Option<Timestamp> {
     lowest
 }
 
+/// Part of the pending buckets that one sweeper publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SweepPartition {
+    /// Index of the sweeper, from 0.
+    pub index: u32,
+    /// Number of sweepers.
+    pub count: u32,
+}
+
+impl SweepPartition {
+    /// Returns those of `buckets` buckets that belong to this part.
+    pub fn buckets(self, buckets: u32) -> impl Iterator<Item = u32> {
+        (0..buckets).filter(move |bucket| bucket % self.count == self.index)
+    }
+}
+
 /// Upper bound on the margin of [`is_past`]. It exceeds the difference between two clocks and the
 /// time that a record takes to appear in the stream.
 const MAX_MARGIN: Duration = Duration::from_secs(10);

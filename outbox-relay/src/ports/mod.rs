@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 pub use outbox_store::{
     Deferral, EarlierEvent, EventKey, Generation, Item, Lease, LeaseError, LeaseRequests,
-    LeaseState, LeaseTable, MarkOutcome, OutboxTable, PendingCursor, PendingEntry, PendingPage,
-    Published, Quarantine, SWEEPER, SequenceNumber, Shard, ShardId, StoredStatus, TableError,
+    LeaseState, LeaseTable, Leases, MAINTENANCE, MarkOutcome, OutboxTable, PendingCursor,
+    PendingEntry, PendingPage, Published, Quarantine, SWEEPERS, SequenceNumber, Shard, ShardId,
+    StoredStatus, TableError, maintenance_id, member_id, sweeper_id,
 };
 pub use queue::{EntryFailure, Queue, SendEntry, SendError};
 pub use stream::{Change, Page, Position, Record, ShardIterator, Stream, StreamError};

@@ -140,7 +140,7 @@ async fn a_heartbeat_without_response_is_retried_before_the_lease_expires() {
     until_checkpointed(&stage, None).await;
     let mut held = false;
     proxy.rule(move |call| {
-        let hold = !held && call.operation == "PutItem" && !call.body.contains("sweeper");
+        let hold = !held && call.operation == "UpdateItem" && call.body.contains("shardId-");
         held |= hold;
         if hold { Fault::Hold } else { Fault::Pass }
     });

@@ -218,7 +218,7 @@ impl Stage {
             .items
             .unwrap_or_default()
             .into_iter()
-            .find(|lease| lease.contains_key("epoch") && string(lease, "lease") != Some("sweeper"))
+            .find(is_shard_lease)
     }
 
     /// Acquires that lease for another instance. Every call is a heartbeat of that instance.
@@ -243,14 +243,14 @@ impl Stage {
         let rows = self.dynamodb.scan().table_name("relay_leases");
         let rows = rows.send().await.unwrap().items.unwrap();
         for row in rows {
-            if string(&row, "lease") == Some("sweeper") {
+            if string(&row, "lease").is_some_and(|id| id.starts_with("sweeper#")) {
                 self.dynamodb
                     .update_item()
                     .table_name("relay_leases")
                     .key("stream", row["stream"].clone())
                     .key("lease", row["lease"].clone())
                     .update_expression("SET sweep_requested = :now")
-                    .expression_attribute_values(":now", text("2026-01-01T00:00:00.000Z"))
+                    .expression_attribute_values(":now", text(outbox::timestamp::Timestamp::now()))
                     .send()
                     .await
                     .unwrap();
@@ -296,6 +296,11 @@ impl Stage {
             );
         }
     }
+}
+
+/// Returns `true` if the item of the lease table is the lease of a shard.
+pub(crate) fn is_shard_lease(item: &Item) -> bool {
+    string(item, "lease").is_some_and(|id| id.starts_with("shard"))
 }
 
 pub(crate) fn text(value: impl Into<String>) -> AttributeValue {

@@ -7,6 +7,7 @@ mod event_change;
 mod event_count;
 mod event_list;
 mod event_lookup;
+mod lease_item;
 mod lease_table;
 mod outbox_table;
 mod stream_description;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::lease_balancer::LeaseBalancer;
 use super::lease_renewer::LeaseEnd;
-use super::lease_sync::{MAX_LEASE_REQUESTS, sweeper_shard, sync_leases};
+use super::lease_sync::{MAX_LEASE_REQUESTS, duties, sync_leases};
 use super::shard_consumer::run_shard;
 use super::shard_discovery::{DiscoveryOutcome, ShardDiscovery};
 use crate::engine::context::ShardContext;
@@ -270,10 +270,10 @@ impl LeaseCoordinator {
         PollOutcome::Acquirable(available)
     }
 
-    /// Returns the listed shards and the pseudo-shard of the sweeper, whose lease is like theirs.
+    /// Returns the listed shards and the pseudo-shards whose leases are like theirs.
     fn shards(&self) -> Vec<Shard> {
         let mut shards = self.ctx.directory.shards();
-        shards.push(sweeper_shard());
+        shards.extend(duties());
         shards
     }
 
@@ -292,6 +292,7 @@ impl LeaseCoordinator {
         lease.owner = Some(self.ctx.config.instance.clone());
         lease.epoch += 1;
         lease.heartbeat += 1;
+        lease.lease_duration = Some(self.ctx.config.lease_duration);
         lease.requests = LeaseRequests::default();
         lease
     }
@@ -314,11 +315,11 @@ impl LeaseCoordinator {
                     let ctx = self.ctx.clone();
                     let random = self.random.fork();
                     self.consumers.spawn(async move {
-                        let end = run_shard(lease, started_at, ctx, random).await;
+                        let end = run_shard(lease, started_at, ctx, Arc::default(), random).await;
                         (shard, end)
                     });
                 }
-                Err(LeaseError::Lost) => {
+                Err(LeaseError::Lost(_)) => {
                     tracing::debug!(shard = %lease.shard, "another instance acquired the lease first");
                 }
                 Err(LeaseError::Unavailable(reason)) => {

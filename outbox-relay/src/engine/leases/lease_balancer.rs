@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::engine::context::ShardContext;
 use crate::policy::lease_assignment::lease_to_request;
 use crate::policy::lease_liveness::LeaseLiveness;
-use crate::ports::{Lease, LeaseError, SWEEPER, ShardId};
+use crate::ports::{Lease, LeaseError, ShardId};
 
 /// View of the leases that balancing is based on.
 pub(super) struct LeaseBalancer<'a> {
@@ -21,11 +21,7 @@ impl LeaseBalancer<'_> {
     /// events in flight are settled. A failed request is repeated by the next poll.
     pub(super) async fn balance(&self, leases: &[Lease], now: Instant) {
         let config = &self.ctx.config;
-        let held_count = self
-            .held
-            .iter()
-            .filter(|shard| *shard.0 != *SWEEPER)
-            .count();
+        let held_count = self.held.iter().filter(|shard| shard.is_shard()).count();
         let lease = lease_to_request(
             leases,
             self.liveness,
@@ -48,7 +44,7 @@ impl LeaseBalancer<'_> {
                 "shard requested from an instance with more shards"
             ),
             // The lease has another owner by now; the next poll reads it.
-            Err(LeaseError::Lost) => {}
+            Err(LeaseError::Lost(_)) => {}
             Err(error) => tracing::debug!(%error, "shard could not be requested; retrying"),
         }
     }

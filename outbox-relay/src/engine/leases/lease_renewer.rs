@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::context::ShardContext;
 use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard_state::ShardState;
-use crate::ports::{Lease, LeaseError, LeaseState};
+use crate::ports::{Lease, LeaseError, LeaseRequests, LeaseState};
 
 /// Minimum interval between two writes of a checkpoint.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
@@ -24,28 +24,34 @@ pub(super) enum LeaseEnd {
     Lost,
     /// The instance stops.
     Released,
-    /// Transferred to an instance that had too few shards.
-    Transferred,
+    /// Given up for an instance that has too few shards.
+    GivenUp,
 }
 
-/// Signals between the consumer of a shard and the renewer of its lease.
-#[derive(Default)]
+/// Signals between the consumer of a shard, the coordinator, and the renewer of the lease.
+#[derive(Debug, Default)]
 pub(super) struct ShardSignals {
     /// The shard is closed and read to its end.
     pub(super) fully_read: CancellationToken,
-    /// The lease is transferred to another instance: nothing more is read.
-    pub(super) transfer: CancellationToken,
-    /// Another instance or an operator requests a sweep.
+    /// The coordinator gives the lease up.
+    pub(super) give_up: CancellationToken,
+    /// The lease is being given up: nothing more is read.
+    pub(super) draining: CancellationToken,
+    /// A sweep is requested.
     pub(super) sweep: Notify,
+    /// A listing of the stream's shards is requested.
+    pub(super) listing: Notify,
 }
 
-pub(super) struct LeaseRenewer<'a> {
+pub(super) struct LeaseRenewer {
     ctx: ShardContext,
     shard: Arc<ShardState>,
-    signals: &'a ShardSignals,
+    signals: Arc<ShardSignals>,
     lease: Lease,
     renewed_at: Instant,
-    /// The last write that released the lease has an unknown outcome.
+    /// Requests that were signalled.
+    signalled: LeaseRequests,
+    /// A write that released the lease has an unknown outcome.
     releasing: bool,
 }
 
@@ -57,12 +63,12 @@ enum WriteError {
     Unknown,
 }
 
-impl<'a> LeaseRenewer<'a> {
+impl LeaseRenewer {
     /// Creates the renewer of a lease that was acquired by a request that started at `acquired_at`.
     pub(super) fn new(
         ctx: ShardContext,
         shard: Arc<ShardState>,
-        signals: &'a ShardSignals,
+        signals: Arc<ShardSignals>,
         lease: Lease,
         acquired_at: Instant,
     ) -> Self {
@@ -72,6 +78,7 @@ impl<'a> LeaseRenewer<'a> {
             signals,
             lease,
             renewed_at: acquired_at,
+            signalled: LeaseRequests::default(),
             releasing: false,
         }
     }
@@ -95,11 +102,14 @@ impl<'a> LeaseRenewer<'a> {
                 }
                 _ = ticks.tick() => {}
             }
-            let end = if successor.is_some() {
+            if self.signals.give_up.is_cancelled() {
+                self.drain();
+            }
+            let end = if self.signals.draining.is_cancelled() {
                 // Waiting events of the shard are forgotten, so that only those in flight delay the
-                // transfer.
+                // release.
                 let _ = self.ctx.commands.send(PublishCommand::ForgetClosed);
-                self.shard.is_drained().then_some(LeaseEnd::Transferred)
+                self.shard.is_drained().then_some(LeaseEnd::GivenUp)
             } else {
                 let is_consumed =
                     self.signals.fully_read.is_cancelled() && self.shard.tracker().is_idle();
@@ -114,19 +124,28 @@ impl<'a> LeaseRenewer<'a> {
             match self.renew_if_due().await {
                 Ok(Some(requester)) if requester != self.ctx.config.instance => {
                     tracing::info!(shard = %self.shard.id, requester, "transferring the shard to another instance");
-                    self.signals.transfer.cancel();
-                    self.shard.close();
+                    self.drain();
                     successor = Some(requester);
                 }
-                Err(WriteError::Lost) => return LeaseEnd::Lost,
+                Err(WriteError::Lost) => {
+                    self.record_lost();
+                    return LeaseEnd::Lost;
+                }
                 Ok(_) | Err(WriteError::Unknown) => {}
             }
         }
     }
 
-    /// Returns the lease with the current checkpoint and low-water mark.
+    /// Stops reading and sending, to give the lease up once nothing is in flight.
+    fn drain(&self) {
+        self.signals.draining.cancel();
+        self.shard.close();
+    }
+
+    /// Returns the lease with the current checkpoint, low-water mark and counts.
     fn current(&self) -> Lease {
         let mut lease = self.lease.clone();
+        lease.deferred = self.shard.deferred();
         let tracker = self.shard.tracker();
         lease.checkpoint = tracker.checkpoint().cloned();
         lease.low_watermark = tracker.low_watermark();
@@ -142,7 +161,15 @@ impl<'a> LeaseRenewer<'a> {
         if lease.checkpoint == self.lease.checkpoint && !is_heartbeat_due {
             return Ok(None);
         }
-        self.write(lease).await
+        let requests = self.write(lease).await?;
+        if requests.sweep != self.signalled.sweep {
+            self.signals.sweep.notify_one();
+        }
+        if requests.listing != self.signalled.listing {
+            self.signals.listing.notify_one();
+        }
+        self.signalled = requests;
+        Ok(self.signalled.requested_by.clone())
     }
 
     /// Writes the final checkpoint and releases the lease, or transfers it to `successor`. Returns
@@ -159,17 +186,24 @@ impl<'a> LeaseRenewer<'a> {
                 self.releasing = true;
                 None
             }
-            Err(WriteError::Lost) => Some(LeaseEnd::Lost),
+            // An earlier attempt released the lease; its response was lost.
+            Err(WriteError::Lost) if self.releasing => Some(end),
+            Err(WriteError::Lost) => {
+                self.record_lost();
+                Some(LeaseEnd::Lost)
+            }
         }
     }
 
-    /// Writes `lease` with the next heartbeat, and returns the instance that requests it.
-    async fn write(&mut self, mut lease: Lease) -> Result<Option<String>, WriteError> {
+    /// Writes `lease` with the next heartbeat, and returns the requests that its item has.
+    async fn write(&mut self, mut lease: Lease) -> Result<LeaseRequests, WriteError> {
         let started_at = Instant::now();
-        lease.heartbeat += 1;
+        // Every attempt has a heartbeat of its own, so that one that arrives late changes nothing.
+        self.lease.heartbeat += 1;
+        lease.heartbeat = self.lease.heartbeat;
         let config = &self.ctx.config;
         let table = &self.ctx.ports.leases;
-        match table
+        let reason = match table
             .renew(&self.ctx.stream, &config.instance, &lease)
             .await
         {
@@ -178,27 +212,32 @@ impl<'a> LeaseRenewer<'a> {
                 self.shard.extend_until(started_at + config.lease_duration);
                 self.ctx.status.record_checkpoint(&self.shard.id);
                 self.lease = lease;
-                if requests.sweep {
-                    self.signals.sweep.notify_one();
-                }
-                Ok(requests.requested_by)
+                return Ok(requests);
             }
-            // An earlier attempt already released the lease; its response was lost.
-            Err(LeaseError::Lost) if self.releasing => Ok(None),
-            Err(LeaseError::Lost) => {
-                self.shard.close();
-                self.ctx.metrics.record_lease_lost();
-                tracing::warn!(shard = %self.shard.id, epoch = self.lease.epoch, "lease lost: another instance has the shard");
-                Err(WriteError::Lost)
+            Err(LeaseError::Lost(stored)) if !self.is_own(stored.as_deref()) => {
+                return Err(WriteError::Lost);
             }
-            Err(LeaseError::Unavailable(reason)) => {
-                self.ctx.metrics.record_checkpoint_failure();
-                tracing::warn!(shard = %self.shard.id, reason, "lease could not be written; retrying");
-                self.ctx
-                    .status
-                    .record_checkpoint_failure(&self.shard.id, reason, Instant::now());
-                Err(WriteError::Unknown)
-            }
-        }
+            Err(LeaseError::Lost(_)) => "a later write of this instance is stored".to_owned(),
+            Err(LeaseError::Unavailable(reason)) => reason,
+        };
+        self.ctx.metrics.record_checkpoint_failure();
+        tracing::warn!(shard = %self.shard.id, reason, "lease could not be written; retrying");
+        self.ctx
+            .status
+            .record_checkpoint_failure(&self.shard.id, reason, Instant::now());
+        Err(WriteError::Unknown)
+    }
+
+    /// Returns `true` if the stored item is still this instance's.
+    fn is_own(&self, stored: Option<&Lease>) -> bool {
+        stored.is_some_and(|stored| {
+            (&stored.owner, stored.epoch) == (&self.lease.owner, self.lease.epoch)
+        })
+    }
+
+    fn record_lost(&self) {
+        self.shard.close();
+        self.ctx.metrics.record_lease_lost();
+        tracing::warn!(shard = %self.shard.id, epoch = self.lease.epoch, "lease lost: another instance has the shard");
     }
 }

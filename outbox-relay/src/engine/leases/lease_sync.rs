@@ -10,7 +10,7 @@ use super::shard_discovery::{LISTING_INTERVAL, ShardDiscovery};
 use crate::engine::context::ShardContext;
 use crate::policy::lease_assignment::{deletable, without_lease};
 use crate::policy::lease_liveness::LeaseLiveness;
-use crate::ports::{Lease, LeaseError, SWEEPER, Shard, ShardId};
+use crate::ports::{Lease, LeaseError, Leases, SWEEPERS, Shard, maintenance_id, sweeper_id};
 
 /// Maximum number of lease requests in flight, for streams with many shards.
 pub(super) const MAX_LEASE_REQUESTS: usize = 16;
@@ -19,12 +19,28 @@ pub(super) const MAX_LEASE_REQUESTS: usize = 16;
 /// can take to process a listing that still contains it.
 const KEPT: Duration = LISTING_INTERVAL.saturating_mul(2);
 
-/// Returns the pseudo-shard of the sweeper's lease.
-pub(super) fn sweeper_shard() -> Shard {
-    Shard {
-        id: ShardId(SWEEPER.into()),
-        parent: None,
+/// Returns the pseudo-shards of the maintenance lease and of the sweepers' leases.
+pub(super) fn duties() -> impl Iterator<Item = Shard> {
+    let ids = [maintenance_id()]
+        .into_iter()
+        .chain((0..SWEEPERS).map(sweeper_id));
+    ids.map(|id| Shard { id, parent: None })
+}
+
+/// Returns all leases. Those of the sweepers are left out while an older release holds the
+/// maintenance lease, because it sweeps all events.
+async fn list(ctx: &ShardContext) -> Result<Leases, LeaseError> {
+    let (table, stream) = (&ctx.ports.leases, &ctx.stream);
+    let (mut all, duties) =
+        tokio::try_join!(table.list(stream, None), table.list_maintenance(stream))?;
+    let is_older = |lease: &Lease| {
+        lease.shard == maintenance_id() && lease.owner.is_some() && lease.lease_duration.is_none()
+    };
+    if !all.leases.iter().any(is_older) {
+        all.leases.extend(duties.leases);
     }
+    all.unreadable.extend(duties.unreadable);
+    Ok(all)
 }
 
 /// Returns all leases, after creating those of new shards and deleting expired ones.
@@ -34,14 +50,15 @@ pub(super) async fn sync_leases(
     liveness: &LeaseLiveness,
 ) -> Result<Vec<Lease>, LeaseError> {
     let (table, stream) = (&ctx.ports.leases, &ctx.stream);
-    let leases = table.list(stream).await?;
+    let Leases { leases, unreadable } = list(ctx).await?;
     if let Some(listed_at) = discovery.listed_at() {
         delete_expired(ctx, liveness, &leases, listed_at).await;
     }
     let mut found = discovery.found().to_vec();
-    found.push(sweeper_shard());
+    found.extend(duties());
     let new: Vec<_> = without_lease(&found, &leases)
         .into_iter()
+        .filter(|shard| !unreadable.contains(&shard.id))
         .map(|shard| Lease::unread(shard.id.clone(), shard.parent.clone()))
         .collect();
     if new.is_empty() {
@@ -53,7 +70,7 @@ pub(super) async fn sync_leases(
         created.into_iter().collect::<Result<Vec<()>, _>>()?;
     }
     discovery.clear_found();
-    table.list(stream).await
+    Ok(list(ctx).await?.leases)
 }
 
 async fn delete_expired(

@@ -7,24 +7,27 @@ use tokio::time::Instant;
 
 use super::lease_renewer::{LeaseEnd, LeaseRenewer, ShardSignals};
 use crate::engine::context::ShardContext;
-use crate::engine::health::status::EngineStatus;
+use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard::record_pipeline;
 use crate::engine::shard::shard_reader::StartPosition;
 use crate::engine::shard_state::ShardState;
 use crate::engine::sweeper::Sweeper;
 use crate::policy::checkpoint_tracker::CheckpointTracker;
-use crate::ports::{Lease, SWEEPER};
+use crate::policy::sweep_policy::SweepPartition;
+use crate::ports::{Lease, MAINTENANCE, SWEEPERS};
 
-/// Closes the fence of a shard however its consumer ends, so that nothing more of it is sent.
+/// Closes the fence of a shard however its consumer ends, so that nothing more of it is sent, and
+/// its waiting events take no room in the buffer.
 struct CloseOnDrop {
     shard: Arc<ShardState>,
-    status: EngineStatus,
+    ctx: ShardContext,
 }
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.shard.close();
-        self.status.remove_shard(&self.shard.id);
+        let _ = self.ctx.commands.send(PublishCommand::ForgetClosed);
+        self.ctx.status.remove_shard(&self.shard.id);
     }
 }
 
@@ -34,6 +37,7 @@ pub(super) async fn run_shard(
     lease: Lease,
     acquired_at: Instant,
     ctx: ShardContext,
+    signals: Arc<ShardSignals>,
     random: fastrand::Rng,
 ) -> LeaseEnd {
     let shard = Arc::new(ShardState::new(
@@ -43,7 +47,7 @@ pub(super) async fn run_shard(
     ));
     let _close = CloseOnDrop {
         shard: Arc::clone(&shard),
-        status: ctx.status.clone(),
+        ctx: ctx.clone(),
     };
     tracing::info!(
         shard = %shard.id,
@@ -55,20 +59,25 @@ pub(super) async fn run_shard(
         checkpoint: lease.checkpoint.clone(),
         start: None,
     };
-    let is_sweeper = *lease.shard.0 == *SWEEPER;
-    let signals = ShardSignals::default();
+    let id = lease.shard.clone();
     let renewer = LeaseRenewer::new(
         ctx.clone(),
         Arc::clone(&shard),
-        &signals,
+        Arc::clone(&signals),
         lease,
         acquired_at,
     );
     let consumer = async {
         let work = async {
-            if is_sweeper {
-                let sweeper = Sweeper::new(ctx.clone(), Arc::clone(&shard), random);
+            if let Some(index) = id.sweeper_index() {
+                let partition = SweepPartition {
+                    index,
+                    count: SWEEPERS,
+                };
+                let sweeper = Sweeper::new(ctx.clone(), Arc::clone(&shard), partition, random);
                 sweeper.run(&signals.sweep).await;
+            } else if *id.0 == *MAINTENANCE {
+                forward_sweep_requests(&ctx, &signals).await;
             } else {
                 ctx.status.add_shard(&shard.id, Instant::now());
                 record_pipeline::run(ctx.clone(), Arc::clone(&shard), position, random).await;
@@ -77,7 +86,7 @@ pub(super) async fn run_shard(
         tokio::select! {
             biased;
             () = ctx.stop.cancelled() => {}
-            () = signals.transfer.cancelled() => {}
+            () = signals.draining.cancelled() => {}
             () = work => signals.fully_read.cancel(),
         }
         // The renewer decides when the lease ends.
@@ -90,4 +99,14 @@ pub(super) async fn run_shard(
     };
     tracing::info!(shard = %shard.id, reason = ?end, "lease released");
     end
+}
+
+/// Forwards requests for a sweep, which older releases write to the maintenance lease.
+async fn forward_sweep_requests(ctx: &ShardContext, signals: &ShardSignals) {
+    loop {
+        signals.sweep.notified().await;
+        if let Err(error) = ctx.ports.leases.request_sweep(&ctx.stream).await {
+            tracing::warn!(%error, "sweep could not be requested; the next regular sweep publishes these events");
+        }
+    }
 }

@@ -11,12 +11,12 @@ use super::failed;
 use crate::support::{DEADLINE, Item, RELAY, Stage, string};
 
 impl Stage {
-    /// Returns the sweeper's lease item, once a relay has created it.
+    /// Returns the lease item of one sweeper, once a relay has created it.
     async fn sweeper(&self) -> Option<Item> {
         let scan = self.dynamodb.scan().table_name("relay_leases");
         let response = scan.consistent_read(true).send().await.unwrap();
         let mut items = response.items.unwrap().into_iter();
-        items.find(|item| string(item, "lease") == Some("sweeper"))
+        items.find(|item| string(item, "lease") == Some("sweeper#0"))
     }
 
     /// Returns a stage whose relay has stopped, so that a request for a sweep stays in the lease.

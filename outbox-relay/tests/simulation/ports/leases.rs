@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use outbox::timestamp::Timestamp;
-use outbox_relay::ports::{Lease, LeaseError, LeaseRequests, LeaseTable, SWEEPER, ShardId};
+use outbox_relay::ports::{Lease, LeaseError, LeaseRequests, LeaseTable, Leases, ShardId};
 
 use super::{Mutation, View};
 
@@ -22,19 +22,16 @@ impl LeaseTable for View {
         Ok(before.filter(|before| before != stream))
     }
 
-    async fn list(&self, stream: &str) -> Result<Vec<Lease>, LeaseError> {
-        self.travel().await;
-        if self.strikes("lease write failed", 0.02) {
-            return Err(LeaseError::Unavailable("simulated".to_owned()));
-        }
-        let leases = {
-            let world = self.world();
-            let of_stream = world.leases.iter().filter(|((of, _), _)| of == stream);
-            let leases = of_stream.map(|(_, lease)| lease.clone());
-            leases.map(|lease| self.as_seen(lease)).collect()
-        };
-        self.travel().await;
-        Ok(leases)
+    async fn list(&self, stream: &str, from: Option<&ShardId>) -> Result<Leases, LeaseError> {
+        self.list_where(stream, |id| {
+            !id.is_in_maintenance_partition() && from.is_none_or(|from| id >= from)
+        })
+        .await
+    }
+
+    async fn list_maintenance(&self, stream: &str) -> Result<Leases, LeaseError> {
+        self.list_where(stream, ShardId::is_in_maintenance_partition)
+            .await
     }
 
     async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError> {
@@ -53,12 +50,9 @@ impl LeaseTable for View {
     async fn acquire(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
         let (id, seen, lease) = (lease_id(stream, &new.shard), seen.clone(), new.clone());
         self.request(move |view| {
-            let acquired = view.write(&id, &lease, |stored| {
-                (&stored.owner, stored.epoch, stored.heartbeat)
-                    == (&seen.owner, seen.epoch, seen.heartbeat)
-            });
+            let acquired = view.write(&id, &lease, |stored| stored.is_same_write(&seen));
             // Even if the answer is lost.
-            if view.world().leases.get(&id) == Some(&lease) {
+            if view.has_written(&id, &lease) {
                 view.world().acquired(&view.name, id);
             }
             acquired
@@ -81,9 +75,11 @@ impl LeaseTable for View {
         );
         self.request(move |view| {
             let renewed = view.write(&id, &lease, |stored| {
-                stored.owner.as_deref() == Some(&*holder) && stored.epoch == lease.epoch
+                stored.owner.as_deref() == Some(&*holder)
+                    && stored.epoch == lease.epoch
+                    && stored.heartbeat < lease.heartbeat
             });
-            if view.world().leases.get(&id) == Some(&lease) && lease.owner != Some(holder) {
+            if view.has_written(&id, &lease) && lease.owner != Some(holder) {
                 view.world().released(&id);
             }
             renewed
@@ -95,10 +91,10 @@ impl LeaseTable for View {
         self.travel().await;
         let mut world = self.world();
         let Some(stored) = world.leases.get_mut(&lease_id(stream, &seen.shard)) else {
-            return Err(LeaseError::Lost);
+            return Err(LeaseError::Lost(None));
         };
         if (&stored.owner, stored.epoch) != (&seen.owner, seen.epoch) {
-            return Err(LeaseError::Lost);
+            return Err(LeaseError::Lost(None));
         }
         stored.requests.requested_by = Some(instance.to_owned());
         let name = &self.name;
@@ -110,9 +106,13 @@ impl LeaseTable for View {
     async fn request_sweep(&self, stream: &str) -> Result<(), LeaseError> {
         self.travel().await;
         let mut world = self.world();
-        let sweeper = ShardId(SWEEPER.into());
-        if let Some(stored) = world.leases.get_mut(&lease_id(stream, &sweeper)) {
-            stored.requests.sweep = true;
+        let value = world.next_value();
+        let sweepers = world
+            .leases
+            .iter_mut()
+            .filter(|((of, id), _)| of == stream && id.sweeper_index().is_some());
+        for (_, stored) in sweepers {
+            stored.requests.sweep = Some(value.clone());
         }
         Ok(())
     }
@@ -125,12 +125,44 @@ impl LeaseTable for View {
                 world.leases.remove(&lease_id(stream, &seen.shard));
                 Ok(())
             }
-            _ => Err(LeaseError::Lost),
+            _ => Err(LeaseError::Lost(None)),
         }
     }
 }
 
 impl View {
+    async fn list_where(
+        &self,
+        stream: &str,
+        is_listed: impl Fn(&ShardId) -> bool,
+    ) -> Result<Leases, LeaseError> {
+        self.travel().await;
+        if self.strikes("lease write failed", 0.02) {
+            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        }
+        let leases = {
+            let world = self.world();
+            let of_stream = world
+                .leases
+                .iter()
+                .filter(|((of, id), _)| of == stream && is_listed(id));
+            let leases = of_stream.map(|(_, lease)| lease.clone());
+            leases.map(|lease| self.as_seen(lease)).collect()
+        };
+        self.travel().await;
+        Ok(Leases {
+            leases,
+            ..Leases::default()
+        })
+    }
+
+    /// Returns `true` if the stored lease is the one that was written, even if the answer is lost.
+    fn has_written(&self, id: &(String, ShardId), lease: &Lease) -> bool {
+        let world = self.world();
+        let stored = world.leases.get(id);
+        stored.is_some_and(|stored| stored.is_same_write(lease))
+    }
+
     /// Returns a lease as this instance receives it.
     fn as_seen(&self, mut lease: Lease) -> Lease {
         if self.lacks(Mutation::NotWaitingForReaders) {
@@ -151,7 +183,7 @@ impl View {
         }
         let mut world = self.world();
         let Some(stored) = world.leases.get(id).cloned() else {
-            return Err(LeaseError::Lost);
+            return Err(LeaseError::Lost(None));
         };
         if !condition(&stored) {
             world.inform(&self.name, &lease.shard, true);
@@ -159,7 +191,7 @@ impl View {
                 return Ok(LeaseRequests::default());
             }
             if !self.lacks(Mutation::NoFence) {
-                return Err(LeaseError::Lost);
+                return Err(LeaseError::Lost(Some(Box::new(stored))));
             }
         }
         world.check_fence(&stored, lease);
@@ -172,11 +204,23 @@ impl View {
             lease.epoch,
             lease.checkpoint.as_ref().map(ToString::to_string)
         ));
-        world.leases.insert(id.clone(), lease.clone());
+        let mut written = lease.clone();
+        let is_change = stored.epoch != lease.epoch;
+        written.requests = if is_change {
+            LeaseRequests::default()
+        } else {
+            stored.requests
+        };
+        written.unlisted_at = stored.unlisted_at;
+        if written.owner != stored.owner {
+            written.requests.requested_by = None;
+        }
+        let requests = written.requests.clone();
+        world.leases.insert(id.clone(), written);
         if world.strikes("lease answer lost", 0.02) {
             Err(unavailable())
         } else {
-            Ok(stored.requests)
+            Ok(requests)
         }
     }
 }

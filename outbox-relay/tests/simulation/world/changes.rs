@@ -1,7 +1,7 @@
 //! Changes of stored events: by the relay, by operators, and by DynamoDB.
 
 use outbox::Status;
-use outbox_relay::ports::{EventKey, Generation, Published, Quarantine, SWEEPER};
+use outbox_relay::ports::{EventKey, Generation, Published, Quarantine};
 use tokio::time::Instant;
 
 use super::table::{EventModel, Flaw};
@@ -169,9 +169,10 @@ impl World {
     /// Requests a sweep from the holders of the sweeper's leases.
     fn request_sweep(&mut self) {
         self.faults.note("sweep requested");
+        let value = self.next_value();
         for lease in self.leases.values_mut() {
-            if lease.shard.0.starts_with(SWEEPER) {
-                lease.requests.sweep = true;
+            if lease.shard.sweeper_index().is_some() {
+                lease.requests.sweep = Some(value.clone());
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outbox_relay::ports::{EventKey, Lease, LeaseState, Published, SWEEPER, ShardId};
+use outbox_relay::ports::{EventKey, Lease, LeaseState, Published, ShardId};
 use tokio::time::Instant;
 
 use super::stream::RecordModel;
@@ -47,10 +47,9 @@ impl World {
     /// Checks fence on loss: an instance that was informed of the loss of a shard sends no event of
     /// it. Events that it reads from the table, as the sweeper, are excluded.
     pub(crate) fn check_sender(&mut self, name: &str, instance: &str, key: &EventKey) {
-        let sweeps = self
-            .leases
-            .values()
-            .any(|lease| *lease.shard.0 == *SWEEPER && lease.owner.as_deref() == Some(instance));
+        let sweeps = self.leases.values().any(|lease| {
+            lease.shard.sweeper_index().is_some() && lease.owner.as_deref() == Some(instance)
+        });
         // Events whose records were trimmed are read from the table.
         let shard = self.shards.iter().find(|shard| {
             let readable = |record: &&RecordModel| !shard.deleted && record.number > shard.trimmed;
@@ -132,7 +131,7 @@ impl World {
         let held: BTreeSet<_> = self
             .holders
             .iter()
-            .filter(|((_, shard), holder)| *holder == name && *shard.0 != *SWEEPER)
+            .filter(|((_, shard), holder)| *holder == name && shard.is_shard())
             .map(|((_, shard), _)| shard)
             .collect();
         let unsettled: usize = self

@@ -68,6 +68,7 @@ pub(crate) struct World {
     pub(crate) violations: Vec<String>,
     pub(crate) history: Vec<String>,
     started: Instant,
+    values: u64,
     /// Events that each incarnation has read of each shard and that are not settled.
     unsettled: BTreeMap<(String, ShardId), BTreeSet<EventKey>>,
     pub(crate) max_unsettled: usize,
@@ -107,6 +108,7 @@ impl World {
             violations: Vec::new(),
             history: Vec::new(),
             started: Instant::now(),
+            values: 0,
             unsettled: BTreeMap::new(),
             max_unsettled: 0,
             informed_lost: BTreeMap::new(),
@@ -169,6 +171,12 @@ impl World {
             self.events.insert(key.clone(), event);
             self.append(key, true);
         }
+    }
+
+    /// Returns a value that no other call returns.
+    pub(crate) fn next_value(&mut self) -> String {
+        self.values += 1;
+        self.values.to_string()
     }
 
     /// Returns the lease of a shard. The names of shards are unique among all streams.
