@@ -21,6 +21,7 @@ pub mod engine;
 pub mod policy;
 pub mod ports;
 pub mod routes;
+mod suspend;
 
 pub use config::Config;
 use engine::{Engine, EngineConfig};
@@ -60,6 +61,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
             sweep_after: config.sweep_after,
             buffer_kib: BUFFER_KIB,
             clock: Timestamp::now,
+            suspended: suspend::suspended,
             seed: fastrand::u64(..),
         },
         &opentelemetry::global::meter("outbox-relay"),

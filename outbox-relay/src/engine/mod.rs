@@ -39,6 +39,7 @@ use outbox::Buckets;
 use outbox::timestamp::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::buffer_budget::BufferBudget;
@@ -93,11 +94,21 @@ pub struct EngineConfig {
     pub buffer_kib: usize,
     /// Wall clock.
     pub clock: fn() -> Timestamp,
+    /// Returns the time for which the machine was suspended since it was started. tokio's clock
+    /// stands still meanwhile, and leases expire.
+    pub suspended: fn() -> Duration,
     /// Seed of the jitter.
     pub seed: u64,
 }
 
 impl EngineConfig {
+    /// Returns the current time of the clock by which this instance measures its own leases. It is
+    /// tokio's clock advanced by the time for which the machine was suspended, so its values must
+    /// not be mixed with those of tokio's clock.
+    fn lease_clock(&self) -> Instant {
+        Instant::now() + (self.suspended)()
+    }
+
     /// Classifies a change of this relay's outbox table.
     fn classify(&self, change: Change) -> Classified {
         classify(change, &self.outbox_table, &self.routes)

@@ -20,6 +20,8 @@ pub(crate) struct ShardState {
     // Locks are held for a few instructions, never across an await.
     tracker: Mutex<CheckpointTracker>,
     fence: Mutex<Fence>,
+    /// Returns the time for which the machine was suspended.
+    suspended: fn() -> Duration,
     /// Number of dispatched and unsettled events.
     in_flight: AtomicUsize,
     /// Keys of those that were read from the table. A later read of the table returns them again
@@ -32,17 +34,24 @@ pub(crate) struct ShardState {
 /// Fence of the shard: decides whether its events may still be sent (the "fence on loss" rule).
 #[derive(Clone, Copy, Debug)]
 enum Fence {
-    /// No other instance can have acquired the lease before this instant.
+    /// No other instance can have acquired the lease before this instant of the lease clock.
     HeldUntil(Instant),
     Closed,
 }
 
 impl ShardState {
-    pub(crate) fn new(id: ShardId, tracker: CheckpointTracker, held_until: Instant) -> Self {
+    /// Creates the state of a lease that is held until `held_until` of the lease clock.
+    pub(crate) fn new(
+        id: ShardId,
+        tracker: CheckpointTracker,
+        held_until: Instant,
+        suspended: fn() -> Duration,
+    ) -> Self {
         Self {
             id,
             tracker: Mutex::new(tracker),
             fence: Mutex::new(Fence::HeldUntil(held_until)),
+            suspended,
             in_flight: AtomicUsize::new(0),
             from_table: Mutex::default(),
             deferred: Mutex::default(),
@@ -65,7 +74,7 @@ impl ShardState {
     }
 
     /// Extends the fence after the lease was renewed by a request that started a lease duration
-    /// before `until`. A closed fence stays closed.
+    /// before `until` of the lease clock. A closed fence stays closed.
     pub(crate) fn extend_until(&self, until: Instant) {
         let mut fence = self.fence.lock();
         if let Fence::HeldUntil(_) = *fence {
@@ -115,12 +124,42 @@ impl ShardState {
     }
 
     /// Returns the permission to send events of the shard at `now`. An instance that was suspended
-    /// beyond its lease notices it here, before it sends.
+    /// beyond its lease, or whose machine was, notices it here, before it sends.
     pub(crate) fn permission(&self, now: Instant) -> Permission {
         match *self.fence.lock() {
             Fence::Closed => Permission::Never,
-            Fence::HeldUntil(until) if now < until => Permission::Send,
+            Fence::HeldUntil(until) if now + (self.suspended)() < until => Permission::Send,
             Fence::HeldUntil(_) => Permission::Later(now + UNCERTAIN_DELAY),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static SUSPENDED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    #[test]
+    fn suspended_time_counts_against_the_lease_until_it_is_renewed() {
+        let lease_duration = Duration::from_secs(10);
+        let now = Instant::now();
+        let shard = ShardState::new(
+            ShardId("shard".into()),
+            CheckpointTracker::default(),
+            now + lease_duration,
+            || SUSPENDED.get(),
+        );
+        let later = now + Duration::from_secs(1);
+        SUSPENDED.set(Duration::from_secs(8));
+        assert_eq!(shard.permission(later), Permission::Send);
+        SUSPENDED.set(Duration::from_secs(9));
+        assert!(matches!(shard.permission(later), Permission::Later(_)));
+        shard.extend_until(later + SUSPENDED.get() + lease_duration);
+        assert_eq!(shard.permission(later), Permission::Send);
     }
 }

@@ -51,6 +51,7 @@ fn instance(stage: &Stage, clock: fn() -> Timestamp) -> Engine {
         sweep_after: Duration::from_secs(1),
         buffer_kib: 8 * 1024,
         clock,
+        suspended: || Duration::ZERO,
         seed: 1,
     };
     Engine::new(

@@ -102,6 +102,7 @@ impl Instance {
                 BUFFER_EVENTS * 2
             },
             clock: CLOCKS[self.number],
+            suspended: || Duration::ZERO,
             seed: self.random.u64(..),
         };
         let gaps = Gaps::default();

@@ -299,7 +299,7 @@ impl LeaseCoordinator {
 
     /// Acquires leases, and starts a consumer for each.
     async fn acquire(&mut self, leases: &[Lease]) {
-        let started_at = Instant::now();
+        let started_at = self.ctx.config.lease_clock();
         let acquired: Vec<_> = leases.iter().map(|seen| self.acquired(seen)).collect();
         let requests = leases.iter().zip(&acquired).map(|(seen, acquired)| {
             let table = &self.ctx.ports.leases;

@@ -48,6 +48,7 @@ pub(super) struct LeaseRenewer {
     shard: Arc<ShardState>,
     signals: Arc<ShardSignals>,
     lease: Lease,
+    /// Start of the last renewal, by the lease clock.
     renewed_at: Instant,
     /// Requests that were signalled.
     signalled: LeaseRequests,
@@ -157,7 +158,11 @@ impl LeaseRenewer {
     async fn renew_if_due(&mut self) -> Result<Option<String>, WriteError> {
         let lease = self.current();
         // A third of the lease duration leaves time for two failures.
-        let is_heartbeat_due = self.renewed_at.elapsed() >= self.ctx.config.lease_duration / 3;
+        let config = &self.ctx.config;
+        let age = config
+            .lease_clock()
+            .saturating_duration_since(self.renewed_at);
+        let is_heartbeat_due = age >= config.lease_duration / 3;
         if lease.checkpoint == self.lease.checkpoint && !is_heartbeat_due {
             return Ok(None);
         }
@@ -197,11 +202,11 @@ impl LeaseRenewer {
 
     /// Writes `lease` with the next heartbeat, and returns the requests that its item has.
     async fn write(&mut self, mut lease: Lease) -> Result<LeaseRequests, WriteError> {
-        let started_at = Instant::now();
         // Every attempt has a heartbeat of its own, so that one that arrives late changes nothing.
         self.lease.heartbeat += 1;
         lease.heartbeat = self.lease.heartbeat;
         let config = &self.ctx.config;
+        let started_at = config.lease_clock();
         let table = &self.ctx.ports.leases;
         let reason = match table
             .renew(&self.ctx.stream, &config.instance, &lease)

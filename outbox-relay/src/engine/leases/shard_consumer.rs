@@ -31,8 +31,8 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Consumes the shard of `lease`, which was acquired by a request that started at `acquired_at`,
-/// and renews the lease until it ends.
+/// Consumes the shard of `lease`, which was acquired by a request that started at `acquired_at`
+/// of the lease clock, and renews the lease until it ends.
 pub(super) async fn run_shard(
     lease: Lease,
     acquired_at: Instant,
@@ -44,6 +44,7 @@ pub(super) async fn run_shard(
         lease.shard.clone(),
         CheckpointTracker::resume(lease.checkpoint.clone(), lease.low_watermark),
         acquired_at + ctx.config.lease_duration,
+        ctx.config.suspended,
     ));
     let _close = CloseOnDrop {
         shard: Arc::clone(&shard),
