@@ -89,6 +89,11 @@ pub struct EventFilter {
 }
 
 impl EventFilter {
+    /// Returns `true` if the list is read from the index.
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.aggregate_id.is_none() && !self.scan
+    }
+
     /// Returns `true` if the filter selects events that are not in the index, and names neither an
     /// aggregate nor a scan.
     pub fn is_unindexed(&self) -> bool {

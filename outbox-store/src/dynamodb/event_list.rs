@@ -1,7 +1,8 @@
 //! Lists events by state, aggregate or type, a page at a time.
 //!
 //! Pending and failed events are in the few partitions of the index, each in the order of
-//! `occurred_at`; the partitions are read concurrently and merged. Published and discarded events
+//! `occurred_at`; the partitions are read concurrently and merged. The index has only what selects
+//! and orders events; the rest of an event is read from the table. Published and discarded events
 //! are not in the index: they are found by their aggregate, or by a Scan that the filter requests.
 
 use std::collections::HashMap;
@@ -26,6 +27,26 @@ const FILTERED_PAGE: usize = 1_000;
 /// Requests for one partition in one call. A filter with few matches must not read a partition of
 /// millions of events in one call.
 const MAX_REQUESTS: usize = 10;
+
+/// Keys per BatchGetItem. Source: DynamoDB's API reference.
+const MAX_BATCH: usize = 100;
+
+/// Attributes of an index entry that the list reads: all of them are in the index.
+const INDEX_ENTRY: [&str; 6] = [
+    attribute::AGGREGATE_ID,
+    attribute::SEQUENCE,
+    attribute::STATE_BUCKET,
+    attribute::OCCURRED_AT,
+    attribute::EVENT_ID,
+    attribute::EVENT_TYPE,
+];
+
+/// Returns the attributes that a list reads of an event: all except payloads, which may be 390 KB
+/// each.
+fn shown() -> impl Iterator<Item = &'static str> {
+    let is_shown = |name: &&str| *name != attribute::PAYLOAD;
+    attribute::ALL.into_iter().filter(is_shown)
+}
 
 /// Source of the events of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +97,30 @@ impl DynamoDbOutboxTable {
             let position = after.map_or_else(Position::default, |token| token.of(&source.name()));
             self.part(source, filter, limit, position)
         });
-        Ok(merge(
-            try_join_all(parts).await?,
-            filter.newest_first,
-            limit,
-        ))
+        let mut page = merge(try_join_all(parts).await?, filter.newest_first, limit);
+        // With a reason, the parts have read the events themselves.
+        if filter.is_indexed() && filter.reason.is_none() {
+            page.events = self.read_base(page.events).await?;
+        }
+        Ok(page)
+    }
+
+    /// Returns the events of index entries as the table has them. Those that are no longer in the
+    /// index according to the table are left out: the index lags behind.
+    async fn read_base(&self, entries: Vec<StoredEvent>) -> Result<Vec<StoredEvent>, TableError> {
+        let attributes: Vec<_> = shown().collect();
+        let mut events = Vec::with_capacity(entries.len());
+        for chunk in entries.chunks(MAX_BATCH) {
+            let keys: Vec<_> = chunk.iter().map(StoredEvent::key).collect();
+            let items = self.batch_get(&keys, Some(&attributes)).await?;
+            let found = keys.iter().filter_map(|key| items.get(key));
+            events.extend(
+                found
+                    .filter(|item| item.contains_key(attribute::STATE_BUCKET))
+                    .filter_map(StoredEvent::of),
+            );
+        }
+        Ok(events)
     }
 
     async fn part(
@@ -102,16 +142,24 @@ impl DynamoDbOutboxTable {
                 break;
             }
             request.start = start_key(&source, &part.after);
-            let page = if request.filters.is_empty() {
+            let page = if request.filters.is_empty() && filter.reason.is_none() {
                 limit - part.events.len()
             } else {
                 FILTERED_PAGE
             };
             let (items, last) = self.send(&source, &request, page, filter).await?;
             part.after = last.as_ref().map_or(Position::End, Position::after_key);
-            for item in items {
-                part.events.extend(StoredEvent::of(&item));
+            let mut events: Vec<_> = items.iter().filter_map(StoredEvent::of).collect();
+            if matches!(source, Source::Index(_))
+                && let Some(reason) = &filter.reason
+            {
+                events = self.read_base(events).await?;
+                events.retain(|event| {
+                    let failure = event.failure.as_ref();
+                    failure.is_some_and(|failure| failure.contains(reason))
+                });
             }
+            part.events.extend(events);
         }
         Ok(part)
     }
@@ -190,13 +238,11 @@ impl Request {
             values: HashMap::new(),
             start: None,
         };
-        // A list does not show payloads, which may be 390 KB each.
-        let shown: Vec<_> = attribute::ALL
-            .into_iter()
-            .filter(|name| *name != attribute::PAYLOAD)
-            .map(|name| request.name(name))
-            .collect();
-        request.projection = shown.join(", ");
+        let read: Vec<_> = match source {
+            Source::Index(_) => INDEX_ENTRY.map(|name| request.name(name)).into(),
+            Source::Aggregate(_) | Source::Scan => shown().map(|name| request.name(name)).collect(),
+        };
+        request.projection = read.join(", ");
         match source {
             Source::Index(partition) => {
                 let key = request.equals(attribute::STATE_BUCKET, partition.as_str());
@@ -244,7 +290,9 @@ impl Request {
                     (false, _) => format!("{name} = {value}"),
                 });
         }
-        if let Some(reason) = &filter.reason {
+        if let Some(reason) = &filter.reason
+            && !matches!(source, Source::Index(_))
+        {
             let name = request.name(attribute::FAILURE);
             let value = request.value("reason", reason.clone());
             request.filters.push(format!("contains({name}, {value})"));

@@ -185,7 +185,7 @@ impl DynamoDbOutboxTable {
 
     /// Reads items by their keys, strongly consistent. Returns those that exist. `attributes`
     /// restricts what is read of each.
-    async fn batch_get(
+    pub(super) async fn batch_get(
         &self,
         keys: &[EventKey],
         attributes: Option<&[&str]>,

@@ -18,6 +18,23 @@ use crate::order::attribute::{idempotency_keys, inventory, orders};
 /// Time limit for a table to become active; it takes seconds on AWS.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(120);
 
+/// Attributes of an event in the index, besides the keys. The payload is not one of them: each of
+/// its KB would be paid for twice more, and would count against the index's write capacity.
+const INDEX_ATTRIBUTES: [&str; 5] = [
+    attribute::EVENT_ID,
+    attribute::EVENT_TYPE,
+    attribute::FAILED_AT,
+    attribute::RETRIED_AT,
+    attribute::REPLAYED_AT,
+];
+
+/// Steps to replace the index, whose projection cannot be changed. DynamoDB limits how fast an
+/// index is filled in on-demand mode, and throttles writers beyond it.
+const MOVE: &str = "delete the index if there is one, wait until it is gone, and create it again \
+                    with UpdateTable and projection INCLUDE of those attributes, at a quiet hour. \
+                    Until it is ACTIVE, events are published from the stream as before, but sweeps, \
+                    deferred events and lists pause";
+
 /// A key attribute and its type.
 type KeyAttribute = (&'static str, ScalarAttributeType);
 
@@ -26,7 +43,7 @@ type KeyAttribute = (&'static str, ScalarAttributeType);
 pub struct Table {
     pub name: String,
     keys: Vec<KeyAttribute>,
-    /// Name and keys of the index, which projects all attributes.
+    /// Name and keys of the index, which projects [`INDEX_ATTRIBUTES`].
     index: Option<(&'static str, Vec<KeyAttribute>)>,
     /// The table has a stream of new images.
     stream: bool,
@@ -124,7 +141,10 @@ impl Table {
                         .set_key_schema(Some(key_schema(keys)))
                         .projection(
                             Projection::builder()
-                                .projection_type(ProjectionType::All)
+                                .projection_type(ProjectionType::Include)
+                                .set_non_key_attributes(Some(
+                                    INDEX_ATTRIBUTES.map(str::to_owned).into(),
+                                ))
                                 .build(),
                         )
                         .build()
@@ -201,13 +221,31 @@ impl Table {
         }
         if let Some((name, keys)) = &self.index {
             let required: Vec<_> = keys.iter().map(|(name, _)| *name).collect();
-            let found = table.global_secondary_indexes().iter().any(|index| {
+            let index = table.global_secondary_indexes().iter().find(|index| {
                 index.index_name.as_deref() == Some(*name) && key_of(index.key_schema()) == required
             });
-            if !found || !keys.iter().all(has) {
+            let Some(index) = index.filter(|_| keys.iter().all(has)) else {
                 return Err(differs(format!(
-                    "it has no index `{name}` with the key {required:?}"
+                    "it has no index `{name}` with the key {required:?}. To create it while relays \
+                     and writers run: {MOVE}"
                 )));
+            };
+            match compare_projection(index.projection.as_ref()) {
+                Projects::Exactly => {}
+                Projects::More => tracing::warn!(
+                    table = %self.name,
+                    index = name,
+                    "the index projects more than {}: it works, but each KB of payload is paid for \
+                     twice more; it is left unchanged. To move while relays and writers run: {MOVE}",
+                    INDEX_ATTRIBUTES.join(", ")
+                ),
+                Projects::Less => {
+                    return Err(differs(format!(
+                        "its index `{name}` does not project all of {}. To move while relays and \
+                         writers run: {MOVE}",
+                        INDEX_ATTRIBUTES.join(", ")
+                    )));
+                }
             }
         }
         Ok(())
@@ -329,6 +367,34 @@ pub async fn stock(
     Ok(())
 }
 
+/// How the projection of an existing index differs from [`INDEX_ATTRIBUTES`].
+#[derive(Debug, PartialEq, Eq)]
+enum Projects {
+    Exactly,
+    /// More than is needed, which costs more.
+    More,
+    /// Too little: relays and operators cannot read it.
+    Less,
+}
+
+fn compare_projection(projection: Option<&Projection>) -> Projects {
+    let (kind, found) = projection.map_or((None, &[][..]), |projection| {
+        let kind = projection.projection_type.as_ref();
+        (kind, projection.non_key_attributes())
+    });
+    let has_all = INDEX_ATTRIBUTES
+        .iter()
+        .all(|name| found.iter().any(|found| found == name));
+    match kind {
+        Some(ProjectionType::All) => Projects::More,
+        Some(ProjectionType::Include) if has_all && found.len() == INDEX_ATTRIBUTES.len() => {
+            Projects::Exactly
+        }
+        Some(ProjectionType::Include) if has_all => Projects::More,
+        _ => Projects::Less,
+    }
+}
+
 fn new_image() -> StreamSpecification {
     StreamSpecification::builder()
         .stream_enabled(true)
@@ -356,4 +422,35 @@ fn attribute_definition((name, attribute_type): &KeyAttribute) -> AttributeDefin
         .attribute_type(attribute_type.clone())
         .build()
         .expect("name and type are set")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn projection_is_compared_whatever_its_order() {
+        let compared = |projection_type, attributes: &[&str]| {
+            let names = attributes.iter().map(|name| (*name).to_owned()).collect();
+            let projection = Projection::builder()
+                .projection_type(projection_type)
+                .set_non_key_attributes(Some(names))
+                .build();
+            compare_projection(Some(&projection))
+        };
+        let mut reversed = INDEX_ATTRIBUTES.to_vec();
+        reversed.reverse();
+        assert_eq!(
+            compared(ProjectionType::Include, &reversed),
+            Projects::Exactly
+        );
+        reversed.push("payload");
+        assert_eq!(compared(ProjectionType::Include, &reversed), Projects::More);
+        assert_eq!(compared(ProjectionType::All, &[]), Projects::More);
+        assert_eq!(
+            compared(ProjectionType::Include, &["event_id"]),
+            Projects::Less
+        );
+        assert_eq!(compared(ProjectionType::KeysOnly, &[]), Projects::Less);
+    }
 }
