@@ -51,26 +51,41 @@ impl fmt::Display for QueueRef {
     }
 }
 
+/// Target of a route that quarantines events. No queue has such a name.
+const QUARANTINE: &str = "!quarantine";
+
+/// Target of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Queue(QueueRef),
+    /// Events of this type are quarantined.
+    Quarantine,
+}
+
 /// Routing table: the first pattern that matches decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Routes(Vec<(String, QueueRef)>);
+pub struct Routes(Vec<(String, Target)>);
 
 impl Routes {
-    /// Returns the queue for `event_type`, or `None` if no pattern matches.
-    pub fn queue_for(&self, event_type: &str) -> Option<&QueueRef> {
+    /// Returns the target of `event_type`, or `None` if no pattern matches.
+    pub fn target_of(&self, event_type: &str) -> Option<&Target> {
         self.0
             .iter()
             .find(|(pattern, _)| matches(pattern, event_type))
-            .map(|(_, queue)| queue)
+            .map(|(_, target)| target)
     }
 
     /// Returns every queue of the table, once.
     pub fn queues(&self) -> impl Iterator<Item = &QueueRef> {
-        self.0
-            .iter()
-            .enumerate()
-            .filter(|(n, (_, queue))| !self.0[..*n].iter().any(|(_, other)| other == queue))
-            .map(|(_, (_, queue))| queue)
+        let mut queues = Vec::new();
+        for (_, target) in &self.0 {
+            if let Target::Queue(queue) = target
+                && !queues.contains(&queue)
+            {
+                queues.push(queue);
+            }
+        }
+        queues.into_iter()
     }
 }
 
@@ -100,7 +115,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 impl FromStr for Routes {
     type Err = String;
 
-    /// `order.*=order-events,*=everything-else`
+    /// `order.*=order-events,test.*=!quarantine,*=everything-else`
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let routes = text
             .split(',')
@@ -112,8 +127,13 @@ impl FromStr for Routes {
                 if pattern.is_empty() || queue.is_empty() {
                     return Err(format!("`{route}` names no event type pattern or no queue"));
                 }
-                parse_queue(queue).map_err(|reason| format!("`{queue}`: {reason}"))?;
-                Ok((pattern.to_owned(), QueueRef::new(queue)))
+                let target = if queue == QUARANTINE {
+                    Target::Quarantine
+                } else {
+                    parse_queue(queue).map_err(|reason| format!("`{queue}`: {reason}"))?;
+                    Target::Queue(QueueRef::new(queue))
+                };
+                Ok((pattern.to_owned(), target))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self(routes))
@@ -149,13 +169,23 @@ mod tests {
         let routes: Routes = "order.placed=a, order.*=b.fifo ,*=http://localhost:9324/0/c"
             .parse()
             .unwrap();
-        let queue = |event_type| routes.queue_for(event_type).unwrap().name().to_owned();
-        assert_eq!(queue("order.placed"), "a");
-        assert_eq!(queue("order.paid"), "b.fifo");
-        assert_eq!(queue("stock.moved"), "c");
-        assert!(routes.queue_for("order.paid").unwrap().is_fifo());
+        let queue = |event_type| match routes.target_of(event_type) {
+            Some(Target::Queue(queue)) => queue.clone(),
+            other => panic!("{event_type}: {other:?}"),
+        };
+        assert_eq!(queue("order.placed").name(), "a");
+        assert_eq!(queue("order.paid").name(), "b.fifo");
+        assert_eq!(queue("stock.moved").name(), "c");
+        assert!(queue("order.paid").is_fifo());
         let only: Routes = "order.*=a".parse().unwrap();
-        assert_eq!(only.queue_for("stock.moved"), None);
+        assert_eq!(only.target_of("stock.moved"), None);
+    }
+
+    #[test]
+    fn a_route_may_quarantine() {
+        let routes: Routes = "test.*=!quarantine,a=q,*=q".parse().unwrap();
+        assert_eq!(routes.target_of("test.x"), Some(&Target::Quarantine));
+        assert!(routes.queues().eq([&QueueRef::new("q")]));
     }
 
     #[test]
@@ -169,6 +199,8 @@ mod tests {
             "a=not a queue",
             "a=https://",
             "a=.fifo",
+            "a=!discard",
+            "a=(no route)",
         ] {
             assert!(wrong.parse::<Routes>().is_err(), "{wrong}");
         }

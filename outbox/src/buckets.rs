@@ -52,6 +52,13 @@ impl Buckets {
         bucket_name(hash % self.0)
     }
 
+    /// Returns `true` if `partition` is one of the partitions that readers with this number query.
+    pub fn contains(self, partition: &str) -> bool {
+        let number = partition.rsplit('#').next().unwrap_or_default();
+        let is_bucket = |bucket: u32| bucket < self.0 && bucket_name(bucket) == partition;
+        number.parse().is_ok_and(is_bucket)
+    }
+
     /// Returns every index partition of pending events.
     pub fn partitions(self) -> impl Iterator<Item = String> {
         (0..self.0).map(bucket_name)
@@ -90,6 +97,23 @@ mod tests {
         assert_eq!(Buckets(8).partition_of("a"), "PENDING#4");
         assert_eq!(Buckets(1).partition_of("a"), "PENDING#0");
         assert_eq!(Buckets::default().partitions().count(), 32);
+    }
+
+    #[test]
+    fn partitions_of_a_larger_number_and_other_texts_are_not_contained() {
+        let buckets = Buckets(8);
+        assert!(buckets.partitions().all(|name| buckets.contains(&name)));
+        for other in [
+            "PENDING#8",
+            "PENDING#07",
+            "PENDING#",
+            "PENDING",
+            "FAILED",
+            "#1",
+            "",
+        ] {
+            assert!(!buckets.contains(other), "{other}");
+        }
     }
 
     #[test]

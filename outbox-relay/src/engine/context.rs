@@ -25,7 +25,6 @@ pub(crate) struct ShardContext {
     pub(crate) stream: Arc<str>,
     /// Commands to the publisher.
     pub(crate) commands: mpsc::UnboundedSender<PublishCommand>,
-    #[allow(dead_code, reason = "its users follow in the next commits")]
     pub(crate) queues: QueueStates,
     pub(crate) budget: BufferBudget,
     pub(crate) directory: ShardDirectory,

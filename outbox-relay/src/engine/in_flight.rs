@@ -62,7 +62,13 @@ impl Ack {
         &self.source
     }
 
-    /// Settles the event: it is published and marked, quarantined, or was settled before.
+    /// Makes the gate of the shard forget which events of the aggregate it dispatched, so that it
+    /// looks up the predecessor of the next one in the table.
+    pub(crate) fn forget_dispatched(&self, aggregate_id: &str) {
+        self.shard.sequences().forget(aggregate_id);
+    }
+
+    /// Settles the event: it is published and marked, quarantined, deferred, or was settled before.
     pub(crate) fn settle(self) {
         if let Some(number) = self.record {
             self.shard.tracker().settle(number);

@@ -7,6 +7,7 @@ use shared::runtime::telemetry::metrics::DURATION_BUCKETS;
 use tokio::time::Instant;
 
 use super::health::status::EngineStatus;
+use crate::routes::QueueRef;
 
 /// Reasons for which events are quarantined.
 const QUARANTINE_REASONS: [&str; 9] = [
@@ -16,18 +17,19 @@ const QUARANTINE_REASONS: [&str; 9] = [
     "not_json",
     "invalid_character",
     "too_large",
-    "no_route",
+    "quarantine_route",
     "fifo_id",
     "refused_by_queue",
 ];
 
 /// Most common kinds of retries. Other kinds are error codes of the services.
-const RETRY_KINDS: [&str; 4] = ["timeout", "connection", "mark", "quarantine"];
+const RETRY_KINDS: [&str; 5] = ["timeout", "connection", "mark", "defer", "quarantine"];
 
 #[derive(Clone, Debug)]
 pub(crate) struct RelayMetrics {
     published: Counter<u64>,
     quarantined: Counter<u64>,
+    deferred: Counter<u64>,
     skipped: Counter<u64>,
     retries: Counter<u64>,
     lag: Histogram<f64>,
@@ -37,60 +39,36 @@ pub(crate) struct RelayMetrics {
 }
 
 impl RelayMetrics {
-    /// Creates the instruments, and gauges that read `status`. `clock` is the wall clock.
-    pub(crate) fn new(meter: &Meter, status: &EngineStatus, clock: fn() -> Timestamp) -> Self {
-        let held = status.clone();
-        meter
-            .u64_observable_gauge("outbox_shards_held")
-            .with_description("Shards this instance reads.")
-            .with_callback(move |gauge| gauge.observe(held.shards_held() as u64, &[]))
-            .build();
-        let unread = status.clone();
-        meter
-            .f64_observable_gauge("outbox_shard_progress_seconds")
-            .with_description("Longest time since the last read of a held shard.")
-            .with_callback(move |gauge| {
-                gauge.observe(unread.longest_since_read(Instant::now()).as_secs_f64(), &[]);
-            })
-            .build();
-        let pending = status.clone();
-        meter
-            .u64_observable_gauge("outbox_pending_events")
-            .with_description(
-                "Pending events in the table at the last count; a lower bound for large backlogs.",
-            )
-            .with_callback(move |gauge| gauge.observe(pending.pending_events(), &[]))
-            .build();
-        let oldest = status.clone();
-        meter
-            .f64_observable_gauge("outbox_oldest_pending_seconds")
-            .with_description("Age of the oldest pending event; 0 if there is none.")
-            .with_callback(move |gauge| {
-                let age = oldest
-                    .oldest_pending()
-                    .map_or(0.0, |at| seconds_between(at, clock()));
-                gauge.observe(age, &[]);
-            })
-            .build();
-        let failed = status.clone();
-        meter
-            .u64_observable_gauge("outbox_failed_events")
-            .with_description(
-                "Quarantined events in the table at the last count; a lower bound for large numbers.",
-            )
-            .with_callback(move |gauge| gauge.observe(failed.failed_events(), &[]))
-            .build();
+    /// Creates the instruments, and gauges that read `status`. `queues` are those of the routes,
+    /// and `clock` is the wall clock.
+    pub(crate) fn new(
+        meter: &Meter,
+        status: &EngineStatus,
+        queues: Vec<QueueRef>,
+        clock: fn() -> Timestamp,
+    ) -> Self {
+        let metrics = Self::counters(meter);
+        metrics.start_at_zero(&queues);
+        observe_status(meter, status, queues, clock);
+        metrics
+    }
+
+    fn counters(meter: &Meter) -> Self {
         let counter = |name, description| {
             meter
                 .u64_counter(name)
                 .with_description(description)
                 .build()
         };
-        let metrics = Self {
+        Self {
             published: counter("outbox_events_published_total", "Events sent to a queue."),
             quarantined: counter(
                 "outbox_events_quarantined_total",
                 "Events that can never be sent as they are.",
+            ),
+            deferred: counter(
+                "outbox_events_deferred_total",
+                "Events left to the table because their queue is unavailable or slow, or they have no route.",
             ),
             skipped: counter(
                 "outbox_events_skipped_total",
@@ -117,20 +95,25 @@ impl RelayMetrics {
                 "outbox_checkpoint_failures_total",
                 "Lease writes that failed.",
             ),
-        };
-        // A counter is exported only after its first addition, and alerts need all of them.
+        }
+    }
+
+    /// Exports the counters whose labels are known: a counter is exported only after its first
+    /// addition, and alerts need all of them.
+    fn start_at_zero(&self, queues: &[QueueRef]) {
         for reason in QUARANTINE_REASONS {
-            metrics
-                .quarantined
-                .add(0, &[KeyValue::new("reason", reason)]);
+            self.quarantined.add(0, &[KeyValue::new("reason", reason)]);
         }
         for kind in RETRY_KINDS {
-            metrics.retries.add(0, &[KeyValue::new("kind", kind)]);
+            self.retries.add(0, &[KeyValue::new("kind", kind)]);
         }
-        metrics.gaps.add(0, &[]);
-        metrics.leases_lost.add(0, &[]);
-        metrics.checkpoint_failures.add(0, &[]);
-        metrics
+        self.gaps.add(0, &[]);
+        self.leases_lost.add(0, &[]);
+        self.checkpoint_failures.add(0, &[]);
+        for queue in queues.iter().chain([&QueueRef::unrouted()]) {
+            let label = KeyValue::new("queue", queue.name().to_owned());
+            self.deferred.add(0, &[label]);
+        }
     }
 
     pub(crate) fn record_published(
@@ -151,6 +134,11 @@ impl RelayMetrics {
 
     pub(crate) fn record_quarantined(&self, reason: &'static str) {
         self.quarantined.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    pub(crate) fn record_deferred(&self, queue: &QueueRef) {
+        let label = KeyValue::new("queue", queue.name().to_owned());
+        self.deferred.add(1, &[label]);
     }
 
     pub(crate) fn record_skipped(&self, reason: &'static str, count: u64) {
@@ -179,4 +167,71 @@ impl RelayMetrics {
 pub(crate) fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
     let millis = later.as_millis().saturating_sub(earlier.as_millis()).max(0);
     std::time::Duration::from_millis(millis.unsigned_abs()).as_secs_f64()
+}
+
+/// Creates the gauges that read `status`.
+fn observe_status(
+    meter: &Meter,
+    status: &EngineStatus,
+    queues: Vec<QueueRef>,
+    clock: fn() -> Timestamp,
+) {
+    let held = status.clone();
+    meter
+        .u64_observable_gauge("outbox_shards_held")
+        .with_description("Shards this instance reads.")
+        .with_callback(move |gauge| gauge.observe(held.shards_held() as u64, &[]))
+        .build();
+    let unread = status.clone();
+    meter
+        .f64_observable_gauge("outbox_shard_progress_seconds")
+        .with_description("Longest time since the last read of a held shard.")
+        .with_callback(move |gauge| {
+            gauge.observe(unread.longest_since_read(Instant::now()).as_secs_f64(), &[]);
+        })
+        .build();
+    let pending = status.clone();
+    meter
+        .u64_observable_gauge("outbox_pending_events")
+        .with_description(
+            "Pending events in the table at the last count; a lower bound for large backlogs.",
+        )
+        .with_callback(move |gauge| gauge.observe(pending.pending_events(), &[]))
+        .build();
+    let oldest = status.clone();
+    meter
+        .f64_observable_gauge("outbox_oldest_pending_seconds")
+        .with_description("Age of the oldest pending event; 0 if there is none.")
+        .with_callback(move |gauge| {
+            let age = oldest
+                .oldest_pending()
+                .map_or(0.0, |at| seconds_between(at, clock()));
+            gauge.observe(age, &[]);
+        })
+        .build();
+    let failed = status.clone();
+    meter
+        .u64_observable_gauge("outbox_failed_events")
+        .with_description(
+            "Quarantined events in the table at the last count; a lower bound for large numbers.",
+        )
+        .with_callback(move |gauge| gauge.observe(failed.failed_events(), &[]))
+        .build();
+    let available = status.clone();
+    meter
+        .u64_observable_gauge("outbox_queue_available")
+        .with_description("1 if the queue accepts events; 0 if it fails, or events have no route.")
+        .with_callback(move |gauge| {
+            let observe = |queue: &QueueRef, is_available| {
+                let label = KeyValue::new("queue", queue.name().to_owned());
+                gauge.observe(u64::from(is_available), &[label]);
+            };
+            for queue in &queues {
+                observe(queue, available.is_available(queue));
+            }
+            if available.has_unrouted(Instant::now()) {
+                observe(&QueueRef::unrouted(), false);
+            }
+        })
+        .build();
 }

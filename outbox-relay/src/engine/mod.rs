@@ -22,7 +22,6 @@ mod metrics;
 mod outbox_reader;
 mod publish;
 mod publish_command;
-#[allow(dead_code, reason = "its users follow in the next commits")]
 mod queue_states;
 mod shard;
 mod shard_directory;
@@ -50,7 +49,7 @@ use self::metrics::RelayMetrics;
 use self::publish::publisher::Publisher;
 use self::queue_states::QueueStates;
 use self::shard_directory::ShardDirectory;
-use crate::policy::record_classifier::{Classified, classify};
+use crate::policy::record_classifier::{Classified, ClassifierConfig, classify};
 use crate::ports::{Change, Ports};
 use crate::routes::Routes;
 
@@ -111,7 +110,12 @@ impl EngineConfig {
 
     /// Classifies a change of this relay's outbox table.
     fn classify(&self, change: Change) -> Classified {
-        classify(change, &self.outbox_table, &self.routes)
+        let config = ClassifierConfig {
+            table: &self.outbox_table,
+            routes: &self.routes,
+            buckets: self.buckets,
+        };
+        classify(change, config)
     }
 
     /// Returns the maximum size of the messages that may wait for a predecessor, in all shards
@@ -149,7 +153,8 @@ impl Engine {
     /// Creates an engine that reports its metrics to `meter`.
     pub fn new(ports: Ports, config: EngineConfig, meter: &Meter) -> Self {
         let status = EngineStatus::new(config.lease_duration);
-        let metrics = RelayMetrics::new(meter, &status, config.clock);
+        let queues = config.routes.queues().cloned().collect();
+        let metrics = RelayMetrics::new(meter, &status, queues, config.clock);
         Self {
             ports,
             config: Arc::new(config),
@@ -168,14 +173,6 @@ impl Engine {
     pub async fn run(self, stop: CancellationToken) {
         let mut random = fastrand::Rng::with_seed(self.config.seed);
         let (commands, received) = mpsc::unbounded_channel();
-        let publisher = Publisher::new(
-            &self.ports,
-            &self.config,
-            self.metrics.clone(),
-            self.status.clone(),
-            random.fork(),
-            stop.clone(),
-        );
         let backlog = BacklogMonitor {
             table: Arc::clone(&self.ports.outbox),
             buckets: self.config.buckets,
@@ -197,8 +194,9 @@ impl Engine {
             stop: stop.clone(),
             release: release.clone(),
         };
+        let publisher = Publisher::new(&ctx, received, random.fork());
         let publish = async {
-            publisher.run(received).await;
+            publisher.run().await;
             // Nothing is in flight any more, so the last checkpoints can be written.
             release.cancel();
         };

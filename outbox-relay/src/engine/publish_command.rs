@@ -13,7 +13,6 @@ pub(crate) enum PublishCommand {
     Publish { event: Arc<Event>, ack: Ack },
     /// Leave the event pending in the table, from where it is published later, and mark it as
     /// deferred. An event that is not deferrable is published instead.
-    #[allow(dead_code, reason = "its users follow in the next commits")]
     Defer { event: Arc<Event>, ack: Ack },
     /// Quarantine an event that can never be sent.
     Quarantine { rejected: Rejected, ack: Ack },

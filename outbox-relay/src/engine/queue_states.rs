@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::routes::QueueRef;
 
@@ -24,6 +24,7 @@ pub(crate) struct QueueStates {
     conditions: Arc<Mutex<BTreeMap<QueueRef, QueueCondition>>>,
     /// Number of recoveries so far.
     recoveries: watch::Sender<u64>,
+    sweep_requested: Arc<Notify>,
 }
 
 impl Default for QueueStates {
@@ -31,6 +32,7 @@ impl Default for QueueStates {
         Self {
             conditions: Arc::default(),
             recoveries: watch::Sender::new(0),
+            sweep_requested: Arc::default(),
         }
     }
 }
@@ -38,6 +40,7 @@ impl Default for QueueStates {
 impl QueueStates {
     /// Returns `true` if the queue is unavailable for so long that its events are deferred. Events
     /// without a route are always deferred.
+    #[allow(dead_code, reason = "the gate and the sweeper use it")]
     pub(crate) fn is_deferring(&self, queue: &QueueRef) -> bool {
         !queue.is_routed()
             || self
@@ -49,6 +52,7 @@ impl QueueStates {
 
     /// Returns `true` if events of the queue that are read from the table may be dispatched. An
     /// impaired queue accepts one batch of them at a time, as a probe.
+    #[allow(dead_code, reason = "the gate and the sweeper use it")]
     pub(crate) fn accepts_table_events(&self, queue: &QueueRef) -> bool {
         queue.is_routed()
             && self
@@ -59,6 +63,7 @@ impl QueueStates {
     }
 
     /// Returns a receiver that changes when a queue that failed accepts events again.
+    #[allow(dead_code, reason = "the gate and the sweeper use it")]
     pub(crate) fn recovered(&self) -> watch::Receiver<u64> {
         self.recoveries.subscribe()
     }
@@ -71,6 +76,16 @@ impl QueueStates {
     /// Signals that a queue that failed accepts events again.
     pub(crate) fn signal_recovery(&self) {
         self.recoveries.send_modify(|count| *count += 1);
+    }
+
+    /// Requests a sweep from the instances that hold the sweepers' leases.
+    pub(crate) fn request_sweep(&self) {
+        self.sweep_requested.notify_one();
+    }
+
+    /// Waits until a sweep is requested.
+    pub(crate) async fn sweep_requested(&self) {
+        self.sweep_requested.notified().await;
     }
 }
 

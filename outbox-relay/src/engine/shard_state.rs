@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::policy::checkpoint_tracker::CheckpointTracker;
 use crate::policy::send_scheduler::Permission;
+use crate::policy::sequence_tracker::SequenceTracker;
 use crate::ports::{EventKey, ShardId};
 
 /// Time for which events are held back while it is uncertain whether the lease is still held.
@@ -19,6 +20,9 @@ pub(crate) struct ShardState {
     pub(crate) id: ShardId,
     // Locks are held for a few instructions, never across an await.
     tracker: Mutex<CheckpointTracker>,
+    /// Events that the gate dispatched. The publisher makes it forget aggregates that it leaves to
+    /// the table; the gate holds the lock while it checks and dispatches an event.
+    sequences: Mutex<SequenceTracker>,
     fence: Mutex<Fence>,
     /// Returns the time for which the machine was suspended.
     suspended: fn() -> Duration,
@@ -50,6 +54,7 @@ impl ShardState {
         Self {
             id,
             tracker: Mutex::new(tracker),
+            sequences: Mutex::default(),
             fence: Mutex::new(Fence::HeldUntil(held_until)),
             suspended,
             in_flight: AtomicUsize::new(0),
@@ -71,6 +76,10 @@ impl ShardState {
 
     pub(crate) fn tracker(&self) -> MutexGuard<'_, CheckpointTracker> {
         self.tracker.lock()
+    }
+
+    pub(crate) fn sequences(&self) -> MutexGuard<'_, SequenceTracker> {
+        self.sequences.lock()
     }
 
     /// Extends the fence after the lease was renewed by a request that started a lease duration

@@ -62,8 +62,7 @@ impl CircuitBreaker {
     /// Records a request that succeeded, and closes the breaker.
     pub const fn record_success(&mut self) {
         self.record_end();
-        self.consecutive_failures = 0;
-        self.blocked_until = None;
+        self.reset();
     }
 
     /// Records a request that failed at `now`. `delay` maps the number of consecutive failures to
@@ -72,6 +71,12 @@ impl CircuitBreaker {
         self.record_end();
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         self.blocked_until = Some(now + delay(self.consecutive_failures));
+    }
+
+    /// Forgets the failures.
+    pub const fn reset(&mut self) {
+        self.consecutive_failures = 0;
+        self.blocked_until = None;
     }
 
     /// Records the end of a request without a conclusion about the service.

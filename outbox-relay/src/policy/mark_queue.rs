@@ -1,14 +1,11 @@
-//! Queue of sent events that wait to be marked.
+//! Queue of writes to the outbox table: marks of sent events, and deferrals.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use outbox::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::circuit_breaker::CircuitBreaker;
-use super::send_scheduler::EventRef;
-use crate::ports::{EventKey, Generation};
 
 /// Maximum number of marks in one request. DynamoDB: statements of a `BatchExecuteStatement`.
 pub const MAX_MARKS: usize = 25;
@@ -21,57 +18,74 @@ pub const MAX_UNMARKED: usize = 400;
 /// fill up.
 const MAX_REQUESTS: usize = 4;
 
-/// Mark of one sent event.
+/// One write, and how often it alone has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    pub event: EventRef,
-    pub key: EventKey,
-    pub generation: Generation,
-    pub message_id: String,
-    /// Time at which the queue accepted the message.
-    pub sent_at: Timestamp,
+pub struct Attempt<T> {
+    pub item: T,
+    failures: u32,
 }
 
-/// Marks that are waiting or in flight, oldest first.
+/// Writes that are waiting or in flight, oldest first.
 #[derive(Debug)]
-pub struct MarkQueue {
-    waiting: VecDeque<Mark>,
-    /// Marks that are part of a request in flight.
+pub struct MarkQueue<T> {
+    waiting: VecDeque<Attempt<T>>,
+    /// Writes that failed while others succeeded, by the end of their delay and a number.
+    delayed: BTreeMap<(Instant, u64), Attempt<T>>,
+    /// Number of delays so far.
+    delays: u64,
+    /// Writes that are part of a request in flight.
     in_flight: usize,
     breaker: CircuitBreaker,
 }
 
-impl Default for MarkQueue {
+impl<T> Default for MarkQueue<T> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
+            delayed: BTreeMap::new(),
+            delays: 0,
             in_flight: 0,
-            // One item that cannot be marked yet fails its whole request; the marks of other
-            // events continue in full batches after the delay.
-            breaker: CircuitBreaker::new(MAX_REQUESTS, MAX_REQUESTS),
+            breaker: CircuitBreaker::new(MAX_REQUESTS, 1),
         }
     }
 }
 
-impl MarkQueue {
+impl<T> MarkQueue<T> {
     /// Returns `true` if sending must wait for marks.
     pub fn is_full(&self) -> bool {
-        self.waiting.len() + self.in_flight >= MAX_UNMARKED
+        self.len() >= MAX_UNMARKED
     }
 
-    /// Returns `true` if no mark is waiting. Marks in flight do not count.
+    /// Returns the number of writes that wait or are in flight.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.delayed.len() + self.in_flight
+    }
+
+    /// Returns `true` if nothing waits or is in flight.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len() == 0
     }
 
-    /// Adds the mark of an event that was sent.
-    pub fn push(&mut self, mark: Mark) {
-        self.waiting.push_back(mark);
+    /// Adds a write.
+    pub fn push(&mut self, item: T) {
+        self.waiting.push_back(Attempt { item, failures: 0 });
     }
 
-    /// Returns the marks of the next request, if one may start at `now`: a full request, or fewer
-    /// marks while no other request is in flight. The request ends with [`Self::record_end`].
-    pub fn next_request(&mut self, now: Instant) -> Option<Vec<Mark>> {
+    /// Removes the waiting writes that `keep` rejects.
+    pub fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+        self.waiting.retain(|attempt| keep(&attempt.item));
+        self.delayed.retain(|_, attempt| keep(&attempt.item));
+    }
+
+    /// Returns the writes of the next request, if one may start at `now`: a full request, or fewer
+    /// writes while no other request is in flight. The request ends with [`Self::record_answer`] or
+    /// [`Self::record_failure`].
+    pub fn next_request(&mut self, now: Instant) -> Option<Vec<Attempt<T>>> {
+        while let Some(delayed) = self.delayed.first_entry()
+            && delayed.key().0 <= now
+        {
+            self.waiting.push_back(delayed.remove());
+        }
         let is_worthwhile = match self.breaker.in_flight() {
             0 => !self.waiting.is_empty(),
             _ => self.waiting.len() >= MAX_MARKS,
@@ -85,35 +99,57 @@ impl MarkQueue {
         Some(self.waiting.drain(..count).collect())
     }
 
-    /// Records the end of a request of `count` marks, of which those in `failed` must be retried.
-    /// They are first in line. `delay` maps the number of consecutive failures to the time for
-    /// which further requests are blocked.
-    pub fn record_end(
+    /// Records the answer to a request of `count` writes, of which those in `failed` must be
+    /// retried. Each is delayed by itself: one item that cannot be written yet does not delay the
+    /// others. `delay` maps the number of its failures to its delay.
+    pub fn record_answer(
         &mut self,
         count: usize,
-        failed: Vec<Mark>,
+        failed: Vec<Attempt<T>>,
         now: Instant,
-        delay: impl FnOnce(u32) -> Duration,
+        mut delay: impl FnMut(u32) -> Duration,
     ) {
         self.in_flight = self.in_flight.saturating_sub(count);
-        if !failed.is_empty() {
-            self.breaker.record_failure(now, delay);
-        } else if self.breaker.is_blocked(now) {
-            // It started before another request failed, and proves nothing about those marks.
+        if self.breaker.is_blocked(now) {
+            // It started before another request failed, and proves nothing about the table.
             self.breaker.record_end();
         } else {
             self.breaker.record_success();
         }
-        for mark in failed {
-            self.waiting.push_front(mark);
+        for mut attempt in failed {
+            attempt.failures = attempt.failures.saturating_add(1);
+            self.delays += 1;
+            let until = now + delay(attempt.failures);
+            self.delayed.insert((until, self.delays), attempt);
         }
     }
 
-    /// Returns the end of the current delay, if marks wait for it and it is later than `now`.
+    /// Records that a request failed as a whole. Its writes are first in line, and further requests
+    /// are blocked for a delay. `delay` maps the number of consecutive failures to it.
+    pub fn record_failure(
+        &mut self,
+        failed: Vec<Attempt<T>>,
+        now: Instant,
+        delay: impl FnOnce(u32) -> Duration,
+    ) {
+        self.in_flight = self.in_flight.saturating_sub(failed.len());
+        self.breaker.record_failure(now, delay);
+        for attempt in failed.into_iter().rev() {
+            self.waiting.push_front(attempt);
+        }
+    }
+
+    /// Returns the next time later than `now` at which a delayed write may continue.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        self.breaker
-            .blocked_until(now)
-            .filter(|_| !self.waiting.is_empty())
+        let blocked = self.breaker.blocked_until(now);
+        let waiting = blocked.filter(|_| !self.waiting.is_empty());
+        let delayed = self.delayed.first_key_value();
+        let delayed = delayed.map(|((until, _), _)| blocked.map_or(*until, |end| end.max(*until)));
+        waiting
+            .into_iter()
+            .chain(delayed)
+            .filter(|due| *due > now)
+            .min()
     }
 }
 
@@ -123,27 +159,15 @@ mod tests {
 
     const DELAY: Duration = Duration::from_secs(1);
 
-    fn mark(n: usize) -> Mark {
-        let aggregate_id = format!("a{n}");
-        Mark {
-            event: EventRef {
-                aggregate_id: aggregate_id.clone(),
-                sequence: 1,
-            },
-            key: EventKey {
-                aggregate_id,
-                sequence: "1".to_owned(),
-            },
-            generation: Generation::default(),
-            message_id: "m".to_owned(),
-            sent_at: Timestamp::from_millis(0),
-        }
+    fn queue_of(count: usize) -> MarkQueue<usize> {
+        let mut queue = MarkQueue::default();
+        (0..count).for_each(|n| queue.push(n));
+        queue
     }
 
-    fn queue_of(count: usize) -> MarkQueue {
-        let mut queue = MarkQueue::default();
-        (0..count).for_each(|n| queue.push(mark(n)));
-        queue
+    fn next(queue: &mut MarkQueue<usize>, now: Instant) -> Option<Vec<usize>> {
+        let request = queue.next_request(now)?;
+        Some(request.into_iter().map(|attempt| attempt.item).collect())
     }
 
     #[test]
@@ -153,9 +177,12 @@ mod tests {
         let first = queue.next_request(now).map(|marks| marks.len());
         assert_eq!(first, Some(MAX_MARKS));
         assert_eq!(queue.next_request(now), None);
-        queue.record_end(MAX_MARKS, Vec::new(), now, |_| DELAY);
+        assert_eq!(queue.len(), 30);
+        queue.record_answer(MAX_MARKS, Vec::new(), now, |_| DELAY);
         let second = queue.next_request(now).map(|marks| marks.len());
         assert_eq!(second, Some(5));
+        queue.record_answer(5, Vec::new(), now, |_| DELAY);
+        assert!(queue.is_empty());
     }
 
     #[test]
@@ -164,21 +191,39 @@ mod tests {
         let now = Instant::now();
         let marks = queue.next_request(now).unwrap();
         assert!(queue.is_full());
-        queue.record_end(marks.len(), Vec::new(), now, |_| DELAY);
+        queue.record_answer(marks.len(), Vec::new(), now, |_| DELAY);
         assert!(!queue.is_full());
     }
 
     #[test]
-    fn a_failed_mark_is_retried_first_after_a_delay() {
+    fn an_item_that_cannot_be_written_yet_does_not_delay_the_others() {
         let mut queue = queue_of(2);
         let now = Instant::now();
         let mut marks = queue.next_request(now).unwrap();
-        queue.push(mark(2));
-        queue.record_end(2, marks.split_off(1), now, |_| DELAY);
-        assert_eq!(queue.next_request(now), None);
+        queue.push(2);
+        queue.record_answer(2, marks.split_off(1), now, |failures| DELAY * failures);
+        assert_eq!(next(&mut queue, now), Some(vec![2]));
+        queue.record_answer(1, Vec::new(), now, |_| DELAY);
+        assert!(!queue.is_empty());
+        assert_eq!(next(&mut queue, now), None);
         assert_eq!(queue.next_due(now), Some(now + DELAY));
-        let retried = queue.next_request(now + DELAY).unwrap();
-        assert_eq!(retried, [mark(1), mark(2)]);
+        let later = now + DELAY;
+        let again = queue.next_request(later).unwrap();
+        assert_eq!(again[0].item, 1);
+        queue.record_answer(1, again, later, |failures| DELAY * failures);
+        assert_eq!(queue.next_due(later), Some(later + DELAY * 2));
+    }
+
+    #[test]
+    fn a_failed_request_blocks_all_for_a_delay_and_is_retried_in_order() {
+        let mut queue = queue_of(2);
+        let now = Instant::now();
+        let failed = queue.next_request(now).unwrap();
+        queue.push(2);
+        queue.record_failure(failed, now, |_| DELAY);
+        assert_eq!(next(&mut queue, now), None);
+        assert_eq!(queue.next_due(now), Some(now + DELAY));
+        assert_eq!(next(&mut queue, now + DELAY), Some(vec![0, 1, 2]));
     }
 
     #[test]
@@ -187,8 +232,16 @@ mod tests {
         let now = Instant::now();
         let failed = queue.next_request(now).unwrap();
         queue.next_request(now).unwrap();
-        queue.record_end(MAX_MARKS, failed, now, |_| DELAY);
-        queue.record_end(MAX_MARKS, Vec::new(), now, |_| DELAY);
+        queue.record_failure(failed, now, |_| DELAY);
+        queue.record_answer(MAX_MARKS, Vec::new(), now, |_| DELAY);
         assert_eq!(queue.next_request(now), None);
+    }
+
+    #[test]
+    fn writes_that_are_no_longer_wanted_are_removed() {
+        let mut queue = queue_of(3);
+        let now = Instant::now();
+        queue.retain(|item| *item == 1);
+        assert_eq!(next(&mut queue, now), Some(vec![1]));
     }
 }

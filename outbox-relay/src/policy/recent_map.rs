@@ -33,6 +33,16 @@ impl<K: Eq + Hash, V> RecentMap<K, V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
+    /// Removes a key.
+    pub fn remove<Q>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
     /// Inserts or replaces the value of `key`.
     pub fn insert(&mut self, key: K, value: V) {
         if self.young.len() >= self.capacity && !self.young.contains_key(&key) {
@@ -67,5 +77,7 @@ mod tests {
         map.insert("c", 1);
         map.insert("a", 2);
         assert_eq!(map.get("a"), Some(&2));
+        map.remove("a");
+        assert_eq!(map.get("a"), None);
     }
 }

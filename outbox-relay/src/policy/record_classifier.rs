@@ -8,10 +8,10 @@ use outbox::item::attribute;
 use outbox::message::deduplication_id;
 use outbox::timestamp::Timestamp;
 use outbox::trace_context::TraceContext;
-use outbox::{Message, OutboxItem, Status};
+use outbox::{Buckets, Message, OutboxItem, Status};
 
 use crate::ports::{Change, EventKey, Generation};
-use crate::routes::{QueueRef, Routes};
+use crate::routes::{QueueRef, Routes, Target};
 
 /// Class of a stream record.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,16 +31,37 @@ pub struct Event {
     /// Position among the events of `key.aggregate_id`.
     pub sequence: u64,
     pub event_id: String,
-    /// Deduplication id on a FIFO queue.
+    /// Deduplication id on a FIFO queue; empty for other queues.
     pub deduplication_id: String,
     /// Publication that this is; marks of an earlier one leave the item unchanged.
     pub generation: Generation,
     /// The table can return the event later, from its index of pending events.
     pub is_deferrable: bool,
+    /// [`QueueRef::unrouted`] if no route matches.
     pub queue: QueueRef,
     pub message: Message,
     pub occurred_at: Option<Timestamp>,
     pub trace: TraceContext,
+}
+
+impl Event {
+    /// Returns the type of the event.
+    pub fn event_type(&self) -> &str {
+        let mut attributes = self.message.attributes.iter();
+        attributes
+            .find(|(name, _)| *name == attribute::EVENT_TYPE)
+            .map_or("", |(_, event_type)| event_type)
+    }
+}
+
+/// What classification depends on, apart from the record.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassifierConfig<'a> {
+    /// Name of the outbox table.
+    pub table: &'a str,
+    pub routes: &'a Routes,
+    /// Index partitions of pending events.
+    pub buckets: Buckets,
 }
 
 /// An event to be quarantined.
@@ -59,10 +80,9 @@ pub struct Rejected {
 /// Maximum length of the message group id of a FIFO queue, in characters.
 const MAX_FIFO_ID: usize = 128;
 
-/// Classifies one change of the outbox table called `table`. Only an INSERT with status PENDING is
-/// an event (the "event filter" rule); other changes are the relay's own marks, expiry, or changes
-/// by others.
-pub fn classify(change: Change, table: &str, routes: &Routes) -> Classified {
+/// Classifies one change of the outbox table. Only an INSERT with status PENDING is an event (the
+/// "event filter" rule); other changes are the relay's own marks, expiry, or changes by others.
+pub fn classify(change: Change, config: ClassifierConfig<'_>) -> Classified {
     let Change::Insert(image) = change else {
         return Classified::Skip("not_insert");
     };
@@ -75,7 +95,7 @@ pub fn classify(change: Change, table: &str, routes: &Routes) -> Classified {
         return Classified::Skip("not_pending");
     }
     match key_of(&image) {
-        Some(key) => prepare(key, image, table, routes),
+        Some(key) => prepare(key, image, config),
         // DynamoDB enforces the types of the key, so this does not occur.
         None => Classified::Skip("no_key"),
     }
@@ -85,8 +105,7 @@ pub fn classify(change: Change, table: &str, routes: &Routes) -> Classified {
 fn prepare(
     key: EventKey,
     image: HashMap<String, AttributeValue>,
-    table: &str,
-    routes: &Routes,
+    config: ClassifierConfig<'_>,
 ) -> Classified {
     let trace_id = stored_trace_id(&image);
     let generation = Generation::of(&image);
@@ -107,12 +126,16 @@ fn prepare(
         Ok(message) => message,
         Err(error) => return reject(key, error.kind(), error.to_string(), trace_id),
     };
-    let Some(queue) = routes.queue_for(&item.event_type) else {
-        let failure = format!(
-            "no route matches the event type `{}`; add one to RELAY_ROUTES and retry",
-            excerpt(&item.event_type)
-        );
-        return reject(key, "no_route", failure, trace_id);
+    let queue = match config.routes.target_of(&item.event_type) {
+        Some(Target::Queue(queue)) => queue.clone(),
+        Some(Target::Quarantine) => {
+            let failure = format!(
+                "RELAY_ROUTES quarantines the event type `{}`; change its route and retry, or discard the event",
+                excerpt(&item.event_type)
+            );
+            return reject(key, "quarantine_route", failure, trace_id);
+        }
+        None => QueueRef::unrouted(),
     };
     if queue.is_fifo() && !is_fifo_id(&item.aggregate_id) {
         let failure = format!(
@@ -124,13 +147,19 @@ fn prepare(
     Classified::Event(Arc::new(Event {
         key,
         sequence: item.sequence,
-        queue: queue.clone(),
         message,
         occurred_at: item.occurred_at.parse().ok(),
         trace: item.trace_context(),
-        deduplication_id: deduplication_id(table, &item),
+        deduplication_id: if queue.is_fifo() {
+            deduplication_id(config.table, &item)
+        } else {
+            String::new()
+        },
+        queue,
         generation,
-        is_deferrable: item.state_bucket.is_some(),
+        is_deferrable: item
+            .state_bucket
+            .is_some_and(|partition| config.buckets.contains(&partition)),
         event_id: item.event_id,
     }))
 }
@@ -191,11 +220,19 @@ mod tests {
     }
 
     fn classified(changes: &[(&str, Option<AttributeValue>)], routes: &str) -> Classified {
-        classify(
-            Change::Insert(image(changes)),
-            "outbox",
-            &routes.parse().unwrap(),
-        )
+        let config = ClassifierConfig {
+            table: "outbox",
+            routes: &routes.parse().unwrap(),
+            buckets: Buckets::default(),
+        };
+        classify(Change::Insert(image(changes)), config)
+    }
+
+    fn event(changes: &[(&str, Option<AttributeValue>)], routes: &str) -> Arc<Event> {
+        match classified(changes, routes) {
+            Classified::Event(event) => event,
+            other => panic!("not an event: {other:?}"),
+        }
     }
 
     fn text(value: impl Into<String>) -> Option<AttributeValue> {
@@ -204,18 +241,22 @@ mod tests {
 
     #[test]
     fn a_pending_insert_is_an_event() {
-        let Classified::Event(event) = classified(&[], "order.*=q") else {
-            panic!("not an event");
-        };
+        let event = event(&[], "order.*=q");
         assert_eq!(event.sequence, 2);
+        assert_eq!(event.event_type(), "order.placed");
         assert_eq!(event.queue.name(), "q");
         assert_eq!(event.key.sequence, "2");
     }
 
     #[test]
     fn records_other_than_pending_inserts_are_skipped() {
+        let config = ClassifierConfig {
+            table: "outbox",
+            routes: &"*=q".parse().unwrap(),
+            buckets: Buckets::default(),
+        };
         assert_eq!(
-            classify(Change::Other, "outbox", &"*=q".parse().unwrap()),
+            classify(Change::Other, config),
             Classified::Skip("not_insert")
         );
         for status in [None, text("PUBLISHED"), Some(AttributeValue::Bool(true))] {
@@ -223,6 +264,25 @@ mod tests {
                 classified(&[("status", status)], "*=q"),
                 Classified::Skip("not_pending")
             );
+        }
+    }
+
+    #[test]
+    fn an_event_without_a_route_is_an_event_without_a_queue() {
+        let event = event(&[], "stock.*=q");
+        assert!(!event.queue.is_routed());
+    }
+
+    #[test]
+    fn an_event_is_deferrable_if_a_reader_of_the_index_finds_it() {
+        for (partition, expected) in [
+            (None, false),
+            (text("PENDING#31"), true),
+            (text("PENDING#32"), false),
+            (text("other"), false),
+        ] {
+            let event = event(&[("state_bucket", partition.clone())], "*=q");
+            assert_eq!(event.is_deferrable, expected, "{partition:?}");
         }
     }
 
@@ -242,7 +302,12 @@ mod tests {
             ("payload", text("{"), "*=q", "not_json"),
             ("payload", text("\"\u{FFFE}\""), "*=q", "invalid_character"),
             ("event_id", text("x".repeat(500)), "*=q", "event_id"),
-            ("event_type", text("stock.moved"), "order.*=q", "no_route"),
+            (
+                "event_type",
+                text("test.a"),
+                "test.*=!quarantine",
+                "quarantine_route",
+            ),
             ("aggregate_id", text("ö"), "*=q.fifo", "fifo_id"),
         ];
         for (name, value, routes, expected) in cases {

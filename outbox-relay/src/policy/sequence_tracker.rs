@@ -14,12 +14,15 @@ const REMEMBERED: usize = 5_000;
 #[derive(Clone, Debug)]
 pub struct SequenceTracker {
     highest: RecentMap<String, u64>,
+    /// Number of calls of [`Self::forget`].
+    forgotten: u64,
 }
 
 impl Default for SequenceTracker {
     fn default() -> Self {
         Self {
             highest: RecentMap::new(REMEMBERED),
+            forgotten: 0,
         }
     }
 }
@@ -44,6 +47,17 @@ impl SequenceTracker {
         self.highest.get(aggregate_id).copied()
     }
 
+    /// Forgets an aggregate: dispatched events of it were left to the table.
+    pub fn forget(&mut self, aggregate_id: &str) {
+        self.highest.remove(aggregate_id);
+        self.forgotten += 1;
+    }
+
+    /// Returns a number that changes when an aggregate is forgotten.
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
     /// Records that an event was dispatched.
     pub fn record_dispatched(&mut self, aggregate_id: &str, sequence: u64) {
         let highest = self.highest(aggregate_id).unwrap_or_default().max(sequence);
@@ -64,6 +78,17 @@ mod tests {
         assert!(sequences.may_follow("a", 2));
         assert!(!sequences.may_follow("a", 3));
         assert!(!sequences.may_follow("b", 2));
+    }
+
+    #[test]
+    fn an_event_of_a_forgotten_aggregate_does_not_follow() {
+        let mut sequences = SequenceTracker::default();
+        sequences.record_dispatched("a", 1);
+        sequences.record_dispatched("b", 1);
+        sequences.forget("a");
+        assert!(!sequences.may_follow("a", 2));
+        assert!(!sequences.is_repeat("a", 1));
+        assert!(sequences.may_follow("b", 2));
     }
 
     #[test]

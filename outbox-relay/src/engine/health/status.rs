@@ -32,6 +32,8 @@ struct State {
     stream: Result<(), String>,
     /// Reason of the last failed send to each failing queue.
     queues: BTreeMap<QueueRef, String>,
+    /// Event types without a route, and the time at which each was seen last.
+    unrouted: BTreeMap<String, Instant>,
     /// Reason for which shards or leases cannot be read, and the start of the failure.
     coordination: Option<(Instant, String)>,
     /// Available leases, and the time since which they are available.
@@ -55,6 +57,19 @@ struct ShardStatus {
     checkpoint_failure: Option<(Instant, String)>,
 }
 
+/// Maximum number of event types without a route that are remembered.
+const MAX_UNROUTED: usize = 100;
+
+/// Time for which an event type without a route is remembered after its last event was seen.
+const REMEMBER_UNROUTED: Duration = Duration::from_secs(600);
+
+impl State {
+    fn retain_unrouted(&mut self, now: Instant) {
+        self.unrouted
+            .retain(|_, seen| now < *seen + REMEMBER_UNROUTED);
+    }
+}
+
 impl EngineStatus {
     pub fn new(lease_duration: Duration) -> Self {
         Self {
@@ -62,6 +77,7 @@ impl EngineStatus {
                 shards: BTreeMap::new(),
                 stream: Err("the stream has not been found yet".to_owned()),
                 queues: BTreeMap::new(),
+                unrouted: BTreeMap::new(),
                 coordination: None,
                 unowned: BTreeMap::new(),
                 acquired_at: None,
@@ -143,6 +159,33 @@ impl EngineStatus {
 
     pub(crate) fn record_queue_success(&self, queue: &QueueRef) {
         self.state.lock().queues.remove(queue);
+    }
+
+    /// Records an event without a route. Returns `true` if its type was not known to have none.
+    pub(crate) fn record_unrouted(&self, event_type: &str, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        state.retain_unrouted(now);
+        if let Some(seen) = state.unrouted.get_mut(event_type) {
+            *seen = now;
+            return false;
+        }
+        let has_room = state.unrouted.len() < MAX_UNROUTED;
+        if has_room {
+            state.unrouted.insert(event_type.to_owned(), now);
+        }
+        has_room
+    }
+
+    /// Returns `true` if events are held because no route matches them.
+    pub(crate) fn has_unrouted(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        state.retain_unrouted(now);
+        !state.unrouted.is_empty()
+    }
+
+    /// Returns `true` unless the last send to the queue failed.
+    pub(crate) fn is_available(&self, queue: &QueueRef) -> bool {
+        !self.state.lock().queues.contains_key(queue)
     }
 
     /// Forgets failures of queues that are no longer used, since no send would end the failure.

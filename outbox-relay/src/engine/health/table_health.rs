@@ -11,14 +11,16 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TableOperation {
     Mark,
+    Defer,
     Quarantine,
     LookUp,
     FindPending,
 }
 
 impl TableOperation {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Mark,
+        Self::Defer,
         Self::Quarantine,
         Self::LookUp,
         Self::FindPending,
@@ -28,6 +30,7 @@ impl TableOperation {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Mark => "marks",
+            Self::Defer => "deferrals",
             Self::Quarantine => "quarantines",
             Self::LookUp => "look-ups",
             Self::FindPending => "pending events",

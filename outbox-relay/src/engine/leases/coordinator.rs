@@ -16,6 +16,7 @@ use super::shard_consumer::run_shard;
 use super::shard_discovery::{DiscoveryOutcome, ShardDiscovery};
 use crate::engine::context::ShardContext;
 use crate::engine::crash;
+use crate::engine::publish::sweep_requests;
 use crate::policy::backoff;
 use crate::policy::lease_assignment::{InstanceView, acquirable, needs_listing, with_registered};
 use crate::policy::lease_liveness::LeaseLiveness;
@@ -40,7 +41,12 @@ pub(crate) async fn run(mut ctx: ShardContext, mut random: fastrand::Rng) {
             held: BTreeSet::new(),
             consumers: JoinSet::new(),
         };
-        if let StopReason::Stopping = coordinator.coordinate().await {
+        let reason = tokio::select! {
+            biased;
+            reason = coordinator.coordinate() => reason,
+            never = sweep_requests::run(&ctx) => match never {},
+        };
+        if let StopReason::Stopping = reason {
             while let Some(ended) = coordinator.consumers.join_next().await {
                 coordinator.remove_consumer(ended);
             }

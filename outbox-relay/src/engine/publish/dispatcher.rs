@@ -21,14 +21,8 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Waits until the event fits the buffer budget, and passes it to the publisher. `record` is
+    /// Waits until the event fits the buffer budget, and has the publisher defer it. `record` is
     /// `None` if it was read from the table.
-    pub(crate) async fn dispatch(&self, event: Arc<Event>, record: Option<RecordRef>) {
-        let ack = self.reserve(&event.key, event.message.size(), record).await;
-        self.send(PublishCommand::Publish { event, ack });
-    }
-
-    /// Waits until the event fits the buffer budget, and has the publisher defer it.
     #[allow(dead_code, reason = "its users follow in the next commits")]
     pub(crate) async fn defer(&self, event: Arc<Event>, record: Option<RecordRef>) {
         let ack = self.reserve(&event.key, event.message.size(), record).await;
@@ -41,7 +35,8 @@ impl Dispatcher {
         self.send(PublishCommand::Quarantine { rejected, ack });
     }
 
-    async fn reserve(
+    /// Waits until an event with a message of `message_bytes` fits the buffer budget.
+    pub(crate) async fn reserve(
         &self,
         key: &EventKey,
         message_bytes: usize,
@@ -54,7 +49,8 @@ impl Dispatcher {
         Ack::new(&self.shard, key, record, budget)
     }
 
-    fn send(&self, command: PublishCommand) {
+    /// Passes a command to the publisher.
+    pub(crate) fn send(&self, command: PublishCommand) {
         // The publisher ends before its readers only while the instance stops.
         let _ = self.commands.send(command);
     }

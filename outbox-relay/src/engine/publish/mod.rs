@@ -1,13 +1,21 @@
-//! Publishes dispatched events: sends them to their queues and marks them in the outbox table, or
-//! quarantines them (the "publish → mark → checkpoint" and "error classes" rules).
+//! Publishes dispatched events: sends them to their queues and marks them in the outbox table,
+//! leaves them to the table, or quarantines them (the "publish → mark → checkpoint", "deferral" and
+//! "error classes" rules).
 //!
 //! ```text
 //! Dispatcher ─commands─▶ Publisher ─▶ SendScheduler ─▶ queue ─▶ Marker ─▶ checkpoint
-//!                            └──────────▶ QuarantineQueue ───────────────────┘
+//!                            ├──────────▶ DeferralWriter ─────────────────────┤
+//!                            └──────────▶ QuarantineQueue ────────────────────┘
 //! ```
 
+mod batch_writer;
+mod deferral;
+mod deferral_writer;
 pub(crate) mod dispatcher;
 mod marker;
+mod outcomes;
 pub(crate) mod publisher;
 mod quarantine_queue;
 mod send_spans;
+mod sender;
+pub(crate) mod sweep_requests;

@@ -1,104 +1,116 @@
-//! Publisher: routes events between the send scheduler, the queues, the marker and the quarantine
-//! queue.
+//! Publisher: routes events between the send scheduler, the queues, the marker, the deferral writer
+//! and the quarantine queue.
 //!
 //! One task owns all of them. Requests run beside it, a bounded number at a time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::deferral::Episode;
+use super::deferral_writer::DeferralWriter;
 use super::marker::Marker;
 use super::quarantine_queue::QuarantineQueue;
-use super::send_spans::{BatchSpan, MessageOutcome};
-use crate::engine::health::publish_history::PublishRecord;
+use super::sender::{self, SendAnswer};
+use crate::engine::OnFailure;
+use crate::engine::context::ShardContext;
 use crate::engine::health::status::EngineStatus;
 use crate::engine::health::table_health::TableOperation;
 use crate::engine::in_flight::{self, Ack};
-use crate::engine::metrics::{RelayMetrics, seconds_between};
+use crate::engine::metrics::RelayMetrics;
 use crate::engine::publish_command::PublishCommand;
-use crate::engine::{EngineConfig, crash};
-use crate::policy::backoff;
-use crate::policy::error_policy::{self, SendFailure};
+use crate::engine::queue_states::{QueueCondition, QueueStates};
 use crate::policy::event_source::EventSource;
-use crate::policy::mark_queue::Mark;
-use crate::policy::record_classifier::Rejected;
-use crate::policy::send_scheduler::{Batch, EventRef, Outgoing, SendScheduler};
-use crate::ports::{EntryFailure, Ports, Queue, SendEntry, SendError};
+use crate::policy::record_classifier::Event;
+use crate::policy::send_scheduler::{Batch, EventRef, MAX_SENDS, SendScheduler};
+use crate::ports::Queue;
 use crate::routes::QueueRef;
-
-/// Maximum number of send requests in flight: enough to hide the round trip of a busy queue.
-const MAX_SENDS: usize = 16;
 
 /// Maximum number of commands that are taken from the channel at once.
 const MAX_COMMANDS: usize = 1024;
 
 pub(crate) struct Publisher {
-    queue: Arc<dyn Queue>,
-    clock: fn() -> Timestamp,
-    metrics: RelayMetrics,
-    status: EngineStatus,
-    scheduler: SendScheduler<Ack>,
-    sends: JoinSet<SendAnswer>,
-    marker: Marker,
-    quarantine: QuarantineQueue,
-    random: fastrand::Rng,
+    pub(super) queue: Arc<dyn Queue>,
+    pub(super) clock: fn() -> Timestamp,
+    pub(super) buffer_kib: usize,
+    pub(super) on_failure: OnFailure,
+    pub(super) metrics: RelayMetrics,
+    pub(super) status: EngineStatus,
+    pub(super) queues: QueueStates,
+    pub(super) commands: mpsc::UnboundedReceiver<PublishCommand>,
+    pub(super) scheduler: SendScheduler<Ack>,
+    pub(super) sends: JoinSet<SendAnswer>,
+    pub(super) marker: Marker,
+    pub(super) deferrals: DeferralWriter,
+    pub(super) quarantine: QuarantineQueue,
+    /// Conditions of the queues as they were published last.
+    pub(super) conditions: BTreeMap<QueueRef, QueueCondition>,
+    /// Queues whose events are left to the table.
+    pub(super) episodes: BTreeMap<QueueRef, Episode>,
+    pub(super) random: fastrand::Rng,
     stop: CancellationToken,
 }
 
-type SendResult = Result<Vec<Result<String, EntryFailure>>, SendError>;
-
-/// Send request that has ended.
-struct SendAnswer {
-    batch: Batch,
-    result: SendResult,
-}
-
 impl Publisher {
+    /// Creates a publisher that executes `commands`.
     pub(crate) fn new(
-        ports: &Ports,
-        config: &EngineConfig,
-        metrics: RelayMetrics,
-        status: EngineStatus,
+        ctx: &ShardContext,
+        commands: mpsc::UnboundedReceiver<PublishCommand>,
         mut random: fastrand::Rng,
-        stop: CancellationToken,
     ) -> Self {
+        let config = &ctx.config;
         let marker = Marker::new(
-            Arc::clone(&ports.outbox),
+            Arc::clone(&ctx.ports.outbox),
             config.retention,
             config.clock,
-            metrics.clone(),
-            status.monitor(TableOperation::Mark),
+            ctx.metrics.clone(),
+            ctx.status.monitor(TableOperation::Mark),
+            random.fork(),
+        );
+        let deferrals = DeferralWriter::new(
+            Arc::clone(&ctx.ports.outbox),
+            config.clock,
+            ctx.metrics.clone(),
+            ctx.status.monitor(TableOperation::Defer),
             random.fork(),
         );
         let quarantine = QuarantineQueue::new(
-            Arc::clone(&ports.outbox),
+            Arc::clone(&ctx.ports.outbox),
             config.clock,
-            metrics.clone(),
-            status.clone(),
+            ctx.metrics.clone(),
+            ctx.status.clone(),
             random.fork(),
         );
         Self {
-            queue: Arc::clone(&ports.queue),
+            queue: Arc::clone(&ctx.ports.queue),
             clock: config.clock,
-            metrics,
-            status,
+            buffer_kib: config.buffer_kib,
+            on_failure: config.on_failure,
+            metrics: ctx.metrics.clone(),
+            status: ctx.status.clone(),
+            queues: ctx.queues.clone(),
+            commands,
             scheduler: SendScheduler::default(),
             sends: JoinSet::new(),
             marker,
+            deferrals,
             quarantine,
+            conditions: BTreeMap::new(),
+            episodes: BTreeMap::new(),
             random,
-            stop,
+            stop: ctx.stop.clone(),
         }
     }
 
     /// Publishes until the instance stops, then finishes the requests in flight and the marks of
     /// sent events. Events that were not sent by then are left to the next owner of their shard.
-    pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<PublishCommand>) {
+    pub(crate) async fn run(mut self) {
         let stop = self.stop.clone();
         let mut received = Vec::new();
         let mut is_open = true;
@@ -106,10 +118,7 @@ impl Publisher {
             let now = Instant::now();
             let stopping = stop.is_cancelled();
             if !stopping {
-                self.start_sends(now);
-                self.quarantine.start_requests(now);
-                self.status
-                    .retain_queues(|queue| self.scheduler.is_in_use(queue));
+                self.start_requests(now);
             }
             self.marker.start_requests(now);
             if (stopping || !is_open) && self.is_idle() {
@@ -122,20 +131,25 @@ impl Publisher {
                 biased;
                 Some(answer) = self.sends.join_next() => self.process(answer),
                 Some(answer) = self.marker.next_answer() => {
-                    for event in self.marker.process(answer, Instant::now()) {
+                    let now = Instant::now();
+                    for event in self.marker.process(answer, now) {
                         self.scheduler
-                            .record_marked(&event)
+                            .record_marked(&event, now)
                             .into_iter()
                             .for_each(Ack::settle);
                     }
                 }
+                Some(answer) = self.deferrals.next_answer() => {
+                    self.deferrals.process(answer, Instant::now());
+                }
                 Some(answer) = self.quarantine.next_answer() => {
                     self.quarantine.process(answer, Instant::now());
                 }
-                count = commands.recv_many(&mut received, MAX_COMMANDS), if is_open && !stopping => {
+                count = self.commands.recv_many(&mut received, MAX_COMMANDS), if is_open && !stopping => {
                     is_open = count > 0;
+                    let now = Instant::now();
                     for command in received.drain(..) {
-                        self.execute(command);
+                        self.execute(command, now);
                     }
                 }
                 () = sleep_until(due) => {}
@@ -144,52 +158,86 @@ impl Publisher {
         }
     }
 
+    /// Starts the requests that are possible now, apart from marks, and leaves to the table what
+    /// exceeds the shares of the queues.
+    fn start_requests(&mut self, now: Instant) {
+        self.start_sends(now);
+        // Shedding comes second, so that a new event of a queue that fails can be its probe.
+        while self.shed_excess(now) {
+            self.start_sends(now);
+        }
+        self.update_queue_states(now);
+        self.deferrals.start_requests(now);
+        self.quarantine.start_requests(now);
+        self.status
+            .retain_queues(|queue| self.scheduler.is_in_use(queue, now));
+    }
+
     /// Returns `true` if no request is in flight and every sent event is marked.
     fn is_idle(&self) -> bool {
         self.sends.is_empty()
             && self.scheduler.is_idle()
             && self.marker.is_idle()
+            && self.deferrals.is_idle()
             && self.quarantine.is_idle()
     }
 
     /// Returns the next instant at which a delayed request may start. Sends are left out while none
     /// may start, as an overdue one would be due at once, again and again.
     fn next_due(&self, now: Instant, stopping: bool) -> Option<Instant> {
-        let may_send = !stopping && self.sends.len() < MAX_SENDS && !self.marker.is_full();
-        let send = self.scheduler.next_due(now).filter(|_| may_send);
-        let quarantine = self.quarantine.next_due(now).filter(|_| !stopping);
-        [send, self.marker.next_due(now), quarantine]
-            .into_iter()
-            .flatten()
-            .min()
+        let mark = self.marker.next_due(now);
+        if stopping {
+            return mark;
+        }
+        let may_send = self.sends.len() < MAX_SENDS && !self.marker.is_full();
+        [
+            mark,
+            self.scheduler.next_send(now).filter(|_| may_send),
+            self.scheduler.next_change(now),
+            self.deferrals.next_due(now),
+            self.quarantine.next_due(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
-    fn execute(&mut self, command: PublishCommand) {
+    pub(super) fn execute(&mut self, command: PublishCommand, now: Instant) {
         match command {
-            // The event was marked after it had been looked up.
-            PublishCommand::Publish { event, ack }
-                if matches!(ack.source(), EventSource::Stream { .. })
-                    && self.marker.was_marked(&event.key) =>
+            // The event was marked after it had been read or looked up.
+            PublishCommand::Publish { event, ack } | PublishCommand::Defer { event, ack }
+                if self.marker.was_marked(&event, is_from_table(&ack), now) =>
             {
                 ack.settle();
             }
+            PublishCommand::Defer { event, ack } if event.is_deferrable => {
+                self.defer(&event, vec![ack]);
+            }
             PublishCommand::Publish { event, ack } | PublishCommand::Defer { event, ack } => {
-                self.scheduler.push(event, ack);
+                self.push(event, ack, now);
             }
             PublishCommand::Quarantine { rejected, ack } => {
                 self.quarantine.push(rejected, vec![ack], 0);
             }
             PublishCommand::ForgetClosed => {
-                let now = Instant::now();
                 self.scheduler
                     .remove_lost(|acks| in_flight::permission(acks, now));
+                self.deferrals.remove_lost(now);
                 self.quarantine.remove_lost(now);
             }
         }
     }
 
+    fn push(&mut self, event: Arc<Event>, ack: Ack, now: Instant) {
+        if !event.queue.is_routed() {
+            self.record_unrouted(&event, now);
+        }
+        let is_from_table = is_from_table(&ack);
+        self.scheduler.push(event, ack, is_from_table, now);
+    }
+
     fn start_sends(&mut self, now: Instant) {
-        while self.sends.len() < MAX_SENDS && !self.marker.is_full() {
+        while !self.marker.is_full() {
             let Some(batch) = self
                 .scheduler
                 .next_batch(now, |acks| in_flight::permission(acks, now))
@@ -198,14 +246,8 @@ impl Publisher {
             };
             let sources = self.sources(&batch);
             let queue = Arc::clone(&self.queue);
-            let clock = self.clock;
-            self.sends.spawn(async move {
-                let mut span = BatchSpan::start(&batch);
-                let entries: Vec<_> = batch.events.iter().map(entry).collect();
-                let result = queue.send(&batch.queue, &entries).await;
-                trace(&mut span, &batch, &sources, &result, clock);
-                SendAnswer { batch, result }
-            });
+            self.sends
+                .spawn(sender::send(queue, batch, sources, self.clock));
         }
     }
 
@@ -218,230 +260,13 @@ impl Publisher {
             .collect()
     }
 
-    fn source(&self, event: &EventRef) -> Option<&EventSource> {
+    pub(super) fn source(&self, event: &EventRef) -> Option<&EventSource> {
         self.scheduler.acks(event).first().map(Ack::source)
     }
-
-    fn process(&mut self, answer: Result<SendAnswer, JoinError>) {
-        let now = Instant::now();
-        let SendAnswer { batch, result } = match answer {
-            Ok(answer) => answer,
-            Err(error) => return crash(error),
-        };
-        match result {
-            Ok(results) => self.process_entries(&batch, results, now),
-            Err(error) => self.process_failure(&batch, &error, now),
-        }
-    }
-
-    /// Processes the answer of a queue, which has one result for each entry.
-    fn process_entries(
-        &mut self,
-        batch: &Batch,
-        results: Vec<Result<String, EntryFailure>>,
-        now: Instant,
-    ) {
-        let missing = || {
-            Err(EntryFailure {
-                code: "NoAnswer".to_owned(),
-                message: "the answer has no result for the entry".to_owned(),
-                sender_fault: false,
-            })
-        };
-        let results = results.into_iter().chain(std::iter::repeat_with(missing));
-        let results: Vec<_> = results.take(batch.events.len()).collect();
-        match first_failure_of_outage(&results) {
-            Some(failure) => {
-                let reason = format!("{}: {}", failure.code, failure.message);
-                self.status.record_queue_failure(&batch.queue, reason);
-                self.block(&batch.queue, now);
-            }
-            None => {
-                self.scheduler.record_batch_success(&batch.queue);
-                self.status.record_queue_success(&batch.queue);
-            }
-        }
-        let wall = (self.clock)();
-        for (outgoing, result) in batch.events.iter().zip(results) {
-            match result {
-                Ok(message_id) => self.process_sent(&batch.queue, outgoing, message_id, wall),
-                Err(failure) => self.process_failed_entry(&batch.queue, outgoing, failure, now),
-            }
-        }
-    }
-
-    /// Processes an event that the queue accepted: it must be marked.
-    fn process_sent(
-        &mut self,
-        queue: &QueueRef,
-        outgoing: &Outgoing,
-        message_id: String,
-        wall: Timestamp,
-    ) {
-        let event = &outgoing.event;
-        let reference = EventRef::of(event);
-        let lag = event.occurred_at.map(|at| seconds_between(at, wall));
-        let path = self.source(&reference).map_or("stream", EventSource::path);
-        self.metrics.record_published(queue.name(), path, lag);
-        let record = PublishRecord::of(event, path, wall);
-        self.status.record_published(record);
-        if self.scheduler.record_sent(&reference) {
-            self.marker.push(Mark {
-                event: reference,
-                key: event.key.clone(),
-                generation: event.generation.clone(),
-                message_id,
-                sent_at: wall,
-            });
-        }
-    }
-
-    fn process_failed_entry(
-        &mut self,
-        queue: &QueueRef,
-        outgoing: &Outgoing,
-        failure: EntryFailure,
-        now: Instant,
-    ) {
-        let event = &outgoing.event;
-        let reference = EventRef::of(event);
-        match error_policy::of_entry(&failure) {
-            SendFailure::Outage { kind } => {
-                self.metrics.record_retries(&kind, 1);
-                let attempt = u32::try_from(outgoing.attempt).unwrap_or(u32::MAX);
-                let delay = backoff::delay(attempt, self.random.f64());
-                tracing::warn!(
-                    queue = queue.name(),
-                    event_id = event.event_id,
-                    attempt = outgoing.attempt,
-                    code = failure.code,
-                    reason = failure.message,
-                    trace_id = event.trace.trace_id(),
-                    "send of a message failed; retrying in {} ms",
-                    delay.as_millis()
-                );
-                self.scheduler.retry(&reference, Some(now + delay), false);
-            }
-            SendFailure::Rejected { failure } => self.quarantine(outgoing, failure),
-            SendFailure::Split => self.scheduler.retry(&reference, None, true),
-        }
-    }
-
-    /// Blocks a queue for a delay; one batch then probes it.
-    fn block(&mut self, queue: &QueueRef, now: Instant) {
-        let random = &mut self.random;
-        self.scheduler.record_batch_failure(queue, now, |failures| {
-            backoff::delay(failures, random.f64())
-        });
-    }
-
-    /// Processes the failure of a whole request.
-    fn process_failure(&mut self, batch: &Batch, error: &SendError, now: Instant) {
-        match error_policy::of_batch(error, batch.events.len()) {
-            SendFailure::Outage { kind } => {
-                let count = batch.events.len();
-                self.metrics.record_retries(&kind, count as u64);
-                tracing::warn!(
-                    queue = batch.queue.as_str(),
-                    kind,
-                    count,
-                    %error,
-                    "send failed; retrying until the queue accepts messages"
-                );
-                self.status
-                    .record_queue_failure(&batch.queue, error.to_string());
-                self.retry_all(batch, false);
-                self.block(&batch.queue, now);
-            }
-            SendFailure::Split => {
-                self.scheduler.record_batch_success(&batch.queue);
-                self.retry_all(batch, true);
-            }
-            SendFailure::Rejected { failure } => {
-                self.scheduler.record_batch_success(&batch.queue);
-                for outgoing in &batch.events {
-                    self.quarantine(outgoing, failure.clone());
-                }
-            }
-        }
-    }
-
-    fn retry_all(&mut self, batch: &Batch, isolated: bool) {
-        for outgoing in &batch.events {
-            self.scheduler
-                .retry(&EventRef::of(&outgoing.event), None, isolated);
-        }
-    }
-
-    /// Quarantines an event whose message the queue rejects.
-    fn quarantine(&mut self, outgoing: &Outgoing, failure: String) {
-        let event = &outgoing.event;
-        let acks = self.scheduler.remove_rejected(&EventRef::of(event));
-        let rejected = Rejected {
-            key: event.key.clone(),
-            generation: event.generation.clone(),
-            reason: "refused_by_queue",
-            failure,
-            trace_id: event.trace.trace_id(),
-        };
-        self.quarantine.push(rejected, acks, outgoing.attempt);
-    }
 }
 
-/// Returns the first failure if the queue accepted no entry of the batch and none is at fault; that
-/// is treated as an outage of the queue.
-fn first_failure_of_outage(results: &[Result<String, EntryFailure>]) -> Option<&EntryFailure> {
-    let is_outage = |failure: &&EntryFailure| {
-        matches!(error_policy::of_entry(failure), SendFailure::Outage { .. })
-    };
-    let failures: Option<Vec<_>> = results
-        .iter()
-        .map(|result| result.as_ref().err().filter(is_outage))
-        .collect();
-    failures?.first().copied()
-}
-
-fn entry(outgoing: &Outgoing) -> SendEntry<'_> {
-    SendEntry {
-        message: &outgoing.event.message,
-        group: &outgoing.event.key.aggregate_id,
-        deduplication: &outgoing.event.deduplication_id,
-    }
-}
-
-/// Ends the spans of a send. A message gets its span when its outcome is known. The messages of a
-/// request that failed as a whole get none: an outage would fill every trace with them.
-fn trace(
-    span: &mut BatchSpan,
-    batch: &Batch,
-    sources: &[Option<EventSource>],
-    result: &SendResult,
-    clock: fn() -> Timestamp,
-) {
-    match result {
-        Ok(results) => {
-            let wall = clock();
-            let messages = batch.events.iter().zip(results).zip(sources);
-            for (n, ((outgoing, result), source)) in messages.enumerate() {
-                let outcome = match result {
-                    Ok(message_id) => MessageOutcome::Sent {
-                        message_id,
-                        lag_ms: outgoing
-                            .event
-                            .occurred_at
-                            .map(|at| wall.as_millis() - at.as_millis()),
-                    },
-                    Err(failure) => MessageOutcome::Failed {
-                        kind: &failure.code,
-                    },
-                };
-                span.message(batch, n, source.as_ref(), &outcome);
-            }
-        }
-        Err(SendError::Unavailable { kind, .. } | SendError::Refused { code: kind, .. }) => {
-            span.fail(kind);
-        }
-    }
+const fn is_from_table(ack: &Ack) -> bool {
+    matches!(ack.source(), EventSource::Table)
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -15,6 +15,7 @@ use crate::engine::context::ShardContext;
 use crate::engine::in_flight::RecordRef;
 use crate::engine::outbox_reader::{EventStatuses, OutboxReader};
 use crate::engine::publish::dispatcher::Dispatcher;
+use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard_state::ShardState;
 use crate::policy::record_classifier::{Classified, Event, Rejected};
 use crate::policy::sequence_tracker::SequenceTracker;
@@ -33,11 +34,11 @@ pub(crate) struct SequenceGate {
     ctx: ShardContext,
     outbox: OutboxReader,
     dispatcher: Dispatcher,
-    sequences: SequenceTracker,
 }
 
 impl SequenceGate {
     pub(crate) fn new(ctx: &ShardContext, shard: &Arc<ShardState>, random: fastrand::Rng) -> Self {
+        *shard.sequences() = SequenceTracker::default();
         Self {
             outbox: OutboxReader::new(Arc::clone(&ctx.ports.outbox), ctx.status.clone(), random),
             dispatcher: Dispatcher {
@@ -46,7 +47,6 @@ impl SequenceGate {
                 budget: ctx.budget.clone(),
                 commands: ctx.commands.clone(),
             },
-            sequences: SequenceTracker::default(),
             ctx: ctx.clone(),
         }
     }
@@ -76,6 +76,7 @@ impl SequenceGate {
         for mut read in events {
             let key = &read.event.key;
             let (id, sequence) = (&key.aggregate_id, read.event.sequence);
+            let forgotten = self.dispatcher.shard.sequences().forgotten();
             if !self.may_follow(&read.event, &statuses) {
                 if !statuses.is_not_pending(&predecessor(&read.event)) {
                     read.waited_reads += 1;
@@ -87,7 +88,7 @@ impl SequenceGate {
                         continue;
                     }
                 }
-                let count = self.dispatch_earlier(&read.event).await;
+                let count = self.dispatch_earlier(&read.event, forgotten).await;
                 if count > 0 {
                     tracing::warn!(
                         shard = %self.dispatcher.shard.id,
@@ -97,16 +98,26 @@ impl SequenceGate {
                     );
                 }
             }
-            let was_looked_up = read.in_takeover_window || self.sequences.is_repeat(id, sequence);
-            self.sequences.record_dispatched(id, sequence);
-            if was_looked_up && statuses.is_settled(key) {
+            let is_repeat = self.dispatcher.shard.sequences().is_repeat(id, sequence);
+            if (read.in_takeover_window || is_repeat) && statuses.is_settled(key) {
                 settled += 1;
+                let mut sequences = self.dispatcher.shard.sequences();
+                // If events before it were left to the table, the next one must not follow yet.
+                if sequences.may_follow(id, sequence) || sequences.forgotten() == forgotten {
+                    sequences.record_dispatched(id, sequence);
+                }
+                drop(sequences);
                 self.dispatcher.shard.tracker().settle(read.record.number);
                 continue;
             }
-            self.dispatcher
-                .dispatch(read.event, Some(read.record))
-                .await;
+            let record = Some(read.record.clone());
+            let is_published = statuses.is_published(&predecessor(&read.event));
+            if !self
+                .dispatch_after(&read.event, record, is_published, forgotten)
+                .await
+            {
+                waiting.push(read);
+            }
         }
         if settled > 0 {
             self.ctx.metrics.record_skipped("already_settled", settled);
@@ -144,22 +155,60 @@ impl SequenceGate {
         }
         for event in events {
             let (id, sequence) = (&event.key.aggregate_id, event.sequence);
-            if !statuses.is_pending(&event.key) || self.sequences.is_repeat(id, sequence) {
-                continue;
-            }
+            let forgotten = {
+                let sequences = self.dispatcher.shard.sequences();
+                if !statuses.is_pending(&event.key) || sequences.is_repeat(id, sequence) {
+                    continue;
+                }
+                sequences.forgotten()
+            };
             if !self.may_follow(&event, &statuses) {
-                count += self.dispatch_earlier(&event).await;
+                count += self.dispatch_earlier(&event, forgotten).await;
             }
-            self.sequences.record_dispatched(id, sequence);
-            self.dispatcher.dispatch(event, None).await;
-            count += 1;
+            let is_published = statuses.is_published(&predecessor(&event));
+            // If it may no longer follow, the next pass finds it again.
+            if self
+                .dispatch_after(&event, None, is_published, forgotten)
+                .await
+            {
+                count += 1;
+            }
         }
         count
     }
 
+    /// Dispatches an event whose predecessor was dispatched or is published. Returns `false` if the
+    /// publisher left the predecessor to the table since `forgotten` was read: the event must not
+    /// overtake it.
+    async fn dispatch_after(
+        &self,
+        event: &Arc<Event>,
+        record: Option<RecordRef>,
+        is_published: bool,
+        forgotten: u64,
+    ) -> bool {
+        let (id, sequence) = (&event.key.aggregate_id, event.sequence);
+        let ack = self
+            .dispatcher
+            .reserve(&event.key, event.message.size(), record)
+            .await;
+        let mut sequences = self.dispatcher.shard.sequences();
+        let may_follow = is_published
+            || sequences.may_follow(id, sequence)
+            || sequences.forgotten() == forgotten;
+        if may_follow {
+            sequences.record_dispatched(id, sequence);
+            let event = Arc::clone(event);
+            self.dispatcher.send(PublishCommand::Publish { event, ack });
+        }
+        may_follow
+    }
+
     /// Returns `true` if the predecessor of an event was dispatched or is published.
     fn may_follow(&self, event: &Event, statuses: &EventStatuses) -> bool {
-        self.sequences
+        self.dispatcher
+            .shard
+            .sequences()
             .may_follow(&event.key.aggregate_id, event.sequence)
             || statuses.is_published(&predecessor(event))
     }
@@ -171,16 +220,15 @@ impl SequenceGate {
             .iter()
             .map(|read| (&read.event.key.aggregate_id, read.event.sequence))
             .collect();
+        let sequences = self.dispatcher.shard.sequences();
         let mut keys = BTreeSet::new();
         for read in events {
             let key = &read.event.key;
             let (id, sequence) = (&key.aggregate_id, read.event.sequence);
-            if self.sequences.is_repeat(id, sequence) {
+            if sequences.is_repeat(id, sequence) {
                 keys.insert(key.clone());
             }
-            if !self.sequences.may_follow(id, sequence)
-                && !among_events.contains(&(id, sequence - 1))
-            {
+            if !sequences.may_follow(id, sequence) && !among_events.contains(&(id, sequence - 1)) {
                 keys.insert(predecessor(&read.event));
             }
         }
@@ -190,7 +238,9 @@ impl SequenceGate {
 
     /// Dispatches, from the table, the pending events before `event` that were not dispatched yet.
     /// Returns their number.
-    async fn dispatch_earlier(&mut self, event: &Event) -> usize {
+    ///
+    /// Stops when the publisher leaves events to the table since `forgotten` was read.
+    async fn dispatch_earlier(&mut self, event: &Event, forgotten: u64) -> usize {
         let id = &event.key.aggregate_id;
         let in_flight = self.dispatcher.shard.in_flight_from_table(id);
         let mut keys = self.pending_before(&event.key).await;
@@ -209,13 +259,23 @@ impl SequenceGate {
                     }
                     // Events that were dispatched a moment ago are still pending in the table.
                     Classified::Event(earlier)
-                        if self.sequences.is_repeat(id, earlier.sequence) => {}
-                    Classified::Event(earlier) => {
-                        self.sequences.record_dispatched(id, earlier.sequence);
-                        if !in_flight.contains(&earlier.key) {
-                            self.dispatcher.dispatch(earlier, None).await;
-                            count += 1;
+                        if self
+                            .dispatcher
+                            .shard
+                            .sequences()
+                            .is_repeat(id, earlier.sequence) => {}
+                    Classified::Event(earlier) if in_flight.contains(&earlier.key) => {
+                        let mut sequences = self.dispatcher.shard.sequences();
+                        if sequences.forgotten() != forgotten {
+                            return count;
                         }
+                        sequences.record_dispatched(id, earlier.sequence);
+                    }
+                    Classified::Event(earlier) => {
+                        if !self.dispatch_after(&earlier, None, false, forgotten).await {
+                            return count;
+                        }
+                        count += 1;
                     }
                 }
             }

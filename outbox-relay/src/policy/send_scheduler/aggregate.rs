@@ -3,18 +3,30 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
+use super::EventRef;
 use crate::policy::record_classifier::Event;
 
 #[derive(Debug)]
 pub(super) struct Aggregate<A> {
-    /// By sequence.
-    pub(super) events: BTreeMap<u64, ScheduledEvent<A>>,
+    /// Number of aggregates that arrived before it.
+    pub(super) arrival: u64,
+    pub(super) events: BTreeMap<Slot, ScheduledEvent<A>>,
     pub(super) state: AggregateState,
+}
+
+/// Publication of one event. A replay has a slot of its own: were it merged into that of an earlier
+/// publication, the mark of that one would settle it unsent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot {
+    pub(super) sequence: u64,
+    pub(super) replay: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AggregateState {
-    /// No event is waiting.
+    /// No event can be sent.
     Idle,
     /// Ready in a queue, or delayed after a failure.
     Queued,
@@ -27,11 +39,15 @@ pub(super) struct ScheduledEvent<A> {
     pub(super) event: Arc<Event>,
     pub(super) acks: Vec<A>,
     pub(super) state: EventState,
+    /// It was read from the table and not from the stream.
+    pub(super) is_from_table: bool,
     /// Number of sends so far.
     pub(super) attempts: u64,
     /// Its batch was refused without naming the entry at fault, so it is sent in a batch of its
     /// own.
     pub(super) isolated: bool,
+    /// Time of the first failure of its own.
+    pub(super) failing_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,33 +58,79 @@ pub(super) enum EventState {
     Sent,
 }
 
-impl<A> Aggregate<A> {
-    pub(super) const fn new() -> Self {
+impl Slot {
+    pub(super) const FIRST: Self = Self {
+        sequence: 0,
+        replay: None,
+    };
+
+    pub(super) fn of(event: &EventRef) -> Self {
         Self {
+            sequence: event.sequence,
+            replay: event.replay,
+        }
+    }
+}
+
+impl<A> ScheduledEvent<A> {
+    pub(super) fn new(event: Arc<Event>, ack: A, is_from_table: bool) -> Self {
+        Self {
+            event,
+            acks: vec![ack],
+            state: EventState::Waiting,
+            is_from_table,
+            attempts: 0,
+            isolated: false,
+            failing_since: None,
+        }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.state == EventState::Waiting
+    }
+
+    /// Returns `true` if the event may leave the buffer, since the table returns it.
+    pub(super) fn may_be_shed(&self) -> bool {
+        self.is_from_table || self.event.is_deferrable
+    }
+}
+
+impl<A> Aggregate<A> {
+    pub(super) const fn new(arrival: u64) -> Self {
+        Self {
+            arrival,
             events: BTreeMap::new(),
             state: AggregateState::Idle,
         }
     }
 
-    /// Adds an event. An event that was read twice is kept once, with both acknowledgements.
-    pub(super) fn push(&mut self, event: Arc<Event>, ack: A) {
-        let scheduled = self
-            .events
-            .entry(event.sequence)
-            .or_insert_with(|| ScheduledEvent {
-                event,
-                acks: Vec::new(),
-                state: EventState::Waiting,
-                attempts: 0,
-                isolated: false,
-            });
-        scheduled.acks.push(ack);
+    /// Returns the slot of the next event to send: the waiting one with the lowest sequence. A
+    /// replay waits until an earlier publication of the same event is marked.
+    pub(super) fn next_slot(&self) -> Option<Slot> {
+        let mut unmarked = None;
+        for (slot, scheduled) in &self.events {
+            if !scheduled.is_waiting() {
+                unmarked = Some(slot.sequence);
+            } else if unmarked != Some(slot.sequence) {
+                return Some(*slot);
+            }
+        }
+        None
     }
 
-    /// Returns the waiting event with the lowest sequence.
-    pub(super) fn first_waiting(&mut self) -> Option<&mut ScheduledEvent<A>> {
+    pub(super) fn next_event(&mut self) -> Option<&mut ScheduledEvent<A>> {
+        let slot = self.next_slot()?;
+        self.events.get_mut(&slot)
+    }
+
+    /// Returns the waiting events from `slot` on.
+    pub(super) fn waiting_from(
+        &self,
+        slot: Slot,
+    ) -> impl Iterator<Item = (Slot, &ScheduledEvent<A>)> {
         self.events
-            .values_mut()
-            .find(|scheduled| scheduled.state == EventState::Waiting)
+            .range(slot..)
+            .filter(|(_, scheduled)| scheduled.is_waiting())
+            .map(|(slot, scheduled)| (*slot, scheduled))
     }
 }

@@ -12,14 +12,20 @@
 //! lowest `sequence` (the "per-aggregate order" rule). So no event overtakes an earlier one, and an
 //! event that fails delays its own aggregate only.
 //!
+//! What exceeds a queue's share of the buffer leaves the scheduler by [`SendScheduler::shed`]: the
+//! table contains it, and returns it when the queue accepts events again (the "deferral" rule).
+//!
 //! `A` is the acknowledgement that the caller receives when an event is settled. An event that was
 //! read twice is kept once, with both acknowledgements.
 
 mod aggregate;
 mod queue_state;
+mod shares;
+mod shedding;
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +33,11 @@ use std::time::Duration;
 use outbox::message::MAX_MESSAGE_BYTES;
 use tokio::time::Instant;
 
-use self::aggregate::{Aggregate, AggregateState, EventState};
+use self::aggregate::{Aggregate, AggregateState, EventState, ScheduledEvent, Slot};
 use self::queue_state::QueueState;
+use self::shares::SlotUse;
+pub use self::shares::{DEFER_AFTER, MAX_SENDS, QueueHealth};
+pub use self::shedding::{QueueReport, Shed};
 use super::record_classifier::Event;
 use crate::routes::QueueRef;
 
@@ -44,13 +53,19 @@ pub struct SendScheduler<A> {
     delayed: BTreeSet<(Instant, String)>,
     /// Queue of the last batch: the others come first next time.
     last_served: Option<QueueRef>,
+    /// Number of aggregates that have arrived so far.
+    arrivals: u64,
+    /// Number of batches so far.
+    batches: u64,
 }
 
-/// Reference to an event within the scheduler.
+/// Reference to one publication of an event within the scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventRef {
     pub aggregate_id: String,
     pub sequence: u64,
+    /// Number of the replay; `None` for a first publication.
+    pub replay: Option<u64>,
 }
 
 /// One event of a batch.
@@ -64,12 +79,13 @@ pub struct Outgoing {
 /// Events to send to one queue in one request.
 ///
 /// Every event of it ends with [`SendScheduler::record_sent`], [`SendScheduler::retry`] or
-/// [`SendScheduler::remove_rejected`], and the batch with [`SendScheduler::record_batch_success`]
-/// or [`SendScheduler::record_batch_failure`].
+/// [`SendScheduler::remove_rejected`], and the batch with [`SendScheduler::record_batch_success`],
+/// [`SendScheduler::record_batch_failure`] or [`SendScheduler::record_batch_end`].
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub queue: QueueRef,
     pub events: Vec<Outgoing>,
+    number: u64,
 }
 
 /// Permission to send an event, given by the lease of its shard.
@@ -87,6 +103,7 @@ impl EventRef {
         Self {
             aggregate_id: event.key.aggregate_id.clone(),
             sequence: event.sequence,
+            replay: event.generation.replays,
         }
     }
 }
@@ -98,38 +115,64 @@ impl<A> Default for SendScheduler<A> {
             queues: BTreeMap::new(),
             delayed: BTreeSet::new(),
             last_served: None,
+            arrivals: 0,
+            batches: 0,
         }
     }
 }
 
 impl<A> SendScheduler<A> {
-    /// Adds a dispatched event.
-    pub fn push(&mut self, event: Arc<Event>, ack: A) {
-        let aggregate_id = event.key.aggregate_id.clone();
-        self.aggregates
-            .entry(aggregate_id.clone())
-            .or_insert_with(Aggregate::new)
-            .push(event, ack);
-        self.enqueue_if_idle(aggregate_id);
+    /// Adds a dispatched event. `is_from_table`: it was read from the table, not from the stream.
+    pub fn push(&mut self, event: Arc<Event>, ack: A, is_from_table: bool, now: Instant) {
+        let reference = EventRef::of(&event);
+        let arrivals = &mut self.arrivals;
+        let aggregate = self
+            .aggregates
+            .entry(reference.aggregate_id.clone())
+            .or_insert_with(|| {
+                *arrivals += 1;
+                Aggregate::new(*arrivals)
+            });
+        let waiting = &mut self.queues.entry(event.queue.clone()).or_default().waiting;
+        match aggregate.events.entry(Slot::of(&reference)) {
+            Entry::Vacant(slot) => {
+                waiting.add(slot.insert(ScheduledEvent::new(event, ack, is_from_table)));
+            }
+            Entry::Occupied(slot) => {
+                let scheduled = slot.into_mut();
+                scheduled.acks.push(ack);
+                if scheduled.is_from_table && !is_from_table {
+                    if scheduled.is_waiting() {
+                        waiting.remove(scheduled);
+                    }
+                    scheduled.is_from_table = false;
+                    if scheduled.is_waiting() {
+                        waiting.add(scheduled);
+                    }
+                }
+            }
+        }
+        self.enqueue_if_idle(reference.aggregate_id, now);
     }
 
-    /// Makes an idle aggregate ready in the queue of its first waiting event, or removes it if it
-    /// has no events.
-    fn enqueue_if_idle(&mut self, aggregate_id: String) {
+    /// Makes an idle aggregate ready in the queue of its next event, or removes it if it has no
+    /// events.
+    fn enqueue_if_idle(&mut self, aggregate_id: String, now: Instant) {
         let Some(aggregate) = self.aggregates.get_mut(&aggregate_id) else {
             return;
         };
         if aggregate.state != AggregateState::Idle {
             return;
         }
-        if let Some(scheduled) = aggregate.first_waiting() {
+        if let Some(scheduled) = aggregate.next_event() {
             let queue = scheduled.event.queue.clone();
-            aggregate.state = AggregateState::Queued;
-            self.queues
-                .entry(queue)
-                .or_default()
-                .ready
-                .push_back(aggregate_id);
+            if queue.is_routed() {
+                aggregate.state = AggregateState::Queued;
+                self.queues
+                    .entry(queue)
+                    .or_default()
+                    .push_ready(aggregate_id, now);
+            }
         } else if aggregate.events.is_empty() {
             self.aggregates.remove(&aggregate_id);
         }
@@ -146,12 +189,7 @@ impl<A> SendScheduler<A> {
         // Filling a batch may move aggregates whose next event is for another queue, so the queues
         // are collected again until one yields events or none may send.
         loop {
-            let mut queues: Vec<_> = self
-                .queues
-                .iter()
-                .filter(|(_, state)| state.may_send(now))
-                .map(|(queue, _)| queue.clone())
-                .collect();
+            let mut queues = self.sendable_queues(now);
             if queues.is_empty() {
                 return None;
             }
@@ -160,16 +198,50 @@ impl<A> SendScheduler<A> {
                 queues.rotate_left(first);
             }
             for queue in queues {
-                let events = self.fill_batch(&queue, &permission);
+                let events = self.fill_batch(&queue, now, &permission);
+                let Some(state) = self.queues.get_mut(&queue) else {
+                    continue;
+                };
+                state.end_linger(now);
                 if !events.is_empty() {
-                    if let Some(state) = self.queues.get_mut(&queue) {
-                        state.breaker.record_start();
-                    }
+                    self.batches += 1;
+                    state.record_start(self.batches, now);
                     self.last_served = Some(queue.clone());
-                    return Some(Batch { queue, events });
+                    return Some(Batch {
+                        queue,
+                        events,
+                        number: self.batches,
+                    });
                 }
             }
         }
+    }
+
+    /// Returns the queues to which a batch may be sent, within their shares of the send slots.
+    fn sendable_queues(&self, now: Instant) -> Vec<QueueRef> {
+        let in_flight: usize = self.queues.values().map(QueueState::in_flight).sum();
+        if in_flight >= MAX_SENDS {
+            return Vec::new();
+        }
+        let impaired = |state: &&QueueState| state.health(now) != QueueHealth::Healthy;
+        let impaired = self.queues.values().filter(impaired);
+        let impaired = impaired.map(QueueState::in_flight).sum();
+        let active = |state: &&QueueState| state.is_active(now);
+        let active = self.queues.values().filter(active).count();
+        self.queues
+            .iter()
+            .filter(|(_, state)| {
+                let slots = SlotUse {
+                    own: state.in_flight(),
+                    health: state.health(now),
+                    active_others: active - usize::from(state.is_active(now)),
+                    others: self.queues.len() - 1,
+                    impaired,
+                };
+                state.may_send(now) && slots.allows_another()
+            })
+            .map(|(queue, _)| queue.clone())
+            .collect()
     }
 
     fn end_delays(&mut self, now: Instant) {
@@ -177,43 +249,41 @@ impl<A> SendScheduler<A> {
             && *until <= now
             && let Some((_, aggregate_id)) = self.delayed.pop_first()
         {
-            self.make_idle(aggregate_id);
+            self.make_idle(aggregate_id, now);
         }
     }
 
     /// Ends the current send or delay of an aggregate, and continues with its next event.
-    fn make_idle(&mut self, aggregate_id: String) {
+    fn make_idle(&mut self, aggregate_id: String, now: Instant) {
         if let Some(aggregate) = self.aggregates.get_mut(&aggregate_id) {
             aggregate.state = AggregateState::Idle;
         }
-        self.enqueue_if_idle(aggregate_id);
+        self.enqueue_if_idle(aggregate_id, now);
     }
 
     fn fill_batch(
         &mut self,
         queue: &QueueRef,
+        now: Instant,
         permission: impl Fn(&[A]) -> Permission,
     ) -> Vec<Outgoing> {
         let mut events: Vec<Outgoing> = Vec::new();
         let mut bytes = 0;
         while events.len() < MAX_BATCH {
-            let Some(aggregate_id) = self
-                .queues
-                .get_mut(queue)
-                .and_then(|state| state.ready.pop_front())
+            let Some(aggregate_id) = self.queues.get_mut(queue).and_then(QueueState::pop_ready)
             else {
                 break;
             };
             let Some(aggregate) = self.aggregates.get_mut(&aggregate_id) else {
                 continue;
             };
-            let Some(scheduled) = aggregate.first_waiting() else {
-                self.make_idle(aggregate_id);
+            let Some(scheduled) = aggregate.next_event() else {
+                self.make_idle(aggregate_id, now);
                 continue;
             };
             if scheduled.event.queue != *queue {
                 // An earlier event of the aggregate, for another queue, was read since.
-                self.make_idle(aggregate_id);
+                self.make_idle(aggregate_id, now);
                 continue;
             }
             match permission(&scheduled.acks) {
@@ -223,22 +293,24 @@ impl<A> SendScheduler<A> {
                     continue;
                 }
                 Permission::Never => {
-                    let sequence = scheduled.event.sequence;
-                    aggregate.events.remove(&sequence);
-                    self.make_idle(aggregate_id);
+                    let lost = EventRef::of(&scheduled.event);
+                    self.remove(&lost);
+                    self.make_idle(aggregate_id, now);
                     continue;
                 }
             }
+            let Some(state) = self.queues.get_mut(queue) else {
+                break;
+            };
             let size = scheduled.event.message.size();
             let fits =
                 events.is_empty() || (!scheduled.isolated && bytes + size <= MAX_MESSAGE_BYTES);
             if !fits {
-                if let Some(state) = self.queues.get_mut(queue) {
-                    state.ready.push_front(aggregate_id);
-                }
+                state.return_ready(aggregate_id);
                 break;
             }
             bytes += size;
+            state.waiting.remove(scheduled);
             scheduled.state = EventState::Sending;
             scheduled.attempts += 1;
             let isolated = scheduled.isolated;
@@ -254,71 +326,94 @@ impl<A> SendScheduler<A> {
         events
     }
 
+    fn scheduled(&self, event: &EventRef) -> Option<&ScheduledEvent<A>> {
+        let aggregate = self.aggregates.get(&event.aggregate_id)?;
+        aggregate.events.get(&Slot::of(event))
+    }
+
+    fn scheduled_mut(&mut self, event: &EventRef) -> Option<&mut ScheduledEvent<A>> {
+        let aggregate = self.aggregates.get_mut(&event.aggregate_id)?;
+        aggregate.events.get_mut(&Slot::of(event))
+    }
+
     /// Records that the queue accepted the event. Returns `false` if the event is unknown;
     /// otherwise it must be marked, and ends with [`Self::record_marked`].
-    pub fn record_sent(&mut self, event: &EventRef) -> bool {
-        let scheduled = self
-            .aggregates
-            .get_mut(&event.aggregate_id)
-            .and_then(|aggregate| aggregate.events.get_mut(&event.sequence));
+    pub fn record_sent(&mut self, event: &EventRef, now: Instant) -> bool {
+        let scheduled = self.scheduled_mut(event);
         let is_known = scheduled.is_some();
         if let Some(scheduled) = scheduled {
             scheduled.state = EventState::Sent;
         }
-        self.make_idle(event.aggregate_id.clone());
+        self.make_idle(event.aggregate_id.clone(), now);
         is_known
     }
 
     /// Schedules an event again whose send failed or has an unknown outcome. Its aggregate is
     /// delayed until `until`. `isolated`: its batch was refused, possibly because of it, so it is
     /// sent in a batch of its own.
-    pub fn retry(&mut self, event: &EventRef, until: Option<Instant>, isolated: bool) {
+    pub fn retry(
+        &mut self,
+        event: &EventRef,
+        until: Option<Instant>,
+        isolated: bool,
+        now: Instant,
+    ) {
         let Some(aggregate) = self.aggregates.get_mut(&event.aggregate_id) else {
             return;
         };
-        if let Some(scheduled) = aggregate.events.get_mut(&event.sequence) {
+        if let Some(scheduled) = aggregate.events.get_mut(&Slot::of(event)) {
             scheduled.state = EventState::Waiting;
             scheduled.isolated |= isolated;
+            let queue = scheduled.event.queue.clone();
+            self.queues.entry(queue).or_default().waiting.add(scheduled);
         }
         match until {
             Some(until) => {
                 aggregate.state = AggregateState::Queued;
                 self.delayed.insert((until, event.aggregate_id.clone()));
             }
-            None => self.make_idle(event.aggregate_id.clone()),
+            None => self.make_idle(event.aggregate_id.clone(), now),
         }
+    }
+
+    /// Records a failure that concerns the event and not its queue. Returns the time since the
+    /// first of them.
+    pub fn record_own_failure(&mut self, event: &EventRef, now: Instant) -> Duration {
+        self.scheduled_mut(event)
+            .map_or(Duration::ZERO, |scheduled| {
+                now - *scheduled.failing_since.get_or_insert(now)
+            })
     }
 
     /// Removes an event that can never be sent, and returns its acknowledgements. Later events of
     /// its aggregate continue.
-    pub fn remove_rejected(&mut self, event: &EventRef) -> Vec<A> {
+    pub fn remove_rejected(&mut self, event: &EventRef, now: Instant) -> Vec<A> {
         let acks = self.remove(event);
-        self.make_idle(event.aggregate_id.clone());
+        self.make_idle(event.aggregate_id.clone(), now);
         acks
     }
 
-    /// Removes waiting events that may never be sent, before they are first in line.
-    pub fn remove_lost(&mut self, permission: impl Fn(&[A]) -> Permission) {
-        for aggregate in self.aggregates.values_mut() {
-            aggregate.events.retain(|_, scheduled| {
-                scheduled.state != EventState::Waiting
-                    || permission(&scheduled.acks) != Permission::Never
-            });
-        }
-    }
-
     fn remove(&mut self, event: &EventRef) -> Vec<A> {
-        self.aggregates
+        let scheduled = self
+            .aggregates
             .get_mut(&event.aggregate_id)
-            .and_then(|aggregate| aggregate.events.remove(&event.sequence))
-            .map(|scheduled| scheduled.acks)
-            .unwrap_or_default()
+            .and_then(|aggregate| aggregate.events.remove(&Slot::of(event)));
+        let Some(scheduled) = scheduled else {
+            return Vec::new();
+        };
+        if scheduled.is_waiting()
+            && let Some(state) = self.queues.get_mut(&scheduled.event.queue)
+        {
+            state.waiting.remove(&scheduled);
+        }
+        scheduled.acks
     }
 
     /// Records that the queue accepted at least a part of a batch.
-    pub fn record_batch_success(&mut self, queue: &QueueRef) {
-        let state = self.queues.entry(queue.clone()).or_default();
-        state.breaker.record_success();
+    pub fn record_batch_success(&mut self, batch: &Batch) {
+        if let Some(state) = self.queues.get_mut(&batch.queue) {
+            state.record_success(batch.number);
+        }
     }
 
     /// Records that the queue accepted nothing of a batch. It is blocked for a delay, and then
@@ -326,39 +421,46 @@ impl<A> SendScheduler<A> {
     /// failures to the delay.
     pub fn record_batch_failure(
         &mut self,
-        queue: &QueueRef,
+        batch: &Batch,
         now: Instant,
         delay: impl FnOnce(u32) -> Duration,
     ) {
-        let state = self.queues.entry(queue.clone()).or_default();
-        state.breaker.record_failure(now, delay);
+        if let Some(state) = self.queues.get_mut(&batch.queue) {
+            state.record_failure(batch.number, now, delay);
+        }
     }
 
-    /// Returns `true` if an event waits for the queue or is being sent to it.
-    pub fn is_in_use(&self, queue: &QueueRef) -> bool {
-        self.queues
-            .get(queue)
-            .is_some_and(|state| !state.is_idle() || !state.ready.is_empty())
+    /// Records the end of a batch that says nothing about the queue.
+    pub fn record_batch_end(&mut self, batch: &Batch) {
+        if let Some(state) = self.queues.get_mut(&batch.queue) {
+            state.record_end(batch.number);
+        }
+    }
+
+    /// Returns `true` if the queue accepted a batch since the last one that failed.
+    pub fn is_accepting(&self, queue: &QueueRef) -> bool {
+        self.queues.get(queue).is_some_and(QueueState::is_accepting)
     }
 
     /// Removes an event that is marked or no longer exists, and returns its acknowledgements.
-    pub fn record_marked(&mut self, event: &EventRef) -> Vec<A> {
+    pub fn record_marked(&mut self, event: &EventRef, now: Instant) -> Vec<A> {
         let acks = self.remove(event);
-        self.enqueue_if_idle(event.aggregate_id.clone());
+        self.enqueue_if_idle(event.aggregate_id.clone(), now);
         acks
     }
 
     /// Returns the acknowledgements of an event.
     pub fn acks(&self, event: &EventRef) -> &[A] {
-        self.aggregates
-            .get(&event.aggregate_id)
-            .and_then(|aggregate| aggregate.events.get(&event.sequence))
+        self.scheduled(event)
             .map_or(&[], |scheduled| &scheduled.acks)
     }
 
     /// Returns the next instant at which a delayed send may continue.
-    pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        let queues = self.queues.values().filter_map(|state| state.next_due(now));
+    pub fn next_send(&self, now: Instant) -> Option<Instant> {
+        let queues = self
+            .queues
+            .values()
+            .filter_map(|state| state.next_send(now));
         let delayed = self.delayed.first().map(|(until, _)| *until);
         queues.chain(delayed).min()
     }

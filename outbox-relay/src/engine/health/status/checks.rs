@@ -72,11 +72,23 @@ impl EngineStatus {
             .queues
             .iter()
             .map(|(queue, reason)| Check::fail(format!("queue {queue}"), reason));
+        let unrouted = state.unrouted.keys().map(|event_type| {
+            Check::fail(
+                format!("event type {event_type}"),
+                "no route matches it; its events stay pending; add a route to RELAY_ROUTES",
+            )
+        });
         let table = TableOperation::ALL.into_iter().filter_map(|operation| {
             let (_, reason) = self.table.longest_failure(operation)?;
             Some(Check::fail(operation.as_str(), reason))
         });
-        Report::new([stream].into_iter().chain(queues).chain(table))
+        Report::new(
+            [stream]
+                .into_iter()
+                .chain(queues)
+                .chain(unrouted)
+                .chain(table),
+        )
     }
 }
 

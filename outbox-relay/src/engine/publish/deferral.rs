@@ -1,0 +1,176 @@
+//! Deferral: leaves events to the outbox table, and tells the other tasks how well the queues
+//! accept events (the "deferral" rule).
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::publisher::Publisher;
+use crate::engine::OnFailure;
+use crate::engine::in_flight::Ack;
+use crate::engine::queue_states::QueueCondition;
+use crate::policy::record_classifier::Event;
+use crate::policy::send_scheduler::{EventRef, QueueHealth, QueueReport};
+use crate::routes::QueueRef;
+
+/// Time in which a queue's events are left to the table.
+#[derive(Debug, Default)]
+pub(super) struct Episode {
+    /// Number of events that were deferred.
+    deferred: u64,
+    /// The queue is or was impaired.
+    is_impaired: bool,
+    is_logged: bool,
+}
+
+impl Publisher {
+    /// Leaves to the table what exceeds the shares of the queues. Returns `true` if there was
+    /// something.
+    pub(super) fn shed_excess(&mut self, now: Instant) -> bool {
+        let excess = self.scheduler.excess(now, self.buffer_kib);
+        self.shed(&excess, now);
+        !excess.is_empty()
+    }
+
+    /// Leaves the waiting events of some aggregates to the table, each from the given event on:
+    /// those that were read from the stream are deferred, and the others are in the table anyway.
+    ///
+    /// No later event of these aggregates may follow without them. Hence the order: first their
+    /// shards forget that they were dispatched, so that the gates look them up in the table; then
+    /// the commands that the gates sent before that are executed, which may add events of further
+    /// shards; and when there is none left, the events are removed.
+    pub(super) fn shed(&mut self, first: &[EventRef], now: Instant) {
+        if first.is_empty() {
+            return;
+        }
+        loop {
+            for event in first {
+                for ack in self.scheduler.waiting_acks(event) {
+                    ack.forget_dispatched(&event.aggregate_id);
+                }
+            }
+            if !self.execute_received(now) {
+                break;
+            }
+        }
+        for event in first {
+            for shed in self.scheduler.shed(event, now) {
+                if !shed.is_from_table {
+                    self.defer(&shed.event, shed.acks);
+                }
+            }
+        }
+    }
+
+    /// Executes the commands that were sent so far. Returns `false` if there were none.
+    fn execute_received(&mut self, now: Instant) -> bool {
+        let mut is_any = false;
+        while let Ok(command) = self.commands.try_recv() {
+            is_any = true;
+            self.execute(command, now);
+        }
+        is_any
+    }
+
+    /// Defers an event.
+    pub(super) fn defer(&mut self, event: &Event, acks: Vec<Ack>) {
+        let episode = self.episodes.entry(event.queue.clone()).or_default();
+        episode.deferred += 1;
+        self.deferrals.push(event, acks);
+    }
+
+    /// Leaves the later events of an aggregate to the table after one of it was quarantined, if
+    /// they are to wait for it.
+    pub(super) fn hold_successors(&mut self, quarantined: &EventRef, now: Instant) {
+        if self.on_failure == OnFailure::Hold {
+            for ack in self.scheduler.acks(quarantined) {
+                ack.forget_dispatched(&quarantined.aggregate_id);
+            }
+            let next = EventRef {
+                sequence: quarantined.sequence.saturating_add(1),
+                replay: None,
+                ..quarantined.clone()
+            };
+            self.shed(&[next], now);
+        }
+    }
+
+    /// Reports an event without a route: once for each event type, as its text is not known
+    /// beforehand.
+    pub(super) fn record_unrouted(&self, event: &Event, now: Instant) {
+        let event_type = event.event_type();
+        if self.status.record_unrouted(event_type, now) {
+            tracing::error!(
+                event_type,
+                event_id = event.event_id,
+                "no route matches the event type; its events stay pending in the table; add a route to RELAY_ROUTES"
+            );
+        }
+    }
+
+    /// Publishes the conditions of the queues to the other tasks, and logs which of them begin and
+    /// end to leave their events to the table.
+    pub(super) fn update_queue_states(&mut self, now: Instant) {
+        let reports = self.scheduler.reports(now);
+        for (queue, report) in &reports {
+            self.update_episode(queue, *report);
+        }
+        let conditions: BTreeMap<_, _> = reports
+            .into_iter()
+            .filter(|(_, report)| report.health != QueueHealth::Healthy)
+            .map(|(queue, report)| {
+                let condition = QueueCondition {
+                    is_deferring: report.health == QueueHealth::Deferring,
+                    has_table_batch: report.has_table_batch,
+                };
+                (queue, condition)
+            })
+            .collect();
+        if conditions != self.conditions {
+            self.queues.replace(conditions.clone());
+            self.conditions = conditions;
+        }
+    }
+
+    fn update_episode(&mut self, queue: &QueueRef, report: QueueReport) {
+        if !queue.is_routed() {
+            return;
+        }
+        if report.health == QueueHealth::Healthy {
+            let Some(episode) = self.episodes.remove(queue) else {
+                return;
+            };
+            if episode.is_impaired {
+                self.queues.signal_recovery();
+            }
+            if self.on_failure == OnFailure::Pass || episode.is_impaired {
+                // An event that was deferred behind another one follows it at once.
+                self.queues.request_sweep();
+            }
+            if episode.is_logged {
+                tracing::info!(
+                    queue = queue.as_str(),
+                    deferred = episode.deferred,
+                    "queue accepts events again; publishing its deferred events from the table"
+                );
+            }
+            return;
+        }
+        if report.has_table_batch || report.health == QueueHealth::Deferring {
+            self.episodes.entry(queue.clone()).or_default();
+        }
+        let Some(episode) = self.episodes.get_mut(queue) else {
+            return;
+        };
+        episode.is_impaired = true;
+        if !episode.is_logged && (episode.deferred > 0 || report.health == QueueHealth::Deferring) {
+            episode.is_logged = true;
+            self.queues.request_sweep();
+            tracing::warn!(
+                queue = queue.as_str(),
+                deferred = episode.deferred,
+                "queue is unavailable or slow; its events are deferred: they stay pending in the table and are published when it accepts them"
+            );
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Sheds what exceeds the shares of impaired queues, and reports how well the queues accept events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::aggregate::{Aggregate, Slot};
+use super::queue_state::{QueueState, WaitingEvents};
+use super::shares::QueueHealth;
+use super::{EventRef, MAX_BATCH, Permission, SendScheduler};
+use crate::policy::record_classifier::Event;
+use crate::routes::QueueRef;
+
+/// Waiting event that was removed to be left to the table.
+#[derive(Debug)]
+pub struct Shed<A> {
+    pub event: Arc<Event>,
+    pub acks: Vec<A>,
+    /// It was read from the table only, which contains it as pending.
+    pub is_from_table: bool,
+}
+
+/// State of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueReport {
+    pub health: QueueHealth,
+    /// As many events that were read from the table wait for the queue as may while it is
+    /// impaired.
+    pub has_table_batch: bool,
+}
+
+/// Waiting events of one aggregate for one queue.
+struct AggregateShare<'a, A> {
+    aggregate_id: &'a str,
+    aggregate: &'a Aggregate<A>,
+    waiting: WaitingEvents,
+}
+
+impl<A> SendScheduler<A> {
+    /// Returns the events from which on the waiting events of their aggregates exceed the shares of
+    /// the queues in a buffer of `buffer_kib`: of the aggregates that arrived last. Each of them is
+    /// then passed to [`Self::shed`].
+    ///
+    /// One batch of the events that were read from the table stays, to probe the queue.
+    pub fn excess(&self, now: Instant, buffer_kib: usize) -> Vec<EventRef> {
+        let mut excess = BTreeMap::new();
+        for (queue, state) in &self.queues {
+            let health = health(queue, state, now);
+            if health == QueueHealth::Healthy {
+                // The buffer itself bounds its events.
+                continue;
+            }
+            let max_kib = health.buffer_share(buffer_kib);
+            let max_from_table = table_limit(queue, state, now);
+            if state.waiting.deferrable_kib > max_kib || state.waiting.from_table > max_from_table {
+                self.collect_excess(queue, max_kib, max_from_table, &mut excess);
+            }
+        }
+        excess
+            .into_iter()
+            .map(|(aggregate_id, slot)| EventRef {
+                aggregate_id: aggregate_id.to_owned(),
+                sequence: slot.sequence,
+                replay: slot.replay,
+            })
+            .collect()
+    }
+
+    /// Adds the excess of one queue: the first slot to remove, by aggregate.
+    fn collect_excess<'a>(
+        &'a self,
+        queue: &QueueRef,
+        max_kib: usize,
+        max_from_table: usize,
+        excess: &mut BTreeMap<&'a str, Slot>,
+    ) {
+        let mut shares: Vec<_> = self
+            .aggregates
+            .iter()
+            .filter_map(|(id, aggregate)| AggregateShare::of(id, aggregate, queue))
+            .collect();
+        shares.sort_by_key(|share| share.aggregate.arrival);
+        let (mut kib, mut from_table) = (0, 0);
+        for share in shares {
+            let room = max_from_table - from_table;
+            let first = if kib + share.waiting.deferrable_kib > max_kib {
+                share.first_waiting()
+            } else {
+                kib += share.waiting.deferrable_kib;
+                from_table += share.waiting.from_table.min(room);
+                share.nth_from_table(queue, room)
+            };
+            if let Some(slot) = first {
+                excess
+                    .entry(share.aggregate_id)
+                    .and_modify(|first| *first = slot.min(*first))
+                    .or_insert(slot);
+            }
+        }
+    }
+
+    /// Removes the waiting events of an aggregate from `first` on, whatever their queues, so that
+    /// none of them overtakes another. Removes none if one of them is not in the table's index of
+    /// pending events, since it could not be left to the table.
+    pub fn shed(&mut self, first: &EventRef, now: Instant) -> Vec<Shed<A>> {
+        let Some(aggregate) = self.aggregates.get_mut(&first.aggregate_id) else {
+            return Vec::new();
+        };
+        let first_slot = Slot::of(first);
+        if !aggregate
+            .waiting_from(first_slot)
+            .all(|(_, scheduled)| scheduled.may_be_shed())
+        {
+            return Vec::new();
+        }
+        let slots: Vec<_> = aggregate
+            .waiting_from(first_slot)
+            .map(|(slot, _)| slot)
+            .collect();
+        let mut shed = Vec::new();
+        for slot in slots {
+            let Some(scheduled) = aggregate.events.remove(&slot) else {
+                continue;
+            };
+            if let Some(state) = self.queues.get_mut(&scheduled.event.queue) {
+                state.waiting.remove(&scheduled);
+            }
+            shed.push(Shed {
+                event: scheduled.event,
+                acks: scheduled.acks,
+                is_from_table: scheduled.is_from_table,
+            });
+        }
+        self.enqueue_if_idle(first.aggregate_id.clone(), now);
+        shed
+    }
+
+    /// Returns the acknowledgements of the waiting events of an aggregate from `first` on.
+    pub fn waiting_acks(&self, first: &EventRef) -> impl Iterator<Item = &A> {
+        self.aggregates
+            .get(&first.aggregate_id)
+            .into_iter()
+            .flat_map(|aggregate| aggregate.waiting_from(Slot::of(first)))
+            .flat_map(|(_, scheduled)| &scheduled.acks)
+    }
+
+    /// Removes waiting events that may never be sent, before they are first in line.
+    pub fn remove_lost(&mut self, permission: impl Fn(&[A]) -> Permission) {
+        for aggregate in self.aggregates.values_mut() {
+            aggregate.events.retain(|_, scheduled| {
+                let is_lost =
+                    scheduled.is_waiting() && permission(&scheduled.acks) == Permission::Never;
+                if is_lost && let Some(state) = self.queues.get_mut(&scheduled.event.queue) {
+                    state.waiting.remove(scheduled);
+                }
+                !is_lost
+            });
+        }
+    }
+
+    /// Returns the state of every queue that had events.
+    pub fn reports(&mut self, now: Instant) -> BTreeMap<QueueRef, QueueReport> {
+        self.queues
+            .iter_mut()
+            .map(|(queue, state)| {
+                state.forget_old_failures(now);
+                let report = QueueReport {
+                    health: health(queue, state, now),
+                    has_table_batch: state.waiting.from_table >= table_limit(queue, state, now),
+                };
+                (queue.clone(), report)
+            })
+            .collect()
+    }
+
+    /// Returns the next instant at which the report of a queue changes without an event.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        let changes = self.queues.values();
+        changes.filter_map(|state| state.next_change(now)).min()
+    }
+
+    /// Returns `true` if an event waits for the queue, is being sent to it, or is deferred because
+    /// of it.
+    pub fn is_in_use(&self, queue: &QueueRef, now: Instant) -> bool {
+        self.queues.get(queue).is_some_and(|state| {
+            !state.is_idle()
+                || state.waiting.count > 0
+                || state.health(now) == QueueHealth::Deferring
+        })
+    }
+}
+
+impl<'a, A> AggregateShare<'a, A> {
+    /// Returns `None` if the aggregate has no waiting event for the queue, or one that must stay in
+    /// the buffer.
+    fn of(aggregate_id: &'a str, aggregate: &'a Aggregate<A>, queue: &QueueRef) -> Option<Self> {
+        let mut waiting = WaitingEvents::default();
+        for scheduled in aggregate.events.values().filter(|event| event.is_waiting()) {
+            if !scheduled.may_be_shed() {
+                return None;
+            }
+            if scheduled.event.queue == *queue {
+                waiting.add(scheduled);
+            }
+        }
+        (waiting.count > 0).then_some(Self {
+            aggregate_id,
+            aggregate,
+            waiting,
+        })
+    }
+
+    fn first_waiting(&self) -> Option<Slot> {
+        let mut waiting = self.aggregate.waiting_from(Slot::FIRST);
+        waiting.next().map(|(slot, _)| slot)
+    }
+
+    /// Returns the slot of the `n`-th waiting event for the queue that was read from the table.
+    fn nth_from_table(&self, queue: &QueueRef, n: usize) -> Option<Slot> {
+        self.aggregate
+            .waiting_from(Slot::FIRST)
+            .filter(|(_, scheduled)| scheduled.is_from_table && scheduled.event.queue == *queue)
+            .map(|(slot, _)| slot)
+            .nth(n)
+    }
+}
+
+/// Returns the health of a queue. Nothing can ever be sent without a route.
+fn health(queue: &QueueRef, state: &QueueState, now: Instant) -> QueueHealth {
+    if queue.is_routed() {
+        state.health(now)
+    } else {
+        QueueHealth::Deferring
+    }
+}
+
+/// Returns the maximum number of waiting events that were read from the table.
+fn table_limit(queue: &QueueRef, state: &QueueState, now: Instant) -> usize {
+    match health(queue, state, now) {
+        QueueHealth::Healthy => usize::MAX,
+        _ if queue.is_routed() => MAX_BATCH,
+        _ => 0,
+    }
+}

@@ -1,0 +1,163 @@
+//! What is left to the table when a queue does not accept its events.
+
+use super::*;
+
+const BUFFER_KIB: usize = 80;
+
+/// Fails the queue `down` for ten seconds, and returns the time of the last failure.
+fn fail_for_ten_seconds(scheduler: &mut SendScheduler<u32>) -> Instant {
+    let now = Instant::now();
+    push(scheduler, event("probe", 1, "down", 1), 99);
+    for at in [now, now + DEFER_AFTER] {
+        let batch = scheduler.next_batch(at, |_| Permission::Send).unwrap();
+        scheduler.retry(&reference("probe", 1), None, false, at);
+        scheduler.record_batch_failure(&batch, at, |_| Duration::from_secs(1));
+    }
+    now + DEFER_AFTER
+}
+
+fn shed_excess(scheduler: &mut SendScheduler<u32>, now: Instant) -> Vec<String> {
+    let excess = scheduler.excess(now, BUFFER_KIB);
+    let shed = excess.iter().flat_map(|first| scheduler.shed(first, now));
+    shed.map(|shed| shed.event.event_id.clone()).collect()
+}
+
+#[test]
+fn an_impaired_queue_keeps_the_aggregates_that_came_first_within_a_quarter_of_the_buffer() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    for n in 0..20 {
+        push(&mut scheduler, event(&format!("a{n:02}"), 1, "down", 1), 0);
+    }
+    push(&mut scheduler, event("b", 1, "up", 1), 0);
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    assert_eq!(shed_excess(&mut scheduler, now), [""; 0], "healthy");
+    for outgoing in &batch.events {
+        scheduler.retry(&EventRef::of(&outgoing.event), None, false, now);
+    }
+    scheduler.record_batch_failure(&batch, now, |_| Duration::from_secs(1));
+    let expected: Vec<_> = (10..20).map(|n| format!("a{n}:1")).collect();
+    assert_eq!(shed_excess(&mut scheduler, now), expected);
+    assert_eq!(shed_excess(&mut scheduler, now), [""; 0]);
+    assert_eq!(next(&mut scheduler, now), ["b:1"]);
+}
+
+#[test]
+fn all_waiting_events_of_an_aggregate_are_shed_together_whatever_their_queue() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    push(&mut scheduler, event("a", 1, "down", 1), 1);
+    push(&mut scheduler, event("a", 2, "up", 1), 2);
+    push(&mut scheduler, event("b", 1, "up", 1), 3);
+    let first = reference("a", 1);
+    let acks: Vec<_> = scheduler.waiting_acks(&first).copied().collect();
+    assert_eq!(acks, [1, 2]);
+    assert_eq!(
+        shed_excess(&mut scheduler, now),
+        ["a:1", "a:2", "probe:1"],
+        "also the failed probe"
+    );
+    assert_eq!(next(&mut scheduler, now), ["b:1"]);
+}
+
+#[test]
+fn a_queue_that_fails_for_ten_seconds_keeps_nothing_but_a_probe() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    shed_excess(&mut scheduler, now);
+    push(&mut scheduler, event("a", 1, "down", 1), 1);
+    assert!(scheduler.next_batch(now, |_| Permission::Send).is_none());
+    assert_eq!(shed_excess(&mut scheduler, now), ["a:1"], "it is blocked");
+    let later = now + Duration::from_secs(1);
+    push(&mut scheduler, event("b", 1, "down", 1), 1);
+    let probe = scheduler.next_batch(later, |_| Permission::Send).unwrap();
+    push(&mut scheduler, event("c", 1, "down", 1), 1);
+    assert_eq!(shed_excess(&mut scheduler, later), ["c:1"]);
+    let down = QueueRef::new("down");
+    assert_eq!(
+        scheduler.reports(later)[&down].health,
+        QueueHealth::Deferring
+    );
+    scheduler.record_sent(&reference("b", 1), later);
+    scheduler.record_batch_success(&probe);
+    push(&mut scheduler, event("d", 1, "down", 1), 1);
+    assert_eq!(shed_excess(&mut scheduler, later), [""; 0]);
+    assert_eq!(scheduler.reports(later)[&down].health, QueueHealth::Healthy);
+}
+
+#[test]
+fn one_batch_of_events_from_the_table_may_wait_for_an_impaired_queue() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    shed_excess(&mut scheduler, now);
+    let down = QueueRef::new("down");
+    assert!(!scheduler.reports(now)[&down].has_table_batch);
+    for sequence in 1..=12 {
+        scheduler.push(event("a", sequence, "down", 1), 0, true, now);
+    }
+    assert_eq!(
+        shed_excess(&mut scheduler, now),
+        ["a:11", "a:12"],
+        "the later ones of the aggregate"
+    );
+    assert!(scheduler.reports(now)[&down].has_table_batch);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(next(&mut scheduler, later), ["a:1"], "it is the probe");
+}
+
+#[test]
+fn an_event_without_a_route_is_shed_at_once_and_never_sent() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    let mut unrouted = event("a", 1, "q", 1);
+    Arc::make_mut(&mut unrouted).queue = QueueRef::unrouted();
+    push(&mut scheduler, unrouted, 1);
+    push(&mut scheduler, event("a", 2, "q", 1), 2);
+    assert!(scheduler.next_batch(now, |_| Permission::Send).is_none());
+    assert_eq!(shed_excess(&mut scheduler, now), ["a:1", "a:2"]);
+    assert!(scheduler.aggregates.is_empty());
+}
+
+#[test]
+fn an_aggregate_with_an_event_that_is_not_in_the_index_stays() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    let mut unindexed = event("a", 2, "down", 1);
+    Arc::make_mut(&mut unindexed).is_deferrable = false;
+    push(&mut scheduler, event("a", 1, "down", 1), 1);
+    push(&mut scheduler, unindexed, 2);
+    assert_eq!(shed_excess(&mut scheduler, now), ["probe:1"]);
+    assert_eq!(scheduler.shed(&reference("a", 1), now).len(), 0);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(next(&mut scheduler, later), ["a:1"]);
+}
+
+#[test]
+fn a_request_without_an_answer_for_a_second_impairs_its_queue() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    push(&mut scheduler, event("a", 1, "q", 1), 0);
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    let slow = now + Duration::from_secs(1);
+    assert_eq!(scheduler.next_change(now), Some(slow));
+    let health =
+        |scheduler: &mut SendScheduler<u32>| scheduler.reports(slow)[&QueueRef::new("q")].health;
+    assert_eq!(health(&mut scheduler), QueueHealth::Impaired);
+    scheduler.record_batch_success(&batch);
+    assert_eq!(health(&mut scheduler), QueueHealth::Healthy);
+    assert_eq!(scheduler.next_change(now), None);
+}
+
+#[test]
+fn an_event_that_fails_alone_is_timed_from_its_first_failure() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    push(&mut scheduler, event("a", 1, "q", 1), 0);
+    let failing = reference("a", 1);
+    assert_eq!(scheduler.record_own_failure(&failing, now), Duration::ZERO);
+    let later = now + DEFER_AFTER;
+    assert_eq!(scheduler.record_own_failure(&failing, later), DEFER_AFTER);
+    let shed = scheduler.shed(&failing, later);
+    assert_eq!(shed.len(), 1);
+    assert!(!shed[0].is_from_table);
+}
