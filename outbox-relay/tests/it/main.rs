@@ -20,3 +20,4 @@ mod sharded;
 mod skewed_clock;
 mod support;
 mod sweeping;
+mod unavailable_queues;

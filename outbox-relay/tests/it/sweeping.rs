@@ -1,4 +1,4 @@
-use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
+use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification, StreamViewType};
 use test_support::eventually;
 
 use crate::support::{DEADLINE, Stage, event, ids, string, text};
@@ -101,6 +101,7 @@ async fn operator_retry_is_published_by_the_requested_sweep() {
     assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
     let mut again = event("a", 1);
     again.insert("replayed_at".to_owned(), text("2026-01-01T00:00:00.000Z"));
+    again.insert("replays".to_owned(), AttributeValue::N("1".to_owned()));
     stage.put(again).await;
     // The relay's first sweep may still be running, or its lease not be created yet. An operator
     // would request the sweep again as well.
