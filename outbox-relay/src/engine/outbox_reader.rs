@@ -69,6 +69,12 @@ impl EventStatuses {
         self.of(key)
             .is_some_and(|stored| stored.status == Status::Pending)
     }
+
+    /// Returns `true` if the event is pending and left to the table path.
+    pub(crate) fn is_deferred(&self, key: &EventKey) -> bool {
+        self.of(key)
+            .is_some_and(|stored| stored.status == Status::Pending && stored.is_deferred)
+    }
 }
 
 impl OutboxReader {

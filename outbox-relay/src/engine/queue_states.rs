@@ -40,7 +40,6 @@ impl Default for QueueStates {
 impl QueueStates {
     /// Returns `true` if the queue is unavailable for so long that its events are deferred. Events
     /// without a route are always deferred.
-    #[allow(dead_code, reason = "the gate and the sweeper use it")]
     pub(crate) fn is_deferring(&self, queue: &QueueRef) -> bool {
         !queue.is_routed()
             || self
@@ -52,7 +51,6 @@ impl QueueStates {
 
     /// Returns `true` if events of the queue that are read from the table may be dispatched. An
     /// impaired queue accepts one batch of them at a time, as a probe.
-    #[allow(dead_code, reason = "the gate and the sweeper use it")]
     pub(crate) fn accepts_table_events(&self, queue: &QueueRef) -> bool {
         queue.is_routed()
             && self
@@ -63,7 +61,6 @@ impl QueueStates {
     }
 
     /// Returns a receiver that changes when a queue that failed accepts events again.
-    #[allow(dead_code, reason = "the gate and the sweeper use it")]
     pub(crate) fn recovered(&self) -> watch::Receiver<u64> {
         self.recoveries.subscribe()
     }

@@ -23,7 +23,6 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     /// Waits until the event fits the buffer budget, and has the publisher defer it. `record` is
     /// `None` if it was read from the table.
-    #[allow(dead_code, reason = "its users follow in the next commits")]
     pub(crate) async fn defer(&self, event: Arc<Event>, record: Option<RecordRef>) {
         let ack = self.reserve(&event.key, event.message.size(), record).await;
         self.send(PublishCommand::Defer { event, ack });

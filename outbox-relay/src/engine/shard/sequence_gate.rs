@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use outbox::Status;
 use outbox::item::attribute;
+use tokio::time::Instant;
 
 use super::read_event::ReadEvent;
 use super::takeover_filter::CheckedEvents;
+use crate::engine::OnFailure;
 use crate::engine::buffer_budget::EVENT_OVERHEAD;
 use crate::engine::context::ShardContext;
 use crate::engine::in_flight::RecordRef;
@@ -17,6 +19,7 @@ use crate::engine::outbox_reader::{EventStatuses, OutboxReader};
 use crate::engine::publish::dispatcher::Dispatcher;
 use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard_state::ShardState;
+use crate::policy::recent_map::RecentMap;
 use crate::policy::record_classifier::{Classified, Event, Rejected};
 use crate::policy::sequence_tracker::SequenceTracker;
 use crate::ports::{Change, EventKey, Item};
@@ -26,6 +29,12 @@ use crate::ports::{Change, EventKey, Item};
 const MAX_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAITED_READS: u32 = 20;
 
+/// Time after a wait in vain for which later events of the aggregate are left to the table without
+/// a wait, and number of aggregates for which that is remembered at least. A wait lets an aggregate
+/// return from the table to the stream; waits that are always in vain would only delay the shard.
+const BLOCKED_FOR: Duration = Duration::from_secs(60);
+const MAX_BLOCKED: usize = 1_000;
+
 /// Number of earlier events that are read at once.
 const MAX_EARLIER: usize = 100;
 
@@ -34,6 +43,8 @@ pub(crate) struct SequenceGate {
     ctx: ShardContext,
     outbox: OutboxReader,
     dispatcher: Dispatcher,
+    /// Aggregates with an event that waited in vain for a deferred or held predecessor, and when.
+    blocked: RecentMap<String, Instant>,
 }
 
 impl SequenceGate {
@@ -47,6 +58,7 @@ impl SequenceGate {
                 budget: ctx.budget.clone(),
                 commands: ctx.commands.clone(),
             },
+            blocked: RecentMap::new(MAX_BLOCKED),
             ctx: ctx.clone(),
         }
     }
@@ -76,9 +88,20 @@ impl SequenceGate {
         for mut read in events {
             let key = &read.event.key;
             let (id, sequence) = (&key.aggregate_id, read.event.sequence);
+            if read.in_takeover_window && statuses.is_deferred(key) {
+                // The previous owner left it to the table.
+                settled += 1;
+                self.dispatcher.shard.tracker().settle(read.record.number);
+                continue;
+            }
             let forgotten = self.dispatcher.shard.sequences().forgotten();
             if !self.may_follow(&read.event, &statuses) {
-                if !statuses.is_not_pending(&predecessor(&read.event)) {
+                let previous = predecessor(&read.event);
+                if statuses.is_pending(&previous) && self.must_defer(&read.event, &statuses) {
+                    self.defer(read).await;
+                    continue;
+                }
+                if !statuses.is_not_pending(&previous) {
                     read.waited_reads += 1;
                     waiting_bytes += read.event.message.size() + EVENT_OVERHEAD;
                     let may_wait =
@@ -88,7 +111,11 @@ impl SequenceGate {
                         continue;
                     }
                 }
-                let count = self.dispatch_earlier(&read.event, forgotten).await;
+                let Some(count) = self.dispatch_earlier(&read.event, true, forgotten).await else {
+                    self.blocked.insert(id.clone(), Instant::now());
+                    self.defer(read).await;
+                    continue;
+                };
                 if count > 0 {
                     tracing::warn!(
                         shard = %self.dispatcher.shard.id,
@@ -130,40 +157,63 @@ impl SequenceGate {
         waiting
     }
 
-    /// Dispatches events that were read from the table and are pending according to `statuses`.
-    /// Returns the number of dispatched events, including earlier ones of the same aggregates.
+    /// Returns `true` if an event whose predecessor is pending is left to the table without a wait:
+    /// its queue accepts nothing, or a wait for the deferred predecessor was in vain a moment ago.
+    fn must_defer(&self, event: &Event, statuses: &EventStatuses) -> bool {
+        let is_deferred = statuses.is_deferred(&predecessor(event));
+        let was_blocked = || {
+            let blocked = self.blocked.get(&event.key.aggregate_id);
+            blocked.is_some_and(|since| since.elapsed() < BLOCKED_FOR)
+        };
+        event.is_deferrable
+            && (self.ctx.queues.is_deferring(&event.queue) || (is_deferred && was_blocked()))
+    }
+
+    /// Leaves an event to the table.
+    async fn defer(&self, read: ReadEvent) {
+        self.dispatcher.defer(read.event, Some(read.record)).await;
+    }
+
+    /// Dispatches pending events that were read from the table a moment ago. Returns the number of
+    /// dispatched events, including earlier ones of the same aggregates, and the events that must
+    /// wait for an earlier one.
     pub(crate) async fn admit_pending(
         &mut self,
         mut events: Vec<Arc<Event>>,
         rejected: Vec<Rejected>,
-    ) -> usize {
+    ) -> (usize, Vec<Arc<Event>>) {
         events.sort_by_key(|event| event.sequence);
-        let mut keys: BTreeSet<_> = rejected.iter().map(|reject| reject.key.clone()).collect();
-        for event in &events {
-            keys.insert(event.key.clone());
-            if event.sequence > 1 {
-                keys.insert(predecessor(event));
-            }
-        }
+        let keys = {
+            let sequences = self.dispatcher.shard.sequences();
+            let unknown = events
+                .iter()
+                .filter(|event| !sequences.may_follow(&event.key.aggregate_id, event.sequence));
+            unknown.map(|event| predecessor(event)).collect()
+        };
         let statuses = self.outbox.statuses(keys).await;
         let mut count = 0;
+        let mut held = Vec::new();
         for reject in rejected {
-            if statuses.is_pending(&reject.key) {
-                self.dispatcher.dispatch_rejected(reject, None).await;
-                count += 1;
-            }
+            self.dispatcher.dispatch_rejected(reject, None).await;
+            count += 1;
         }
         for event in events {
             let (id, sequence) = (&event.key.aggregate_id, event.sequence);
             let forgotten = {
                 let sequences = self.dispatcher.shard.sequences();
-                if !statuses.is_pending(&event.key) || sequences.is_repeat(id, sequence) {
+                if sequences.is_repeat(id, sequence) {
                     continue;
                 }
                 sequences.forgotten()
             };
             if !self.may_follow(&event, &statuses) {
-                count += self.dispatch_earlier(&event, forgotten).await;
+                match self.dispatch_earlier(&event, false, forgotten).await {
+                    Some(earlier) => count += earlier,
+                    None => {
+                        held.push(event);
+                        continue;
+                    }
+                }
             }
             let is_published = statuses.is_published(&predecessor(&event));
             // If it may no longer follow, the next pass finds it again.
@@ -172,9 +222,11 @@ impl SequenceGate {
                 .await
             {
                 count += 1;
+            } else {
+                held.push(event);
             }
         }
-        count
+        (count, held)
     }
 
     /// Dispatches an event whose predecessor was dispatched or is published. Returns `false` if the
@@ -237,13 +289,18 @@ impl SequenceGate {
     }
 
     /// Dispatches, from the table, the pending events before `event` that were not dispatched yet.
-    /// Returns their number.
+    /// Returns their number, or `None` if `event` must wait for one of them.
     ///
     /// Stops when the publisher leaves events to the table since `forgotten` was read.
-    async fn dispatch_earlier(&mut self, event: &Event, forgotten: u64) -> usize {
+    async fn dispatch_earlier(
+        &mut self,
+        event: &Event,
+        is_from_stream: bool,
+        forgotten: u64,
+    ) -> Option<usize> {
         let id = &event.key.aggregate_id;
         let in_flight = self.dispatcher.shard.in_flight_from_table(id);
-        let mut keys = self.pending_before(&event.key).await;
+        let mut keys = self.pending_before(event, is_from_stream).await?;
         let mut count = 0;
         while !keys.is_empty() {
             let first = keys.split_off(keys.len().saturating_sub(MAX_EARLIER));
@@ -267,44 +324,65 @@ impl SequenceGate {
                     Classified::Event(earlier) if in_flight.contains(&earlier.key) => {
                         let mut sequences = self.dispatcher.shard.sequences();
                         if sequences.forgotten() != forgotten {
-                            return count;
+                            return Some(count);
                         }
                         sequences.record_dispatched(id, earlier.sequence);
                     }
                     Classified::Event(earlier) => {
                         if !self.dispatch_after(&earlier, None, false, forgotten).await {
-                            return count;
+                            return Some(count);
                         }
                         count += 1;
                     }
                 }
             }
         }
-        count
+        Some(count)
     }
 
-    /// Returns the pending events before `key`, the latest first. Every event before a published
+    /// Returns the pending events before `event`, the latest first. Every event before a published
     /// one is published as well.
-    async fn pending_before(&mut self, key: &EventKey) -> Vec<EventKey> {
+    ///
+    /// Returns `None` if `event` is left to the table until one of them is settled: a quarantined
+    /// one whose successors are held, a deferred one, which only the table path publishes, or so
+    /// many that the table path gets to them first. An event that is not in the index of pending
+    /// events would not be found there, so it is never left to the table.
+    async fn pending_before(
+        &mut self,
+        event: &Event,
+        is_from_stream: bool,
+    ) -> Option<Vec<EventKey>> {
+        let key = &event.key;
+        // A replay has been in its place in the order before.
+        let holds =
+            self.ctx.config.on_failure == OnFailure::Hold && event.generation.replays.is_none();
         let mut pending = Vec::new();
         let mut before = key.sequence.clone();
         let mut limit = 1;
         loop {
-            let earlier = self
+            let page = self
                 .outbox
                 .latest_before(&key.aggregate_id, &before, limit)
                 .await;
-            let is_last = earlier.len() < limit;
-            for event in earlier {
-                match event.status.map(|stored| stored.status) {
-                    Some(Status::Published) => return pending,
-                    Some(Status::Pending) => pending.push(event.key.clone()),
+            let is_last = page.len() < limit;
+            for earlier in page {
+                match earlier.status.map(|stored| stored.status) {
+                    Some(Status::Published) => return Some(pending),
+                    Some(Status::Pending) => {
+                        let is_deferred = earlier.status.is_some_and(|stored| stored.is_deferred);
+                        let is_deep = pending.len() >= MAX_EARLIER;
+                        if event.is_deferrable && ((is_from_stream && is_deferred) || is_deep) {
+                            return None;
+                        }
+                        pending.push(earlier.key.clone());
+                    }
+                    Some(Status::Failed) if holds && event.is_deferrable => return None,
                     Some(Status::Failed | Status::Discarded) | None => {}
                 }
-                before = event.key.sequence;
+                before = earlier.key.sequence;
             }
             if is_last {
-                return pending;
+                return Some(pending);
             }
             limit = MAX_EARLIER;
         }

@@ -1,0 +1,192 @@
+//! Sweeper: publishes pending events that no reader of the stream will send (the "sweeper" rule).
+//!
+//! - The *table path* publishes marked events at once: those that a reader deferred, and those that
+//!   an operator made pending again. No reader of the stream sends them.
+//! - The *lost-event sweep* publishes events that the stream can no longer deliver: after an outage
+//!   of more than 24 hours, after a stream was disabled and enabled again, or after a table was
+//!   restored from a backup. The commit time of an event is unknown: `occurred_at` is set by its
+//!   writer and may be a year ago. So a sweep collects the pending events, waits until every reader
+//!   is past the start of the sweep, and publishes those that are still pending.
+//!
+//! Each of several sweepers has a part of the pending buckets. Both activities walk over the
+//! index of pending events in the order of their time ([`walk`]).
+
+mod candidates;
+mod walk;
+
+use std::sync::Arc;
+
+use outbox::timestamp::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use self::candidates::Candidates;
+use self::walk::{Task, Walk, Walked};
+use super::context::ShardContext;
+use super::outbox_reader::OutboxReader;
+use super::shard_state::ShardState;
+use crate::policy::lease_assignment::with_registered;
+use crate::policy::sweep_policy::{SweepPartition, is_past, low_watermark};
+
+/// Pause after a walk, in multiples of its duration, before the next request starts another one. A
+/// walk over the events of an unavailable queue takes long and publishes nothing.
+const PAUSE_FACTOR: u32 = 4;
+
+pub(crate) struct Sweeper {
+    ctx: ShardContext,
+    shard: Arc<ShardState>,
+    partition: SweepPartition,
+    outbox: OutboxReader,
+    random: fastrand::Rng,
+    /// Lost-event sweep that waits until the readers are past its start.
+    waiting: Option<LostEventSweep>,
+    /// The last walk found marked events that it could not publish, or none has been made yet.
+    has_marked: bool,
+    /// Earliest start of the next walk that is requested.
+    next_walk: Instant,
+}
+
+struct LostEventSweep {
+    started_at: Timestamp,
+    candidates: Candidates,
+}
+
+/// Reason for which the sweeper continues.
+enum Trigger {
+    Interval,
+    /// There are marked events, or a gap was found.
+    Requested,
+    /// A queue accepts events again.
+    Recovered,
+    /// The readers may be past the start of the lost-event sweep.
+    Poll,
+}
+
+impl Sweeper {
+    /// Creates the sweeper of `partition`, whose lease has the state `shard`.
+    pub(crate) fn new(
+        ctx: ShardContext,
+        shard: Arc<ShardState>,
+        partition: SweepPartition,
+        mut random: fastrand::Rng,
+    ) -> Self {
+        let outbox = OutboxReader::new(
+            Arc::clone(&ctx.ports.outbox),
+            ctx.status.clone(),
+            random.fork(),
+        );
+        Self {
+            ctx,
+            shard,
+            partition,
+            outbox,
+            random,
+            waiting: None,
+            has_marked: true,
+            next_walk: Instant::now(),
+        }
+    }
+
+    /// Sweeps at every interval, on request and when a queue recovers, until dropped.
+    pub(crate) async fn run(mut self, requested: &Notify) {
+        let mut ticks = tokio::time::interval(self.ctx.config.sweep_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut recovered = self.ctx.queues.recovered();
+        loop {
+            // About as often as leases are written.
+            let poll = self.ctx.config.lease_duration / 3;
+            let trigger = tokio::select! {
+                biased;
+                _ = ticks.tick() => Trigger::Interval,
+                Ok(()) = recovered.changed() => Trigger::Recovered,
+                () = requested_after(requested, self.next_walk) => Trigger::Requested,
+                () = tokio::time::sleep(poll), if self.waiting.is_some() => Trigger::Poll,
+            };
+            self.sweep(&trigger).await;
+        }
+    }
+
+    async fn sweep(&mut self, trigger: &Trigger) {
+        match trigger {
+            Trigger::Poll => {}
+            Trigger::Interval | Trigger::Requested | Trigger::Recovered => {
+                let is_requested = !matches!(trigger, Trigger::Interval);
+                self.collect(is_requested).await;
+            }
+        }
+        while let Some(sweep) = self.waiting.take() {
+            if !self.is_passed(sweep.started_at).await {
+                self.waiting = Some(sweep);
+                return;
+            }
+            let walked = self.walk(Task::Publish(&sweep.candidates)).await;
+            if walked.dispatched > 0 {
+                tracing::warn!(
+                    count = walked.dispatched,
+                    "publishing pending events that the stream can no longer deliver"
+                );
+            }
+            if sweep.candidates.is_full() {
+                self.collect(false).await;
+            }
+        }
+    }
+
+    /// Publishes marked events, and collects the candidates of a lost-event sweep unless one is
+    /// waiting.
+    async fn collect(&mut self, is_requested: bool) {
+        let started_at = (self.ctx.config.clock)();
+        let walk_started_at = Instant::now();
+        let mut candidates = Candidates::default();
+        let looks_for_deferred = is_requested || self.has_marked;
+        let walked = self
+            .walk(Task::Collect {
+                candidates: &mut candidates,
+                looks_for_deferred,
+            })
+            .await;
+        self.has_marked = !walked.remaining.is_empty();
+        self.shard.set_deferred(walked.remaining);
+        self.next_walk = Instant::now() + walk_started_at.elapsed() * PAUSE_FACTOR;
+        if self.waiting.is_none() && !candidates.is_empty() {
+            self.waiting = Some(LostEventSweep {
+                started_at,
+                candidates,
+            });
+        }
+    }
+
+    async fn walk(&mut self, task: Task<'_>) -> Walked {
+        let walk = Walk::new(
+            &self.ctx,
+            &self.shard,
+            self.partition,
+            &mut self.outbox,
+            self.random.fork(),
+        );
+        walk.run(task).await
+    }
+
+    /// Returns `true` if every record that was created before `moment` is settled.
+    async fn is_passed(&self, moment: Timestamp) -> bool {
+        match self.ctx.ports.leases.list(&self.ctx.stream, None).await {
+            Ok(listed) if !listed.unreadable.is_empty() => false,
+            Ok(listed) => {
+                let leases = listed.leases;
+                let shards = with_registered(self.ctx.directory.shards(), &leases);
+                let margin = self.ctx.config.sweep_after;
+                low_watermark(&shards, &leases).is_some_and(|mark| is_past(mark, moment, margin))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be read for the sweep; retrying");
+                false
+            }
+        }
+    }
+}
+
+/// Waits for a request from `earliest` on. One that was made before counts.
+async fn requested_after(requested: &Notify, earliest: Instant) {
+    tokio::time::sleep_until(earliest).await;
+    requested.notified().await;
+}
