@@ -48,7 +48,7 @@ pub enum EventError {
     ItemTooLarge {
         /// Size of the item as DynamoDB counts it, in bytes.
         bytes: usize,
-        /// [`MAX_ITEM_BYTES`](crate::item::MAX_ITEM_BYTES).
+        /// [`MAX_ITEM_BYTES`].
         limit: usize,
     },
 }
@@ -174,7 +174,7 @@ impl Outbox {
     /// [`EventError::Unpublishable`] if the relay could never publish the event. The caller learns
     /// of it before the commit, instead of an operator who finds the event in quarantine.
     /// [`EventError::ItemTooLarge`] if the item exceeds
-    /// [`MAX_ITEM_BYTES`](crate::item::MAX_ITEM_BYTES).
+    /// [`MAX_ITEM_BYTES`].
     pub fn stage(&self, event: NewEvent) -> Result<TransactWriteItem, EventError> {
         let item = OutboxItem::pending(event, self.buckets);
         Message::from_item(&item)?;

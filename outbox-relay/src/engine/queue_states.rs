@@ -1,10 +1,12 @@
 //! Queue states: which queues accept events, as the publisher tells the other tasks.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::routes::QueueRef;
 
@@ -23,7 +25,10 @@ pub(crate) struct QueueStates {
     /// Queues that are healthy are left out.
     conditions: Arc<Mutex<BTreeMap<QueueRef, QueueCondition>>>,
     /// Number of recoveries so far.
-    recoveries: watch::Sender<u64>,
+    recoveries: Arc<AtomicU64>,
+    /// A `watch` channel would wake its receivers in a random order, and a simulated run would not
+    /// repeat exactly.
+    recovered: Arc<Notify>,
     sweep_requested: Arc<Notify>,
 }
 
@@ -31,7 +36,8 @@ impl Default for QueueStates {
     fn default() -> Self {
         Self {
             conditions: Arc::default(),
-            recoveries: watch::Sender::new(0),
+            recoveries: Arc::default(),
+            recovered: Arc::default(),
             sweep_requested: Arc::default(),
         }
     }
@@ -60,9 +66,19 @@ impl QueueStates {
                 .is_none_or(|condition| !condition.has_table_batch)
     }
 
-    /// Returns a receiver that changes when a queue that failed accepts events again.
-    pub(crate) fn recovered(&self) -> watch::Receiver<u64> {
-        self.recoveries.subscribe()
+    /// Waits until a queue that failed accepts events again, and returns the number of recoveries.
+    /// `seen` is the number that the caller knows, 0 at first.
+    pub(crate) async fn recovered(&self, seen: u64) -> u64 {
+        loop {
+            let mut notified = pin!(self.recovered.notified());
+            // From here on no signal is missed.
+            notified.as_mut().enable();
+            let count = self.recoveries.load(Ordering::Acquire);
+            if count != seen {
+                return count;
+            }
+            notified.await;
+        }
     }
 
     /// Replaces the conditions of all queues that are not healthy.
@@ -72,7 +88,8 @@ impl QueueStates {
 
     /// Signals that a queue that failed accepts events again.
     pub(crate) fn signal_recovery(&self) {
-        self.recoveries.send_modify(|count| *count += 1);
+        self.recoveries.fetch_add(1, Ordering::AcqRel);
+        self.recovered.notify_waiters();
     }
 
     /// Requests a sweep from the instances that hold the sweepers' leases.

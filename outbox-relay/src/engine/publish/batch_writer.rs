@@ -132,7 +132,12 @@ impl<T: Send + 'static> BatchWriter<T> {
         done
     }
 
+    /// Removes the waiting writes for which `keep` returns `false`.
     pub(super) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
         self.queue.retain(keep);
+        if self.queue.is_empty() && self.requests.is_empty() {
+            // Nothing is retried any more, so no success would end a reported failure.
+            self.monitor.record_success();
+        }
     }
 }

@@ -91,14 +91,18 @@ impl Sweeper {
     pub(crate) async fn run(mut self, requested: &Notify) {
         let mut ticks = tokio::time::interval(self.ctx.config.sweep_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut recovered = self.ctx.queues.recovered();
+        let queues = self.ctx.queues.clone();
+        let mut recoveries = 0;
         loop {
             // About as often as leases are written.
             let poll = self.ctx.config.lease_duration / 3;
             let trigger = tokio::select! {
                 biased;
                 _ = ticks.tick() => Trigger::Interval,
-                Ok(()) = recovered.changed() => Trigger::Recovered,
+                count = queues.recovered(recoveries) => {
+                    recoveries = count;
+                    Trigger::Recovered
+                }
                 () = requested_after(requested, self.next_walk) => Trigger::Requested,
                 () = tokio::time::sleep(poll), if self.waiting.is_some() => Trigger::Poll,
             };
