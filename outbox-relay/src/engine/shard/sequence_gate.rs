@@ -340,8 +340,16 @@ impl SequenceGate {
         Some(count)
     }
 
+    /// Returns `true` if this gate dispatched the event or a later one of its aggregate.
+    fn was_dispatched(&self, key: &EventKey) -> bool {
+        let sequences = self.dispatcher.shard.sequences();
+        let sequence = key.sequence.parse::<u64>();
+        sequence.is_ok_and(|sequence| sequences.is_repeat(&key.aggregate_id, sequence))
+    }
+
     /// Returns the pending events before `event`, the latest first. Every event before a published
-    /// one is published as well.
+    /// one is published as well, and every event before one that this gate dispatched is dispatched
+    /// or settled, so that the search ends at either: its cost does not grow with the history.
     ///
     /// Returns `None` if `event` is left to the table until one of them is settled: a quarantined
     /// one whose successors are held, a deferred one, which only the table path publishes, or so
@@ -366,6 +374,9 @@ impl SequenceGate {
                 .await;
             let is_last = page.len() < limit;
             for earlier in page {
+                if self.was_dispatched(&earlier.key) {
+                    return Some(pending);
+                }
                 match earlier.status.map(|stored| stored.status) {
                     Some(Status::Published) => return Some(pending),
                     Some(Status::Pending) => {
