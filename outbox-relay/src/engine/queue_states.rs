@@ -20,7 +20,7 @@ pub(crate) struct QueueCondition {
 }
 
 /// States of the queues. Written by the publisher, read by the gates and the sweepers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct QueueStates {
     /// Queues that are healthy are left out.
     conditions: Arc<Mutex<BTreeMap<QueueRef, QueueCondition>>>,
@@ -30,17 +30,6 @@ pub(crate) struct QueueStates {
     /// repeat exactly.
     recovered: Arc<Notify>,
     sweep_requested: Arc<Notify>,
-}
-
-impl Default for QueueStates {
-    fn default() -> Self {
-        Self {
-            conditions: Arc::default(),
-            recoveries: Arc::default(),
-            recovered: Arc::default(),
-            sweep_requested: Arc::default(),
-        }
-    }
 }
 
 impl QueueStates {
