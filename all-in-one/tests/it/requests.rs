@@ -190,10 +190,11 @@ async fn idle(relay: &Counted, worker: &Counted) {
     tokio::time::sleep(WATCHED).await;
     for (operation, most) in [
         ("GetRecords", 5.5),
-        // Reads of the leases, at most four times per lease duration.
-        ("Query", 5.0),
-        // Renewals of two leases, three times per lease duration.
-        ("PutItem", 7.0),
+        // Reads of the leases in two partitions, at most four times per lease duration.
+        ("Query", 10.0),
+        // Renewals of ten leases, three times per lease duration: a shard, eight sweepers and the
+        // maintenance lease.
+        ("UpdateItem", 35.0),
         ("SendMessageBatch", 0.0),
         ("BatchExecuteStatement", 0.0),
     ] {

@@ -109,17 +109,19 @@ impl DynamoDbOutboxTable {
     /// index according to the table are left out: the index lags behind.
     async fn read_base(&self, entries: Vec<StoredEvent>) -> Result<Vec<StoredEvent>, TableError> {
         let attributes: Vec<_> = shown().collect();
-        let mut events = Vec::with_capacity(entries.len());
-        for chunk in entries.chunks(MAX_BATCH) {
-            let keys: Vec<_> = chunk.iter().map(StoredEvent::key).collect();
-            let items = self.batch_get(&keys, Some(&attributes)).await?;
-            let found = keys.iter().filter_map(|key| items.get(key));
-            events.extend(
-                found
-                    .filter(|item| item.contains_key(attribute::STATE_BUCKET))
-                    .filter_map(StoredEvent::of),
-            );
-        }
+        let keys: Vec<_> = entries.iter().map(StoredEvent::key).collect();
+        // One after the other, the batches of a full page would take as many round trips.
+        let batches = keys
+            .chunks(MAX_BATCH)
+            .map(|keys| self.batch_get(keys, Some(&attributes)));
+        let batches = try_join_all(batches).await?;
+        let events = keys
+            .chunks(MAX_BATCH)
+            .zip(&batches)
+            .flat_map(|(keys, items)| keys.iter().filter_map(|key| items.get(key)))
+            .filter(|item| item.contains_key(attribute::STATE_BUCKET))
+            .filter_map(StoredEvent::of)
+            .collect();
         Ok(events)
     }
 

@@ -9,7 +9,6 @@
 //! ```
 
 mod batch_writer;
-mod deferral;
 mod deferral_writer;
 pub(crate) mod dispatcher;
 mod marker;

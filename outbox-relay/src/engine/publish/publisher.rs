@@ -3,6 +3,8 @@
 //!
 //! One task owns all of them. Requests run beside it, a bounded number at a time.
 
+mod deferral;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::deferral::Episode;
+use self::deferral::Episode;
 use super::deferral_writer::DeferralWriter;
 use super::marker::Marker;
 use super::quarantine_queue::QuarantineQueue;
@@ -52,7 +54,7 @@ pub(crate) struct Publisher {
     /// Conditions of the queues as they were published last.
     pub(super) conditions: BTreeMap<QueueRef, QueueCondition>,
     /// Queues whose events are left to the table.
-    pub(super) episodes: BTreeMap<QueueRef, Episode>,
+    episodes: BTreeMap<QueueRef, Episode>,
     pub(super) random: fastrand::Rng,
     stop: CancellationToken,
 }

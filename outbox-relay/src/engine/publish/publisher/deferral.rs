@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::publisher::Publisher;
+use super::Publisher;
 use crate::engine::OnFailure;
 use crate::engine::in_flight::Ack;
 use crate::engine::queue_states::QueueCondition;
@@ -26,7 +26,7 @@ pub(super) struct Episode {
 impl Publisher {
     /// Leaves to the table what exceeds the shares of the queues. Returns `true` if there was
     /// something.
-    pub(super) fn shed_excess(&mut self, now: Instant) -> bool {
+    pub(in crate::engine::publish) fn shed_excess(&mut self, now: Instant) -> bool {
         let excess = self.scheduler.excess(now, self.buffer_kib);
         self.shed(&excess, now);
         !excess.is_empty()
@@ -39,7 +39,7 @@ impl Publisher {
     /// shards forget that they were dispatched, so that the gates look them up in the table; then
     /// the commands that the gates sent before that are executed, which may add events of further
     /// shards; and when there is none left, the events are removed.
-    pub(super) fn shed(&mut self, first: &[EventRef], now: Instant) {
+    pub(in crate::engine::publish) fn shed(&mut self, first: &[EventRef], now: Instant) {
         if first.is_empty() {
             return;
         }
@@ -73,7 +73,7 @@ impl Publisher {
     }
 
     /// Defers an event.
-    pub(super) fn defer(&mut self, event: &Event, acks: Vec<Ack>) {
+    pub(in crate::engine::publish) fn defer(&mut self, event: &Event, acks: Vec<Ack>) {
         let episode = self.episodes.entry(event.queue.clone()).or_default();
         episode.deferred += 1;
         self.deferrals.push(event, acks);
@@ -81,7 +81,11 @@ impl Publisher {
 
     /// Leaves the later events of an aggregate to the table after one of it was quarantined, if
     /// they are to wait for it.
-    pub(super) fn hold_successors(&mut self, quarantined: &EventRef, now: Instant) {
+    pub(in crate::engine::publish) fn hold_successors(
+        &mut self,
+        quarantined: &EventRef,
+        now: Instant,
+    ) {
         if self.on_failure == OnFailure::Hold {
             for ack in self.scheduler.acks(quarantined) {
                 ack.forget_dispatched(&quarantined.aggregate_id);
@@ -97,7 +101,7 @@ impl Publisher {
 
     /// Reports an event without a route: once for each event type, as its text is not known
     /// beforehand.
-    pub(super) fn record_unrouted(&self, event: &Event, now: Instant) {
+    pub(in crate::engine::publish) fn record_unrouted(&self, event: &Event, now: Instant) {
         let event_type = event.event_type();
         if self.status.record_unrouted(event_type, now) {
             tracing::error!(
@@ -110,7 +114,7 @@ impl Publisher {
 
     /// Publishes the conditions of the queues to the other tasks, and logs which of them begin and
     /// end to leave their events to the table.
-    pub(super) fn update_queue_states(&mut self, now: Instant) {
+    pub(in crate::engine::publish) fn update_queue_states(&mut self, now: Instant) {
         let reports = self.scheduler.reports(now);
         for (queue, report) in &reports {
             self.update_episode(queue, *report);
