@@ -60,7 +60,8 @@ fn probability(kind: FaultKind, operation: &str) -> f64 {
         (FaultKind::Latency, _) => 0.12,
         (FaultKind::PartialSend, "SendMessageBatch")
         | (FaultKind::PartialDelete, "DeleteMessageBatch")
-        | (FaultKind::PartialStatement, "BatchExecuteStatement") => 0.08,
+        // Only requests with several entries can fail in part, and those are few at a low rate.
+        | (FaultKind::PartialStatement, "BatchExecuteStatement") => 0.25,
         (FaultKind::TransactionConflict, "TransactWriteItems") => 0.05,
         (FaultKind::TransactionInProgress, "TransactWriteItems") => 0.03,
         (FaultKind::ExpiredIterator, "GetRecords") => 0.03,

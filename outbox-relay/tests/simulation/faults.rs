@@ -27,8 +27,6 @@ impl Faults {
         "entry failed",
         "mark failed",
         "mark answer lost",
-        "defer failed",
-        "defer answer lost",
         "lease write failed",
         "lease answer lost",
         "lookup failed",
