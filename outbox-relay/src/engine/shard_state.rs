@@ -64,7 +64,6 @@ impl ShardState {
     }
 
     /// Stores the number of deferred events by queue. The lease renewer writes it into the lease.
-    #[allow(dead_code, reason = "its users follow in the next commits")]
     pub(crate) fn set_deferred(&self, counts: BTreeMap<String, u64>) {
         *self.deferred.lock() = counts;
     }
