@@ -6,7 +6,7 @@ use super::{Ended, run};
 use crate::support::runs;
 
 /// Names of the faults, as in `--faults`.
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 13] = [
     "kill",
     "kill-all",
     "stop",
@@ -17,21 +17,21 @@ const FAULTS: [&str; 16] = [
     "cut-before",
     "cut-after",
     "partial-send",
-    "partial-delete",
     "transaction-conflict",
     "transaction-in-progress",
-    "expired-iterator",
     "outage",
-    "reorder-delivery",
 ];
 
 /// Faults that need a certain request at a certain time: a short run with all faults may not inject
 /// each of them.
-const FAULTS_OF_CHANCE: [&str; 4] = [
+const FAULTS_OF_CHANCE: [&str; 7] = [
     "kill-after-send",
+    "partial-delete",
     "partial-statement",
+    "expired-iterator",
     "trimmed-iterator",
     "duplicate-delivery",
+    "reorder-delivery",
 ];
 
 #[tokio::test]
