@@ -14,6 +14,7 @@ pub(crate) async fn start(options: CloudOptions) -> Result<LocalCloud, UpError> 
     let config = Config {
         dynamodb: options.dynamodb_listen,
         sqs: options.sqs_listen,
+        shards: options.shards(),
     };
     LocalCloud::start(config)
         .await

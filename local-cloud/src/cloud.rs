@@ -5,28 +5,33 @@ use std::{io, panic};
 
 use tokio::task;
 
-use crate::dynamodb::DynamoDb;
+use crate::dynamodb::{DynamoDb, ShardOptions};
 use crate::error::StartError;
 use crate::service_host::ServiceHost;
 use crate::sqs;
 use crate::temp_dir::LockedTempDir;
 
-/// Listening addresses of the services. Port 0 means any free port.
+/// Listening addresses of the services, where port 0 means any free port, and the shards of
+/// streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// DynamoDB and DynamoDB Streams.
     pub dynamodb: SocketAddr,
     /// SQS.
     pub sqs: SocketAddr,
+    /// Virtual shards of every stream, which split and are trimmed. `None`: one shard that does
+    /// neither.
+    pub shards: Option<ShardOptions>,
 }
 
-/// Free ports on 127.0.0.1.
+/// Free ports on 127.0.0.1, and streams of one shard.
 impl Default for Config {
     fn default() -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
             dynamodb: any,
             sqs: any,
+            shards: None,
         }
     }
 }
@@ -56,7 +61,7 @@ impl LocalCloud {
         blocking(move || {
             let temp_dir = LockedTempDir::new().map_err(StartError::TempDir)?;
             Ok(Self {
-                dynamodb: DynamoDb::start(config.dynamodb, temp_dir.path())?,
+                dynamodb: DynamoDb::start(config.dynamodb, temp_dir.path(), config.shards)?,
                 sqs: sqs::start(config.sqs)?,
                 temp_dir,
             })
@@ -90,7 +95,7 @@ impl LocalCloud {
 }
 
 /// Runs `work` on a blocking thread: creating and dropping files, threads and runtimes blocks.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match task::spawn_blocking(work).await {
         Ok(done) => done,
         // A running blocking task cannot be cancelled, so the error is a panic.

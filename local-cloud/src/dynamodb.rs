@@ -7,6 +7,7 @@
 mod child_shards;
 mod client_request_tokens;
 mod interceptor;
+mod shards;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -15,6 +16,9 @@ use std::sync::Arc;
 use client_request_tokens::ClientRequestTokens;
 use dynoxide::Database;
 use interceptor::Interceptor;
+use shards::VirtualShards;
+pub(crate) use shards::tree::Children;
+pub use shards::{MAX_SHARDS, ShardError, ShardOptions};
 use tokio::net::TcpListener;
 
 use crate::connections;
@@ -41,11 +45,21 @@ pub(crate) struct DynamoDb {
     // Dropped in this order: no request arrives while the engine stops.
     interceptor: ServiceHost,
     _engine: ServiceHost,
+    shards: Option<Arc<VirtualShards>>,
 }
 
 impl DynamoDb {
     /// Starts with an empty database in `dir`.
-    pub(crate) fn start(addr: SocketAddr, dir: &Path) -> Result<Self, StartError> {
+    pub(crate) fn start(
+        addr: SocketAddr,
+        dir: &Path,
+        shards: Option<ShardOptions>,
+    ) -> Result<Self, StartError> {
+        let database = open(&dir.join("dynamodb.sqlite"))?;
+        let shards = shards.map(|options| {
+            let shards = VirtualShards::new(database.clone(), options);
+            Arc::new(shards)
+        });
         let internal = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let name = "cloud-engine";
         let engine = ServiceHost::start(
@@ -53,7 +67,7 @@ impl DynamoDb {
             name,
             internal,
             ENGINE_WORKERS,
-            |listener, _| Ok(run_engine(listener, open(&dir.join("dynamodb.sqlite"))?)),
+            |listener, _| Ok(run_engine(listener, database)),
         )?;
         let upstream = engine.addr();
         let name = "cloud-dynamodb";
@@ -62,16 +76,19 @@ impl DynamoDb {
             name,
             addr,
             INTERCEPTOR_WORKERS,
-            |listener, _| {
-                let tokens = Arc::new(ClientRequestTokens::default());
-                let interceptor = move || Interceptor::new(upstream, Arc::clone(&tokens));
-                Ok(connections::serve(listener, interceptor))
-            },
+            |listener, _| Ok(run_interceptor(listener, upstream, shards.clone())),
         )?;
         Ok(Self {
             interceptor,
             _engine: engine,
+            shards,
         })
+    }
+
+    /// Returns the virtual shards. Their methods block for the duration of some statements of the
+    /// database.
+    pub(crate) fn shards(&self) -> Result<Arc<VirtualShards>, ShardError> {
+        self.shards.clone().ok_or(ShardError::NotVirtual)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -96,6 +113,28 @@ fn open(file: &Path) -> Result<Database, StartError> {
         .enable_bulk_loading()
         .map_err(|e| failed(e.into()))?;
     Ok(database)
+}
+
+async fn run_interceptor(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    shards: Option<Arc<VirtualShards>>,
+) {
+    let tokens = Arc::new(ClientRequestTokens::default());
+    let interceptor = || {
+        Interceptor::new(
+            upstream,
+            Arc::clone(&tokens),
+            shards.as_ref().map(Arc::clone),
+        )
+    };
+    let serving = connections::serve(listener, interceptor);
+    match &shards {
+        Some(shards) => {
+            tokio::join!(serving, Arc::clone(shards).split_periodically());
+        }
+        None => serving.await,
+    }
 }
 
 async fn run_engine(listener: TcpListener, database: Database) {

@@ -18,13 +18,16 @@
 //!   or slow down a test are corrected before a request reaches them:
 //!   `dynamodb::client_request_tokens` and `dynamodb::child_shards`, `sqs::queue_attributes` and
 //!   `sqs::message_validation`.
+//! - `shards`: splits and trims the virtual shards of `dynamodb::shards`, which stand in front of
+//!   the single shard of a stream if [`Config::shards`] is set.
 //! - `upstream`: the connection of the interceptor to dynoxide.
 //! - `error`: [`StartError`].
 //!
 //! # Remaining differences from AWS
 //!
-//! - A stream has one shard that never closes. Its records are never trimmed, its iterators never
-//!   expire, and `GetShardIterator` accepts any shard id.
+//! - Without [`Config::shards`], a stream has one shard that never closes. Its records are never
+//!   trimmed, its iterators never expire, and `GetShardIterator` accepts any shard id. With it,
+//!   streams are as in DynamoDB, except that a shard is closed only on request or at an interval.
 //! - Requests are not throttled, signatures are not checked, and items are not deleted when their
 //!   time to live has passed.
 //! - A message has at most 256 KiB (SQS: 1 MiB), and the number of messages in flight is unlimited.
@@ -40,9 +43,11 @@ mod connections;
 mod dynamodb;
 mod error;
 mod service_host;
+mod shards;
 mod sqs;
 mod temp_dir;
 mod upstream;
 
 pub use cloud::{Config, LocalCloud};
+pub use dynamodb::{MAX_SHARDS, ShardError, ShardOptions};
 pub use error::{Service, StartError};

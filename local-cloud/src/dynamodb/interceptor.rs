@@ -5,6 +5,8 @@
 //!   [`ClientRequestTokens`] instead. At every transaction dynoxide reads all tokens of the last 10
 //!   minutes: 4,400 transactions/s fall to 1,000/s by 20,000 tokens.
 //! - `DescribeStream` is corrected by [`child_shards`].
+//!
+//! With [`VirtualShards`], these answer `DescribeStream`, `GetShardIterator` and `GetRecords`.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use hyper::service::Service;
 
 use super::child_shards;
 use super::client_request_tokens::{Claim, ClientRequestTokens, Transaction};
+use super::shards::{Operation, VirtualShards};
 use crate::upstream::{Body, Error, Upstream, UpstreamResponse};
 
 /// DynamoDB's limit. dynoxide enforces it for requests that are forwarded unread.
@@ -33,19 +36,29 @@ const JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0")
 pub(crate) struct Interceptor {
     upstream: Arc<Upstream>,
     tokens: Arc<ClientRequestTokens>,
+    shards: Option<Arc<VirtualShards>>,
 }
 
 impl Interceptor {
-    pub(crate) fn new(engine: SocketAddr, tokens: Arc<ClientRequestTokens>) -> Self {
+    pub(crate) fn new(
+        engine: SocketAddr,
+        tokens: Arc<ClientRequestTokens>,
+        shards: Option<Arc<VirtualShards>>,
+    ) -> Self {
         Self {
             upstream: Arc::new(Upstream::new(engine)),
             tokens,
+            shards,
         }
     }
 
     async fn handle(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
         let target = request.headers().get("x-amz-target");
-        match target.map(HeaderValue::as_bytes) {
+        let target = target.map(HeaderValue::as_bytes);
+        if let (Some(shards), Some(operation)) = (&self.shards, target.and_then(on_shards)) {
+            return respond(Arc::clone(shards), operation, request).await;
+        }
+        match target {
             Some(b"DynamoDB_20120810.TransactWriteItems") => self.transact(request).await,
             Some(b"DynamoDBStreams_20120810.DescribeStream") => self.describe(request).await,
             _ => self.upstream.send(request.map(Either::Left)).await,
@@ -124,6 +137,33 @@ impl Service<Request<Incoming>> for Interceptor {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         Box::pin(self.clone().handle(request))
     }
+}
+
+/// Returns the operation that virtual shards answer.
+fn on_shards(target: &[u8]) -> Option<Operation> {
+    match target {
+        b"DynamoDBStreams_20120810.DescribeStream" => Some(Operation::DescribeStream),
+        b"DynamoDBStreams_20120810.GetShardIterator" => Some(Operation::GetShardIterator),
+        b"DynamoDBStreams_20120810.GetRecords" => Some(Operation::GetRecords),
+        _ => None,
+    }
+}
+
+async fn respond(
+    shards: Arc<VirtualShards>,
+    operation: Operation,
+    request: Request<Incoming>,
+) -> Result<UpstreamResponse, Error> {
+    let (_, body) = match read(request).await {
+        Ok(read) => read,
+        Err(rejection) => return Ok(*rejection),
+    };
+    // It waits for the database.
+    let answer = tokio::task::spawn_blocking(move || shards.respond(operation, &body)).await?;
+    Ok(match answer {
+        Ok(body) => json_response(StatusCode::OK, body),
+        Err(error) => json_response(StatusCode::from_u16(error.status)?, error.body),
+    })
 }
 
 const MISMATCH: &str = r#"{"__type":"com.amazonaws.dynamodb.v20120810#IdempotentParameterMismatchException","Message":"The request uses the same client token as a previous, but non-identical request."}"#;

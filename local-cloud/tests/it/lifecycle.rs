@@ -58,10 +58,12 @@ async fn error_names_the_port_in_use_and_its_service() {
     let dynamodb = Config {
         dynamodb: addr,
         sqs: any_port(),
+        shards: None,
     };
     let sqs = Config {
         dynamodb: any_port(),
         sqs: addr,
+        shards: None,
     };
     for (config, expected, name) in [
         (dynamodb, Service::DynamoDb, "DynamoDB"),
@@ -150,6 +152,7 @@ async fn url_of_a_wildcard_address_is_the_loopback_address() {
     let config = Config {
         dynamodb: wildcard,
         sqs: wildcard,
+        shards: None,
     };
     let cloud = LocalCloud::start(config).await.unwrap();
     assert!(cloud.dynamodb_url().starts_with("http://127.0.0.1:"));

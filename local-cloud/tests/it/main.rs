@@ -6,6 +6,7 @@
 mod dynamodb;
 mod lifecycle;
 mod requests;
+mod shards;
 mod sqs;
 mod streams;
 mod support;

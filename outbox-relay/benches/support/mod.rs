@@ -26,6 +26,7 @@ pub(crate) async fn cloud() -> Result<LocalCloud> {
     let cloud = LocalCloud::start(Config {
         dynamodb: any,
         sqs: any,
+        ..Config::default()
     })
     .await?;
     let tables = [Table::outbox("outbox"), Table::relay_leases("relay_leases")];

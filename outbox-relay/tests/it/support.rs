@@ -34,6 +34,7 @@ impl Stage {
         let cloud = LocalCloud::start(Config {
             dynamodb: any,
             sqs: any,
+            ..Config::default()
         })
         .await
         .unwrap();
