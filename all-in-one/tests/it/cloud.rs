@@ -51,3 +51,30 @@ async fn the_printed_variables_configure_another_program_for_the_cloud() {
     assert_eq!(ended.code(), Some(0));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn invalid_shard_options_are_one_sentence_and_exit_code_64() {
+    for command in ["cloud", "up"] {
+        for (option, value) in [
+            ("--shards", "0"),
+            ("--shards", "65"),
+            ("--split-every", "99ms"),
+            ("--split-every", "often"),
+            ("--trim-after", "25h"),
+        ] {
+            let output = Command::new(BINARY)
+                .args([command, option, value])
+                .output()
+                .await
+                .unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                output.status.code(),
+                Some(64),
+                "{command} {option} {value}: {stderr}"
+            );
+            assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
+            assert!(stderr.contains(option), "{option} {value}: {stderr}");
+        }
+    }
+}
