@@ -26,6 +26,9 @@ pub struct StoredEvent {
     pub occurred_at: Option<String>,
     pub published_at: Option<String>,
     pub message_id: Option<String>,
+    /// Time at which the relay left the event to its table path, because its queue was
+    /// unavailable.
+    pub deferred_at: Option<String>,
     pub failed_at: Option<String>,
     /// Reason of the quarantine; kept when the event is retried.
     pub failure: Option<String>,
@@ -88,6 +91,7 @@ impl StoredEvent {
             occurred_at: text(attribute::OCCURRED_AT),
             published_at: text(attribute::PUBLISHED_AT),
             message_id: text(attribute::MESSAGE_ID),
+            deferred_at: text(attribute::DEFERRED_AT),
             failed_at: text(attribute::FAILED_AT),
             failure: text(attribute::FAILURE),
             attempts: number(item, attribute::ATTEMPTS),

@@ -47,8 +47,10 @@ pub struct RetryCommand {
     output: OutputOptions,
 }
 
-/// Discard failed events for good: they are never sent. Their items are kept,
-/// with the reason and without a time to live.
+/// Discard failed or pending events for good: they are not sent any more. Their
+/// items are kept, with the reason and without a time to live. The message of a
+/// pending event that a relay is sending at this moment, or has handed to its
+/// queue, may still arrive.
 #[derive(Clone, Debug, Args)]
 pub struct DiscardCommand {
     /// Event ids, or `<aggregate id>:<sequence>`.

@@ -330,6 +330,14 @@ fn note(event: &EventView) -> String {
                 .max(event.stored.replayed_at.as_ref());
             at.map(|at| format!("made pending again at {at}"))
         }
+        Some("PENDING") if event.stored.deferred_at.is_some() => {
+            let at = event.stored.deferred_at.as_ref();
+            at.map(|at| {
+                format!(
+                    "deferred at {at}: its queue is unavailable, or it waits for an earlier event"
+                )
+            })
+        }
         _ => event.stored.failure.clone(),
     };
     note.map(|note| single_line(&note, MAX_NOTE))
@@ -339,6 +347,7 @@ fn note(event: &EventView) -> String {
 fn step_name(step: Step) -> &'static str {
     match step {
         Step::Committed => "committed",
+        Step::Deferred => "deferred",
         Step::Failed => "failed",
         Step::Retried => "retried",
         Step::Replayed => "replayed",

@@ -15,8 +15,9 @@ impl Operator {
         Ok(self.outbox.retry(key).await?)
     }
 
-    /// Discards a failed event: it stays in the table with `reason`, at most [`MAX_REASON`] bytes,
-    /// and is never sent.
+    /// Discards a failed or pending event: it stays in the table with `reason`, at most
+    /// [`MAX_REASON`] bytes, and is not sent any more. A message of a pending event that a relay is
+    /// sending at this moment may still arrive.
     pub async fn discard(&self, key: &EventKey, reason: &str) -> Result<EventChange, OperateError> {
         if reason.trim().is_empty() || reason.len() > MAX_REASON {
             return Err(OperateError::Invalid(format!(

@@ -56,6 +56,7 @@ pub struct Moment {
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     Committed,
+    Deferred,
     Failed,
     Retried,
     Replayed,
@@ -91,6 +92,7 @@ impl EventView {
             &mut event.occurred_at,
             &mut event.published_at,
             &mut event.message_id,
+            &mut event.deferred_at,
             &mut event.failed_at,
             &mut event.failure,
             &mut event.retried_at,
@@ -111,6 +113,7 @@ impl EventView {
         let event = &self.stored;
         let moments = [
             (Step::Committed, &event.occurred_at, None),
+            (Step::Deferred, &event.deferred_at, None),
             (Step::Failed, &event.failed_at, event.failure.clone()),
             (Step::Retried, &event.retried_at, None),
             (

@@ -199,7 +199,7 @@ struct DiscardParams {
     reason: String,
 }
 
-/// Discards a failed event for good.
+/// Discards a failed or pending event for good.
 async fn discard(
     Shared(live): Shared<Arc<Live>>,
     body: Result<Json<DiscardParams>, JsonRejection>,

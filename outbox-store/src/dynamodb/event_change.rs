@@ -58,27 +58,31 @@ impl DynamoDbOutboxTable {
             .expression_attribute_values(":at", string(Timestamp::now().to_string()));
         let response = first_that_fits([
             whole.clone().update_expression(
-                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires",
+                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires, #deferred",
             ),
             without_history(whole).update_expression(
                 "SET #status = :status, #bucket = :bucket, #at = :at \
-                 REMOVE #expires, #failed_at, #failure, #attempts",
+                 REMOVE #expires, #deferred, #failed_at, #failure, #attempts",
             ),
             // This is no larger than the item was when it was first pending.
             without_history(bare).update_expression(
                 "SET #status = :status, #bucket = :bucket \
-                 REMOVE #expires, #failed_at, #failure, #attempts",
+                 REMOVE #expires, #deferred, #failed_at, #failure, #attempts",
             ),
         ])
         .await;
         self.changed(key, Status::Pending, response)
     }
 
-    /// Discards a failed event: it stays in the table with `reason`, without a time to live, and is
-    /// never sent. An item that is too large for it is discarded without reason and time.
+    /// Discards a failed or pending event: it stays in the table with `reason`, without a time to
+    /// live, and is not sent any more. A message of a pending event that a relay is sending at this
+    /// moment may still arrive. An item that is too large for it is discarded without reason and
+    /// time.
     pub async fn discard(&self, key: &EventKey, reason: &str) -> Result<EventChange, TableError> {
         let bare = self
             .update(key, Status::Failed, Status::Discarded)
+            .condition_expression("#status IN (:from, :pending)")
+            .expression_attribute_values(":pending", string(Status::Pending.as_str()))
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET);
         let whole = bare
             .clone()
@@ -116,16 +120,16 @@ impl DynamoDbOutboxTable {
             .expression_attribute_values(":at", string(Timestamp::now().to_string()));
         let response = first_that_fits([
             whole.clone().update_expression(
-                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires \
+                "SET #status = :status, #bucket = :bucket, #at = :at REMOVE #expires, #deferred \
                  ADD #replays :one",
             ),
             without_publication(whole).update_expression(
                 "SET #status = :status, #bucket = :bucket, #at = :at \
-                 REMOVE #expires, #published_at, #message_id ADD #replays :one",
+                 REMOVE #expires, #deferred, #published_at, #message_id ADD #replays :one",
             ),
             without_publication(bare).update_expression(
                 "SET #status = :status, #bucket = :bucket \
-                 REMOVE #expires, #published_at, #message_id ADD #replays :one",
+                 REMOVE #expires, #deferred, #published_at, #message_id ADD #replays :one",
             ),
         ])
         .await;
@@ -147,12 +151,13 @@ impl DynamoDbOutboxTable {
 
     /// Returns the update from `from` to pending with the names and values that it needs: it puts
     /// the event into the index and removes its time to live, which on a pending event would be
-    /// loss.
+    /// loss. It is not deferred any more: the relay decides anew.
     fn pending_again(&self, key: &EventKey, from: Status) -> UpdateItemFluentBuilder {
         let bucket = self.buckets.partition_of(&key.aggregate_id);
         self.update(key, from, Status::Pending)
             .expression_attribute_names("#bucket", attribute::STATE_BUCKET)
             .expression_attribute_names("#expires", attribute::EXPIRES_AT)
+            .expression_attribute_names("#deferred", attribute::DEFERRED_AT)
             .expression_attribute_values(":bucket", string(bucket))
     }
 

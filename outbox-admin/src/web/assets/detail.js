@@ -120,13 +120,16 @@ function render(event) {
 const closeButton = () =>
   el("button", { class: "icon close", "aria-label": "Close", title: "Close (Esc)", click: () => open?.onClose() }, "✕");
 
+const canRetry = (event) => event?.status === "FAILED";
+const canDiscard = (event) => ["FAILED", "PENDING"].includes(event?.status);
+
 function actions(event) {
   const parts = [];
-  if (event.status === "FAILED") {
-    parts.push(
-      el("button", { id: "retry", class: "main", title: "Retry (r)", click: () => confirmAction("retry") }, "Retry"),
-      el("button", { id: "discard", title: "Discard (d)", click: () => confirmAction("discard") }, "Discard…"),
-    );
+  if (canRetry(event)) {
+    parts.push(el("button", { id: "retry", class: "main", title: "Retry (r)", click: () => confirmAction("retry") }, "Retry"));
+  }
+  if (canDiscard(event)) {
+    parts.push(el("button", { id: "discard", title: "Discard (d)", click: () => confirmAction("discard") }, "Discard…"));
   }
   if (event.trace_url) {
     parts.push(el("a", { href: event.trace_url, target: "_blank", rel: "noreferrer" }, "Trace in Jaeger ↗"));
@@ -144,6 +147,7 @@ function failures(event) {
 
 const STEPS = {
   committed: "Committed",
+  deferred: "Deferred",
   failed: "Failed",
   retried: "Retried",
   replayed: "Replayed",
@@ -243,7 +247,9 @@ const CONFIRMATIONS = {
   },
   discard: {
     title: "Discard this event?",
-    text: (event) => `${event.event_id} will never be published, and cannot be retried later. Its item stays in the table, with your reason.`,
+    text: (event) =>
+      `${event.event_id} will not be published, and cannot be retried later. Its item stays in the table, with your reason.` +
+      (event.status === "PENDING" ? " A message that a relay is sending at this moment may still arrive." : ""),
     yes: "Discard",
   },
 };
@@ -254,7 +260,8 @@ const dialog = byId("dialog");
  * reports its result. */
 function confirmAction(action) {
   const target = open;
-  if (target?.event?.status !== "FAILED" || dialog.open) return;
+  const isPossible = action === "retry" ? canRetry : canDiscard;
+  if (!isPossible(target?.event) || dialog.open) return;
   const { title, text, yes } = CONFIRMATIONS[action];
   const reason = byId("dialog-reason");
   const confirm = byId("dialog-yes");

@@ -80,7 +80,8 @@ const COLUMNS = {
 /** Returns why a pending event is published again, if it is. */
 function repetition(item) {
   if (item.replayed_at) return `replay ${item.replays}`;
-  return item.retried_at ? "retried" : "";
+  if (item.retried_at) return "retried";
+  return item.deferred_at ? "deferred" : "";
 }
 
 function lag(item) {
