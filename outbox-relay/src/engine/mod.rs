@@ -56,6 +56,11 @@ use crate::routes::Routes;
 /// Maximum number of records that a read returns. DynamoDB Streams: `GetRecords`.
 const MAX_PAGE: usize = 1_000;
 
+/// Number of aggregates whose last dispatched event all leases of an instance together remember at
+/// least, and each of them, however many there are.
+const MAX_REMEMBERED_AGGREGATES: usize = 40_000;
+const MIN_REMEMBERED_AGGREGATES: usize = 100;
+
 /// What becomes of the later events of an aggregate when one is quarantined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnFailure {
@@ -122,6 +127,13 @@ impl EngineConfig {
     /// together, in bytes. Beyond it, predecessors are read from the table.
     const fn max_waiting_bytes(&self) -> usize {
         self.buffer_kib * 1024 / 4
+    }
+
+    /// Returns the number of aggregates that each of `leases` leases remembers at least. All of
+    /// them together take a few MiB: an aggregate that is forgotten costs a look-up.
+    fn remembered_aggregates(leases: usize) -> usize {
+        (MAX_REMEMBERED_AGGREGATES / leases.max(1))
+            .clamp(MIN_REMEMBERED_AGGREGATES, MAX_REMEMBERED_AGGREGATES / 8)
     }
 
     /// Returns the maximum number of events of one shard that an instance can have read and not

@@ -54,7 +54,7 @@ impl ShardState {
         Self {
             id,
             tracker: Mutex::new(tracker),
-            sequences: Mutex::default(),
+            sequences: Mutex::new(SequenceTracker::new(0)),
             fence: Mutex::new(Fence::HeldUntil(held_until)),
             suspended,
             in_flight: AtomicUsize::new(0),

@@ -24,6 +24,11 @@ impl<K: Eq + Hash, V> RecentMap<K, V> {
         }
     }
 
+    /// Changes the capacity. Entries beyond a smaller one are removed as further ones are inserted.
+    pub const fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
     /// Returns the value that was inserted last for `key`, if it is still kept.
     pub fn get<Q>(&self, key: &Q) -> Option<&V>
     where
@@ -67,6 +72,19 @@ mod tests {
             assert_eq!(map.get(&n), Some(&n));
         }
         assert_eq!(map.get(&80), None);
+    }
+
+    #[test]
+    fn a_smaller_capacity_applies_to_later_inserts() {
+        let mut map = RecentMap::new(50);
+        for n in 0..100 {
+            map.insert(n, n);
+        }
+        map.set_capacity(5);
+        for n in 100..107 {
+            map.insert(n, n);
+        }
+        assert!(map.young.len() + map.old.len() <= 10);
     }
 
     #[test]

@@ -4,37 +4,54 @@
 //! one aggregate that were written by one transaction may appear in it in reverse order. Hence an
 //! event is dispatched only after its predecessor was dispatched or is known to be settled.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::recent_map::RecentMap;
 
-/// Lower bound on the aggregates that are remembered. An event of a forgotten aggregate costs a
-/// look-up of its predecessor in the table.
-const REMEMBERED: usize = 5_000;
+/// Hash of an aggregate's id. Ids may be long, and with 128 bits two of them do not collide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AggregateHash(u64, u64);
 
-/// Highest dispatched sequence of each of the most recent aggregates of one shard.
+impl AggregateHash {
+    pub fn of(aggregate_id: &str) -> Self {
+        let half = |seed: u8| {
+            let mut hasher = DefaultHasher::new();
+            seed.hash(&mut hasher);
+            aggregate_id.hash(&mut hasher);
+            hasher.finish()
+        };
+        Self(half(0), half(1))
+    }
+}
+
+/// Highest dispatched sequence of each of the most recent aggregates of one shard. An event of an
+/// aggregate that is no longer remembered costs a look-up of its predecessor in the table.
 #[derive(Clone, Debug)]
 pub struct SequenceTracker {
-    highest: RecentMap<String, u64>,
+    highest: RecentMap<AggregateHash, u64>,
     /// Number of calls of [`Self::forget`].
     forgotten: u64,
 }
 
-impl Default for SequenceTracker {
-    fn default() -> Self {
+impl SequenceTracker {
+    /// Creates a tracker that remembers at least `capacity` aggregates, and at most twice as many.
+    /// Each takes about 50 bytes, whatever the length of its id.
+    pub fn new(capacity: usize) -> Self {
         Self {
-            highest: RecentMap::new(REMEMBERED),
+            highest: RecentMap::new(capacity),
             forgotten: 0,
         }
     }
-}
 
-impl SequenceTracker {
+    /// Changes the capacity.
+    pub const fn set_capacity(&mut self, capacity: usize) {
+        self.highest.set_capacity(capacity);
+    }
+
     /// Returns `true` if `sequence` is the first of its aggregate, or if its predecessor is
     /// remembered as dispatched.
     pub fn may_follow(&self, aggregate_id: &str, sequence: u64) -> bool {
-        sequence <= 1
-            || self
-                .highest(aggregate_id)
-                .is_some_and(|highest| highest >= sequence - 1)
+        sequence <= 1 || self.is_repeat(aggregate_id, sequence - 1)
     }
 
     /// Returns `true` if this event or a later one of the aggregate was dispatched already.
@@ -44,12 +61,12 @@ impl SequenceTracker {
     }
 
     fn highest(&self, aggregate_id: &str) -> Option<u64> {
-        self.highest.get(aggregate_id).copied()
+        self.highest.get(&AggregateHash::of(aggregate_id)).copied()
     }
 
     /// Forgets an aggregate: dispatched events of it were left to the table.
     pub fn forget(&mut self, aggregate_id: &str) {
-        self.highest.remove(aggregate_id);
+        self.highest.remove(&AggregateHash::of(aggregate_id));
         self.forgotten += 1;
     }
 
@@ -60,8 +77,9 @@ impl SequenceTracker {
 
     /// Records that an event was dispatched.
     pub fn record_dispatched(&mut self, aggregate_id: &str, sequence: u64) {
-        let highest = self.highest(aggregate_id).unwrap_or_default().max(sequence);
-        self.highest.insert(aggregate_id.to_owned(), highest);
+        let aggregate = AggregateHash::of(aggregate_id);
+        let highest = self.highest.get(&aggregate).copied().unwrap_or_default();
+        self.highest.insert(aggregate, highest.max(sequence));
     }
 }
 
@@ -71,7 +89,7 @@ mod tests {
 
     #[test]
     fn an_event_follows_its_predecessor() {
-        let mut sequences = SequenceTracker::default();
+        let mut sequences = SequenceTracker::new(5_000);
         assert!(sequences.may_follow("a", 1));
         assert!(!sequences.may_follow("a", 2));
         sequences.record_dispatched("a", 1);
@@ -82,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_event_of_a_forgotten_aggregate_does_not_follow() {
-        let mut sequences = SequenceTracker::default();
+        let mut sequences = SequenceTracker::new(5_000);
         sequences.record_dispatched("a", 1);
         sequences.record_dispatched("b", 1);
         sequences.forget("a");
@@ -93,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_repeated_event_follows_again() {
-        let mut sequences = SequenceTracker::default();
+        let mut sequences = SequenceTracker::new(5_000);
         sequences.record_dispatched("a", 5);
         sequences.record_dispatched("a", 2);
         assert!(sequences.may_follow("a", 3));
@@ -104,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_most_recent_aggregates_are_remembered() {
-        let mut sequences = SequenceTracker::default();
+        let mut sequences = SequenceTracker::new(5_000);
         for n in 0..100_000 {
             sequences.record_dispatched(&n.to_string(), 1);
         }

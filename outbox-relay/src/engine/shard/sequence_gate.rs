@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::read_event::ReadEvent;
 use super::takeover_filter::CheckedEvents;
-use crate::engine::OnFailure;
 use crate::engine::buffer_budget::EVENT_OVERHEAD;
 use crate::engine::context::ShardContext;
 use crate::engine::in_flight::RecordRef;
@@ -19,6 +18,7 @@ use crate::engine::outbox_reader::{EventStatuses, OutboxReader};
 use crate::engine::publish::dispatcher::Dispatcher;
 use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard_state::ShardState;
+use crate::engine::{EngineConfig, OnFailure};
 use crate::policy::recent_map::RecentMap;
 use crate::policy::record_classifier::{Classified, Event, Rejected};
 use crate::policy::sequence_tracker::SequenceTracker;
@@ -49,7 +49,7 @@ pub(crate) struct SequenceGate {
 
 impl SequenceGate {
     pub(crate) fn new(ctx: &ShardContext, shard: &Arc<ShardState>, random: fastrand::Rng) -> Self {
-        *shard.sequences() = SequenceTracker::default();
+        *shard.sequences() = SequenceTracker::new(remembered_aggregates(ctx));
         Self {
             outbox: OutboxReader::new(Arc::clone(&ctx.ports.outbox), ctx.status.clone(), random),
             dispatcher: Dispatcher {
@@ -78,6 +78,8 @@ impl SequenceGate {
             mut statuses,
         } = checked;
         events.sort_by_key(|read| read.event.sequence);
+        let capacity = remembered_aggregates(&self.ctx);
+        self.dispatcher.shard.sequences().set_capacity(capacity);
         let keys = self.keys_to_look_up(&events, &statuses);
         statuses.extend(self.outbox.statuses(keys).await);
         let max_waiting_bytes =
@@ -398,6 +400,11 @@ impl SequenceGate {
             limit = MAX_EARLIER;
         }
     }
+}
+
+/// Returns the number of aggregates that a gate remembers at least.
+fn remembered_aggregates(ctx: &ShardContext) -> usize {
+    EngineConfig::remembered_aggregates(ctx.status.shards_held())
 }
 
 /// Returns the key of the event before `event` in its aggregate.
