@@ -6,17 +6,20 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::ports::{Shard, ShardId};
+use crate::ports::{Lease, Shard, ShardId};
 
-/// Result of the last complete listing, and the children that were found since. Written by the
-/// shard discovery and read by every shard.
+/// Shards as the lister of the group listed them, or as other instances know them from the lease
+/// table, and the children that were found since. Written by the coordinator and read by every
+/// shard.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ShardDirectory(Arc<Mutex<Directory>>);
 
 #[derive(Debug, Default)]
 struct Directory {
     shards: Vec<Shard>,
-    /// Start of the listing.
+    /// Shards of the last complete listing of this instance.
+    listed: BTreeSet<ShardId>,
+    /// Start of that listing.
     listed_at: Option<Instant>,
     /// A listing was requested before the next regular one.
     is_listing_requested: bool,
@@ -39,7 +42,7 @@ impl ShardDirectory {
             directory.is_listing_requested = true;
             return false;
         }
-        !directory.shards.iter().any(|listed| listed.id == *shard)
+        !directory.listed.contains(shard)
     }
 
     /// Requests a listing before the next regular one.
@@ -64,8 +67,19 @@ impl ShardDirectory {
     /// Stores a complete listing that started at `listed_at`.
     pub(crate) fn replace(&self, shards: Vec<Shard>, listed_at: Instant) {
         let mut directory = self.0.lock();
+        directory.listed = shards.iter().map(|shard| shard.id.clone()).collect();
         directory.shards = shards;
         directory.listed_at = Some(listed_at);
+    }
+
+    /// Stores the shards that have a lease, in an instance that does not list the stream.
+    pub(crate) fn replace_by_leases(&self, leases: &[Lease]) {
+        let shards = leases.iter().filter(|lease| lease.shard.is_shard());
+        let shards = shards.map(|lease| Shard {
+            id: lease.shard.clone(),
+            parent: lease.parent.clone(),
+        });
+        self.0.lock().shards = shards.collect();
     }
 
     /// Adds a shard. Returns `false` if it is known already.

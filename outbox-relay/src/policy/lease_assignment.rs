@@ -51,6 +51,25 @@ pub fn without_lease<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard
         .collect()
 }
 
+/// Returns the leases by generation: each lease comes after that of its parent, if that is among
+/// them.
+pub fn generations(mut leases: Vec<Lease>) -> Vec<Vec<Lease>> {
+    let mut generations = Vec::new();
+    while !leases.is_empty() {
+        let ids: BTreeSet<_> = leases.iter().map(|lease| lease.shard.clone()).collect();
+        let has_parent = |lease: &Lease| lease.parent.as_ref().is_some_and(|id| ids.contains(id));
+        let (rest, generation): (Vec<_>, Vec<_>) = leases.into_iter().partition(has_parent);
+        if generation.is_empty() {
+            // A cycle, which no stream has.
+            generations.push(rest);
+            break;
+        }
+        generations.push(generation);
+        leases = rest;
+    }
+    generations
+}
+
 /// Returns `true` if the parent of a shard is fully consumed or no longer exists (the "lineage"
 /// rule). A parent no longer exists if it has no lease and a listing contains the child but not the
 /// parent. A parent that has a lease is read first even if it was deleted: its reader finds that
@@ -295,6 +314,26 @@ mod tests {
             acquired(&shards, &leases, &LeaseLiveness::default(), now),
             ["a", "b"]
         );
+    }
+
+    #[test]
+    fn leases_are_created_parents_first() {
+        let leases = vec![
+            lease("c", Some("b")),
+            lease("b", Some("a")),
+            lease("a", None),
+            lease("y", Some("x")),
+        ];
+        let order: Vec<Vec<_>> = generations(leases)
+            .iter()
+            .map(|generation| {
+                generation
+                    .iter()
+                    .map(|lease| lease.shard.to_string())
+                    .collect()
+            })
+            .collect();
+        assert_eq!(order, [vec!["a", "y"], vec!["b"], vec!["c"]]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::engine::publish::sweep_requests;
 use crate::policy::backoff;
 use crate::policy::lease_assignment::{InstanceView, acquirable, needs_listing, with_registered};
 use crate::policy::lease_liveness::LeaseLiveness;
-use crate::ports::{Lease, LeaseError, LeaseRequests, Shard, ShardId};
+use crate::ports::{Lease, LeaseError, LeaseRequests, Shard, ShardId, maintenance_id};
 
 /// Interval between two polls of the leases, so that a released lease is acquired soon, and the
 /// time added for every lease, as a poll reads all of them. The interval never exceeds a quarter of
@@ -221,7 +221,12 @@ impl LeaseCoordinator {
     /// the next poll.
     async fn poll(&mut self) -> PollOutcome {
         let mut failure = None;
-        match self.discovery.poll(&self.ctx).await {
+        let is_lister = self.held.contains(&maintenance_id());
+        let discovered = self
+            .discovery
+            .poll(&self.ctx, is_lister, &mut self.random)
+            .await;
+        match discovered {
             Ok(DiscoveryOutcome::StreamChanged) => return PollOutcome::StreamChanged,
             Ok(DiscoveryOutcome::Complete { listed_at }) => {
                 let listed = self.shards();
@@ -234,16 +239,20 @@ impl LeaseCoordinator {
                 tracing::warn!(%error, "shards of the stream could not be listed; retrying");
             }
         }
-        let leases = match sync_leases(&self.ctx, &mut self.discovery, &self.liveness).await {
-            Ok(leases) => leases,
-            Err(error) => {
-                tracing::warn!(%error, "lease table could not be read; retrying");
-                self.ctx
-                    .status
-                    .record_coordination(Err(error.to_string()), Instant::now());
-                return PollOutcome::Acquirable(Vec::new());
-            }
-        };
+        let leases =
+            match sync_leases(&self.ctx, &mut self.discovery, &self.liveness, is_lister).await {
+                Ok(leases) => leases,
+                Err(error) => {
+                    tracing::warn!(%error, "lease table could not be read; retrying");
+                    self.ctx
+                        .status
+                        .record_coordination(Err(error.to_string()), Instant::now());
+                    return PollOutcome::Acquirable(Vec::new());
+                }
+            };
+        if !is_lister || self.discovery.listed_at().is_none() {
+            self.ctx.directory.replace_by_leases(&leases);
+        }
         let shards = with_registered(self.shards(), &leases);
         let now = Instant::now();
         self.ctx
@@ -251,10 +260,6 @@ impl LeaseCoordinator {
             .record_coordination(failure.map_or(Ok(()), Err), now);
         self.lease_count = leases.len();
         self.liveness.observe(&leases, now);
-        // Without a listing it is unknown which parents still exist.
-        if self.discovery.listed_at().is_none() {
-            return PollOutcome::Acquirable(Vec::new());
-        }
         let view = self.view(now);
         let available: Vec<Lease> = acquirable(&shards, &leases, &self.liveness, view)
             .into_iter()

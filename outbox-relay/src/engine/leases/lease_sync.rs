@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::shard_discovery::{LISTING_INTERVAL, ShardDiscovery};
 use crate::engine::context::ShardContext;
-use crate::policy::lease_assignment::{deletable, without_lease};
+use crate::policy::lease_assignment::{deletable, generations, without_lease};
 use crate::policy::lease_liveness::LeaseLiveness;
 use crate::ports::{Lease, LeaseError, Leases, SWEEPERS, Shard, maintenance_id, sweeper_id};
 
@@ -48,10 +48,13 @@ pub(super) async fn sync_leases(
     ctx: &ShardContext,
     discovery: &mut ShardDiscovery,
     liveness: &LeaseLiveness,
+    is_lister: bool,
 ) -> Result<Vec<Lease>, LeaseError> {
     let (table, stream) = (&ctx.ports.leases, &ctx.stream);
     let Leases { leases, unreadable } = list(ctx).await?;
-    if let Some(listed_at) = discovery.listed_at() {
+    if let Some(listed_at) = discovery.listed_at()
+        && is_lister
+    {
         delete_expired(ctx, liveness, &leases, listed_at).await;
     }
     let mut found = discovery.found().to_vec();
@@ -65,9 +68,13 @@ pub(super) async fn sync_leases(
         discovery.clear_found();
         return Ok(leases);
     }
-    for new in new.chunks(MAX_LEASE_REQUESTS) {
-        let created = join_all(new.iter().map(|lease| table.create(stream, lease))).await;
-        created.into_iter().collect::<Result<Vec<()>, _>>()?;
+    // Parents first: an instance that does not list the stream starts a shard whose parent has no
+    // lease.
+    for generation in generations(new) {
+        for new in generation.chunks(MAX_LEASE_REQUESTS) {
+            let created = join_all(new.iter().map(|lease| table.create(stream, lease))).await;
+            created.into_iter().collect::<Result<Vec<()>, _>>()?;
+        }
     }
     discovery.clear_found();
     Ok(list(ctx).await?.leases)

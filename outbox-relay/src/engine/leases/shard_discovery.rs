@@ -1,4 +1,8 @@
-//! Discovers the shards of the stream (the "lineage" rule).
+//! Discovers the shards of the stream (the "lineage" and "shard discovery" rules).
+//!
+//! Of all instances of the group only the holder of the maintenance lease lists the stream
+//! regularly, because all readers of a stream share its low limit of DescribeStream calls. The
+//! others learn of shards from the lease items that the lister creates.
 
 use std::time::Duration;
 
@@ -8,8 +12,14 @@ use crate::engine::context::ShardContext;
 use crate::ports::{Shard, ShardId, StreamError};
 
 /// Interval of regular listings. A shorter one would use up the few DescribeStream calls of a busy
-/// stream. A listing that takes longer, because it fails repeatedly, is started again.
+/// stream. A listing that takes longer continues: it is started again only if the stream is gone.
 pub(super) const LISTING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Pause between two pages of a listing. DescribeStream allows 10 calls a second for a stream.
+const PAGE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Maximum number of pages between two polls of the leases.
+const MAX_PAGES: usize = 5;
 
 /// Minimum pause before a requested listing, however many shards request one, plus a pause for
 /// every shard: 100 of them are one request.
@@ -29,6 +39,8 @@ pub(super) struct ShardDiscovery {
     started_at: Instant,
     /// Start of the last complete listing.
     listed_at: Option<Instant>,
+    /// Time at which the stream was last looked up.
+    located_at: Instant,
     /// Shards that were found and may have no lease yet. Once they have one they are forgotten,
     /// since it may be deleted before the next listing.
     found: Vec<Shard>,
@@ -56,6 +68,7 @@ impl ShardDiscovery {
             in_progress: None,
             started_at: Instant::now(),
             listed_at: None,
+            located_at: Instant::now(),
             found: Vec::new(),
             childless: Vec::new(),
         }
@@ -107,27 +120,32 @@ impl ShardDiscovery {
         }
     }
 
-    /// Continues the listing in progress, or starts one if it is due.
+    /// Continues the listing in progress, or starts one if it is due. An instance that is not the
+    /// lister lists the stream only if that is requested.
     pub(super) async fn poll(
         &mut self,
         ctx: &ShardContext,
+        is_lister: bool,
+        random: &mut fastrand::Rng,
     ) -> Result<DiscoveryOutcome, StreamError> {
         let source = &ctx.ports.stream;
         let stream = &ctx.stream;
-        if self.started_at.elapsed() >= LISTING_INTERVAL {
-            self.in_progress = None;
-        }
         if self.in_progress.is_none() {
-            if !self.is_due(ctx) {
+            let is_due = self.is_due(ctx, is_lister);
+            if !is_due && self.located_at.elapsed() < LISTING_INTERVAL {
+                return Ok(DiscoveryOutcome::NotDue);
+            }
+            if source.locate().await? != *stream {
+                return Ok(DiscoveryOutcome::StreamChanged);
+            }
+            self.located_at = Instant::now();
+            if !is_due {
                 return Ok(DiscoveryOutcome::NotDue);
             }
             self.started_at = Instant::now();
             ctx.directory.clear_request();
-            if source.locate().await? != *stream {
-                return Ok(DiscoveryOutcome::StreamChanged);
-            }
         }
-        loop {
+        for _ in 0..MAX_PAGES {
             let (mut shards, after) = match self.in_progress.take() {
                 Some((shards, after)) => (shards, Some(after)),
                 None => (Vec::new(), None),
@@ -136,7 +154,10 @@ impl ShardDiscovery {
                 Ok((more, next)) => {
                     shards.extend(more);
                     match next {
-                        Some(next) => self.in_progress = Some((shards, next)),
+                        Some(next) => {
+                            self.in_progress = Some((shards, next));
+                            tokio::time::sleep(PAGE_PAUSE.mul_f64(1.0 + random.f64() / 2.0)).await;
+                        }
                         None => {
                             self.found.clone_from(&shards);
                             self.childless.clear();
@@ -158,16 +179,17 @@ impl ShardDiscovery {
                 }
             }
         }
+        Ok(DiscoveryOutcome::NotDue)
     }
 
-    /// Returns `true` if a listing must start: none is complete, the last one is old, or another
-    /// one was requested.
-    fn is_due(&self, ctx: &ShardContext) -> bool {
+    /// Returns `true` if a listing must start: in the lister, if none is complete or the last one
+    /// is old; in any instance, if one was requested.
+    fn is_due(&self, ctx: &ShardContext, is_lister: bool) -> bool {
         let count = u32::try_from(ctx.directory.len()).unwrap_or(u32::MAX);
         let pause = REQUESTED_LISTING_PAUSE + REQUESTED_LISTING_PAUSE_PER_SHARD * count;
-        self.listed_at.is_none_or(|at| {
-            let age = at.elapsed();
-            age >= LISTING_INTERVAL || (ctx.directory.is_listing_requested() && age >= pause)
-        })
+        let age = self.listed_at.map(|at| at.elapsed());
+        let is_requested = ctx.directory.is_listing_requested();
+        (is_lister && age.is_none_or(|age| age >= LISTING_INTERVAL))
+            || (is_requested && age.is_none_or(|age| age >= pause))
     }
 }
