@@ -1,12 +1,15 @@
 //! Reads DynamoDB Streams.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodbstreams::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
-use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodbstreams::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_dynamodbstreams::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodbstreams::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_dynamodbstreams::types::{
     AttributeValue as StreamValue, OperationType, Record as StreamRecord, ShardIteratorType,
 };
@@ -104,10 +107,13 @@ impl Stream for OutboxStream {
     }
 
     async fn read(&self, iterator: &ShardIterator) -> Result<Page, StreamError> {
+        let date = ResponseDate::default();
         let response = self
             .client
             .get_records()
             .shard_iterator(&iterator.0)
+            .customize()
+            .interceptor(date.clone())
             .send()
             .await
             .map_err(|error| match classify(&error) {
@@ -126,8 +132,38 @@ impl Stream for OutboxStream {
         Ok(Page {
             records,
             bytes,
+            served_at: date.0.get().copied(),
             next: response.next_shard_iterator.map(ShardIterator),
         })
+    }
+}
+
+/// Interceptor that keeps the `Date` of a response.
+#[derive(Clone, Debug, Default)]
+struct ResponseDate(Arc<OnceLock<Timestamp>>);
+
+impl Intercept for ResponseDate {
+    fn name(&self) -> &'static str {
+        "ResponseDate"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date").and_then(|date| {
+            DateTime::from_str(date, DateTimeFormat::HttpDate)
+                .ok()?
+                .to_millis()
+                .ok()
+        });
+        if let Some(millis) = date {
+            // A call has one response, since the client does not retry.
+            let _ = self.0.set(Timestamp::from_millis(millis));
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use super::health::status::EngineStatus;
 use super::metrics::RelayMetrics;
 use super::publish_command::PublishCommand;
 use super::queue_states::QueueStates;
+use super::service_clock::ServiceClock;
 use super::shard_directory::ShardDirectory;
 use crate::ports::{Ports, SequenceNumber, ShardId};
 
@@ -19,6 +20,7 @@ use crate::ports::{Ports, SequenceNumber, ShardId};
 pub(crate) struct ShardContext {
     pub(crate) ports: Ports,
     pub(crate) config: Arc<EngineConfig>,
+    pub(crate) clock: ServiceClock,
     pub(crate) metrics: RelayMetrics,
     pub(crate) status: EngineStatus,
     /// ARN of the stream.

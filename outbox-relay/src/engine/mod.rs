@@ -23,6 +23,7 @@ mod outbox_reader;
 mod publish;
 mod publish_command;
 mod queue_states;
+mod service_clock;
 mod shard;
 mod shard_directory;
 mod shard_state;
@@ -48,6 +49,7 @@ use self::leases::coordinator;
 use self::metrics::RelayMetrics;
 use self::publish::publisher::Publisher;
 use self::queue_states::QueueStates;
+use self::service_clock::ServiceClock;
 use self::shard_directory::ShardDirectory;
 use crate::policy::record_classifier::{Classified, ClassifierConfig, classify};
 use crate::ports::{Change, Ports};
@@ -196,6 +198,7 @@ impl Engine {
         let ctx = ShardContext {
             ports: self.ports,
             budget: BufferBudget::new(self.config.buffer_kib),
+            clock: ServiceClock::new(self.config.clock),
             config: self.config,
             metrics: self.metrics,
             status: self.status,

@@ -9,6 +9,7 @@
 //! (sweeper). [`backoff`], [`circuit_breaker`] and [`recent_map`] are their tools.
 
 pub mod backoff;
+pub mod caught_up;
 pub mod checkpoint_tracker;
 pub mod circuit_breaker;
 pub mod error_policy;

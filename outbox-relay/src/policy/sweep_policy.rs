@@ -43,7 +43,7 @@ impl SweepPartition {
 
 /// Upper bound on the margin of [`is_past`]. It exceeds the difference between two clocks and the
 /// time that a record takes to appear in the stream.
-const MAX_MARGIN: Duration = Duration::from_secs(10);
+pub const MAX_MARGIN: Duration = Duration::from_secs(10);
 
 /// Returns `true` if `low_watermark` is later than `moment` by `margin` or 10 seconds, whichever is
 /// shorter.

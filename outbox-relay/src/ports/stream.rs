@@ -30,6 +30,8 @@ pub struct Page {
     pub records: Vec<Record>,
     /// Size of the records as the service counts it; 0 if it does not report it.
     pub bytes: usize,
+    /// Time of the response by the service's clock, to the second.
+    pub served_at: Option<Timestamp>,
     /// `None` if the shard is closed and fully read.
     pub next: Option<ShardIterator>,
 }

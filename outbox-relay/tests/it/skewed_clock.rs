@@ -62,7 +62,6 @@ fn instance(stage: &Stage, clock: fn() -> Timestamp) -> Engine {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the low-water mark follows the host's clock yet"]
 async fn a_clock_a_day_ahead_does_not_move_the_low_water_mark_ahead() {
     let stage = Stage::new().await;
     let stop = CancellationToken::new();

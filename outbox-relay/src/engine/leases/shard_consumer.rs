@@ -13,7 +13,7 @@ use crate::engine::shard::shard_reader::StartPosition;
 use crate::engine::shard_state::ShardState;
 use crate::engine::sweeper::Sweeper;
 use crate::policy::checkpoint_tracker::CheckpointTracker;
-use crate::policy::sweep_policy::SweepPartition;
+use crate::policy::sweep_policy::{MAX_MARGIN, SweepPartition, is_past};
 use crate::ports::{Lease, MAINTENANCE, SWEEPERS};
 
 /// Closes the fence of a shard however its consumer ends, so that nothing more of it is sent, and
@@ -40,9 +40,14 @@ pub(super) async fn run_shard(
     signals: Arc<ShardSignals>,
     random: fastrand::Rng,
 ) -> LeaseEnd {
+    // Only a previous owner whose clock was wrong can have passed a time in the future.
+    let now = ctx.clock.now();
+    let low_watermark = lease
+        .low_watermark
+        .filter(|mark| !is_past(*mark, now, MAX_MARGIN));
     let shard = Arc::new(ShardState::new(
         lease.shard.clone(),
-        CheckpointTracker::resume(lease.checkpoint.clone(), lease.low_watermark),
+        CheckpointTracker::resume(lease.checkpoint.clone(), low_watermark),
         acquired_at + ctx.config.lease_duration,
         ctx.config.suspended,
     ));
@@ -58,7 +63,7 @@ pub(super) async fn run_shard(
     );
     let position = StartPosition {
         checkpoint: lease.checkpoint.clone(),
-        start: None,
+        start: lease.start.clone(),
     };
     let id = lease.shard.clone();
     let renewer = LeaseRenewer::new(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::read_event::ReadEvent;
 use super::record_classifier::{ClassifiedPage, RecordClassifier};
@@ -12,11 +13,8 @@ use super::takeover_filter::TakeoverFilter;
 use crate::engine::context::ShardContext;
 use crate::engine::outbox_reader::OutboxReader;
 use crate::engine::shard_state::ShardState;
+use crate::policy::caught_up::CaughtUp;
 use crate::policy::takeover_dedup::TakeoverDedup;
-
-/// Number of consecutive empty reads after which the reader counts as caught up: the service may
-/// return an empty page in the middle of a shard, but hardly that often in a row.
-const CAUGHT_UP_READS: u32 = 5;
 
 /// Stages between the pages of a shard and the publisher.
 pub(crate) struct RecordPipeline {
@@ -27,7 +25,7 @@ pub(crate) struct RecordPipeline {
     gate: SequenceGate,
     /// Events that wait for their predecessor.
     waiting: Vec<ReadEvent>,
-    empty_reads: u32,
+    caught_up: CaughtUp,
 }
 
 /// Reads a shard from `position` on, and dispatches its events. Returns when a closed shard is
@@ -55,7 +53,7 @@ impl RecordPipeline {
     fn new(ctx: ShardContext, shard: Arc<ShardState>, random: &mut fastrand::Rng) -> Self {
         let takeover = TakeoverFilter {
             dedup: TakeoverDedup::new(
-                (ctx.config.clock)(),
+                ctx.clock.now(),
                 ctx.config.lease_duration,
                 ctx.config.max_unsettled(),
             ),
@@ -70,6 +68,7 @@ impl RecordPipeline {
             ctx: ctx.clone(),
             shard: Arc::clone(&shard),
         };
+        let caught_up = CaughtUp::new(ctx.config.sweep_after);
         Self {
             ctx,
             shard,
@@ -77,7 +76,7 @@ impl RecordPipeline {
             takeover,
             gate,
             waiting: Vec::new(),
-            empty_reads: 0,
+            caught_up,
         }
     }
 
@@ -93,12 +92,11 @@ impl RecordPipeline {
 
     /// Passes a page through all stages.
     async fn process(&mut self, page: ReadPage) {
-        if page.page.records.is_empty() {
+        let is_empty = page.page.records.is_empty();
+        if is_empty {
             self.takeover.dedup.record_caught_up();
-            self.empty_reads += 1;
-        } else {
-            self.empty_reads = 0;
         }
+        let is_caught_up = self.caught_up.record_read(is_empty, Instant::now());
         let ClassifiedPage { events, rejected } = self
             .classifier
             .classify(page.page.records, &self.takeover.dedup);
@@ -106,7 +104,7 @@ impl RecordPipeline {
         for (rejected, record) in rejected {
             self.gate.dispatch_rejected(rejected, record).await;
         }
-        if self.empty_reads >= CAUGHT_UP_READS {
+        if is_caught_up {
             self.shard.tracker().record_caught_up(page.started_at);
         }
         self.dispatch(events).await;

@@ -19,7 +19,7 @@ const REPORTED_THROTTLES: u32 = 10;
 /// Page of records.
 pub(super) struct ReadPage {
     pub(super) page: Page,
-    /// Wall-clock time at which the read started.
+    /// Time at which the read started, by the service clock.
     pub(super) started_at: Timestamp,
     /// Reservation of a page with records, held until its events are dispatched.
     pub(super) budget: Option<OwnedSemaphorePermit>,
@@ -57,6 +57,8 @@ pub(super) struct ShardReader {
     is_unread: bool,
     /// No read has succeeded since the last gap. Records that are trimmed before belong to it.
     is_in_gap: bool,
+    /// The last read was successful and empty, so that the next page is small.
+    is_idle: bool,
     /// Consecutive failures.
     failures: u32,
     /// First of the consecutive reads that did not find the shard.
@@ -80,6 +82,7 @@ impl ShardReader {
             position,
             iterator: None,
             is_in_gap: false,
+            is_idle: false,
             failures: 0,
             not_found_since: None,
         }
@@ -89,13 +92,13 @@ impl ShardReader {
     pub(super) async fn run(mut self, pages: mpsc::Sender<ReadPage>) {
         let mut pacing = ReadPacing::new(self.ctx.config.poll_min, self.ctx.config.poll_max);
         loop {
-            let budget = self
-                .ctx
-                .budget
-                .reserve_page(&self.shard.id, &self.ctx.status)
-                .await;
+            // Hundreds of idle shards must not delay each other, so that they reserve later.
+            let mut budget = None;
+            if !self.is_idle {
+                budget = Some(self.reserve_page().await);
+            }
             let read_at = Instant::now();
-            let started_at = (self.ctx.config.clock)();
+            let started_at = self.ctx.clock.now();
             let page = match self.read_page().await {
                 Ok(page) => page,
                 Err(error) => {
@@ -109,7 +112,11 @@ impl ShardReader {
             self.record_success(&page);
             let has_ended = self.iterator.is_none();
             let interval = pacing.interval_after(page.records.len(), page.bytes);
-            let budget = (!page.records.is_empty()).then_some(budget);
+            if page.records.is_empty() {
+                budget = None;
+            } else if budget.is_none() {
+                budget = Some(self.reserve_page().await);
+            }
             let page = ReadPage {
                 page,
                 started_at,
@@ -121,6 +128,11 @@ impl ShardReader {
             }
             tokio::time::sleep_until(read_at + interval).await;
         }
+    }
+
+    async fn reserve_page(&self) -> OwnedSemaphorePermit {
+        let ctx = &self.ctx;
+        ctx.budget.reserve_page(&self.shard.id, &ctx.status).await
     }
 
     /// Reads one page. The iterator is `None` afterwards if the shard has ended, and unchanged
@@ -147,6 +159,10 @@ impl ShardReader {
         self.not_found_since = None;
         let status = &self.ctx.status;
         status.record_read(&self.shard.id, Instant::now());
+        if let Some(served_at) = page.served_at {
+            self.ctx.clock.observe(served_at);
+        }
+        self.is_idle = page.records.is_empty();
         if let Some(last) = page.records.last() {
             self.position = Position::After(last.sequence_number.clone());
             self.is_unread = false;
@@ -157,6 +173,7 @@ impl ShardReader {
     /// exist any more.
     async fn is_end(&mut self, error: StreamError) -> bool {
         self.failures += 1;
+        self.is_idle = false;
         let (shard, failures) = (&self.shard.id, self.failures);
         match error {
             StreamError::Expired => self.iterator = None,

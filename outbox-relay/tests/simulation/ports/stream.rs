@@ -144,6 +144,7 @@ impl Stream for View {
             Page {
                 records,
                 bytes: 0,
+                served_at: None,
                 next: (!ended).then(|| {
                     let unread = if is_unread && last == after {
                         UNREAD
