@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::buffer_budget::EventReservation;
 use super::shard_state::ShardState;
 use crate::policy::checkpoint_tracker::RecordNumber;
 use crate::policy::event_source::EventSource;
@@ -28,7 +28,7 @@ pub(crate) struct Ack {
     record: Option<RecordNumber>,
     /// Key of an event that was read from the table.
     table_key: Option<EventKey>,
-    _budget: OwnedSemaphorePermit,
+    _budget: EventReservation,
 }
 
 impl Ack {
@@ -38,7 +38,7 @@ impl Ack {
         shard: &Arc<ShardState>,
         key: &EventKey,
         record: Option<RecordRef>,
-        budget: OwnedSemaphorePermit,
+        budget: EventReservation,
     ) -> Self {
         let table_key = record.is_none().then(|| key.clone());
         shard.begin_flight(table_key.as_ref());

@@ -19,6 +19,7 @@ mod health;
 mod in_flight;
 mod leases;
 mod metrics;
+mod order_gate;
 mod outbox_reader;
 mod publish;
 mod publish_command;

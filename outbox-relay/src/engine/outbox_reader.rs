@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use outbox::Status;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::health::status::EngineStatus;
@@ -21,7 +22,7 @@ const MAX_KEYS: usize = 100;
 pub(crate) struct OutboxReader {
     table: Arc<dyn OutboxTable>,
     status: EngineStatus,
-    random: fastrand::Rng,
+    random: Mutex<fastrand::Rng>,
 }
 
 /// Statuses of some events, as the table returned them.
@@ -31,6 +32,15 @@ pub(crate) struct EventStatuses(HashMap<EventKey, Option<StoredStatus>>);
 impl EventStatuses {
     pub(crate) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
+    }
+
+    /// Records that an event was left to the table path since it was looked up.
+    pub(crate) fn record_deferred(&mut self, key: &EventKey) {
+        let deferred = StoredStatus {
+            status: Status::Pending,
+            is_deferred: true,
+        };
+        self.0.insert(key.clone(), Some(deferred));
     }
 
     /// Returns `true` if the event was looked up.
@@ -59,17 +69,6 @@ impl EventStatuses {
             .is_some_and(|stored| stored.status == Status::Published)
     }
 
-    /// Returns `true` if the event was looked up and is not pending. If it is quarantined or
-    /// deleted, events before it may still be pending.
-    pub(crate) fn is_not_pending(&self, key: &EventKey) -> bool {
-        self.contains(key) && !self.is_pending(key)
-    }
-
-    pub(crate) fn is_pending(&self, key: &EventKey) -> bool {
-        self.of(key)
-            .is_some_and(|stored| stored.status == Status::Pending)
-    }
-
     /// Returns `true` if the event is pending and left to the table path.
     pub(crate) fn is_deferred(&self, key: &EventKey) -> bool {
         self.of(key)
@@ -86,12 +85,12 @@ impl OutboxReader {
         Self {
             table,
             status,
-            random,
+            random: Mutex::new(random),
         }
     }
 
     /// Looks up the statuses of events.
-    pub(crate) async fn statuses(&mut self, keys: BTreeSet<EventKey>) -> EventStatuses {
+    pub(crate) async fn statuses(&self, keys: BTreeSet<EventKey>) -> EventStatuses {
         let keys: Vec<_> = keys.into_iter().collect();
         let mut known = HashMap::new();
         for keys in keys.chunks(MAX_KEYS) {
@@ -105,11 +104,7 @@ impl OutboxReader {
     }
 
     /// Reads a page of the pending index. The index lags behind the table.
-    pub(crate) async fn pending(
-        &mut self,
-        bucket: u32,
-        after: Option<&PendingCursor>,
-    ) -> PendingPage {
+    pub(crate) async fn pending(&self, bucket: u32, after: Option<&PendingCursor>) -> PendingPage {
         let table = Arc::clone(&self.table);
         self.retry_until_ok(TableOperation::FindPending, || {
             table.pending(bucket, after.cloned())
@@ -118,7 +113,7 @@ impl OutboxReader {
     }
 
     /// Reads items. Those that do not exist are left out.
-    pub(crate) async fn items(&mut self, keys: &[EventKey]) -> Vec<Item> {
+    pub(crate) async fn items(&self, keys: &[EventKey]) -> Vec<Item> {
         let table = Arc::clone(&self.table);
         let mut found = Vec::new();
         for keys in keys.chunks(MAX_KEYS) {
@@ -132,7 +127,7 @@ impl OutboxReader {
 
     /// Reads up to `limit` events of an aggregate before `sequence`, the latest first.
     pub(crate) async fn latest_before(
-        &mut self,
+        &self,
         aggregate_id: &str,
         sequence: &str,
         limit: usize,
@@ -145,7 +140,7 @@ impl OutboxReader {
     }
 
     async fn retry_until_ok<T, F>(
-        &mut self,
+        &self,
         operation: TableOperation,
         mut request: impl FnMut() -> F,
     ) -> T
@@ -160,7 +155,7 @@ impl OutboxReader {
                 Err(error) => {
                     failures += 1;
                     monitor.record_failure(error.to_string(), Instant::now());
-                    let delay = backoff::delay(failures, self.random.f64());
+                    let delay = backoff::delay(failures, self.random.lock().f64());
                     tracing::warn!(
                         %error,
                         failures,

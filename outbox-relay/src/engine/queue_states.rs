@@ -44,6 +44,11 @@ impl QueueStates {
                 .is_some_and(|condition| condition.is_deferring)
     }
 
+    /// Returns `true` if the queue is unavailable or slow. Events without a route have no queue.
+    pub(crate) fn is_impaired(&self, queue: &QueueRef) -> bool {
+        !queue.is_routed() || self.conditions.lock().contains_key(queue)
+    }
+
     /// Returns `true` if events of the queue that are read from the table may be dispatched. An
     /// impaired queue accepts one batch of them at a time, as a probe.
     pub(crate) fn accepts_table_events(&self, queue: &QueueRef) -> bool {
@@ -108,10 +113,12 @@ mod tests {
             };
             states.replace(BTreeMap::from([(queue.clone(), condition)]));
             assert!(states.is_deferring(&queue));
+            assert!(states.is_impaired(&queue));
             assert_eq!(states.accepts_table_events(&queue), accepts);
         }
         states.replace(BTreeMap::new());
         assert!(!states.is_deferring(&queue));
+        assert!(!states.is_impaired(&queue));
         assert!(states.accepts_table_events(&queue));
     }
 

@@ -21,6 +21,7 @@ pub mod read_pacing;
 pub mod recent_map;
 pub mod record_classifier;
 pub mod send_scheduler;
+pub mod sequence_rule;
 pub mod sequence_tracker;
 pub mod sweep_policy;
 pub mod takeover_dedup;

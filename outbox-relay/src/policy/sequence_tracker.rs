@@ -24,6 +24,10 @@ impl AggregateHash {
     }
 }
 
+/// Number of forgotten aggregates that are remembered as such at least: those of the time in which
+/// an event is dispatched.
+const MAX_FORGOTTEN: usize = 1_000;
+
 /// Highest dispatched sequence of each of the most recent aggregates of one shard. An event of an
 /// aggregate that is no longer remembered costs a look-up of its predecessor in the table.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct SequenceTracker {
     highest: RecentMap<AggregateHash, u64>,
     /// Number of calls of [`Self::forget`].
     forgotten: u64,
+    /// That number at the last call for each of the most recent aggregates.
+    last_forgotten: RecentMap<AggregateHash, u64>,
 }
 
 impl SequenceTracker {
@@ -40,6 +46,7 @@ impl SequenceTracker {
         Self {
             highest: RecentMap::new(capacity),
             forgotten: 0,
+            last_forgotten: RecentMap::new(MAX_FORGOTTEN),
         }
     }
 
@@ -66,13 +73,24 @@ impl SequenceTracker {
 
     /// Forgets an aggregate: dispatched events of it were left to the table.
     pub fn forget(&mut self, aggregate_id: &str) {
-        self.highest.remove(&AggregateHash::of(aggregate_id));
+        let aggregate = AggregateHash::of(aggregate_id);
+        self.highest.remove(&aggregate);
         self.forgotten += 1;
+        self.last_forgotten.insert(aggregate, self.forgotten);
     }
 
-    /// Returns a number that changes when an aggregate is forgotten.
+    /// Returns a number that increases when an aggregate is forgotten.
     pub const fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    /// Returns `true` if an aggregate was not forgotten since [`Self::forgotten`] returned `since`,
+    /// or `false` if that is no longer known.
+    pub fn is_unchanged(&self, aggregate_id: &str, since: u64) -> bool {
+        let count = self.forgotten - since;
+        let last = self.last_forgotten.get(&AggregateHash::of(aggregate_id));
+        usize::try_from(count).is_ok_and(|count| count <= MAX_FORGOTTEN)
+            && last.is_none_or(|last| *last <= since)
     }
 
     /// Records that an event was dispatched.
@@ -107,6 +125,24 @@ mod tests {
         assert!(!sequences.may_follow("a", 2));
         assert!(!sequences.is_repeat("a", 1));
         assert!(sequences.may_follow("b", 2));
+    }
+
+    #[test]
+    fn a_change_of_one_aggregate_is_none_of_the_others() {
+        let mut sequences = SequenceTracker::new(10);
+        sequences.forget("a");
+        let since = sequences.forgotten();
+        assert!(sequences.is_unchanged("a", since));
+        sequences.forget("b");
+        assert!(sequences.is_unchanged("a", since));
+        assert!(!sequences.is_unchanged("b", since));
+        sequences.forget("a");
+        assert!(!sequences.is_unchanged("a", since));
+        for n in 0..=MAX_FORGOTTEN {
+            sequences.forget(&n.to_string());
+        }
+        assert!(!sequences.is_unchanged("never forgotten", since));
+        assert!(sequences.is_unchanged("never forgotten", sequences.forgotten()));
     }
 
     #[test]

@@ -161,19 +161,20 @@ impl EngineStatus {
         self.state.lock().queues.remove(queue);
     }
 
-    /// Records an event without a route. Returns `true` if its type was not known to have none.
-    pub(crate) fn record_unrouted(&self, event_type: &str, now: Instant) -> bool {
+    /// Records an event without a route, and logs its type unless it is known to have none.
+    pub(crate) fn record_unrouted(&self, event_type: &str) {
+        let now = Instant::now();
         let mut state = self.state.lock();
         state.retain_unrouted(now);
         if let Some(seen) = state.unrouted.get_mut(event_type) {
             *seen = now;
-            return false;
-        }
-        let has_room = state.unrouted.len() < MAX_UNROUTED;
-        if has_room {
+        } else if state.unrouted.len() < MAX_UNROUTED {
             state.unrouted.insert(event_type.to_owned(), now);
+            tracing::error!(
+                event_type,
+                "no route matches the event type; its events stay pending in the table; add a route to RELAY_ROUTES"
+            );
         }
-        has_room
     }
 
     /// Returns `true` if events are held because no route matches them.

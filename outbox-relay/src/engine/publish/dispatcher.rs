@@ -48,6 +48,12 @@ impl Dispatcher {
         Ack::new(&self.shard, key, record, budget)
     }
 
+    /// Waits for a limited time until an event that a sweeper read fits the buffer budget.
+    pub(crate) async fn reserve_swept(&self, key: &EventKey, message_bytes: usize) -> Option<Ack> {
+        let budget = self.budget.reserve_swept(message_bytes).await?;
+        Some(Ack::new(&self.shard, key, None, budget))
+    }
+
     /// Passes a command to the publisher.
     pub(crate) fn send(&self, command: PublishCommand) {
         // The publisher ends before its readers only while the instance stops.

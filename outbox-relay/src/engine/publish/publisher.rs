@@ -232,7 +232,7 @@ impl Publisher {
 
     fn push(&mut self, event: Arc<Event>, ack: Ack, now: Instant) {
         if !event.queue.is_routed() {
-            self.record_unrouted(&event, now);
+            self.status.record_unrouted(event.event_type());
         }
         let is_from_table = is_from_table(&ack);
         self.scheduler.push(event, ack, is_from_table, now);

@@ -12,6 +12,7 @@
 //! index of pending events in the order of their time ([`walk`]).
 
 mod candidates;
+mod sweep_gate;
 mod walk;
 
 use std::sync::Arc;
@@ -21,15 +22,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::candidates::Candidates;
-use self::walk::{Task, Walk, Walked};
+use self::sweep_gate::Walked;
+use self::walk::{Task, Walk};
 use super::context::ShardContext;
 use super::outbox_reader::OutboxReader;
 use super::shard_state::ShardState;
 use crate::policy::lease_assignment::with_registered;
 use crate::policy::sweep_policy::{SweepPartition, is_past, low_watermark};
 
-/// Pause after a walk, in multiples of its duration, before the next request starts another one. A
-/// walk over the events of an unavailable queue takes long and publishes nothing.
+/// Pause after a walk that published nothing, in multiples of its duration, before the next request
+/// starts another one: a walk over many events of an unavailable queue takes long.
 const PAUSE_FACTOR: u32 = 4;
 
 pub(crate) struct Sweeper {
@@ -44,6 +46,8 @@ pub(crate) struct Sweeper {
     has_marked: bool,
     /// Earliest start of the next walk that is requested.
     next_walk: Instant,
+    /// The last walk published events, and there are more.
+    continues: bool,
 }
 
 struct LostEventSweep {
@@ -84,6 +88,7 @@ impl Sweeper {
             waiting: None,
             has_marked: true,
             next_walk: Instant::now(),
+            continues: false,
         }
     }
 
@@ -98,6 +103,7 @@ impl Sweeper {
             let poll = self.ctx.config.lease_duration / 3;
             let trigger = tokio::select! {
                 biased;
+                () = std::future::ready(()), if self.continues => Trigger::Requested,
                 _ = ticks.tick() => Trigger::Interval,
                 count = queues.recovered(recoveries) => {
                     recoveries = count;
@@ -130,6 +136,13 @@ impl Sweeper {
                     "publishing pending events that the stream can no longer deliver"
                 );
             }
+            if walked.is_limited {
+                self.waiting = Some(sweep);
+                if walked.has_progress {
+                    continue;
+                }
+                return;
+            }
             if sweep.candidates.is_full() {
                 self.collect(false).await;
             }
@@ -141,7 +154,8 @@ impl Sweeper {
     async fn collect(&mut self, is_requested: bool) {
         let started_at = (self.ctx.config.clock)();
         let walk_started_at = Instant::now();
-        let mut candidates = Candidates::default();
+        let buckets = self.partition.buckets(self.ctx.config.buckets.get());
+        let mut candidates = Candidates::new(buckets.count());
         let looks_for_deferred = is_requested || self.has_marked;
         let walked = self
             .walk(Task::Collect {
@@ -150,8 +164,12 @@ impl Sweeper {
             })
             .await;
         self.has_marked = !walked.remaining.is_empty();
+        self.continues = self.has_marked && walked.has_progress;
+        self.next_walk = Instant::now();
+        if !walked.has_progress {
+            self.next_walk += walk_started_at.elapsed() * PAUSE_FACTOR;
+        }
         self.shard.set_deferred(walked.remaining);
-        self.next_walk = Instant::now() + walk_started_at.elapsed() * PAUSE_FACTOR;
         if self.waiting.is_none() && !candidates.is_empty() {
             self.waiting = Some(LostEventSweep {
                 started_at,
@@ -165,7 +183,7 @@ impl Sweeper {
             &self.ctx,
             &self.shard,
             self.partition,
-            &mut self.outbox,
+            &self.outbox,
             self.random.fork(),
         );
         walk.run(task).await

@@ -1,19 +1,16 @@
 //! Walk over the index of pending events: dispatches those that are due.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outbox::item::attribute;
 
-use super::candidates::Candidates;
+use super::candidates::{Candidates, Collected};
+use super::sweep_gate::{SweepGate, Walked};
 use crate::engine::context::ShardContext;
 use crate::engine::outbox_reader::OutboxReader;
-use crate::engine::shard::sequence_gate::SequenceGate;
 use crate::engine::shard_state::ShardState;
-use crate::policy::record_classifier::Classified;
 use crate::policy::sweep_policy::{SweepPartition, is_old};
-use crate::ports::{Change, EventKey, Item, PendingEntry};
-use crate::routes::{QueueRef, Target};
+use crate::ports::{EventKey, PendingEntry};
 
 /// Number of events that are read and dispatched at once.
 const MAX_EVENTS: usize = 100;
@@ -40,23 +37,12 @@ pub(super) enum Task<'a> {
     Publish(&'a Candidates),
 }
 
-/// Outcome of one walk.
-#[derive(Debug, Default)]
-pub(super) struct Walked {
-    /// Number of events that were dispatched.
-    pub(super) dispatched: usize,
-    /// Number of events that wait in the table, by queue: it accepts nothing, or they wait for an
-    /// earlier event.
-    pub(super) remaining: BTreeMap<String, u64>,
-}
-
 pub(super) struct Walk<'a> {
     ctx: &'a ShardContext,
     shard: &'a Arc<ShardState>,
     partition: SweepPartition,
-    outbox: &'a mut OutboxReader,
-    gate: SequenceGate,
-    walked: Walked,
+    outbox: &'a OutboxReader,
+    gate: SweepGate,
 }
 
 impl<'a> Walk<'a> {
@@ -64,7 +50,7 @@ impl<'a> Walk<'a> {
         ctx: &'a ShardContext,
         shard: &'a Arc<ShardState>,
         partition: SweepPartition,
-        outbox: &'a mut OutboxReader,
+        outbox: &'a OutboxReader,
         random: fastrand::Rng,
     ) -> Self {
         Self {
@@ -72,8 +58,7 @@ impl<'a> Walk<'a> {
             shard,
             partition,
             outbox,
-            gate: SequenceGate::new(ctx, shard, random),
-            walked: Walked::default(),
+            gate: SweepGate::new(ctx, shard, random),
         }
     }
 
@@ -82,20 +67,22 @@ impl<'a> Walk<'a> {
         for bucket in self.partition.buckets(self.ctx.config.buckets.get()) {
             self.walk_bucket(bucket, &mut task).await;
         }
-        self.walked
+        self.gate.walked
     }
 
     async fn walk_bucket(&mut self, bucket: u32, task: &mut Task<'_>) {
         let mut after = None;
         let mut young_pages = 0;
         let mut unmarked = 0;
+        let mut collected = Collected::default();
         loop {
             let page = self.outbox.pending(bucket, after.as_ref()).await;
             let mut entries = page.entries;
-            entries.retain(|entry| self.is_possible(entry));
+            entries.retain(|entry| self.gate.is_possible(entry));
             let (old, young): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|entry| self.is_old(entry));
             young_pages += usize::from(!young.is_empty());
+            let mut looks = false;
             match task {
                 Task::Publish(candidates) => {
                     let due = old.into_iter().map(|entry| entry.key);
@@ -106,73 +93,32 @@ impl<'a> Walk<'a> {
                     candidates,
                     looks_for_deferred,
                 } => {
-                    let looks = *looks_for_deferred && unmarked < MAX_UNMARKED;
                     let (due, other): (Vec<_>, Vec<_>) =
                         old.into_iter().partition(|entry| entry.is_republished);
                     let due: Vec<_> = due.into_iter().map(|entry| entry.key).collect();
                     self.publish(&due).await;
+                    looks = *looks_for_deferred && unmarked < MAX_UNMARKED;
                     if looks {
                         let all: Vec<_> = other.iter().chain(&young).collect();
                         self.publish_deferred(&all, &mut unmarked).await;
+                        looks = unmarked < MAX_UNMARKED;
                     }
                     // Those that were dispatched just now are in flight.
-                    for entry in &other {
-                        if !self.shard.is_in_flight_from_table(&entry.key) {
-                            candidates.insert(&entry.key);
-                        }
+                    let shard = self.shard;
+                    let other = other.iter().map(|entry| &entry.key);
+                    for key in other.filter(|key| !shard.is_in_flight_from_table(key)) {
+                        candidates.insert(key, &mut collected);
                     }
-                    if candidates.is_full() {
+                    if candidates.is_full() && !candidates.has_room(collected) && !looks {
                         return;
                     }
                 }
             }
             after = page.next;
-            let looks = matches!(
-                task,
-                Task::Collect {
-                    looks_for_deferred: true,
-                    ..
-                }
-            ) && unmarked < MAX_UNMARKED;
             if after.is_none() || (young_pages >= MAX_YOUNG_PAGES && !looks) {
                 return;
             }
         }
-    }
-
-    /// Returns `true` if the event can be dispatched: it is not in flight since an earlier walk,
-    /// and its queue accepts events of the table. An event that is skipped because of its queue is
-    /// counted.
-    fn is_possible(&mut self, entry: &PendingEntry) -> bool {
-        if self.shard.is_in_flight_from_table(&entry.key) {
-            return false;
-        }
-        let Some(queue) = self.queue_of(entry) else {
-            return true;
-        };
-        let is_possible = self.ctx.queues.accepts_table_events(&queue);
-        if !is_possible {
-            self.count_remaining(&queue);
-        }
-        is_possible
-    }
-
-    /// Returns the destination of an event, or `None` if it is to be quarantined.
-    fn queue_of(&self, entry: &PendingEntry) -> Option<QueueRef> {
-        let event_type = entry.event_type.as_deref()?;
-        match self.ctx.config.routes.target_of(event_type) {
-            Some(Target::Queue(queue)) => Some(queue.clone()),
-            Some(Target::Quarantine) => None,
-            None => Some(QueueRef::unrouted()),
-        }
-    }
-
-    fn count_remaining(&mut self, queue: &QueueRef) {
-        *self
-            .walked
-            .remaining
-            .entry(queue.name().to_owned())
-            .or_default() += 1;
     }
 
     /// Returns `true` if the event is old enough to sweep; younger events are still expected from
@@ -189,7 +135,7 @@ impl<'a> Walk<'a> {
             // A queue that fails meanwhile accepts no more.
             let mut keys = Vec::new();
             for entry in entries {
-                if self.is_possible(entry) {
+                if self.gate.is_possible(entry) {
                     keys.push(entry.key.clone());
                 }
             }
@@ -200,7 +146,7 @@ impl<'a> Walk<'a> {
             } else {
                 *unmarked = 0;
             }
-            self.dispatch(items).await;
+            self.gate.dispatch(items).await;
             if *unmarked >= MAX_UNMARKED {
                 return;
             }
@@ -211,25 +157,7 @@ impl<'a> Walk<'a> {
     async fn publish(&mut self, keys: &[EventKey]) {
         for keys in keys.chunks(MAX_EVENTS) {
             let items = self.outbox.items(keys).await;
-            self.dispatch(items).await;
-        }
-    }
-
-    /// Dispatches those events that are still pending in the table itself, as the index lags.
-    async fn dispatch(&mut self, items: Vec<Item>) {
-        let mut events = Vec::new();
-        let mut rejected = Vec::new();
-        for item in items {
-            match self.ctx.config.classify(Change::Insert(item)) {
-                Classified::Event(event) => events.push(event),
-                Classified::Reject(reject) => rejected.push(reject),
-                Classified::Skip(_) => {}
-            }
-        }
-        let (dispatched, held) = self.gate.admit_pending(events, rejected).await;
-        self.walked.dispatched += dispatched;
-        for event in held {
-            self.count_remaining(&event.queue);
+            self.gate.dispatch(items).await;
         }
     }
 }

@@ -99,19 +99,6 @@ impl Publisher {
         }
     }
 
-    /// Reports an event without a route: once for each event type, as its text is not known
-    /// beforehand.
-    pub(in crate::engine::publish) fn record_unrouted(&self, event: &Event, now: Instant) {
-        let event_type = event.event_type();
-        if self.status.record_unrouted(event_type, now) {
-            tracing::error!(
-                event_type,
-                event_id = event.event_id,
-                "no route matches the event type; its events stay pending in the table; add a route to RELAY_ROUTES"
-            );
-        }
-    }
-
     /// Publishes the conditions of the queues to the other tasks, and logs which of them begin and
     /// end to leave their events to the table.
     pub(in crate::engine::publish) fn update_queue_states(&mut self, now: Instant) {

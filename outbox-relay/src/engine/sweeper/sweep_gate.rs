@@ -1,0 +1,172 @@
+//! Sweep gate: dispatches events that a walk over the index found, after their items were read.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::engine::context::ShardContext;
+use crate::engine::order_gate::{Dispatch, OrderGate, predecessor};
+use crate::engine::shard_state::ShardState;
+use crate::policy::recent_map::RecentMap;
+use crate::policy::record_classifier::{Classified, Event};
+use crate::policy::sequence_rule::Path;
+use crate::policy::sequence_tracker::AggregateHash;
+use crate::ports::{Change, EventKey, Item, PendingEntry};
+use crate::routes::{QueueRef, Target};
+
+/// Number of aggregates that are remembered at least as blocked.
+const MAX_BLOCKED: usize = 5_000;
+
+/// Outcome of one walk.
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    /// Number of events that were dispatched.
+    pub(super) dispatched: usize,
+    /// Some of them were dispatched to queues that accept events.
+    pub(super) has_progress: bool,
+    /// The buffer had no room for an event.
+    pub(super) is_limited: bool,
+    /// Number of events that wait in the table, by queue: it accepts nothing, or they wait for an
+    /// earlier event.
+    pub(super) remaining: BTreeMap<String, u64>,
+}
+
+/// Gate of one walk.
+pub(super) struct SweepGate {
+    gate: OrderGate,
+    /// Lowest sequence that could not be dispatched, by aggregate.
+    blocked: RecentMap<AggregateHash, u64>,
+    /// Queues whose events do not fit the buffer.
+    full: HashSet<QueueRef>,
+    pub(super) walked: Walked,
+}
+
+impl SweepGate {
+    pub(super) fn new(ctx: &ShardContext, shard: &Arc<ShardState>, random: fastrand::Rng) -> Self {
+        Self {
+            gate: OrderGate::new(ctx, shard, true, random),
+            blocked: RecentMap::new(MAX_BLOCKED),
+            full: HashSet::new(),
+            walked: Walked::default(),
+        }
+    }
+
+    /// Returns `true` if the event can be dispatched: it is not in flight since an earlier walk,
+    /// its queue accepts events of the table, and no earlier event of its aggregate is known to
+    /// wait. An event that has to stay in the table is counted.
+    pub(super) fn is_possible(&mut self, entry: &PendingEntry) -> bool {
+        let gate = &self.gate;
+        if gate.shard().is_in_flight_from_table(&entry.key) {
+            return false;
+        }
+        let Some(queue) = self.queue_of(entry) else {
+            return true;
+        };
+        let is_possible = gate.ctx.queues.accepts_table_events(&queue)
+            && !self.full.contains(&queue)
+            && !self.is_blocked(&entry.key);
+        if !is_possible {
+            self.count_remaining(&queue);
+        }
+        is_possible
+    }
+
+    /// Returns the destination of an event, or `None` if it is to be quarantined.
+    fn queue_of(&self, entry: &PendingEntry) -> Option<QueueRef> {
+        let ctx = &self.gate.ctx;
+        let event_type = entry.event_type.as_deref()?;
+        match ctx.config.routes.target_of(event_type) {
+            Some(Target::Queue(queue)) => Some(queue.clone()),
+            Some(Target::Quarantine) => None,
+            None => {
+                // It may have been read from the stream long ago, or by another instance.
+                ctx.status.record_unrouted(event_type);
+                Some(QueueRef::unrouted())
+            }
+        }
+    }
+
+    fn is_blocked(&self, key: &EventKey) -> bool {
+        let blocked = self.blocked.get(&AggregateHash::of(&key.aggregate_id));
+        let sequence = key.sequence.parse::<u64>();
+        blocked.is_some_and(|blocked| sequence.is_ok_and(|sequence| sequence > *blocked))
+    }
+
+    fn count_remaining(&mut self, queue: &QueueRef) {
+        let remaining = &mut self.walked.remaining;
+        *remaining.entry(queue.name().to_owned()).or_default() += 1;
+    }
+
+    /// Leaves an event in the table until the next walk, and those after it.
+    fn leave(&mut self, event: &Event) {
+        self.count_remaining(&event.queue);
+        let aggregate = AggregateHash::of(&event.key.aggregate_id);
+        let blocked = self.blocked.get(&aggregate).copied();
+        let lowest = blocked.map_or(event.sequence, |blocked| blocked.min(event.sequence));
+        self.blocked.insert(aggregate, lowest);
+    }
+
+    /// Dispatches those events that are still pending in the table itself, as the index lags, and
+    /// the ones before them in their aggregates.
+    pub(super) async fn dispatch(&mut self, items: Vec<Item>) {
+        let mut events = Vec::new();
+        for item in items {
+            match self.gate.ctx.config.classify(Change::Insert(item)) {
+                Classified::Event(event) => events.push(event),
+                Classified::Reject(rejected) => match self.gate.dispatch_rejected(rejected).await {
+                    Dispatch::Done => self.count_dispatched(1),
+                    Dispatch::NoRoom | Dispatch::Overtakes => self.walked.is_limited = true,
+                },
+                Classified::Skip(_) => {}
+            }
+        }
+        events.sort_by_key(|event| event.sequence);
+        let unknown = events.iter().filter(|event| !self.gate.may_follow(event));
+        let keys = unknown.map(|event| predecessor(event)).collect();
+        let statuses = self.gate.outbox.statuses(keys).await;
+        for event in events {
+            if !self.gate.was_dispatched(&event.key) {
+                let is_published = statuses.is_published(&predecessor(&event));
+                self.dispatch_event(&event, is_published).await;
+            }
+        }
+    }
+
+    /// Dispatches an event. `is_published`: its predecessor is published.
+    async fn dispatch_event(&mut self, event: &Arc<Event>, is_published: bool) {
+        if self.full.contains(&event.queue) || self.is_blocked(&event.key) {
+            self.leave(event);
+            return;
+        }
+        let forgotten = self.gate.forgotten();
+        if !is_published && !self.gate.may_follow(event) {
+            let earlier = self.gate.dispatch_earlier(event, Path::Table, forgotten);
+            let earlier = earlier.await;
+            self.count_dispatched(earlier.count);
+            if earlier.is_blocked {
+                self.leave(event);
+                return;
+            }
+        }
+        let dispatch = self
+            .gate
+            .dispatch_after(event, None, is_published, forgotten)
+            .await;
+        match dispatch {
+            Dispatch::Done => {
+                let is_impaired = self.gate.ctx.queues.is_impaired(&event.queue);
+                self.walked.has_progress |= !is_impaired;
+                self.count_dispatched(1);
+            }
+            Dispatch::Overtakes => self.leave(event),
+            Dispatch::NoRoom => {
+                self.full.insert(event.queue.clone());
+                self.walked.is_limited = true;
+                self.leave(event);
+            }
+        }
+    }
+
+    fn count_dispatched(&mut self, count: usize) {
+        self.walked.dispatched += count;
+    }
+}
