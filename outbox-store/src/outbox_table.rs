@@ -80,13 +80,17 @@ pub struct Generation {
     pub replays: Option<u64>,
     /// Time of the last retry of a quarantined event, as stored.
     pub retried_at: Option<String>,
+    /// The item has a number of replays that is none. Such an event can be quarantined only.
+    pub is_malformed: bool,
 }
 
 impl Generation {
     /// Reads an item.
     pub fn of(item: &Item) -> Self {
+        let replays = number(item, attribute::REPLAYS);
         Self {
-            replays: number(item, attribute::REPLAYS),
+            replays,
+            is_malformed: replays.is_none() && item.contains_key(attribute::REPLAYS),
             retried_at: text(item, attribute::RETRIED_AT),
         }
     }

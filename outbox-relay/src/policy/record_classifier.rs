@@ -109,6 +109,7 @@ fn prepare(
 ) -> Classified {
     let trace_id = stored_trace_id(&image);
     let generation = Generation::of(&image);
+    let is_malformed = generation.is_malformed;
     let reject = |key, reason, failure: String, trace_id| {
         Classified::Reject(Rejected {
             key,
@@ -122,6 +123,11 @@ fn prepare(
         Ok(item) => item,
         Err(error) => return reject(key, "malformed_item", error.to_string(), trace_id),
     };
+    // A mark could not be conditional on the generation.
+    if is_malformed {
+        let failure = "`replays` must be missing or a whole number (N) of at least 0: only the relay's operators write it; remove it and retry, or discard the event";
+        return reject(key, "malformed_item", failure.to_owned(), trace_id);
+    }
     let message = match Message::from_item(&item) {
         Ok(message) => message,
         Err(error) => return reject(key, error.kind(), error.to_string(), trace_id),

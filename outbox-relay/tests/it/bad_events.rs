@@ -15,6 +15,8 @@ async fn each_malformed_event_is_quarantined_with_its_reason_and_blocks_no_other
     let number = || AttributeValue::N("1".to_owned());
     let mut no_payload = event("no-payload", 1);
     no_payload.remove("payload");
+    let mut retried_at_number = changed("retried-at-number", "retried_at", number());
+    retried_at_number.remove("payload");
     let cases = [
         (no_payload, "`payload` is missing"),
         (
@@ -45,6 +47,19 @@ async fn each_malformed_event_is_quarantined_with_its_reason_and_blocks_no_other
             changed("long-id", "event_id", text("x".repeat(500))),
             "`event_id` has 500 characters",
         ),
+        (
+            changed("replays-text", "replays", text("1")),
+            "`replays` must be missing or a whole number (N) of at least 0",
+        ),
+        (
+            changed(
+                "replays-negative",
+                "replays",
+                AttributeValue::N("-1".to_owned()),
+            ),
+            "`replays` must be missing or a whole number (N) of at least 0",
+        ),
+        (retried_at_number, "`payload` is missing"),
     ];
     for (item, _) in &cases {
         stage.put(item.clone()).await;

@@ -47,12 +47,17 @@ async fn an_event_without_a_route_stays_pending_and_is_published_once_it_has_one
     until_answer(&relay, "/metrics", 200, unavailable).await;
     assert_eq!(relay.log().matches("no route matches").count(), 1);
 
+    // The stream does not deliver them again, but they are still pending without a route.
     relay.kill().await.unwrap();
-    let routes = [
-        ("RELAY_ROUTES", "*=order-events"),
+    let sweeps = [
         ("RELAY_SWEEP_INTERVAL", "500ms"),
         ("RELAY_SWEEP_AFTER", "500ms"),
     ];
+    relay = stage.relay(&sweeps).await;
+    until_answer(&relay, "/readyz", 503, "event type stock.moved").await;
+
+    relay.kill().await.unwrap();
+    let routes = [&[("RELAY_ROUTES", "*=order-events")], &sweeps[..]].concat();
     let relay = stage.relay(&routes).await;
     stage.until_count("PUBLISHED", 3).await;
     let received = ids(&stage.receive("order-events", 3).await);

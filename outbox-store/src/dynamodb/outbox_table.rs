@@ -275,15 +275,18 @@ impl DynamoDbOutboxTable {
         let Generation {
             replays,
             retried_at,
+            is_malformed,
         } = generation;
         let condition = format!(
             "#status = :pending AND {} AND {}",
             match replays {
+                None if *is_malformed => "attribute_exists(#replays)",
                 None => "attribute_not_exists(#replays)",
                 Some(_) => "#replays = :replays",
             },
             match retried_at {
-                None => "attribute_not_exists(#retried_at)",
+                // An attribute of another type is no time of a retry.
+                None => "NOT attribute_type(#retried_at, :string)",
                 Some(_) => "#retried_at = :retried_at",
             }
         );
@@ -300,10 +303,10 @@ impl DynamoDbOutboxTable {
         if let Some(replays) = replays {
             request = request.expression_attribute_values(":replays", number(replays));
         }
-        if let Some(retried_at) = retried_at {
-            request = request.expression_attribute_values(":retried_at", string(retried_at));
+        match retried_at {
+            Some(at) => request.expression_attribute_values(":retried_at", string(at)),
+            None => request.expression_attribute_values(":string", string("S")),
         }
-        request
     }
 
     /// Writes the status and nothing else, for an item that is too large for more. The write

@@ -14,7 +14,7 @@ use crate::support::{Item, Stage, event, text};
 
 const SEQUENCES: u64 = 20;
 const STEADY: u32 = 100;
-const MAX_LAG: Duration = Duration::from_secs(1);
+const MAX_LAG: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 1 });
 
 /// Time limit for the publication of what can be sent, before and after the retry.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -53,22 +53,6 @@ impl Stage {
     }
 }
 
-async fn until_sent(sqs: &SqsRecorder, count: usize) {
-    let mut polls = tokio::time::interval(Duration::from_millis(250));
-    let began = Instant::now();
-    loop {
-        let sent = sqs.sends().count("held-");
-        if sent >= count {
-            break;
-        }
-        polls.tick().await;
-        assert!(
-            began.elapsed() < PATIENCE,
-            "{sent} of {count} events are sent after {PATIENCE:?}"
-        );
-    }
-}
-
 /// Runs `aggregates` with one such event each, which are retried after `pause`.
 async fn run(aggregates: u64, rate: u32, pause: Duration) {
     let stage = Stage::new().await;
@@ -86,7 +70,7 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
     stage.write_paced(items(aggregates), rate).await;
     let before: u64 = (0..aggregates).map(|n| poisoned(n) - 1).sum();
     let before = usize::try_from(before).unwrap();
-    until_sent(&sqs, before).await;
+    sqs.until_sent("held-", before, PATIENCE).await;
     eventually(PATIENCE, || async {
         match sum_of(&relay, "outbox_events_quarantined_total").await {
             count if count == aggregates => Ok(()),
@@ -106,7 +90,7 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
     let retry = stage.operate(&["retry", "--all-failed"]).await;
     assert_eq!(retry.code, Some(0), "{retry:?}");
     let all = usize::try_from(aggregates * SEQUENCES).unwrap();
-    until_sent(&sqs, all).await;
+    sqs.until_sent("held-", all, PATIENCE).await;
     let followed = retried.elapsed();
     let (after, lag) = steady.lag(&sqs.sends(), retried, Instant::now());
     steady.stop().await;
@@ -135,7 +119,6 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not measured since the failure mode was added"]
 async fn held_aggregates_delay_no_others_and_continue_in_order_after_a_retry() {
     run(60, 600, Duration::from_secs(2)).await;
 }

@@ -98,7 +98,6 @@ async fn run(items: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not measured since holes are looked up backwards"]
 async fn holes_after_five_thousand_events_cost_a_constant_number_of_requests() {
     run(5_000).await;
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use test_support::{Call, Fault, Proxy};
@@ -45,6 +45,24 @@ impl SqsRecorder {
 
     pub(super) fn url(&self) -> &str {
         self.proxy.url()
+    }
+
+    /// Waits until `count` different events whose id begins with `prefix` are sent.
+    pub(super) async fn until_sent(&self, prefix: &str, count: usize, limit: Duration) {
+        // Counting is not free for a large number of events.
+        let mut polls = tokio::time::interval(Duration::from_millis(250));
+        let began = Instant::now();
+        loop {
+            let sent = self.sends().count(prefix);
+            if sent >= count {
+                return;
+            }
+            polls.tick().await;
+            assert!(
+                began.elapsed() < limit,
+                "{sent} of {count} are sent after {limit:?}"
+            );
+        }
     }
 
     /// Locks the record. The guard must not be held across an await.
