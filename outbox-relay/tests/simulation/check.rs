@@ -46,7 +46,7 @@ pub(crate) fn check(world: &mut World) -> u64 {
 /// Checks no loss: the event has the status that it must have, and was delivered once for its first
 /// publication and once for each replay.
 fn lost(world: &World, key: &EventKey, event: &EventModel) -> Option<String> {
-    if event.deleted {
+    if event.deleted || event.is_lost {
         return None;
     }
     let name = format!("{}:{}", key.aggregate_id, key.sequence);
@@ -93,9 +93,16 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
             continue;
         };
         let lost = earlier.iter().filter(|sent| sent.answer_lost).count();
+        // It may be a copy that arrived after its sender had sent the event again.
+        let lost = lost + usize::from(last.is_late);
         let disturbed = |disturbance: &&Disturbance| {
             let hit = |sent: &&&Delivery| {
-                let settled = event.published.get(&replay).or(event.settled_at.as_ref());
+                // A stale copy of an event that is pending again cannot be marked.
+                let published = event
+                    .published
+                    .get(&replay)
+                    .filter(|_| event.republished == 0);
+                let settled = published.or(event.settled_at.as_ref());
                 let settled = settled.map_or(last.at, |at| sent.at.max(*at));
                 disturbance.hit(&sent.sender, sent.sent_at, settled)
             };

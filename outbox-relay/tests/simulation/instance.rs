@@ -5,18 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox::Buckets;
-use outbox_relay::engine::{Engine, EngineConfig, EngineStatus, OnFailure};
-use shared::runtime::health::Report;
+use outbox_relay::engine::{Engine, EngineConfig, EngineStatus};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::meter::Gaps;
 use crate::ports::{Mutation, View};
-use crate::run::{BUFFER_EVENTS, SETTLE_LIMIT, locked};
-use crate::world::{CLOCKS, RETENTION, ROUTES, World};
-
-const LEASE: Duration = Duration::from_secs(4);
+use crate::run::{SETTLE_LIMIT, locked};
+use crate::world::{CLOCKS, RETENTION, World};
 
 /// Time limit for health to become green in the quiet phase: a listing of the shards is due once a
 /// minute, and the leases of the shards that it finds must then be acquired.
@@ -29,6 +26,7 @@ pub(crate) struct Instance {
     world: Arc<Mutex<World>>,
     random: fastrand::Rng,
     mutation: Option<Mutation>,
+    has_old_routes: bool,
     frozen: Arc<AtomicBool>,
     stop: CancellationToken,
     running: Option<Running>,
@@ -55,6 +53,7 @@ impl Instance {
             world: Arc::clone(world),
             random,
             mutation,
+            has_old_routes: false,
             frozen: Arc::default(),
             stop: CancellationToken::new(),
             running: None,
@@ -84,14 +83,16 @@ impl Instance {
             frozen: Arc::clone(&self.frozen),
             mutation: self.mutation,
         };
+        let setup = locked(&self.world).setup.clone();
+        self.has_old_routes = setup.has_old_routes;
         let config = EngineConfig {
             instance,
             outbox_table: "outbox".to_owned(),
             buckets: Buckets::default(),
-            routes: ROUTES.parse().expect("a route"),
-            on_failure: OnFailure::Pass,
-            lease_duration: LEASE,
-            poll_min: Duration::from_millis(10),
+            routes: setup.routes(self.number).parse().expect("a route"),
+            on_failure: setup.on_failure,
+            lease_duration: setup.lease_duration(self.number),
+            poll_min: Duration::from_millis([10, 50, 100][self.number]),
             poll_max: Duration::from_millis(200),
             retention: Duration::from_secs(RETENTION.unsigned_abs()),
             sweep_interval: Duration::from_secs(5),
@@ -99,7 +100,7 @@ impl Instance {
             buffer_kib: if self.mutation == Some(Mutation::NoBound) {
                 1 << 20
             } else {
-                BUFFER_EVENTS * 2
+                setup.buffer_events() * 2
             },
             clock: CLOCKS[self.number],
             suspended: || Duration::ZERO,
@@ -116,8 +117,12 @@ impl Instance {
         });
     }
 
-    pub(crate) fn ensure_running(&mut self) {
+    /// Starts the process if it does not run. One that lacks a route is restarted with it.
+    pub(crate) async fn ensure_running(&mut self) {
         self.thaw();
+        if self.has_old_routes {
+            self.stop().await;
+        }
         if self.running.is_none() {
             self.start();
         }
@@ -165,7 +170,7 @@ impl Instance {
         }
     }
 
-    async fn crash(&mut self) {
+    pub(crate) async fn crash(&mut self) {
         if let Some(running) = self.running.take() {
             locked(&self.world).crashed(&running.name);
             running.task.abort();
@@ -192,17 +197,14 @@ impl Instance {
         }
     }
 
-    /// Checks that both health reports become green in the quiet phase.
-    pub(crate) async fn check_health(&self) {
+    /// Checks that `/healthz` becomes green in the quiet phase, and `/readyz` unless a queue is
+    /// unavailable.
+    pub(crate) async fn check_health(&self, is_ready: bool) {
         let Some(running) = &self.running else {
             return;
         };
-        let reports = || {
-            let status = &running.status;
-            [status.live(Instant::now()), status.ready()]
-        };
         let healthy = async {
-            while !reports().iter().all(Report::healthy) {
+            while !(self.is_live() && (!is_ready || running.status.ready().healthy())) {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };
@@ -210,8 +212,19 @@ impl Instance {
             locked(&self.world).violations.push(format!(
                 "no silence: {} stays unhealthy: {:?}",
                 running.name,
-                reports()
+                [running.status.live(Instant::now()), running.status.ready()]
             ));
         }
+    }
+
+    /// Returns `true` if `/healthz` is green.
+    pub(crate) fn is_live(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_none_or(|running| running.status.live(Instant::now()).healthy())
+    }
+
+    /// Returns the name of the current incarnation.
+    pub(crate) fn name(&self) -> Option<&str> {
+        Some(&self.running.as_ref()?.name)
     }
 }

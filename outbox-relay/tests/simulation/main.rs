@@ -37,6 +37,7 @@ mod faults;
 mod instance;
 mod meter;
 mod ports;
+mod quiet;
 mod run;
 mod world;
 

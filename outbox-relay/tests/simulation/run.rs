@@ -9,7 +9,8 @@ use crate::check::check;
 use crate::faults::Faults;
 use crate::instance::Instance;
 use crate::ports::Mutation;
-use crate::world::{EventModel, QUEUES, World, start_clock};
+use crate::quiet::quiet_phase;
+use crate::world::{EventModel, QUEUES, Setup, World, set_clock, start_clock};
 
 /// Number of events that fit the buffer of one instance; each takes 2 KiB of it.
 pub(crate) const BUFFER_EVENTS: usize = 24;
@@ -38,7 +39,8 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
 
 /// Runs `seed` with one rule disabled.
 pub(crate) fn simulate_without(rule: Option<Mutation>, seed: u64) -> Outcome {
-    in_simulation(seed, async |world| play(world, seed, rule).await)
+    let setup = Setup::new(seed);
+    in_simulation(seed, setup, async |world| play(world, seed, rule).await)
 }
 
 /// Runs one instance under steady load whose queues are unavailable for a minute. Returns the
@@ -47,7 +49,7 @@ pub(crate) fn simulate_without(rule: Option<Mutation>, seed: u64) -> Outcome {
 pub(crate) fn outage(seed: u64) -> (Outcome, usize, Duration) {
     let mut during = 0;
     let mut recovery = Duration::ZERO;
-    let outcome = in_simulation(seed, async |world| {
+    let outcome = in_simulation(seed, Setup::plain(), async |world| {
         locked(world).has_faults = false;
         let mut random = fastrand::Rng::with_seed(seed);
         let mut instance = Instance::new(0, world, random.fork(), None);
@@ -73,7 +75,7 @@ pub(crate) fn outage(seed: u64) -> (Outcome, usize, Duration) {
 }
 
 /// Runs `play` on paused time and checks the final state.
-fn in_simulation(seed: u64, play: impl AsyncFnOnce(&Arc<Mutex<World>>)) -> Outcome {
+fn in_simulation(seed: u64, setup: Setup, play: impl AsyncFnOnce(&Arc<Mutex<World>>)) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -81,7 +83,7 @@ fn in_simulation(seed: u64, play: impl AsyncFnOnce(&Arc<Mutex<World>>)) -> Outco
         .expect("a runtime without I/O always starts");
     runtime.block_on(async {
         start_clock();
-        let world = Arc::new(Mutex::new(World::new(seed)));
+        let world = Arc::new(Mutex::new(World::new(seed, setup)));
         play(&world).await;
         let mut world = world.lock().expect("no panic holds the world");
         let repeats = check(&mut world);
@@ -104,8 +106,13 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
         .map(|n| Instance::new(n, world, random.fork(), rule))
         .collect();
     let mut sequences = vec![0_u64; random.usize(2..=12)];
-    for _ in 0..random.usize(40..120) {
+    let steps = random.usize(40..120);
+    let failing_from = random.usize(..steps);
+    for step in 0..steps {
         tokio::time::sleep(Duration::from_millis(random.u64(0..400))).await;
+        if step == failing_from {
+            locked(world).fail_queue();
+        }
         match random.u32(0..100) {
             0..60 => write(world, &mut sequences, &mut random),
             60..65 if locked(world).shards.len() < 9 => locked(world).split(),
@@ -120,34 +127,40 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
                 instances[n].disturb(&mut random).await;
             }
         }
+        if locked(world).setup.has_wrong_clocks && random.f64() < 0.05 {
+            set_clock(random.usize(..MAX_INSTANCES), random.i64(-20..20));
+            locked(world).faults.note("clock set");
+        }
+        let condemned = std::mem::take(&mut locked(world).condemned);
+        for instance in &mut instances {
+            if instance.name().is_some_and(|name| condemned.contains(name)) {
+                instance.crash().await;
+            }
+        }
     }
-    locked(world).has_faults = false;
-    locked(world).unavailable.clear();
-    locked(world).log("quiet phase");
-    for instance in &mut instances {
-        instance.ensure_running();
-    }
-    settle(world).await;
-    for instance in &mut instances {
-        instance.check_health().await;
-    }
+    quiet_phase(world, &mut instances).await;
     for instance in &mut instances {
         instance.stop().await;
     }
 }
 
 /// Waits until no event is pending. If that takes too long, the checkers report what is missing.
-async fn settle(world: &Mutex<World>) {
-    let settled = async {
-        loop {
-            let pending = locked(world).events.values().any(EventModel::is_pending);
-            if !pending {
-                return;
-            }
+pub(crate) async fn settle(world: &Mutex<World>) {
+    let waits = |event: &EventModel| event.is_pending() && !event.is_lost;
+    wait_until(world, |world| !world.events.values().any(waits)).await;
+}
+
+/// Waits until `condition` holds, and returns `false` if that takes too long.
+pub(crate) async fn wait_until(
+    world: &Mutex<World>,
+    condition: impl Fn(&mut World) -> bool,
+) -> bool {
+    let holds = async {
+        while !condition(&mut locked(world)) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    let _ = tokio::time::timeout(SETTLE_LIMIT, settled).await;
+    tokio::time::timeout(SETTLE_LIMIT, holds).await.is_ok()
 }
 
 pub(crate) fn locked(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
@@ -159,16 +172,17 @@ pub(crate) fn locked(world: &Mutex<World>) -> std::sync::MutexGuard<'_, World> {
 fn write(world: &Mutex<World>, sequences: &mut [u64], random: &mut fastrand::Rng) {
     for _ in 0..random.usize(1..=4) {
         let aggregate = random.usize(..sequences.len());
-        let mut next = || {
-            sequences[aggregate] += 1;
+        let mut next = |random: &mut fastrand::Rng| {
+            let is_hole = locked(world).setup.has_holes && aggregate.is_multiple_of(2);
+            sequences[aggregate] += if is_hole { random.u64(1..1_000) } else { 1 };
             EventKey {
                 aggregate_id: format!("a{aggregate}"),
                 sequence: sequences[aggregate].to_string(),
             }
         };
-        let mut keys = vec![next()];
+        let mut keys = vec![next(random)];
         if random.f64() < 0.15 {
-            keys.push(next());
+            keys.push(next(random));
             if random.bool() {
                 keys.reverse();
                 locked(world).faults.note("reversed transaction");

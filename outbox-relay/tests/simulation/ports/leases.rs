@@ -5,6 +5,16 @@ use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{Lease, LeaseError, LeaseRequests, LeaseTable, Leases, ShardId};
 
 use super::{Mutation, View};
+use crate::world::{LATE_LEASE_WRITES, Limit};
+
+/// Returns the error of a write that takes effect after its sender gave up.
+fn may_time_out<T>() -> Option<Result<T, LeaseError>> {
+    LATE_LEASE_WRITES.then(|| Err(unavailable()))
+}
+
+fn unavailable() -> LeaseError {
+    LeaseError::Unavailable("simulated".to_owned())
+}
 
 fn lease_id(stream: &str, shard: &ShardId) -> (String, ShardId) {
     (stream.to_owned(), shard.clone())
@@ -14,8 +24,8 @@ fn lease_id(stream: &str, shard: &ShardId) -> (String, ShardId) {
 impl LeaseTable for View {
     async fn register_stream(&self, stream: &str) -> Result<Option<String>, LeaseError> {
         self.travel().await;
-        if self.strikes("lease write failed", 0.02) {
-            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        if self.strikes("lease write failed", 0.02) || self.world().leases_unavailable {
+            return Err(unavailable());
         }
         let mut world = self.world();
         let before = world.entered.replace(stream.to_owned());
@@ -36,8 +46,8 @@ impl LeaseTable for View {
 
     async fn create(&self, stream: &str, lease: &Lease) -> Result<(), LeaseError> {
         self.travel().await;
-        if self.strikes("lease write failed", 0.05) {
-            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        if self.strikes("lease write failed", 0.05) || self.refuses_lease_write() {
+            return Err(unavailable());
         }
         let mut world = self.world();
         world
@@ -49,7 +59,7 @@ impl LeaseTable for View {
 
     async fn acquire(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
         let (id, seen, lease) = (lease_id(stream, &new.shard), seen.clone(), new.clone());
-        self.request(move |view| {
+        self.request(may_time_out(), move |view, _| {
             let acquired = view.write(&id, &lease, |stored| stored.is_same_write(&seen));
             // Even if the answer is lost.
             if view.has_written(&id, &lease) {
@@ -73,7 +83,7 @@ impl LeaseTable for View {
             holder.to_owned(),
             lease.clone(),
         );
-        self.request(move |view| {
+        self.request(may_time_out(), move |view, _| {
             let renewed = view.write(&id, &lease, |stored| {
                 stored.owner.as_deref() == Some(&*holder)
                     && stored.epoch == lease.epoch
@@ -89,6 +99,9 @@ impl LeaseTable for View {
 
     async fn request(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
         self.travel().await;
+        if self.refuses_lease_write() {
+            return Err(unavailable());
+        }
         let mut world = self.world();
         let Some(stored) = world.leases.get_mut(&lease_id(stream, &seen.shard)) else {
             return Err(LeaseError::Lost(None));
@@ -105,6 +118,9 @@ impl LeaseTable for View {
 
     async fn request_sweep(&self, stream: &str) -> Result<(), LeaseError> {
         self.travel().await;
+        if self.refuses_lease_write() {
+            return Err(unavailable());
+        }
         let mut world = self.world();
         let value = world.next_value();
         let sweepers = world
@@ -119,6 +135,9 @@ impl LeaseTable for View {
 
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
         self.travel().await;
+        if self.refuses_lease_write() {
+            return Err(unavailable());
+        }
         let mut world = self.world();
         match world.leases.get(&lease_id(stream, &seen.shard)) {
             Some(stored) if stored.owner.is_none() && stored.epoch == seen.epoch => {
@@ -137,8 +156,8 @@ impl View {
         is_listed: impl Fn(&ShardId) -> bool,
     ) -> Result<Leases, LeaseError> {
         self.travel().await;
-        if self.strikes("lease write failed", 0.02) {
-            return Err(LeaseError::Unavailable("simulated".to_owned()));
+        if self.strikes("lease write failed", 0.02) || self.world().leases_unavailable {
+            return Err(unavailable());
         }
         let leases = {
             let world = self.world();
@@ -163,6 +182,12 @@ impl View {
         stored.is_some_and(|stored| stored.is_same_write(lease))
     }
 
+    /// Returns `true` if the table refuses a write: it is unavailable or throttles.
+    fn refuses_lease_write(&self) -> bool {
+        let mut world = self.world();
+        world.leases_unavailable || world.is_throttled(Limit::LeaseWrites)
+    }
+
     /// Returns a lease as this instance receives it.
     fn as_seen(&self, mut lease: Lease) -> Lease {
         if self.lacks(Mutation::NotWaitingForReaders) {
@@ -177,8 +202,7 @@ impl View {
         lease: &Lease,
         condition: impl Fn(&Lease) -> bool,
     ) -> Result<LeaseRequests, LeaseError> {
-        let unavailable = || LeaseError::Unavailable("simulated".to_owned());
-        if self.strikes("lease write failed", 0.04) {
+        if self.strikes("lease write failed", 0.04) || self.refuses_lease_write() {
             return Err(unavailable());
         }
         let mut world = self.world();
@@ -196,6 +220,7 @@ impl View {
         }
         world.check_fence(&stored, lease);
         world.check_checkpoint(lease);
+        world.check_progress(&stored, lease);
         let name = &self.name;
         world.log(format!(
             "{name} writes {} owner {:?} epoch {} checkpoint {:?}",

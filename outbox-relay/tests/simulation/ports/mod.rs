@@ -14,6 +14,10 @@ use outbox_relay::ports::{Ports, Shard, StreamError};
 
 use crate::world::World;
 
+/// Time after which a sender gives up a request, and the longest time from then to its effect.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_LATE_MILLIS: u64 = 4_000;
+
 /// Rule that is disabled in a run, by a port or a setting that makes the engine behave as if it did
 /// not implement the rule. A checker must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,19 +121,32 @@ impl View {
     }
 
     /// Performs a request with an effect, and returns its answer. Once it was sent, it takes effect
-    /// without its sender.
+    /// without its sender. If it `may_time_out`, its sender may also get this answer after a while,
+    /// and the effect occurs later; `effect` is told whether its answer is lost.
     async fn request<T: Send + 'static>(
         &self,
-        effect: impl FnOnce(&Self) -> T + Send + 'static,
+        may_time_out: Option<T>,
+        effect: impl FnOnce(&Self, bool) -> T + Send + 'static,
     ) -> T {
         self.awake().await;
         let view = self.clone();
-        let latency = self.world().latency();
+        let timeout = may_time_out.filter(|_| self.strikes("late effect", 0.01));
+        let is_lost = timeout.is_some();
+        let latency = if is_lost {
+            TIMEOUT + Duration::from_millis(self.world().random.u64(..MAX_LATE_MILLIS))
+        } else {
+            self.world().latency()
+        };
         let arrival = tokio::spawn(async move {
             tokio::time::sleep(latency).await;
             let arrives = view.world().arrives(&view.name);
-            arrives.then(|| effect(&view))
+            arrives.then(|| effect(&view, is_lost))
         });
+        if let Some(timeout) = timeout {
+            tokio::time::sleep(TIMEOUT).await;
+            self.awake().await;
+            return timeout;
+        }
         let answer = arrival.await.expect("the services do not panic");
         self.travel().await;
         match answer {

@@ -17,12 +17,15 @@ impl OutboxTable for View {
         if self.lacks(Mutation::NoExpiry) {
             published.iter_mut().for_each(|mark| mark.expires_at = 0);
         }
-        self.request(move |view| view.mark_all(&published)).await
+        self.request(Some(Err(simulated())), move |view, _| {
+            view.mark_all(&published)
+        })
+        .await
     }
 
     async fn quarantine(&self, event: &Quarantine) -> Result<MarkOutcome, TableError> {
         let event = event.clone();
-        self.request(move |view| {
+        self.request(Some(Err(simulated())), move |view, _| {
             if view.strikes("quarantine failed", 0.1) {
                 return Err(simulated());
             }
@@ -41,7 +44,10 @@ impl OutboxTable for View {
     async fn defer(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {
         assert!((1..=25).contains(&deferrals.len()));
         let deferrals = deferrals.to_vec();
-        self.request(move |view| view.defer_all(&deferrals)).await
+        self.request(Some(Err(simulated())), move |view, _| {
+            view.defer_all(&deferrals)
+        })
+        .await
     }
 
     async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<StoredStatus>>, TableError> {

@@ -1,7 +1,9 @@
 //! Queue port.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use outbox::message::REPLAY_ATTRIBUTE;
+use outbox::message::{MAX_MESSAGE_BYTES, REPLAY_ATTRIBUTE};
 use outbox_relay::ports::{EntryFailure, EventKey, Queue, SendEntry, SendError};
 use outbox_relay::routes::QueueRef;
 use tokio::time::Instant;
@@ -9,8 +11,14 @@ use tokio::time::Instant;
 use super::{Mutation, View};
 use crate::world::Delivery;
 
-/// Event of a message, and the number of its replay; 0 for a first publication.
-type Message = (EventKey, u64);
+/// Message of a batch, as the service receives it.
+#[derive(Clone, Debug)]
+struct Message {
+    key: EventKey,
+    /// Number of the replay; 0 for a first publication.
+    replay: u64,
+    deduplication: String,
+}
 
 fn message_of(entry: &SendEntry<'_>) -> Message {
     let body: serde_json::Value = serde_json::from_str(&entry.message.body).expect("a JSON body");
@@ -22,19 +30,41 @@ fn message_of(entry: &SendEntry<'_>) -> Message {
     let mut attributes = entry.message.attributes.iter();
     let replay = attributes.find(|(name, _)| *name == REPLAY_ATTRIBUTE);
     let replay = replay.map_or(0, |(_, number)| number.parse().expect("a number"));
-    (key, replay)
+    Message {
+        key,
+        replay,
+        deduplication: entry.deduplication.to_owned(),
+    }
+}
+
+fn unavailable() -> SendError {
+    SendError::Unavailable {
+        kind: "simulated".to_owned(),
+        message: "simulated".to_owned(),
+    }
+}
+
+fn is_fifo(queue: &str) -> bool {
+    queue.ends_with(".fifo")
+}
+
+/// Returns the name of a queue in the setup, whether it is a FIFO queue or not.
+fn logical(queue: &str) -> &str {
+    queue.strip_suffix(".fifo").unwrap_or(queue)
 }
 
 type Answer = Result<Vec<Result<String, EntryFailure>>, SendError>;
 
 impl View {
     /// Processes a batch that left its sender at `sent_at`, as the service does.
-    fn receive(&self, queue: &str, messages: &[Message], sent_at: Instant) -> Answer {
-        let unavailable = || SendError::Unavailable {
-            kind: "simulated".to_owned(),
-            message: "simulated".to_owned(),
-        };
-        if self.world().unavailable.contains(queue) || self.strikes("send failed", 0.05) {
+    fn receive(
+        &self,
+        queue: &str,
+        messages: &[Message],
+        sent_at: Instant,
+        is_lost: bool,
+    ) -> Answer {
+        if self.world().unavailable.contains(logical(queue)) || self.strikes("send failed", 0.05) {
             return Err(unavailable());
         }
         let refused = |code: &str| SendError::Refused {
@@ -45,14 +75,14 @@ impl View {
             return Err(refused("RequestThrottled"));
         }
         let at_fault = |key: &EventKey| self.world().is_refused(key);
-        if messages.iter().any(|(key, _)| at_fault(key)) && self.refuses_all() {
+        if messages.iter().any(|message| at_fault(&message.key)) && self.refuses_all() {
             return Err(refused("InvalidMessageContents"));
         }
-        let answer_lost = self.strikes("send answer lost", 0.02);
+        let answer_lost = is_lost || self.strikes("send answer lost", 0.02);
         let answers = messages
             .iter()
-            .map(|(key, replay)| {
-                let at_fault = at_fault(key);
+            .map(|message| {
+                let at_fault = at_fault(&message.key);
                 if at_fault || self.strikes("entry failed", 0.03) {
                     let code = if at_fault {
                         "InvalidMessageContents"
@@ -66,14 +96,16 @@ impl View {
                     });
                 }
                 let delivery = Delivery {
-                    key: key.clone(),
-                    replay: *replay,
+                    key: message.key.clone(),
+                    replay: message.replay,
                     sender: self.name.clone(),
                     sent_at,
                     at: Instant::now(),
                     answer_lost,
+                    is_late: is_lost,
                 };
-                Ok(self.world().deliver(delivery))
+                let deduplication = is_fifo(queue).then_some(&*message.deduplication);
+                Ok(self.world().deliver(delivery, deduplication))
             })
             .collect();
         if answer_lost {
@@ -99,9 +131,14 @@ impl View {
 impl Queue for View {
     async fn send(&self, queue: &QueueRef, entries: &[SendEntry<'_>]) -> Answer {
         assert!((1..=10).contains(&entries.len()));
+        let bytes: usize = entries.iter().map(|entry| entry.message.size()).sum();
+        if bytes > MAX_MESSAGE_BYTES {
+            let violation = format!("batches: {} sends {bytes} bytes at once", self.name);
+            self.world().violations.push(violation);
+        }
         for entry in entries {
             self.world()
-                .check_sender(&self.name, &self.instance, &message_of(entry).0);
+                .check_sender(&self.name, &self.instance, &message_of(entry).key);
         }
         if self.lacks(Mutation::NotWaitingForSends) {
             for entry in entries {
@@ -109,14 +146,21 @@ impl Queue for View {
                 tokio::spawn(async move {
                     let sent_at = Instant::now();
                     view.travel().await;
-                    let _ = view.receive("", &[message], sent_at);
+                    let _ = view.receive("", &[message], sent_at, false);
                 });
             }
             return Ok(entries.iter().map(|_| Ok("m".to_owned())).collect());
         }
         let (name, sent_at) = (queue.name().to_owned(), Instant::now());
         let messages: Vec<_> = entries.iter().map(message_of).collect();
-        self.request(move |view| view.receive(&name, &messages, sent_at))
-            .await
+        let is_slow = self.world().setup.slow_queue == Some(logical(&name));
+        if is_slow && self.strikes("slow queue", 1.0) {
+            let millis = self.world().random.u64(500..4_000);
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        }
+        self.request(Some(Err(unavailable())), move |view, is_lost| {
+            view.receive(&name, &messages, sent_at, is_lost)
+        })
+        .await
     }
 }

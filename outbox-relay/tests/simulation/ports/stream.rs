@@ -7,7 +7,7 @@ use outbox_relay::ports::{Page, Position, Shard, ShardId, ShardIterator, Stream,
 use tokio::time::Instant;
 
 use super::View;
-use crate::world::PAGE;
+use crate::world::{Limit, PAGE};
 
 /// Maximum number of shards in a page of a listing: low, so that a listing takes several requests.
 const LISTING_PAGE: usize = 3;
@@ -31,10 +31,13 @@ impl Stream for View {
         after: Option<&ShardId>,
     ) -> Result<(Vec<Shard>, Option<ShardId>), StreamError> {
         self.travel().await;
-        if self.strikes("stream unavailable", 0.05) {
+        if self.strikes("stream unavailable", 0.05) || self.world().is_throttled(Limit::Listing) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
         self.check_stream(stream)?;
+        if after.is_some() && self.strikes("lister dies", 0.02) {
+            self.world().condemned.insert(self.name.clone());
+        }
         let mut rest = self.listed();
         if let Some(after) = after {
             let at = rest.iter().position(|shard| shard.id == *after);
@@ -54,7 +57,7 @@ impl Stream for View {
         if self.strikes("no child filter", 0.3) {
             return Ok(None);
         }
-        if self.strikes("stream unavailable", 0.05) {
+        if self.strikes("stream unavailable", 0.05) || self.world().is_throttled(Limit::Listing) {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
         self.check_stream(stream)?;
@@ -110,6 +113,13 @@ impl Stream for View {
             return Err(StreamError::NotFound("trimmed completely".to_owned()));
         }
         let id = ShardId(shard.into());
+        let is_unreadable = self.world().unreadable.as_ref() == Some(&id);
+        if is_unreadable {
+            return Err(StreamError::Unavailable("simulated".to_owned()));
+        }
+        if self.world().is_throttled(Limit::Reads(id.clone())) {
+            return Err(StreamError::Throttled("simulated".to_owned()));
+        }
         if after < self.world().trimmed(&id) {
             return Err(if is_unread {
                 StreamError::Trimmed
@@ -143,8 +153,9 @@ impl Stream for View {
             }
             Page {
                 records,
-                bytes: 0,
                 served_at: None,
+                // A page counts as nearly full from half of its limit on.
+                bytes: found.len() * (1_000_000 / PAGE),
                 next: (!ended).then(|| {
                     let unread = if is_unread && last == after {
                         UNREAD

@@ -4,6 +4,7 @@ use outbox::Status;
 use outbox_relay::ports::{EventKey, Generation, Published, Quarantine};
 use tokio::time::Instant;
 
+use super::setup::REPLAYS;
 use super::table::{EventModel, Flaw};
 use super::{World, clock};
 
@@ -140,6 +141,7 @@ impl World {
         let indexed_at = Instant::now() + self.lag();
         let event = self.events.get_mut(key).expect("a stored event");
         event.status = Status::Pending;
+        event.has_bucket = true;
         event.added.expires_at = None;
         event.indexed_at = indexed_at;
         event.unindexed_at = None;
@@ -192,6 +194,3 @@ impl World {
         self.log(format!("delete {}:{}", key.aggregate_id, key.sequence));
     }
 }
-
-/// Operators replay events. The relay cannot prevent yet that a late mark swallows a replay.
-const REPLAYS: bool = false;

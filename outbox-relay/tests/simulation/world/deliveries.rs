@@ -7,6 +7,8 @@ use tokio::time::Instant;
 
 use super::World;
 
+const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(300);
+
 /// Longer than every run.
 const BEYOND_RUN: Duration = Duration::from_secs(86_400);
 
@@ -22,6 +24,8 @@ pub(crate) struct Delivery {
     pub(crate) sent_at: Instant,
     pub(crate) at: Instant,
     pub(crate) answer_lost: bool,
+    /// It arrived after its sender gave up.
+    pub(crate) is_late: bool,
 }
 
 /// Disturbance of an incarnation between sending events and marking them.
@@ -44,14 +48,29 @@ impl Disturbance {
 }
 
 impl World {
-    /// Delivers a message to a queue, and returns its id.
-    pub(crate) fn deliver(&mut self, delivery: Delivery) -> String {
+    /// Delivers a message to a queue, and returns its id. A FIFO queue accepts a message with a
+    /// deduplication id of the last five minutes and does not deliver it.
+    pub(crate) fn deliver(&mut self, delivery: Delivery, deduplication: Option<&str>) -> String {
+        let earlier = deduplication.and_then(|id| self.deduplicated.get(id));
+        if let Some((_, id)) = earlier.filter(|(at, _)| at.elapsed() < DEDUPLICATION_WINDOW) {
+            let id = id.clone();
+            self.faults.note("message deduplicated");
+            self.log(format!(
+                "{} sends {}:{} replay {}, a duplicate of {id}",
+                delivery.sender, delivery.key.aggregate_id, delivery.key.sequence, delivery.replay
+            ));
+            return id;
+        }
         self.log(format!(
             "{} delivers {}:{} replay {}",
             delivery.sender, delivery.key.aggregate_id, delivery.key.sequence, delivery.replay
         ));
         let id = format!("m-{}", self.deliveries.len() + 1);
         let message = (delivery.key.clone(), delivery.replay);
+        if let Some(deduplication) = deduplication {
+            let message = (Instant::now(), id.clone());
+            self.deduplicated.insert(deduplication.to_owned(), message);
+        }
         self.messages.entry(message).or_default().insert(id.clone());
         self.deliveries.push(delivery);
         id

@@ -4,17 +4,22 @@ mod changes;
 mod clock;
 mod deliveries;
 mod invariants;
+mod limits;
+mod setup;
 mod stream;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub(crate) use clock::{CLOCKS, clock, start_clock};
+pub(crate) use clock::{CLOCKS, clock, set_clock, start_clock};
 pub(crate) use deliveries::{Delivery, Disturbance};
+pub(crate) use limits::Limit;
+use limits::TokenBuckets;
 use outbox::Status;
 use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{EventKey, Lease, ShardId};
+pub(crate) use setup::{HealthFault, LATE_LEASE_WRITES, LEASE, QUEUES, Setup};
 use stream::ShardModel;
 pub(crate) use table::EventModel;
 use table::{Added, Flaw};
@@ -30,19 +35,27 @@ pub(crate) const RETENTION: i64 = 3_600;
 
 const YEAR_MINUTES: i64 = 365 * 24 * 60;
 
-/// Queues, and the routes of events to them.
-pub(crate) const QUEUES: [&str; 2] = ["orders", "others"];
-pub(crate) const ROUTES: &str = "order.*=orders,*=others";
-
 /// State of everything outside the relay.
 #[derive(Debug)]
 pub(crate) struct World {
+    pub(crate) setup: Setup,
     pub(crate) random: fastrand::Rng,
     pub(crate) faults: Faults,
     /// Faults occur while this is set; a run ends with a quiet phase.
     pub(crate) has_faults: bool,
+    limits: TokenBuckets,
     /// Queues that reject every request.
     pub(crate) unavailable: BTreeSet<&'static str>,
+    /// Messages of FIFO queues by deduplication id: the event and the id of the message.
+    pub(crate) deduplicated: BTreeMap<String, (Instant, String)>,
+    /// The failing queue of the setup has failed.
+    has_failed: bool,
+    /// Instances that crash within moments.
+    pub(crate) condemned: BTreeSet<String>,
+    /// Shard that cannot be read.
+    pub(crate) unreadable: Option<ShardId>,
+    /// Leases can be neither read nor written.
+    pub(crate) leases_unavailable: bool,
     pub(crate) shards: Vec<ShardModel>,
     next_number: u64,
     pub(crate) events: BTreeMap<EventKey, EventModel>,
@@ -77,7 +90,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, setup: Setup) -> Self {
         let first = ShardModel {
             id: ShardId("shard-0".into()),
             parent: None,
@@ -85,12 +98,20 @@ impl World {
             closed: false,
             trimmed: 0,
             deleted: false,
+            listed_at: Instant::now(),
         };
         Self {
+            setup,
             random: fastrand::Rng::with_seed(seed),
+            limits: TokenBuckets::default(),
             faults: Faults::default(),
             has_faults: true,
             unavailable: BTreeSet::new(),
+            deduplicated: BTreeMap::new(),
+            has_failed: false,
+            condemned: BTreeSet::new(),
+            unreadable: None,
+            leases_unavailable: false,
             shards: vec![first],
             next_number: 1,
             events: BTreeMap::new(),
@@ -151,6 +172,14 @@ impl World {
             } else {
                 None
             };
+            let event_id = (self.setup.has_event_ids && self.random.bool())
+                .then(|| format!("event-{}", self.random.u32(..5)));
+            let has_bucket = !(self.setup.has_items_without_bucket && self.random.f64() < 0.2);
+            let payload_bytes = match self.random.u32(..10) {
+                0 if self.setup.has_large_payloads => self.random.usize(1..380_000),
+                0 => self.random.usize(1..2_000),
+                _ => 0,
+            };
             let other = self.has_faults && self.random.f64() < 0.3;
             let event = EventModel {
                 status: Status::Pending,
@@ -166,6 +195,11 @@ impl World {
                 event_type: if other { "stock.moved" } else { "order.placed" },
                 flaw,
                 deferred: false,
+                event_id,
+                wrote_bucket: has_bucket,
+                has_bucket,
+                is_lost: false,
+                payload_bytes,
                 deleted: false,
             };
             self.events.insert(key.clone(), event);
@@ -184,6 +218,57 @@ impl World {
         self.leases.values().find(|lease| lease.shard == *shard)
     }
 
+    /// Makes the failing queue of the setup unavailable until the quiet phase ends.
+    pub(crate) fn fail_queue(&mut self) {
+        if let Some(queue) = self.setup.failing_queue {
+            self.unavailable.insert(queue);
+            self.has_failed = true;
+            self.faults.note("queue fails");
+            self.log(format!("{queue} is unavailable for good"));
+        }
+    }
+
+    /// Returns an open shard of the current stream that an instance holds, and the instance.
+    pub(crate) fn open_shard(&self) -> Option<(ShardId, String)> {
+        let shard = self.shards.iter().find(|shard| !shard.closed)?;
+        let holder = self.holders.get(&(self.stream(), shard.id.clone()))?;
+        Some((shard.id.clone(), holder.clone()))
+    }
+
+    pub(crate) fn is_settled_but_for_failing_queue(&mut self) -> bool {
+        self.unsettled_but_for_failing_queue().is_empty()
+    }
+
+    /// Returns the names of the events that must be settled although a queue is unavailable, and of
+    /// those that must be deferred.
+    pub(crate) fn unsettled_but_for_failing_queue(&self) -> Vec<String> {
+        let Some(failing) = self.setup.failing_queue else {
+            return Vec::new();
+        };
+        // In the order of sequence: an event waits for the earlier ones of its aggregate.
+        let mut events: Vec<_> = self
+            .events
+            .iter()
+            .filter(|(_, event)| event.is_pending())
+            .collect();
+        events.sort_by_key(|(key, _)| (&key.aggregate_id, key.sequence.parse::<u64>().ok()));
+        let mut blocked = BTreeSet::new();
+        let mut left = Vec::new();
+        for (key, event) in events {
+            if event.queue() == failing && event.flaw != Some(Flaw::Malformed) {
+                blocked.insert(&key.aggregate_id);
+            }
+            let is_blocked = blocked.contains(&key.aggregate_id);
+            let may_stay = event.is_lost
+                || is_blocked && !event.is_unsettled()
+                || is_blocked && !event.has_bucket;
+            if !may_stay {
+                left.push(format!("{}:{}", key.aggregate_id, key.sequence));
+            }
+        }
+        left
+    }
+
     /// Makes a queue unavailable, or all queues available again.
     pub(crate) fn toggle_queue_outage(&mut self) {
         if self.unavailable.is_empty() {
@@ -192,7 +277,9 @@ impl World {
             self.faults.note("queue unavailable");
             self.log(format!("{queue} is unavailable"));
         } else {
-            self.unavailable.clear();
+            let failing = self.setup.failing_queue;
+            self.unavailable
+                .retain(|queue| Some(*queue) == failing && self.has_failed);
             self.log("all queues are available");
         }
     }

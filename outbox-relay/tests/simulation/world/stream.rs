@@ -1,5 +1,7 @@
 //! Model of the stream: shards that split, close and are trimmed.
 
+use std::time::Duration;
+
 use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{Change, EventKey, Record, SequenceNumber, Shard, ShardId};
 use tokio::time::Instant;
@@ -17,6 +19,8 @@ pub(crate) struct ShardModel {
     pub(crate) trimmed: u64,
     /// No longer listed, and without records.
     pub(crate) deleted: bool,
+    /// Time from which listings contain it.
+    pub(crate) listed_at: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +86,7 @@ impl World {
             shard.closed = true;
             shard.deleted = true;
         }
+        self.lose_records();
         self.stream_deleted();
         self.streams += 1;
         self.root = self.shards.len();
@@ -92,6 +97,7 @@ impl World {
             closed: false,
             trimmed: 0,
             deleted: false,
+            listed_at: Instant::now(),
         });
         self.faults.note("stream re-created");
         self.log(format!("{} starts", self.stream()));
@@ -107,6 +113,11 @@ impl World {
         let parent = self.shards[at].id.clone();
         for _ in 0..self.random.usize(1..=2) {
             let id = ShardId(format!("shard-{}", self.shards.len()).into());
+            // Never before its parent: it would look like a shard whose parent was trimmed.
+            let mut listed_at = self.shards[at].listed_at.max(Instant::now());
+            if self.strikes("shard listed late", 0.3) {
+                listed_at += Duration::from_millis(self.random.u64(..15_000));
+            }
             self.shards.push(ShardModel {
                 id,
                 parent: Some(parent.clone()),
@@ -114,6 +125,7 @@ impl World {
                 closed: false,
                 trimmed: 0,
                 deleted: false,
+                listed_at,
             });
         }
         self.faults.note("shard split");
@@ -131,11 +143,12 @@ impl World {
         self.shard(id).map_or(0, |shard| shard.trimmed)
     }
 
-    /// Returns the shards of a listing, in its order.
+    /// Returns the shards of a listing, in its order. New ones may be missing for a while.
     pub(crate) fn listed(&self) -> Vec<Shard> {
+        let now = Instant::now();
         self.shards
             .iter()
-            .filter(|shard| !shard.deleted)
+            .filter(|shard| !shard.deleted && shard.listed_at <= now)
             .map(|shard| Shard {
                 id: shard.id.clone(),
                 parent: shard.parent.clone(),
@@ -155,13 +168,33 @@ impl World {
             shard.deleted = true;
             let id = shard.id.clone();
             self.shard_deleted(&id);
+            self.lose_records();
             self.faults.note("shard trimmed");
             self.log(format!("trim {id} completely"));
         } else if half > 0 {
             shard.trimmed = shard.trimmed.max(shard.records[half - 1].number);
             let (id, until) = (shard.id.clone(), shard.trimmed);
+            self.lose_records();
             self.faults.note("records trimmed");
             self.log(format!("trim {id} until {until}"));
+        }
+    }
+
+    /// Records that no record is left of some events. Without `state_bucket` those are lost, unless
+    /// a later event of their aggregate waits for them.
+    fn lose_records(&mut self) {
+        let is_gone = |shard: &ShardModel, number| shard.deleted || number <= shard.trimmed;
+        for shard in &self.shards {
+            for record in &shard.records {
+                if let Some(key) = &record.event
+                    && is_gone(shard, record.number)
+                    && let Some(event) = self.events.get_mut(key)
+                    && !event.has_bucket
+                    && event.is_pending()
+                {
+                    event.is_lost = true;
+                }
+            }
         }
     }
 

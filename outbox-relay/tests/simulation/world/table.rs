@@ -12,7 +12,7 @@ use outbox_relay::ports::{
 };
 use tokio::time::Instant;
 
-use super::World;
+use super::{QUEUES, World};
 
 /// Maximum number of items that a query of the index returns.
 const PENDING_PAGE: usize = 5;
@@ -37,6 +37,15 @@ pub(crate) struct EventModel {
     pub(crate) flaw: Option<Flaw>,
     /// The relay left it to its table path.
     pub(crate) deferred: bool,
+    /// Id that its writer chose.
+    pub(crate) event_id: Option<String>,
+    /// Its writer stored `state_bucket`.
+    pub(crate) wrote_bucket: bool,
+    /// It has `state_bucket`, so that the index contains it.
+    pub(crate) has_bucket: bool,
+    /// Its record was trimmed, and it is in no index.
+    pub(crate) is_lost: bool,
+    pub(crate) payload_bytes: usize,
     /// The item was removed.
     pub(crate) deleted: bool,
     /// Attributes that the relay and operators add.
@@ -109,10 +118,21 @@ impl EventModel {
         self.is_pending() && self.added.replays == generation.replays.unwrap_or_default()
     }
 
+    /// Returns the name of its queue in the setup.
+    pub(crate) fn queue(&self) -> &'static str {
+        if self.event_type.starts_with("order.") {
+            QUEUES[0]
+        } else {
+            QUEUES[1]
+        }
+    }
+
     /// Returns `true` if the index contains it as pending.
     fn is_indexed(&self) -> bool {
         let now = Instant::now();
-        self.indexed_at <= now && self.unindexed_at.is_none_or(|until| now < until)
+        self.has_bucket
+            && self.indexed_at <= now
+            && self.unindexed_at.is_none_or(|until| now < until)
     }
 }
 
@@ -128,7 +148,8 @@ impl World {
     /// Queries the index, which lags behind the table.
     pub(crate) fn pending(&mut self, bucket: u32, after: Option<PendingCursor>) -> PendingPage {
         let name = bucket_name(bucket);
-        let lags = |event: &EventModel| event.is_indexed() != event.is_pending();
+        let lags =
+            |event: &EventModel| event.has_bucket && event.is_indexed() != event.is_pending();
         if self.events.values().any(lags) {
             self.faults.note("index lag");
         }
@@ -181,14 +202,11 @@ impl World {
             item.insert(name.to_owned(), text(value));
         };
         set(attribute::STATUS, stored.status.as_str());
-        if stored.status == Status::Pending {
-            set(
-                attribute::STATE_BUCKET,
-                &Buckets::default().partition_of(&key.aggregate_id),
-            );
-        }
         if stored.is_deferred {
             set(attribute::DEFERRED_AT, "2026-01-01T00:00:00.000Z");
+        }
+        if stored.status != Status::Pending {
+            item.remove(attribute::STATE_BUCKET);
         }
         Some(item)
     }
@@ -232,6 +250,10 @@ impl World {
             return false;
         };
         event.deferred = true;
+        if !event.has_bucket {
+            let violation = "deferral: an event that the index does not contain was deferred";
+            self.violations.push(violation.to_owned());
+        }
         self.log(format!(
             "{instance} defers {}:{}",
             key.aggregate_id, key.sequence
@@ -243,7 +265,12 @@ impl World {
     /// Returns the item as it is pending now.
     fn pending_item(&self, key: &EventKey) -> Item {
         let mut item = self.image(key);
-        self.events[key].added.add_to(&mut item);
+        let event = &self.events[key];
+        event.added.add_to(&mut item);
+        if event.has_bucket {
+            let bucket = Buckets::default().partition_of(&key.aggregate_id);
+            item.insert(attribute::STATE_BUCKET.to_owned(), text(&bucket));
+        }
         item
     }
 
@@ -251,10 +278,10 @@ impl World {
     pub(super) fn image(&self, key: &EventKey) -> Item {
         let event = &self.events[key];
         let payload = match event.flaw {
-            Some(Flaw::Malformed) => "{oops",
-            Some(Flaw::Refused) | None => "{}",
+            Some(Flaw::Malformed) => "{oops".to_owned(),
+            Some(Flaw::Refused) | None => format!("\"{}\"", "x".repeat(event.payload_bytes)),
         };
-        HashMap::from([
+        let mut item = HashMap::from([
             (attribute::AGGREGATE_ID.to_owned(), text(&key.aggregate_id)),
             (
                 attribute::SEQUENCE.to_owned(),
@@ -262,13 +289,21 @@ impl World {
             ),
             (attribute::AGGREGATE_TYPE.to_owned(), text("order")),
             (attribute::EVENT_TYPE.to_owned(), text(event.event_type)),
-            (attribute::PAYLOAD.to_owned(), text(payload)),
+            (attribute::PAYLOAD.to_owned(), text(&payload)),
             (
                 attribute::OCCURRED_AT.to_owned(),
                 text(&event.occurred_at.to_string()),
             ),
             (attribute::STATUS.to_owned(), text("PENDING")),
-        ])
+        ]);
+        if let Some(id) = &event.event_id {
+            item.insert(attribute::EVENT_ID.to_owned(), text(id));
+        }
+        if event.wrote_bucket {
+            let bucket = Buckets::default().partition_of(&key.aggregate_id);
+            item.insert(attribute::STATE_BUCKET.to_owned(), text(&bucket));
+        }
+        item
     }
 
     /// Returns `true` if the queue rejects this event.
