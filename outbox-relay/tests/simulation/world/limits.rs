@@ -24,7 +24,7 @@ impl Limit {
     fn per_second(&self) -> f64 {
         match self {
             Self::Listing => 2.0,
-            Self::LeaseWrites => 8.0,
+            Self::LeaseWrites => 30.0,
             Self::Reads(_) => 5.0,
         }
     }
