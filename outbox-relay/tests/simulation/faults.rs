@@ -35,6 +35,8 @@ impl Faults {
         "entry failed",
         "mark failed",
         "mark answer lost",
+        "defer failed",
+        "defer answer lost",
         "lease write failed",
         "lease answer lost",
         "lookup failed",
