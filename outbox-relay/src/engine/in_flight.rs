@@ -62,10 +62,12 @@ impl Ack {
         &self.source
     }
 
-    /// Makes the gate of the shard forget which events of the aggregate it dispatched, so that it
-    /// looks up the predecessor of the next one in the table.
-    pub(crate) fn forget_dispatched(&self, aggregate_id: &str) {
-        self.shard.sequences().forget(aggregate_id);
+    /// Returns the shard whose gate dispatched the event, an event of this aggregate.
+    pub(crate) fn dispatched_by(&self, aggregate_id: &str) -> DispatchedBy {
+        DispatchedBy {
+            shard: Arc::clone(&self.shard),
+            aggregate_id: aggregate_id.to_owned(),
+        }
     }
 
     /// Settles the event: it is published and marked, quarantined, deferred, or was settled before.
@@ -73,6 +75,27 @@ impl Ack {
         if let Some(number) = self.record {
             self.shard.tracker().settle(number);
         }
+    }
+}
+
+/// Shard whose gate dispatched events of an aggregate.
+#[derive(Debug)]
+pub(crate) struct DispatchedBy {
+    shard: Arc<ShardState>,
+    aggregate_id: String,
+}
+
+impl PartialEq for DispatchedBy {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shard, &other.shard) && self.aggregate_id == other.aggregate_id
+    }
+}
+
+impl DispatchedBy {
+    /// Makes the gate forget which events of the aggregate it dispatched, so that it looks up the
+    /// predecessor of the next one in the table.
+    pub(crate) fn forget(&self) {
+        self.shard.sequences().forget(&self.aggregate_id);
     }
 }
 

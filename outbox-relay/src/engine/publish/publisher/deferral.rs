@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Publisher;
 use crate::engine::OnFailure;
-use crate::engine::in_flight::Ack;
+use crate::engine::in_flight::{Ack, DispatchedBy};
 use crate::engine::queue_states::QueueCondition;
 use crate::policy::record_classifier::Event;
 use crate::policy::send_scheduler::{EventRef, QueueHealth, QueueReport};
@@ -28,46 +28,54 @@ impl Publisher {
     /// something.
     pub(in crate::engine::publish) fn shed_excess(&mut self, now: Instant) -> bool {
         let excess = self.scheduler.excess(now, self.buffer_kib);
-        self.shed(&excess, now);
+        if !excess.is_empty() {
+            self.shed(&excess, now);
+        }
         !excess.is_empty()
     }
 
     /// Leaves the waiting events of some aggregates to the table, each from the given event on:
     /// those that were read from the stream are deferred, and the others are in the table anyway.
     ///
-    /// No later event of these aggregates may follow without them. Hence the order: first their
-    /// shards forget that they were dispatched, so that the gates look them up in the table; then
-    /// the commands that the gates sent before that are executed, which may add events of further
-    /// shards; and when there is none left, the events are removed.
+    /// No later event of these aggregates may follow without them. Hence the order: their shards
+    /// forget that they were dispatched, so that the gates look them up in the table; the commands
+    /// that the gates sent before that are executed; and the events are removed. A gate may have
+    /// looked between the first step and the last, so the steps are repeated until there is nothing
+    /// left to remove.
     pub(in crate::engine::publish) fn shed(&mut self, first: &[EventRef], now: Instant) {
-        if first.is_empty() {
-            return;
-        }
+        let mut shards: Vec<DispatchedBy> = Vec::new();
+        let mut is_first = true;
         loop {
             for event in first {
                 for ack in self.scheduler.waiting_acks(event) {
-                    ack.forget_dispatched(&event.aggregate_id);
+                    let shard = ack.dispatched_by(&event.aggregate_id);
+                    if shards.last() != Some(&shard) {
+                        shards.push(shard);
+                    }
                 }
             }
-            if !self.execute_received(now) {
-                break;
+            shards.iter().for_each(DispatchedBy::forget);
+            while let Ok(command) = self.commands.try_recv() {
+                self.execute(command, now);
             }
+            if !self.remove_shed(first, now) && !is_first {
+                return;
+            }
+            is_first = false;
         }
+    }
+
+    /// Removes the waiting events of some aggregates, each from the given event on. Returns `true`
+    /// if there were any.
+    fn remove_shed(&mut self, first: &[EventRef], now: Instant) -> bool {
+        let mut is_any = false;
         for event in first {
             for shed in self.scheduler.shed(event, now) {
+                is_any = true;
                 if !shed.is_from_table {
                     self.defer(&shed.event, shed.acks);
                 }
             }
-        }
-    }
-
-    /// Executes the commands that were sent so far. Returns `false` if there were none.
-    fn execute_received(&mut self, now: Instant) -> bool {
-        let mut is_any = false;
-        while let Ok(command) = self.commands.try_recv() {
-            is_any = true;
-            self.execute(command, now);
         }
         is_any
     }
@@ -88,7 +96,7 @@ impl Publisher {
     ) {
         if self.on_failure == OnFailure::Hold {
             for ack in self.scheduler.acks(quarantined) {
-                ack.forget_dispatched(&quarantined.aggregate_id);
+                ack.dispatched_by(&quarantined.aggregate_id).forget();
             }
             let next = EventRef {
                 sequence: quarantined.sequence.saturating_add(1),
