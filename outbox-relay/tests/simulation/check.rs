@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outbox::Status;
+use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::EventKey;
 
-use crate::world::{Delivery, Disturbance, EventModel, World};
+use crate::world::{Delivery, Disturbance, EventModel, TABLE_PATH_WAITS, World};
 
 /// Adds violations to `world.violations`, and returns the number of repeated deliveries.
 pub(crate) fn check(world: &mut World) -> u64 {
@@ -21,9 +22,10 @@ pub(crate) fn check(world: &mut World) -> u64 {
         let sequence: u64 = key.sequence.parse().unwrap_or(0);
         let before = last.entry(&key.aggregate_id).or_default();
         let event = &world.events[key];
-        // Later events have passed an event that was quarantined, and do not wait for one that was
-        // deleted or discarded.
-        let has_a_place = !(event.deleted || event.was_failed || event.was_discarded);
+        // Later events have passed an event that was quarantined unless they are held, and do not
+        // wait for one that was deleted or discarded.
+        let was_passed = event.was_failed && !is_held(world, &key.aggregate_id);
+        let has_a_place = !(event.deleted || event.was_discarded || was_passed);
         if sequence <= *before && has_a_place {
             found.push(format!(
                 "per-aggregate order: {}:{sequence} was first delivered after {before}",
@@ -41,6 +43,16 @@ pub(crate) fn check(world: &mut World) -> u64 {
     found.extend(unexplained_repeats(world));
     world.violations.extend(found);
     (world.deliveries.len() - world.messages.len()) as u64
+}
+
+/// Returns `true` if the events of an aggregate wait for a quarantined one. Those that the index
+/// does not contain cannot be left to the table, so they do not wait.
+fn is_held(world: &World, aggregate_id: &str) -> bool {
+    let events = &mut world.events.iter();
+    world.setup.on_failure == OnFailure::Hold
+        && events
+            .filter(|(key, _)| key.aggregate_id == aggregate_id)
+            .all(|(_, event)| event.wrote_bucket)
 }
 
 /// Checks no loss: the event has the status that it must have, and was delivered once for its first
@@ -113,6 +125,7 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
         let disturbances = world.disturbances.iter().filter(disturbed).count();
         // A reader may receive the old record of an event that is pending again.
         let stale = usize::try_from(event.republished).unwrap_or(usize::MAX);
+        let stale = stale + usize::from(is_sent_twice(world, key));
         if earlier.len() > lost + disturbances + stale {
             let senders: Vec<_> = deliveries.iter().map(|sent| &*sent.sender).collect();
             found.push(format!(
@@ -124,4 +137,17 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
         }
     }
     found
+}
+
+/// Returns `true` if both paths may send the event, because of a later one of its aggregate: an
+/// event that cannot be deferred follows the deferred ones before it, and the table path publishes
+/// the pending ones before a deferred one.
+fn is_sent_twice(world: &World, key: &EventKey) -> bool {
+    let sequence = |key: &EventKey| key.sequence.parse::<u64>().ok();
+    let is_deferred = world.events[key].deferred;
+    world.events.iter().any(|(other, event)| {
+        other.aggregate_id == key.aggregate_id
+            && sequence(other) > sequence(key)
+            && (is_deferred && !event.wrote_bucket || event.deferred && !TABLE_PATH_WAITS)
+    })
 }

@@ -4,6 +4,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::LeaseState;
 
 use crate::instance::Instance;
@@ -37,6 +38,9 @@ pub(crate) async fn quiet_phase(world: &Mutex<World>, instances: &mut [Instance]
         world.unavailable.clear();
         world.log("the failing queue is available");
     }
+    if locked(world).setup.on_failure == OnFailure::Hold {
+        release_held(world).await;
+    }
     settle(world).await;
     for instance in instances.iter() {
         instance.check_health(true).await;
@@ -46,6 +50,18 @@ pub(crate) async fn quiet_phase(world: &Mutex<World>, instances: &mut [Instance]
         check_green(world, instances).await;
         check_red(world, instances, fault).await;
     }
+}
+
+/// Retries and discards quarantined events until none is left: those that are held follow.
+async fn release_held(world: &Mutex<World>) {
+    wait_until(world, |world| {
+        let is_settled = !world.events.values().any(|event| event.is_held_up());
+        if !is_settled {
+            world.release_failed();
+        }
+        is_settled
+    })
+    .await;
 }
 
 /// Checks deferral: while a queue is unavailable, every event that does not wait for it is settled,

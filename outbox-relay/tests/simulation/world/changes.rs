@@ -111,6 +111,22 @@ impl World {
         }
     }
 
+    /// Lets an operator retry every quarantined event that the queue accepts now, and discard the
+    /// others.
+    pub(crate) fn release_failed(&mut self) {
+        let failed = self.keys(|event| event.status == Status::Failed);
+        for key in &failed {
+            if self.events[key].flaw == Some(Flaw::Malformed) {
+                self.discard(key, "event discarded");
+            } else {
+                self.retry(key);
+            }
+        }
+        if !failed.is_empty() {
+            self.request_sweep();
+        }
+    }
+
     /// Returns the keys of the stored events that satisfy `condition`.
     fn keys(&self, condition: impl Fn(&EventModel) -> bool) -> Vec<EventKey> {
         let stored = self.events.iter().filter(|(_, event)| !event.deleted);

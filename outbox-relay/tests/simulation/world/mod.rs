@@ -18,8 +18,9 @@ pub(crate) use limits::Limit;
 use limits::TokenBuckets;
 use outbox::Status;
 use outbox::timestamp::Timestamp;
+use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::{EventKey, Lease, ShardId};
-pub(crate) use setup::{HealthFault, LATE_LEASE_WRITES, LEASE, QUEUES, Setup};
+pub(crate) use setup::{HealthFault, LATE_LEASE_WRITES, LEASE, QUEUES, Setup, TABLE_PATH_WAITS};
 use stream::ShardModel;
 pub(crate) use table::EventModel;
 use table::{Added, Flaw};
@@ -195,6 +196,7 @@ impl World {
                 event_type: if other { "stock.moved" } else { "order.placed" },
                 flaw,
                 deferred: false,
+                deferred_at: None,
                 event_id,
                 wrote_bucket: has_bucket,
                 has_bucket,
@@ -245,16 +247,19 @@ impl World {
         let Some(failing) = self.setup.failing_queue else {
             return Vec::new();
         };
+        let holds = self.setup.on_failure == OnFailure::Hold;
+        let is_held_up = |event: &EventModel| event.is_pending() || (holds && event.is_held_up());
         // In the order of sequence: an event waits for the earlier ones of its aggregate.
-        let mut events: Vec<_> = self
-            .events
-            .iter()
-            .filter(|(_, event)| event.is_pending())
-            .collect();
+        let events = self.events.iter();
+        let mut events: Vec<_> = events.filter(|(_, event)| is_held_up(event)).collect();
         events.sort_by_key(|(key, _)| (&key.aggregate_id, key.sequence.parse::<u64>().ok()));
         let mut blocked = BTreeSet::new();
         let mut left = Vec::new();
         for (key, event) in events {
+            if !event.is_pending() {
+                blocked.insert(&key.aggregate_id);
+                continue;
+            }
             if event.queue() == failing && event.flaw != Some(Flaw::Malformed) {
                 blocked.insert(&key.aggregate_id);
             }

@@ -144,3 +144,5 @@ const WRONG_CLOCKS: bool = false;
 pub(crate) const REPLAYS: bool = true;
 /// Lease writes take effect after their caller gave up.
 pub(crate) const LATE_LEASE_WRITES: bool = true;
+/// The table path waits for earlier events that a reader of the stream is going to send.
+pub(crate) const TABLE_PATH_WAITS: bool = true;

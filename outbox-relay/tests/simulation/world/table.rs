@@ -37,6 +37,8 @@ pub(crate) struct EventModel {
     pub(crate) flaw: Option<Flaw>,
     /// The relay left it to its table path.
     pub(crate) deferred: bool,
+    /// Time of its deferral.
+    pub(super) deferred_at: Option<String>,
     /// Id that its writer chose.
     pub(crate) event_id: Option<String>,
     /// Its writer stored `state_bucket`.
@@ -106,6 +108,12 @@ impl Added {
 impl EventModel {
     pub(crate) fn is_pending(&self) -> bool {
         !self.deleted && self.status == Status::Pending
+    }
+
+    /// Returns `true` if it is quarantined, or pending and possibly held by one that is.
+    pub(crate) fn is_held_up(&self) -> bool {
+        let is_open = matches!(self.status, Status::Pending | Status::Failed);
+        is_open && !self.deleted && !self.is_lost
     }
 
     /// Returns `true` if it is pending as its writer stored it: no checkpoint may be past it.
@@ -202,8 +210,8 @@ impl World {
             item.insert(name.to_owned(), text(value));
         };
         set(attribute::STATUS, stored.status.as_str());
-        if stored.is_deferred {
-            set(attribute::DEFERRED_AT, "2026-01-01T00:00:00.000Z");
+        if let Some(at) = &self.events[key].deferred_at {
+            set(attribute::DEFERRED_AT, at);
         }
         if stored.status != Status::Pending {
             item.remove(attribute::STATE_BUCKET);
@@ -240,7 +248,9 @@ impl World {
     /// Defers an event. Returns `false` if it was not pending.
     pub(crate) fn defer(&mut self, instance: &str, deferral: &Deferral) -> bool {
         let Deferral {
-            key, generation, ..
+            key,
+            generation,
+            deferred_at,
         } = deferral;
         for unsettled in self.unsettled.values_mut() {
             unsettled.remove(key);
@@ -250,6 +260,7 @@ impl World {
             return false;
         };
         event.deferred = true;
+        event.deferred_at = Some(deferred_at.to_string());
         if !event.has_bucket {
             let violation = "deferral: an event that the index does not contain was deferred";
             self.violations.push(violation.to_owned());
