@@ -113,8 +113,7 @@ impl World {
         let parent = self.shards[at].id.clone();
         for _ in 0..self.random.usize(1..=2) {
             let id = ShardId(format!("shard-{}", self.shards.len()).into());
-            // Never before its parent: it would look like a shard whose parent was trimmed.
-            let mut listed_at = self.shards[at].listed_at.max(Instant::now());
+            let mut listed_at = Instant::now();
             if self.strikes("shard listed late", 0.3) {
                 listed_at += Duration::from_millis(self.random.u64(..15_000));
             }
@@ -143,12 +142,13 @@ impl World {
         self.shard(id).map_or(0, |shard| shard.trimmed)
     }
 
-    /// Returns the shards of a listing, in its order. New ones may be missing for a while.
+    /// Returns the shards of a listing, in its order. New ones may be missing for a while: the last
+    /// ones, as no page of a listing contains a shard whose parent was missing in an earlier page.
     pub(crate) fn listed(&self) -> Vec<Shard> {
         let now = Instant::now();
-        self.shards
-            .iter()
-            .filter(|shard| !shard.deleted && shard.listed_at <= now)
+        let existing = self.shards.iter().filter(|shard| !shard.deleted);
+        existing
+            .take_while(|shard| shard.listed_at <= now)
             .map(|shard| Shard {
                 id: shard.id.clone(),
                 parent: shard.parent.clone(),
