@@ -1,10 +1,11 @@
 //! Order gate: dispatches an event after the events before it in its aggregate (the "per-aggregate
 //! order" rule). The gates of the shards and of the sweepers share it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
+use outbox::Status;
 use outbox::item::attribute;
 
 use super::context::ShardContext;
@@ -21,6 +22,11 @@ use crate::ports::{Change, EarlierEvent, EventKey, Item, StoredStatus};
 
 /// Number of earlier events that are read at once.
 const MAX_EARLIER: usize = 100;
+
+/// Path of an event whose earlier ones are published from the table.
+const TABLE: Path = Path::Table {
+    waits_for_readers: false,
+};
 
 /// Number of concurrent queries for the nearest earlier events.
 const MAX_QUERIES: usize = 8;
@@ -216,23 +222,36 @@ impl OrderGate {
             count,
             is_blocked: false,
         };
-        let Some(mut keys) = self.pending_before(event, path).await else {
+        let Some(mut keys) = self.pending_before(event, path, &in_flight).await else {
             return blocked(0);
         };
+        let is_held = event.is_deferrable && self.holds(event);
         let mut count = 0;
         while !keys.is_empty() {
             let first = keys.split_off(keys.len().saturating_sub(MAX_EARLIER));
             let mut items = self.outbox.items(&first).await;
             items.sort_by_key(sequence_of);
             for item in items {
+                let stored = StoredStatus::of(&item);
                 match self.ctx.config.classify(Change::Insert(item)) {
+                    // It may have been quarantined since it was found.
+                    Classified::Skip(_)
+                        if is_held
+                            && stored.is_some_and(|stored| stored.status == Status::Failed) =>
+                    {
+                        return blocked(count);
+                    }
                     Classified::Skip(_) => {}
-                    Classified::Reject(rejected) if in_flight.contains(&rejected.key) => {}
                     Classified::Reject(rejected) => {
-                        if self.dispatch_rejected(rejected).await != Dispatch::Done {
+                        if !in_flight.contains(&rejected.key) {
+                            if self.dispatch_rejected(rejected).await != Dispatch::Done {
+                                return blocked(count);
+                            }
+                            count += 1;
+                        }
+                        if is_held {
                             return blocked(count);
                         }
-                        count += 1;
                         if self.holds(event) && event.is_deferrable {
                             return blocked(count);
                         }
@@ -269,7 +288,12 @@ impl OrderGate {
     /// Returns `None` if `event` is left to the table, because of one of them or because they are
     /// so many that the table path gets to them first. An event that is not in the index of pending
     /// events would not be found there, so it is never left to the table.
-    async fn pending_before(&self, event: &Event, path: Path) -> Option<Vec<EventKey>> {
+    async fn pending_before(
+        &self,
+        event: &Event,
+        path: Path,
+        in_flight: &HashSet<EventKey>,
+    ) -> Option<Vec<EventKey>> {
         let key = &event.key;
         let mut pending = Vec::new();
         let mut before = key.sequence.clone();
@@ -278,6 +302,11 @@ impl OrderGate {
             let page = self.latest_before(&key.aggregate_id, &before, limit).await;
             let is_last = page.len() < limit;
             for earlier in page {
+                let path = if in_flight.contains(&earlier.key) {
+                    TABLE
+                } else {
+                    path
+                };
                 match self.decide(event, path, &earlier.key, earlier.status) {
                     Decision::Follow => return Some(pending),
                     Decision::LookBack => {}

@@ -37,6 +37,9 @@ pub struct Event {
     pub generation: Generation,
     /// The table can return the event later, from its index of pending events.
     pub is_deferrable: bool,
+    /// Time at which a relay left it to the table, as of the read of its item. Records of the
+    /// stream do not contain it.
+    pub deferred_at: Option<Timestamp>,
     /// [`QueueRef::unrouted`] if no route matches.
     pub queue: QueueRef,
     pub message: Message,
@@ -110,6 +113,9 @@ fn prepare(
     let trace_id = stored_trace_id(&image);
     let generation = Generation::of(&image);
     let is_malformed = generation.is_malformed;
+    let deferred_at = image
+        .get(attribute::DEFERRED_AT)
+        .and_then(|value| value.as_s().ok()?.parse().ok());
     let reject = |key, reason, failure: String, trace_id| {
         Classified::Reject(Rejected {
             key,
@@ -163,6 +169,7 @@ fn prepare(
         },
         queue,
         generation,
+        deferred_at,
         is_deferrable: item
             .state_bucket
             .is_some_and(|partition| config.buckets.contains(&partition)),

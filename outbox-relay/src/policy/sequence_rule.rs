@@ -42,7 +42,11 @@ pub enum Path {
         /// It has not waited long, and there is room for it.
         may_wait: bool,
     },
-    Table,
+    Table {
+        /// A reader of the stream may still have earlier events, and sends or defers them as soon
+        /// as it can.
+        waits_for_readers: bool,
+    },
 }
 
 /// Decision about an event by an earlier one.
@@ -78,14 +82,20 @@ impl Successor {
     }
 
     const fn decide_by_pending(self, is_deferred: bool) -> Decision {
-        let Path::Stream {
-            is_impaired,
-            is_deferring,
-            was_in_vain,
-            may_wait,
-        } = self.path
-        else {
-            return Decision::PublishEarlier;
+        let (is_impaired, is_deferring, was_in_vain, may_wait) = match self.path {
+            Path::Stream {
+                is_impaired,
+                is_deferring,
+                was_in_vain,
+                may_wait,
+            } => (is_impaired, is_deferring, was_in_vain, may_wait),
+            Path::Table { waits_for_readers } => {
+                return if waits_for_readers && self.is_deferrable && !is_deferred {
+                    Decision::Leave
+                } else {
+                    Decision::PublishEarlier
+                };
+            }
         };
         // Only the table path publishes a deferred event. A wait for it lets the aggregate return
         // to the stream, unless it does not end soon.
@@ -118,6 +128,10 @@ mod tests {
         is_deferring: false,
         was_in_vain: false,
         may_wait: false,
+    };
+
+    const TABLE: Path = Path::Table {
+        waits_for_readers: false,
     };
 
     const fn event(path: Path) -> Successor {
@@ -165,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_event_follows_a_published_one() {
-        for path in [STREAM, WAITED, Path::Table] {
+        for path in [STREAM, WAITED, TABLE] {
             let published = earlier(Status::Published);
             assert_eq!(holding(path).decide(published), Decision::Follow);
             let was_deferred = Earlier {
@@ -181,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_event_follows_a_dispatched_one_whatever_its_status() {
-        for path in [STREAM, WAITED, Path::Table] {
+        for path in [STREAM, WAITED, TABLE] {
             for stored in [
                 None,
                 deferred().stored,
@@ -203,7 +217,7 @@ mod tests {
             stored: None,
             is_dispatched: false,
         };
-        for path in [STREAM, WAITED, Path::Table] {
+        for path in [STREAM, WAITED, TABLE] {
             let discarded = earlier(Status::Discarded);
             assert_eq!(holding(path).decide(discarded), Decision::LookBack);
             assert_eq!(holding(path).decide(missing), Decision::LookBack);
@@ -212,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_quarantined_event_holds_back_indexed_events_only_and_only_if_it_is_to() {
-        for path in [STREAM, WAITED, Path::Table] {
+        for path in [STREAM, WAITED, TABLE] {
             let failed = earlier(Status::Failed);
             assert_eq!(event(path).decide(failed), Decision::LookBack);
             assert_eq!(holding(path).decide(failed), Decision::Leave);
@@ -277,9 +291,20 @@ mod tests {
     fn the_table_path_publishes_pending_events_in_order() {
         for pending in [earlier(Status::Pending), deferred()] {
             for event in [event, unindexed] {
-                let decision = event(Path::Table).decide(pending);
+                let decision = event(TABLE).decide(pending);
                 assert_eq!(decision, Decision::PublishEarlier);
             }
         }
+    }
+
+    #[test]
+    fn the_table_path_leaves_to_the_readers_what_they_may_still_have() {
+        let path = Path::Table {
+            waits_for_readers: true,
+        };
+        let pending = earlier(Status::Pending);
+        assert_eq!(event(path).decide(pending), Decision::Leave);
+        assert_eq!(event(path).decide(deferred()), Decision::PublishEarlier);
+        assert_eq!(unindexed(path).decide(pending), Decision::PublishEarlier);
     }
 }

@@ -62,6 +62,18 @@ pub fn is_old(occurred_at: Option<Timestamp>, now: Timestamp, min_age: Duration)
     })
 }
 
+/// Time after its deferral for which an event of the table waits for earlier ones that are pending
+/// and not deferred: a reader of the stream may have them, and sends or defers them as soon as it
+/// can. After that time they are taken as lost.
+const READERS_FIRST: Duration = Duration::from_secs(30);
+
+/// Returns `true` if an event was deferred so lately that the readers of the stream may still have
+/// earlier ones of its aggregate.
+pub fn is_recent(deferred_at: Timestamp, now: Timestamp) -> bool {
+    let age = now.as_millis().saturating_sub(deferred_at.as_millis());
+    u128::from(age.unsigned_abs()) < READERS_FIRST.as_millis()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +142,18 @@ mod tests {
         assert!(!old(Some(at(1000))));
         assert!(old(Some(at(1001))));
         assert!(old(None));
+    }
+
+    #[test]
+    fn a_deferral_is_recent_for_half_a_minute_whichever_clock_is_ahead() {
+        for (deferred_at, now, expected) in [
+            (100, 100, true),
+            (100, 129, true),
+            (100, 130, false),
+            (129, 100, true),
+            (130, 100, false),
+        ] {
+            assert_eq!(is_recent(at(deferred_at), at(now)), expected);
+        }
     }
 }

@@ -140,6 +140,8 @@ impl ShardDiscovery {
             }
             self.located_at = Instant::now();
             if !is_due {
+                // Ends a failure after which this instance no longer lists the stream.
+                ctx.status.record_stream(Ok(()));
                 return Ok(DiscoveryOutcome::NotDue);
             }
             self.started_at = Instant::now();

@@ -71,7 +71,7 @@ const fn without_wait(path: Path) -> Path {
             was_in_vain,
             may_wait: false,
         },
-        Path::Table => Path::Table,
+        Path::Table { .. } => path,
     }
 }
 
@@ -127,7 +127,7 @@ impl SequenceGate {
                     continue;
                 }
                 Decision::Leave => {
-                    self.leave(read, path, &mut statuses).await;
+                    self.leave(read, path, &mut statuses, &mut waiting).await;
                     continue;
                 }
                 Decision::LookBack | Decision::PublishEarlier => {
@@ -138,7 +138,7 @@ impl SequenceGate {
                         .await;
                     self.log_earlier(&read.event, earlier.count);
                     if earlier.is_blocked {
-                        self.leave(read, path, &mut statuses).await;
+                        self.leave(read, path, &mut statuses, &mut waiting).await;
                         continue;
                     }
                 }
@@ -222,8 +222,15 @@ impl SequenceGate {
         }
     }
 
-    /// Leaves an event to the table.
-    async fn leave(&mut self, read: ReadEvent, path: Path, statuses: &mut EventStatuses) {
+    /// Leaves an event to the table, and the earlier ones of its aggregate that wait here: the
+    /// table path would publish those as well.
+    async fn leave(
+        &mut self,
+        read: ReadEvent,
+        path: Path,
+        statuses: &mut EventStatuses,
+        waiting: &mut Vec<ReadEvent>,
+    ) {
         if let Path::Stream {
             was_in_vain: false,
             may_wait: false,
@@ -235,8 +242,15 @@ impl SequenceGate {
         }
         // Later events of the page follow it in the table.
         statuses.record_deferred(&read.event.key);
+        let id = &read.event.key.aggregate_id;
+        let is_earlier = |other: &mut ReadEvent| {
+            other.event.key.aggregate_id == *id && other.event.is_deferrable
+        };
+        let earlier: Vec<_> = waiting.extract_if(.., is_earlier).collect();
         let dispatcher = &self.gate.dispatcher;
-        dispatcher.defer(read.event, Some(read.record)).await;
+        for read in earlier.into_iter().chain([read]) {
+            dispatcher.defer(read.event, Some(read.record)).await;
+        }
     }
 
     fn log_earlier(&self, event: &Event, count: usize) {

@@ -44,6 +44,8 @@ pub(crate) struct Sweeper {
     waiting: Option<LostEventSweep>,
     /// The last walk found marked events that it could not publish, or none has been made yet.
     has_marked: bool,
+    /// Some of them may wait for a reader of the stream.
+    awaits_readers: bool,
     /// Earliest start of the next walk that is requested.
     next_walk: Instant,
     /// The last walk published events, and there are more.
@@ -62,7 +64,8 @@ enum Trigger {
     Requested,
     /// A queue accepts events again.
     Recovered,
-    /// The readers may be past the start of the lost-event sweep.
+    /// The readers may be past the start of the lost-event sweep, or past earlier events for which
+    /// marked ones wait.
     Poll,
 }
 
@@ -87,6 +90,7 @@ impl Sweeper {
             random,
             waiting: None,
             has_marked: true,
+            awaits_readers: false,
             next_walk: Instant::now(),
             continues: false,
         }
@@ -110,7 +114,7 @@ impl Sweeper {
                     Trigger::Recovered
                 }
                 () = requested_after(requested, self.next_walk) => Trigger::Requested,
-                () = tokio::time::sleep(poll), if self.waiting.is_some() => Trigger::Poll,
+                () = tokio::time::sleep(poll), if self.waiting.is_some() || self.awaits_readers => Trigger::Poll,
             };
             self.sweep(&trigger).await;
         }
@@ -118,7 +122,8 @@ impl Sweeper {
 
     async fn sweep(&mut self, trigger: &Trigger) {
         match trigger {
-            Trigger::Poll => {}
+            Trigger::Poll if !self.awaits_readers || Instant::now() < self.next_walk => {}
+            Trigger::Poll => self.collect(true).await,
             Trigger::Interval | Trigger::Requested | Trigger::Recovered => {
                 let is_requested = !matches!(trigger, Trigger::Interval);
                 self.collect(is_requested).await;
@@ -164,6 +169,7 @@ impl Sweeper {
             })
             .await;
         self.has_marked = !walked.remaining.is_empty();
+        self.awaits_readers = walked.awaits_readers;
         self.continues = self.has_marked && walked.has_progress;
         self.next_walk = Instant::now();
         if !walked.has_progress {

@@ -10,6 +10,7 @@ use crate::policy::recent_map::RecentMap;
 use crate::policy::record_classifier::{Classified, Event};
 use crate::policy::sequence_rule::Path;
 use crate::policy::sequence_tracker::AggregateHash;
+use crate::policy::sweep_policy::is_recent;
 use crate::ports::{Change, EventKey, Item, PendingEntry};
 use crate::routes::{QueueRef, Target};
 
@@ -25,6 +26,8 @@ pub(super) struct Walked {
     pub(super) has_progress: bool,
     /// The buffer had no room for an event.
     pub(super) is_limited: bool,
+    /// Some of the events that wait may wait for a reader of the stream.
+    pub(super) awaits_readers: bool,
     /// Number of events that wait in the table, by queue: it accepts nothing, or they wait for an
     /// earlier event.
     pub(super) remaining: BTreeMap<String, u64>,
@@ -139,10 +142,13 @@ impl SweepGate {
         }
         let forgotten = self.gate.forgotten();
         if !is_published && !self.gate.may_follow(event) {
-            let earlier = self.gate.dispatch_earlier(event, Path::Table, forgotten);
-            let earlier = earlier.await;
+            let now = (self.gate.ctx.config.clock)();
+            let waits_for_readers = event.deferred_at.is_some_and(|at| is_recent(at, now));
+            let path = Path::Table { waits_for_readers };
+            let earlier = self.gate.dispatch_earlier(event, path, forgotten).await;
             self.count_dispatched(earlier.count);
             if earlier.is_blocked {
+                self.walked.awaits_readers |= waits_for_readers;
                 self.leave(event);
                 return;
             }
