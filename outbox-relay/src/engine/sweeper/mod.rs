@@ -157,7 +157,7 @@ impl Sweeper {
     /// Publishes marked events, and collects the candidates of a lost-event sweep unless one is
     /// waiting.
     async fn collect(&mut self, is_requested: bool) {
-        let started_at = (self.ctx.config.clock)();
+        let started_at = self.ctx.clock.now();
         let walk_started_at = Instant::now();
         let buckets = self.partition.buckets(self.ctx.config.buckets.get());
         let mut candidates = Candidates::new(buckets.count());
