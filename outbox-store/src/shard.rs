@@ -29,4 +29,7 @@ impl fmt::Display for SequenceNumber {
 pub struct Shard {
     pub id: ShardId,
     pub parent: Option<ShardId>,
+    /// Position of its first record, whether that is still available or not. `None` if the service
+    /// does not report it.
+    pub starts_at: Option<SequenceNumber>,
 }

@@ -78,6 +78,7 @@ impl ShardDirectory {
         let shards = shards.map(|lease| Shard {
             id: lease.shard.clone(),
             parent: lease.parent.clone(),
+            starts_at: lease.start.clone(),
         });
         self.0.lock().shards = shards.collect();
     }
@@ -85,7 +86,7 @@ impl ShardDirectory {
     /// Adds a shard. Returns `false` if it is known already.
     pub(crate) fn insert(&self, shard: &Shard) -> bool {
         let mut directory = self.0.lock();
-        let is_new = !directory.shards.contains(shard);
+        let is_new = directory.shards.iter().all(|known| known.id != shard.id);
         if is_new {
             directory.shards.push(shard.clone());
         }

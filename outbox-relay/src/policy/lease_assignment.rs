@@ -33,6 +33,7 @@ pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
                 shards.push(Shard {
                     id: lease.shard.clone(),
                     parent: lease.parent.clone(),
+                    starts_at: lease.start.clone(),
                 });
             }
         }
@@ -206,6 +207,7 @@ mod tests {
         Shard {
             id: id(name),
             parent: parent.map(id),
+            starts_at: None,
         }
     }
 

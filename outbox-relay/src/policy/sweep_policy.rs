@@ -87,6 +87,7 @@ mod tests {
         Shard {
             id: ShardId(name.into()),
             parent: None,
+            starts_at: None,
         }
     }
 

@@ -8,7 +8,7 @@ use aws_sdk_dynamodbstreams::types::{Shard as StreamShard, ShardFilter, ShardFil
 use shared::aws::Clients;
 use shared::aws::error::{Causes, ErrorClass, classify};
 
-use crate::{Shard, ShardId};
+use crate::{SequenceNumber, Shard, ShardId};
 
 /// Error of a request that describes the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -178,6 +178,10 @@ fn shards(listed: Option<Vec<StreamShard>>) -> Vec<Shard> {
             Some(Shard {
                 id: ShardId(shard.shard_id?.into()),
                 parent: shard.parent_shard_id.map(|id| ShardId(id.into())),
+                starts_at: shard
+                    .sequence_number_range
+                    .and_then(|range| range.starting_sequence_number)
+                    .map(|number| SequenceNumber(number.into())),
             })
         })
         .collect()

@@ -10,6 +10,7 @@ use super::shard_discovery::{LISTING_INTERVAL, ShardDiscovery};
 use crate::engine::context::ShardContext;
 use crate::policy::lease_assignment::{deletable, generations, without_lease};
 use crate::policy::lease_liveness::LeaseLiveness;
+use crate::policy::lineage::Lineage;
 use crate::ports::{Lease, LeaseError, Leases, SWEEPERS, Shard, maintenance_id, sweeper_id};
 
 /// Maximum number of lease requests in flight, for streams with many shards.
@@ -24,7 +25,11 @@ pub(super) fn duties() -> impl Iterator<Item = Shard> {
     let ids = [maintenance_id()]
         .into_iter()
         .chain((0..SWEEPERS).map(sweeper_id));
-    ids.map(|id| Shard { id, parent: None })
+    ids.map(|id| Shard {
+        id,
+        parent: None,
+        starts_at: None,
+    })
 }
 
 /// Returns all leases. Those of the sweepers are left out while an older release holds the
@@ -59,18 +64,20 @@ pub(super) async fn sync_leases(
     }
     let mut found = discovery.found().to_vec();
     found.extend(duties());
-    let new: Vec<_> = without_lease(&found, &leases)
-        .into_iter()
-        .filter(|shard| !unreadable.contains(&shard.id))
-        .map(|shard| Lease::unread(shard.id.clone(), shard.parent.clone()))
-        .collect();
+    let mut new = without_lease(&found, &leases);
+    new.retain(|shard| !unreadable.contains(&shard.id));
     if new.is_empty() {
         discovery.clear_found();
         return Ok(leases);
     }
+    let lineage = Lineage::new(&found, &leases);
+    let new = new.into_iter().map(|shard| Lease {
+        start: lineage.start_of(shard),
+        ..Lease::unread(shard.id.clone(), shard.parent.clone())
+    });
     // Parents first: an instance that does not list the stream starts a shard whose parent has no
     // lease.
-    for generation in generations(new) {
+    for generation in generations(new.collect()) {
         for new in generation.chunks(MAX_LEASE_REQUESTS) {
             let created = join_all(new.iter().map(|lease| table.create(stream, lease))).await;
             created.into_iter().collect::<Result<Vec<()>, _>>()?;

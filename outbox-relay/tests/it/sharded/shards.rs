@@ -45,6 +45,15 @@ pub(crate) struct Shard {
     pub(crate) end_served: Option<u64>,
 }
 
+impl Shard {
+    fn trim(&mut self) {
+        if let Some((last, _)) = self.records.last() {
+            self.horizon = last + 1;
+            self.records.clear();
+        }
+    }
+}
+
 /// Error of a request.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -169,12 +178,13 @@ impl Shards {
 
     /// Trims all records, as after a day.
     pub(crate) fn trim(&mut self) {
-        for shard in self.by_id.values_mut() {
-            if let Some((last, _)) = shard.records.last() {
-                shard.horizon = last + 1;
-                shard.records.clear();
-            }
-        }
+        self.by_id.values_mut().for_each(Shard::trim);
+    }
+
+    /// Trims all records of the open shards.
+    pub(crate) fn trim_open(&mut self) {
+        let open = self.by_id.values_mut().filter(|shard| shard.end.is_none());
+        open.for_each(Shard::trim);
     }
 
     /// Moves the oldest position of shards without records, as DynamoDB Local does when another

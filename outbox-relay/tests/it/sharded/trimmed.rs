@@ -88,3 +88,28 @@ async fn shards_deleted_before_they_are_fully_read_are_a_gap() {
     assert_eq!(health.status(), 200);
     assert_in_order(&stage.received().await, 20, 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trimmed_start_of_a_shard_that_was_never_read_is_a_gap() {
+    let stage = ShardedStage::new(Shards::open(1), "events.fifo").await;
+    let options = [
+        ("RELAY_SWEEP_AFTER", "1s"),
+        ("RELAY_SWEEP_INTERVAL", "500ms"),
+    ];
+    let mut relay = stage.relay("relay", &options).await;
+    stage.commit_round(20, 1).await;
+    stage.until_published(20).await;
+    stage.until_checkpointed().await;
+    relay.kill().await.unwrap();
+
+    // The children wait for their parent until their records are trimmed.
+    stage.streams.shards().split_all();
+    stage.commit_round(20, 2).await;
+    stage.streams.shards().trim_open();
+
+    let relay = stage.relay("relay", &options).await;
+    stage.until_published(40).await;
+    let gaps = metric(&relay, "outbox_stream_gaps_total").await;
+    assert_eq!(gaps, Some(2));
+    assert_in_order(&stage.received().await, 20, 2);
+}

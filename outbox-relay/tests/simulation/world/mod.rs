@@ -95,6 +95,7 @@ impl World {
         let first = ShardModel {
             id: ShardId("shard-0".into()),
             parent: None,
+            start: 1,
             records: Vec::new(),
             closed: false,
             trimmed: 0,

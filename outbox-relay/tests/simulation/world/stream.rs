@@ -13,6 +13,8 @@ use super::{World, clock};
 pub(crate) struct ShardModel {
     pub(crate) id: ShardId,
     pub(crate) parent: Option<ShardId>,
+    /// Number of its first record, or less.
+    pub(super) start: u64,
     pub(crate) records: Vec<RecordModel>,
     pub(crate) closed: bool,
     /// Number of the last trimmed record.
@@ -93,6 +95,7 @@ impl World {
         self.shards.push(ShardModel {
             id: ShardId(format!("shard-{}", self.shards.len()).into()),
             parent: None,
+            start: self.next_number,
             records: Vec::new(),
             closed: false,
             trimmed: 0,
@@ -120,6 +123,7 @@ impl World {
             self.shards.push(ShardModel {
                 id,
                 parent: Some(parent.clone()),
+                start: self.next_number,
                 records: Vec::new(),
                 closed: false,
                 trimmed: 0,
@@ -152,6 +156,7 @@ impl World {
             .map(|shard| Shard {
                 id: shard.id.clone(),
                 parent: shard.parent.clone(),
+                starts_at: Some(SequenceNumber(shard.start.to_string().into())),
             })
             .collect()
     }
