@@ -21,6 +21,8 @@ pub struct Settings {
     pub consumer_group: String,
     /// Lease duration of the relays: an owner without a heartbeat for this long is silent.
     pub lease_duration: Duration,
+    /// The relays hold the successors of a failed event until it is retried or discarded.
+    pub holds_aggregates: bool,
     /// Tables in which aggregates are stored, to show the consumer's result beside an event.
     pub aggregate_tables: AggregateTables,
     /// Base URL of Jaeger's pages, without a trailing slash, for links to traces.

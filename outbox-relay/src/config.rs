@@ -60,7 +60,8 @@ pub struct Config {
         env = "RELAY_ON_FAILURE",
         value_name = "MODE",
         value_enum,
-        default_value_t
+        default_value_t,
+        global = true
     )]
     pub on_failure: OnFailure,
 
@@ -204,6 +205,7 @@ impl Config {
             leases_table: self.leases_table.clone(),
             consumer_group: self.consumer_group.clone(),
             lease_duration: self.lease_duration,
+            holds_aggregates: self.on_failure == OnFailure::Hold,
             aggregate_tables: self.aggregate_tables.clone(),
             jaeger_ui_url: self.jaeger_ui_url.clone(),
         }

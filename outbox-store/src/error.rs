@@ -1,6 +1,7 @@
 //! Errors of requests to the outbox table and the lease table.
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use outbox::item::BY_STATE_INDEX;
 use shared::aws::error::{Causes, ErrorClass, classify, describe};
 
 use crate::item::EventKey;
@@ -17,6 +18,14 @@ pub enum TableError {
     /// DynamoDB rejected what the request contains; repeating it has no effect.
     #[error("DynamoDB rejected the request on table `{table}`: {reason}")]
     Rejected { table: String, reason: String },
+    /// The index of the outbox table is missing, or does not have what a query needs.
+    #[error(
+        "index `{BY_STATE_INDEX}` of table `{table}` cannot be read: {reason}; it is missing, or \
+         does not project the attributes that this release needs: `all-in-one provision` names the \
+         steps. Until it is repaired, events are published from the stream, and sweeps, deferred \
+         events and lists wait"
+    )]
+    IndexUnusable { table: String, reason: String },
     /// The change does not fit into the item. The event is unchanged.
     #[error(
         "event {} of `{}` is too large: the change exceeds DynamoDB's limit of 400 KB per item",
@@ -57,6 +66,18 @@ impl TableError {
                 table,
                 reason: Causes(error).to_string(),
             },
+        }
+    }
+
+    /// Classifies an error of a query of the index. DynamoDB has no code of its own for an index
+    /// that is missing or lacks an attribute.
+    pub(crate) fn of_index<E>(table: &str, error: &SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        match Self::of(table, error) {
+            Self::Rejected { table, reason } => Self::IndexUnusable { table, reason },
+            other => other,
         }
     }
 }

@@ -112,8 +112,8 @@ pub enum Status {
     Published,
     /// Quarantined: it cannot be sent as it is.
     Failed,
-    /// Quarantined, then abandoned by an operator. Later events of its aggregate do not wait for
-    /// it.
+    /// Abandoned by an operator while it was quarantined or pending. Later events of its aggregate
+    /// do not wait for it.
     Discarded,
 }
 

@@ -199,6 +199,9 @@ fn aggregate_text(aggregate: &AggregateView) -> String {
     if let Some(state) = &aggregate.state {
         text.push_str(&format!("now        {}\n", aggregate_state(state)));
     }
+    if let Some(blocking) = &aggregate.blocked_by {
+        text.push_str(&format!("blocked    {}\n", blocked_by(blocking)));
+    }
     text.push('\n');
     text.push_str(&event_table(&aggregate.events));
     if aggregate.truncated {
@@ -228,6 +231,7 @@ fn event_text(shown: &EventDetail) -> String {
         Some(escape_controls(&event.stored.event_id).into_owned()),
     );
     add("state", Some(colored(&state(event), tone(event))));
+    add("blocked", shown.blocked_by.as_deref().map(blocked_by));
     add("failure", escaped(&event.stored.failure));
     add("malformed", escaped(&shown.malformed));
     add(
@@ -288,6 +292,24 @@ fn event_text(shown: &EventDetail) -> String {
     }
     let lines: Vec<_> = lines.iter().map(|line| line.trim_end()).collect();
     lines.join("\n")
+}
+
+/// Returns what blocks pending events, and how to end that.
+fn blocked_by(failed: &EventView) -> String {
+    let id = single_line(&failed.stored.event_id, MAX_ID);
+    let since = failed.stored.failed_at.as_deref();
+    let since = since.map_or_else(String::new, |at| {
+        format!(" since {}", single_line(at, MAX_ID))
+    });
+    let reason = failed
+        .stored
+        .failure
+        .as_deref()
+        .unwrap_or("no reason is stored");
+    format!(
+        "by event {id}, which is FAILED{since}: {}; use `retry {id}` or `discard {id} --reason ...`",
+        single_line(reason, MAX_NOTE)
+    )
 }
 
 fn aggregate_state(state: &AggregateState) -> String {

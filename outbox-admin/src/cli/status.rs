@@ -12,14 +12,18 @@ use super::output::{
     OutputOptions, Tone, cell, colored, escape_controls, format_seconds, print, print_json,
     print_notice, render, single_line, spinner, table,
 };
-use crate::service::{LeaseView, Life, Limits, Observer, Operator, StatusReport};
+use crate::service::{LeaseKind, LeaseView, Life, Limits, Observer, Operator, StatusReport};
 
 /// Report whether the outbox and its relays are healthy; exit code 1 if not.
 ///
 /// Unhealthy is: an event that has been pending for longer than --max-lag, or
 /// a reader of the stream that is further behind than that; more than
-/// --max-failed failed events; a shard, or the sweeper's lease, without an
-/// owner or whose owner sends no heartbeats; no relay at all.
+/// --max-failed failed events; a shard, the maintenance lease or a sweeper's
+/// lease without an owner or whose owner sends no heartbeats; no relay at all.
+///
+/// Deferred events are pending ones that their queue does not accept, or that
+/// wait for an earlier event of their aggregate. Their numbers by queue are
+/// those of each sweeper's last pass.
 ///
 /// A single read of a lease does not show whether its owner is alive, because
 /// clocks of two machines are not compared. The command therefore observes the
@@ -59,8 +63,9 @@ impl From<LimitOptions> for Limits {
 
 /// List the leases of the shards, with owner, state and progress.
 ///
-/// The sweeper's lease is listed as well. An owner is alive if it sent a
-/// heartbeat while the command observed it, as in `status`.
+/// The maintenance lease (`sweeper`) and the leases of the sweepers
+/// (`sweeper#0` to `sweeper#7`) are listed as well. An owner is alive if it
+/// sent a heartbeat while the command observed it, as in `status`.
 #[derive(Clone, Debug, Args)]
 pub struct ShardsCommand {
     /// Include shards that are fully consumed or no longer in the stream.
@@ -89,6 +94,7 @@ impl StatusCommand {
 impl ShardsCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
         let mut leases = observe_leases(operator, &mut Observer::default()).await?;
+        leases.retain(|lease| lease.kind != LeaseKind::Member);
         if !self.all {
             leases.retain(|lease| !matches!(lease.life, Life::Ended | Life::NotInStream));
         }
@@ -132,17 +138,28 @@ pub(super) fn report_text(report: &StatusReport) -> String {
         .map_or_else(String::new, |age| {
             format!(", the oldest for {}", format_seconds(Some(age)))
         });
-    let sweeper = report.sweeper.as_ref().map_or_else(
+    let maintenance = report.sweeper.as_ref().map_or_else(
         || "no lease".to_owned(),
         |lease| format!("{} ({})", owner(lease), life_label(lease.life).0),
     );
+    let alive = report
+        .sweepers
+        .iter()
+        .filter(|lease| lease.life == Life::Alive);
     lines.extend([
-        format!("pending  {}{oldest}", format_count(report.pending)),
-        format!("failed   {}", format_count(report.failed)),
-        format!("lag      {}", format_seconds(report.lag_seconds)),
-        format!("sweeper  {sweeper}"),
+        format!("pending      {}{oldest}", format_count(report.pending)),
+        format!("deferred     {}", deferred(report)),
+        format!("failed       {}", format_count(report.failed)),
+        format!("lag          {}", format_seconds(report.lag_seconds)),
+        format!("relays       {}", members(report)),
+        format!("maintenance  {maintenance}"),
         format!(
-            "shards   {} open, {} fully consumed or deleted; consumer group {}",
+            "sweepers     {} of {} alive",
+            alive.count(),
+            report.sweepers.len()
+        ),
+        format!(
+            "shards       {} open, {} fully consumed or deleted; consumer group {}",
             report.shards.len(),
             report.shards_ended,
             report.consumer_group
@@ -153,6 +170,31 @@ pub(super) fn report_text(report: &StatusReport) -> String {
         lines.push(render(&lease_table(&report.shards)));
     }
     lines.join("\n")
+}
+
+/// Returns the deferred events by queue.
+fn deferred(report: &StatusReport) -> String {
+    if report.deferred.is_empty() {
+        return "none".to_owned();
+    }
+    let counts: Vec<_> = report
+        .deferred
+        .iter()
+        .map(|(queue, count)| format!("{count} for {}", single_line(queue, 128)))
+        .collect();
+    counts.join(", ")
+}
+
+fn members(report: &StatusReport) -> String {
+    if report.members.is_empty() {
+        return "none".to_owned();
+    }
+    let names: Vec<_> = report
+        .members
+        .iter()
+        .map(|name| single_line(name, 128))
+        .collect();
+    names.join(", ")
 }
 
 /// Returns `healthy` or `UNHEALTHY`, in its colour.

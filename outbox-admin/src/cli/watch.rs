@@ -114,11 +114,12 @@ fn summary(report: &StatusReport) -> String {
         .filter(|lease| lease.life == Life::Alive)
         .count();
     let mut line = format!(
-        "{} {} pending={} oldest={} failed={} lag={} shards={} alive={alive}",
+        "{} {} pending={} oldest={} deferred={} failed={} lag={} shards={} alive={alive}",
         report.at,
         verdict(report),
         format_count(report.pending),
         format_seconds(report.oldest_pending_seconds),
+        report.deferred.values().sum::<u64>(),
         format_count(report.failed),
         format_seconds(report.lag_seconds),
         report.shards.len(),

@@ -36,6 +36,9 @@ pub struct EventDetail {
     pub malformed: Option<String>,
     /// History in the order of time.
     pub timeline: Vec<Moment>,
+    /// The failed event of the aggregate for whose retry or discard this pending event waits, if
+    /// the relays hold the successors of failed events.
+    pub blocked_by: Option<Box<EventView>>,
     /// Attributes that do not belong to the contract.
     pub other: BTreeMap<String, serde_json::Value>,
     /// The consumer's result, if `RELAY_AGGREGATE_TABLES` names the aggregate's table.
@@ -162,6 +165,7 @@ impl EventDetail {
                 .map(|(name, value)| (name.clone(), json(value)))
                 .collect(),
             malformed: stored.malformed,
+            blocked_by: None,
             aggregate: None,
             event,
         }

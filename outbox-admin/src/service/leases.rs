@@ -27,8 +27,9 @@ const LISTED_FOR: Duration = Duration::from_secs(60);
 /// One lease, and what was observed of its owner.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeaseView {
-    /// The shard, or `sweeper`.
+    /// The shard; `sweeper` for the maintenance lease, `sweeper#N` and `member#INSTANCE`.
     pub lease: String,
+    pub kind: LeaseKind,
     pub parent: Option<String>,
     pub owner: Option<String>,
     pub epoch: u64,
@@ -43,7 +44,36 @@ pub struct LeaseView {
     /// Instance that requested the shard.
     #[serde(rename = "wanted_by")]
     pub requested_by: Option<String>,
+    /// On the lease of a sweeper: number of deferred events by queue, as of its last pass.
+    pub deferred: BTreeMap<String, u64>,
     pub life: Life,
+}
+
+/// Subject of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseKind {
+    Shard,
+    /// Listing the stream's shards and counting events.
+    Maintenance,
+    /// A part of the pending events.
+    Sweeper,
+    /// An instance shows by it that it is alive.
+    Member,
+}
+
+impl LeaseKind {
+    fn of(id: &ShardId) -> Self {
+        if *id.0 == *MAINTENANCE {
+            Self::Maintenance
+        } else if id.sweeper_index().is_some() {
+            Self::Sweeper
+        } else if id.member().is_some() {
+            Self::Member
+        } else {
+            Self::Shard
+        }
+    }
 }
 
 /// Observed state of a lease.
@@ -142,7 +172,7 @@ impl Observer {
                 let unchanged = self.unchanged_for(lease, now);
                 let parent_ended = lease.parent.as_ref().and_then(|parent| ended.get(parent));
                 let is_not_in_stream = || {
-                    *lease.shard.0 != *MAINTENANCE
+                    lease.shard.is_shard()
                         && existing
                             .as_ref()
                             .is_some_and(|ids| !ids.contains(&lease.shard))
@@ -191,7 +221,7 @@ impl Operator {
                 stream
             }
         };
-        let leases = self.leases.leases(&stream).await?.leases;
+        let leases = self.all_leases(&stream).await?;
         let now = Instant::now();
         observer.note(&leases, now);
         let mut lives = observer.lives(&leases, now, self.silence());
@@ -219,6 +249,28 @@ impl Operator {
             .zip(lives)
             .map(|(lease, life)| view(lease, life, wall))
             .collect())
+    }
+
+    /// Returns the leases of shards, the maintenance lease, and those of sweepers and members.
+    async fn all_leases(&self, stream: &str) -> Result<Vec<Lease>, OperateError> {
+        let (shards, maintenance) = tokio::try_join!(
+            self.leases.leases(stream),
+            self.leases.maintenance_leases(stream)
+        )?;
+        let mut leases = shards.leases;
+        // While a relay of an older release holds the maintenance lease, it sweeps everything, and
+        // no other relay acquires the sweepers' leases.
+        let is_swept_by_older_release = leases.iter().any(|lease| {
+            *lease.shard.0 == *MAINTENANCE
+                && lease.owner.is_some()
+                && lease.lease_duration.is_none()
+        });
+        leases.extend(
+            maintenance.leases.into_iter().filter(|lease| {
+                !is_swept_by_older_release || lease.shard.sweeper_index().is_none()
+            }),
+        );
+        Ok(leases)
     }
 
     /// Reads the leases until the state of each is known, which takes at most
@@ -250,6 +302,7 @@ fn view(lease: &Lease, life: Life, now: Timestamp) -> LeaseView {
     let seconds = |passed: Timestamp| seconds_between(passed, now);
     LeaseView {
         lease: lease.shard.to_string(),
+        kind: LeaseKind::of(&lease.shard),
         parent: lease.parent.as_ref().map(ToString::to_string),
         owner: lease.owner.clone(),
         epoch: lease.epoch,
@@ -260,6 +313,7 @@ fn view(lease: &Lease, life: Life, now: Timestamp) -> LeaseView {
             .filter(|_| lease.state == LeaseState::Open)
             .map(seconds),
         requested_by: lease.requests.requested_by.clone(),
+        deferred: lease.deferred.clone(),
         life,
     }
 }

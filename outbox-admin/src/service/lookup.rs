@@ -1,6 +1,7 @@
 //! Finds one event or aggregate by any of its names: an event id, an aggregate's id, or
 //! `<aggregate id>:<sequence>`.
 
+use outbox::Status;
 use outbox_store::{EventFilter, EventKey};
 use serde::Serialize;
 
@@ -31,6 +32,9 @@ pub struct AggregateView {
     pub events: Vec<EventView>,
     /// `true` if the aggregate has more events.
     pub truncated: bool,
+    /// The failed event for whose retry or discard the pending events after it wait, if the relays
+    /// hold the successors of failed events.
+    pub blocked_by: Option<Box<EventView>>,
     pub state: Option<AggregateState>,
 }
 
@@ -68,7 +72,12 @@ impl Operator {
         let Some(stored) = self.outbox.event(key).await? else {
             return Ok(None);
         };
-        let detail = EventDetail::new(stored, self.jaeger_ui_url.as_deref());
+        let mut detail = EventDetail::new(stored, self.jaeger_ui_url.as_deref());
+        if is_held(&detail.event) {
+            detail.blocked_by = self
+                .blocking_event(&key.aggregate_id, Some(&key.sequence))
+                .await?;
+        }
         let aggregate = self
             .aggregate_state(
                 detail.event.stored.aggregate_type.as_deref(),
@@ -90,20 +99,63 @@ impl Operator {
             aggregate_id: Some(aggregate_id.to_owned()),
             ..EventFilter::default()
         };
-        let Listing { events, next } = self.list(&filter, MAX_HISTORY, None).await?;
-        let Some(first) = events.first() else {
+        let listing = self.list(&filter, MAX_HISTORY, None).await?;
+        let Some(first) = listing.events.first() else {
             return Ok(None);
         };
         let state = self
             .aggregate_state(first.stored.aggregate_type.as_deref(), aggregate_id)
             .await;
+        let blocked_by = self.blocked_by(aggregate_id, &listing).await?;
         Ok(Some(AggregateView {
             aggregate_id: aggregate_id.to_owned(),
-            events,
-            truncated: next.is_some(),
+            events: listing.events,
+            truncated: listing.next.is_some(),
+            blocked_by,
             state,
         }))
     }
+
+    /// Returns the failed event that blocks pending events of an aggregate, of which `listing` is
+    /// the first page.
+    pub async fn blocked_by(
+        &self,
+        aggregate_id: &str,
+        listing: &Listing,
+    ) -> Result<Option<Box<EventView>>, OperateError> {
+        let last_held = listing.events.iter().rfind(|event| is_held(event));
+        match last_held {
+            // Later events may be pending.
+            _ if listing.next.is_some() => self.blocking_event(aggregate_id, None).await,
+            Some(last) => {
+                let sequence = &last.stored.sequence;
+                self.blocking_event(aggregate_id, Some(sequence)).await
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the failed event that blocks the events of an aggregate before `sequence`, or all of
+    /// them for `None`.
+    async fn blocking_event(
+        &self,
+        aggregate_id: &str,
+        sequence: Option<&str>,
+    ) -> Result<Option<Box<EventView>>, OperateError> {
+        if !self.holds_aggregates {
+            return Ok(None);
+        }
+        let blocking = self.outbox.blocking_event(aggregate_id, sequence).await?;
+        let view = |stored| Box::new(EventView::new(stored, self.jaeger_ui_url.as_deref()));
+        Ok(blocking.map(view))
+    }
+}
+
+/// Returns `true` if a failed event of the same aggregate can block this one: it is pending and not
+/// a replay, which does not wait for other events.
+fn is_held(event: &EventView) -> bool {
+    event.stored.status.as_deref() == Some(Status::Pending.as_str())
+        && event.stored.replays.is_none()
 }
 
 fn not_found(name: &str) -> OperateError {

@@ -28,7 +28,7 @@ use std::time::Duration;
 pub use aggregate::AggregateState;
 use aws_sdk_dynamodb::Client;
 pub use event::{EventDetail, EventView};
-pub use leases::{LeaseView, Life, Observer};
+pub use leases::{LeaseKind, LeaseView, Life, Observer};
 pub use list::Listing;
 pub use lookup::{AggregateView, Shown};
 use outbox_store::TableError;
@@ -49,6 +49,7 @@ pub struct Operator {
     outbox_table: String,
     consumer_group: String,
     lease_duration: Duration,
+    holds_aggregates: bool,
     aggregate_tables: AggregateTables,
     jaeger_ui_url: Option<String>,
 }
@@ -92,6 +93,7 @@ impl Operator {
             outbox_table: settings.outbox_table.clone(),
             consumer_group: settings.consumer_group.clone(),
             lease_duration: settings.lease_duration,
+            holds_aggregates: settings.holds_aggregates,
             aggregate_tables: settings.aggregate_tables.clone(),
             jaeger_ui_url: settings.jaeger_ui_url.clone(),
         }
@@ -104,9 +106,9 @@ impl From<TableError> for OperateError {
             TableError::TableNotFound { .. } => Self::Refused(format!(
                 "{error}; check OUTBOX_TABLE, LEASES_TABLE, AWS_REGION and AWS_ENDPOINT_URL_DYNAMODB"
             )),
-            TableError::AccessDenied { .. } | TableError::Rejected { .. } => {
-                Self::Refused(error.to_string())
-            }
+            TableError::AccessDenied { .. }
+            | TableError::Rejected { .. }
+            | TableError::IndexUnusable { .. } => Self::Refused(error.to_string()),
             TableError::ItemTooLarge(_) => Self::TooLarge(error.to_string()),
             TableError::NotIndexed | TableError::InvalidPageToken => {
                 Self::Invalid(error.to_string())

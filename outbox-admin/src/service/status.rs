@@ -1,13 +1,14 @@
 //! The status report: counts, lag, leases, and whether all of it is healthy.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
-use outbox_store::MAINTENANCE;
+use outbox_store::ShardId;
 use outbox_store::dynamodb::Count;
 use serde::Serialize;
 
-use super::leases::{LeaseView, Life, Observer, seconds_between};
+use super::leases::{LeaseKind, LeaseView, Life, Observer, seconds_between};
 use super::{OperateError, Operator};
 
 /// Upper bound on the leases that one problem names; further ones are counted.
@@ -44,12 +45,19 @@ pub struct StatusReport {
     pub oldest_pending: Option<String>,
     pub oldest_pending_seconds: Option<f64>,
     pub failed: Count,
+    /// Number of deferred events by queue, as of the last pass of each sweeper. They are pending.
+    pub deferred: BTreeMap<String, u64>,
     /// Lag of the slowest reader; `None` if none has read.
     pub lag_seconds: Option<f64>,
     /// Leases of shards that are not fully read.
     pub shards: Vec<LeaseView>,
     pub shards_ended: usize,
+    /// The maintenance lease.
     pub sweeper: Option<LeaseView>,
+    /// Leases of the sweepers; none while a relay of an older release sweeps.
+    pub sweepers: Vec<LeaseView>,
+    /// Names of the relays of the group that run.
+    pub members: Vec<String>,
 }
 
 impl Operator {
@@ -104,11 +112,14 @@ impl Operator {
                 Vec::new()
             }
         };
-        let (sweepers, shards): (Vec<_>, Vec<_>) = leases
-            .into_iter()
-            .partition(|lease| lease.lease == MAINTENANCE);
-        let all = shards.len();
-        let shards: Vec<_> = shards.into_iter().filter(is_open).collect();
+        let members = members(&leases);
+        let of_kind = |kind| {
+            let leases = leases.iter().filter(move |lease| lease.kind == kind);
+            leases.cloned()
+        };
+        let all = of_kind(LeaseKind::Shard).count();
+        let shards: Vec<_> = of_kind(LeaseKind::Shard).filter(is_open).collect();
+        let sweepers: Vec<_> = of_kind(LeaseKind::Sweeper).collect();
         Ok(StatusReport {
             at,
             healthy: problems.is_empty(),
@@ -118,13 +129,16 @@ impl Operator {
             oldest_pending,
             oldest_pending_seconds,
             failed,
+            deferred: deferred(&sweepers),
             lag_seconds: shards
                 .iter()
                 .filter_map(|lease| lease.behind_seconds)
                 .max_by(f64::total_cmp),
             shards_ended: all - shards.len(),
             shards,
-            sweeper: sweepers.into_iter().next(),
+            sweeper: of_kind(LeaseKind::Maintenance).next(),
+            sweepers,
+            members,
         })
     }
 
@@ -140,8 +154,12 @@ impl Operator {
                 "no relay of the group `{group}` has read this stream yet"
             )];
         }
+        // A member without a heartbeat has ended; what it held is named by itself.
         let named = |is: &dyn Fn(&LeaseView) -> bool| {
-            let found: Vec<_> = leases.iter().filter(|lease| is(lease)).collect();
+            let found: Vec<_> = leases
+                .iter()
+                .filter(|lease| lease.kind != LeaseKind::Member && is(lease))
+                .collect();
             (!found.is_empty()).then(|| names(&found))
         };
         let watched = humantime::format_duration(self.silence());
@@ -172,6 +190,31 @@ impl Operator {
         .flatten()
         .collect()
     }
+}
+
+/// Returns the names of the instances that run: those with a member item that has a heartbeat, and
+/// owners, which may be of a release without member items.
+fn members(leases: &[LeaseView]) -> Vec<String> {
+    let names = leases
+        .iter()
+        .filter(|lease| matches!(lease.life, Life::Alive | Life::Unknown));
+    let names = names.filter_map(|lease| match lease.kind {
+        LeaseKind::Member => ShardId(lease.lease.as_str().into())
+            .member()
+            .map(str::to_owned),
+        _ => lease.owner.clone(),
+    });
+    let names: BTreeSet<_> = names.collect();
+    names.into_iter().collect()
+}
+
+/// Returns the sums of the sweepers' counts.
+fn deferred(sweepers: &[LeaseView]) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (queue, count) in sweepers.iter().flat_map(|lease| &lease.deferred) {
+        *sums.entry(queue.clone()).or_default() += count;
+    }
+    sums
 }
 
 fn is_open(lease: &LeaseView) -> bool {

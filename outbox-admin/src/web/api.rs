@@ -11,13 +11,13 @@ use axum::{Json, Router};
 use outbox::timestamp::Timestamp;
 use outbox_store::dynamodb::EventChange;
 use outbox_store::{EventFilter, EventKey, EventState, PageToken, TypePattern, is_number};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::bounded_page::{PAGE_SIZE, list_page};
 use super::live::Live;
 use super::problem::Problem;
-use crate::service::{EventDetail, Listing, OperateError};
+use crate::service::{EventDetail, EventView, Listing, OperateError};
 
 /// Maximum bytes of the body of an action, which has ids and a reason.
 const MAX_BODY: usize = 16 * 1024;
@@ -96,13 +96,22 @@ struct SearchQuery {
     q: String,
 }
 
+/// Result of a search.
+#[derive(Debug, Serialize)]
+struct Found {
+    #[serde(flatten)]
+    listing: Listing,
+    /// The failed event that blocks pending events of the aggregate that was searched for.
+    blocked_by: Option<Box<EventView>>,
+}
+
 /// Returns the events of an aggregate, or one event by its id, as [`Operator::find`] does.
 ///
 /// [`Operator::find`]: crate::service::Operator::find
 async fn search(
     Shared(live): Shared<Arc<Live>>,
     query: Result<Query<SearchQuery>, QueryRejection>,
-) -> Result<Json<Listing>, Problem> {
+) -> Result<Json<Found>, Problem> {
     let Query(SearchQuery { q: name }) = query?;
     let name = name.trim();
     let filter = EventFilter {
@@ -124,8 +133,16 @@ async fn search(
         let event = live.operator.event(&key).await?;
         let event = event.ok_or_else(|| event_not_found(&key))?;
         listing.events.push(event.event);
+        return Ok(Json(Found {
+            listing,
+            blocked_by: event.blocked_by,
+        }));
     }
-    Ok(Json(listing))
+    let blocked_by = live.operator.blocked_by(name, &listing).await?;
+    Ok(Json(Found {
+        listing,
+        blocked_by,
+    }))
 }
 
 /// Key of an event, as parameters or body of a request.

@@ -64,7 +64,7 @@ impl DynamoDbOutboxTable {
             let Some(page) = pages.next().await else {
                 break;
             };
-            let page = page.map_err(|error| self.error(&error))?;
+            let page = page.map_err(|error| TableError::of_index(&self.table, &error))?;
             total.count += u64::from(page.count.unsigned_abs());
             total.exact = page.last_evaluated_key.is_none();
         }
@@ -82,7 +82,7 @@ impl DynamoDbOutboxTable {
                 .limit(MAX_OLDEST)
                 .send()
                 .await
-                .map_err(|error| self.error(&error))?;
+                .map_err(|error| TableError::of_index(&self.table, &error))?;
             let items = response.items.unwrap_or_default();
             let times = items.iter().map(|item| text(item, attribute::OCCURRED_AT));
             Ok::<_, TableError>(times.collect::<Vec<_>>())

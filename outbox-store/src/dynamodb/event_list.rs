@@ -43,7 +43,7 @@ const INDEX_ENTRY: [&str; 6] = [
 
 /// Returns the attributes that a list reads of an event: all except payloads, which may be 390 KB
 /// each.
-fn shown() -> impl Iterator<Item = &'static str> {
+pub(super) fn shown() -> impl Iterator<Item = &'static str> {
     let is_shown = |name: &&str| *name != attribute::PAYLOAD;
     attribute::ALL.into_iter().filter(is_shown)
 }
@@ -212,7 +212,12 @@ impl DynamoDbOutboxTable {
             .set_exclusive_start_key(request.start.clone())
             .send()
             .await
-            .map_err(|error| request.failed(table, &error))?;
+            .map_err(|error| match request.failed(table, &error) {
+                TableError::Rejected { .. } if matches!(source, Source::Index(_)) => {
+                    TableError::of_index(table, &error)
+                }
+                failed => failed,
+            })?;
         Ok((
             response.items.unwrap_or_default(),
             response.last_evaluated_key,

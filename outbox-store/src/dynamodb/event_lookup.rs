@@ -1,12 +1,20 @@
 //! Reads single events of the outbox table.
 
 use futures::future::try_join_all;
+use outbox::Status;
 use outbox::item::{FAILED_BUCKET, attribute};
 use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
-use super::outbox_table::{item_key, string};
-use crate::{EventKey, StoredEventDetail, TableError};
+use super::event_list::shown;
+use super::outbox_table::{item_key, number, projection, string};
+use crate::{EventKey, StoredEvent, StoredEventDetail, TableError};
+
+/// Events per request of a search for the event that blocks an aggregate.
+const BLOCKING_PAGE: i32 = 100;
+
+/// Requests of that search. A failed event before those that they read is not found.
+const MAX_BLOCKING_PAGES: usize = 20;
 
 impl DynamoDbOutboxTable {
     /// Returns an event with all its attributes, or `None` if it does not exist. Strongly
@@ -70,11 +78,56 @@ impl DynamoDbOutboxTable {
             .items()
             .send();
         while let Some(item) = items.next().await {
-            let item = item.map_err(|error| self.error(&error))?;
+            let item = item.map_err(|error| TableError::of_index(&self.table, &error))?;
             if let Some(key) = EventKey::of(&item) {
                 return Ok(Some(key));
             }
         }
         Ok(None)
+    }
+
+    /// Returns the failed event that blocks an event of `aggregate_id` before `sequence`, or the
+    /// latest event of the aggregate for `None`, if relays hold the successors of failed events. It
+    /// is the first failed one after the latest published one. Strongly consistent.
+    pub async fn blocking_event(
+        &self,
+        aggregate_id: &str,
+        sequence: Option<&str>,
+    ) -> Result<Option<StoredEvent>, TableError> {
+        let (expression, names) = projection(&shown().collect::<Vec<_>>());
+        let mut request = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .scan_index_forward(false)
+            .limit(BLOCKING_PAGE)
+            .projection_expression(expression)
+            .set_expression_attribute_names(Some(names))
+            .expression_attribute_names("#id", attribute::AGGREGATE_ID)
+            .expression_attribute_values(":id", string(aggregate_id));
+        request = match sequence {
+            None => request.key_condition_expression("#id = :id"),
+            Some(sequence) => request
+                .key_condition_expression("#id = :id AND #sequence < :sequence")
+                .expression_attribute_names("#sequence", attribute::SEQUENCE)
+                .expression_attribute_values(":sequence", number(sequence)),
+        };
+        let mut pages = request.into_paginator().send();
+        let mut blocking = None;
+        for _ in 0..MAX_BLOCKING_PAGES {
+            let Some(page) = pages.next().await else {
+                return Ok(blocking);
+            };
+            let page = page.map_err(|error| self.error(&error))?;
+            for event in page.items().iter().filter_map(StoredEvent::of) {
+                match event.status.as_deref().and_then(Status::parse) {
+                    Some(Status::Published) => return Ok(blocking),
+                    Some(Status::Failed) => blocking = Some(event),
+                    Some(Status::Pending | Status::Discarded) | None => {}
+                }
+            }
+        }
+        Ok(blocking)
     }
 }

@@ -381,7 +381,7 @@ const PENDING_ATTRIBUTES: [&str; 6] = [
 ];
 
 /// Returns a projection expression of `attributes`, and its names.
-fn projection(attributes: &[&str]) -> (String, HashMap<String, String>) {
+pub(super) fn projection(attributes: &[&str]) -> (String, HashMap<String, String>) {
     let placeholders: Vec<_> = (0..attributes.len()).map(|n| format!("#p{n}")).collect();
     let names = placeholders.iter().cloned();
     let names = names.zip(attributes.iter().map(|&name| name.to_owned()));
@@ -473,7 +473,7 @@ impl OutboxTable for DynamoDbOutboxTable {
             .set_exclusive_start_key(after.map(|PendingCursor(key)| key))
             .send()
             .await
-            .map_err(|error| self.error(&error))?;
+            .map_err(|error| TableError::of_index(&self.table, &error))?;
         let items = response.items.unwrap_or_default();
         Ok(PendingPage {
             entries: items.iter().filter_map(PendingEntry::of).collect(),

@@ -1,8 +1,8 @@
 // The page: receives live updates, and shows the view and the event that the address names.
 
 import { follow, get, token } from "./client.js";
-import { detail } from "./detail.js";
-import { byId, number, setText } from "./dom.js";
+import { blockingCause, detail } from "./detail.js";
+import { byId, el, number, setText } from "./dom.js";
 import { List, MAX_PUBLISHED, updateAges } from "./list.js";
 import { VIEWS, currentLocation, hashOf, keyOf } from "./location.js";
 import {
@@ -13,7 +13,7 @@ const TITLES = {
   failed: "Failed events",
   pending: "Pending events",
   published: "Events published by this relay",
-  shards: "Shards and their owners",
+  shards: "Leases of shards and sweepers, and their owners",
   search: "Search results",
 };
 const EMPTY = {
@@ -65,8 +65,12 @@ function navigate() {
       if (currentLocation().view === "search") search(currentLocation().query);
     },
     aggregateHash: (id) => hashOf({ view: "search", query: id }),
+    eventHash,
   });
 }
+
+/** Returns the location of an event within the current view. */
+const eventHash = ({ aggregate_id: id, sequence }) => hashOf({ ...currentLocation(), id, sequence });
 
 function closeDetail() {
   const { view, query, id, sequence } = currentLocation();
@@ -99,9 +103,16 @@ function leaseContent() {
   const { status } = latest;
   if (status === null) return { items: null };
   if (status.problem) return { items: [], problem: status.problem };
-  const leases = [...status.shards, ...(status.sweeper ? [status.sweeper] : [])];
+  const leases = [...status.shards, ...(status.sweeper ? [status.sweeper] : []), ...status.sweepers];
   return { items: leases.map((lease) => ({ ...lease, key: lease.lease })) };
 }
+
+/** Returns a sentence about the event that blocks the listed aggregate. */
+const blockedAggregate = (blocking) => [
+  "This aggregate is blocked by ",
+  el("a", { href: `#${eventHash(blocking)}` }, blocking.event_id),
+  ...blockingCause(blocking).flat(Infinity),
+];
 
 let isRenderDeferred = false;
 
@@ -114,9 +125,11 @@ function renderList({ isLiveUpdate = false } = {}) {
     return;
   }
   isRenderDeferred = false;
-  const { items, next, problem } = viewContent(target.view);
+  const { items, next, problem, blocking } = viewContent(target.view);
   byId("view-problem").hidden = !problem;
   setText(byId("view-problem"), problem ?? "");
+  byId("view-blocked").hidden = !blocking;
+  byId("view-blocked").replaceChildren(...(blocking ? blockedAggregate(blocking) : []));
   const rows = (items ?? []).map((item) =>
     item.aggregate_id === undefined
       ? item
@@ -153,9 +166,9 @@ byId("more").addEventListener("click", async () => {
 
 async function search(query) {
   try {
-    const { events, next } = await get("/api/search", { q: query });
+    const { events, next, blocked_by: blocking } = await get("/api/search", { q: query });
     const problem = next ? `Only the first ${number(events.length)} events are shown.` : undefined;
-    searchResult = { items: events, problem };
+    searchResult = { items: events, problem, blocking };
   } catch (error) {
     searchResult = { items: [], problem: error.message };
   }

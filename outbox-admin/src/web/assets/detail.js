@@ -22,11 +22,11 @@ export const detail = {
   },
 
   /** Opens the event of this key, and keeps it current while its state is expected to change. */
-  async show(aggregateId, sequence, { onClose, onChange, aggregateHash }) {
+  async show(aggregateId, sequence, { onClose, onChange, aggregateHash, eventHash }) {
     const isOpen = open?.aggregateId === aggregateId && open?.sequence === sequence;
     if (isOpen) return;
     close();
-    open = { aggregateId, sequence, onClose, onChange, aggregateHash, event: null, text: null };
+    open = { aggregateId, sequence, onClose, onChange, aggregateHash, eventHash, event: null, text: null };
     await reload(open);
     if (innerWidth <= 1000) panel.focus();
   },
@@ -106,6 +106,7 @@ function render(event) {
     el("h2", {}, event.event_id),
     el("p", { class: "summary" }, status(event.status), el("span", { class: "muted" }, event.event_type ?? "no event type")),
     ...actions(event),
+    ...blockage(event.blocked_by),
     ...failures(event),
     el("h3", {}, "Timeline"),
     timeline(event),
@@ -135,6 +136,23 @@ function actions(event) {
     parts.push(el("a", { href: event.trace_url, target: "_blank", rel: "noreferrer" }, "Trace in Jaeger ↗"));
   }
   return parts.length === 0 ? [] : [el("div", { class: "actions" }, parts)];
+}
+
+/** Returns what blocks the event, with the actions on the event that does. */
+function blockage(blocking) {
+  if (!blocking) return [];
+  const name = el("a", { href: `#${open.eventHash(blocking)}` }, blocking.event_id);
+  return [el("div", { id: "blocked", class: "notice" },
+    el("p", {}, "Blocked by ", name, ...blockingCause(blocking)),
+    el("div", { class: "actions" },
+      el("button", { id: "retry-blocking", class: "main", click: () => confirmAction("retry", blocking) }, "Retry it"),
+      el("button", { id: "discard-blocking", click: () => confirmAction("discard", blocking) }, "Discard it…")))];
+}
+
+/** Returns since when and why an event is failed, as a part of a sentence. */
+export function blockingCause({ failed_at, failure }) {
+  const since = failed_at ? [" since ", time(failed_at)] : [];
+  return [", which is FAILED", ...since, ": ", prose(failure ?? "no reason is stored")];
 }
 
 /** Returns why the event failed, and how it breaks the contract of an outbox item. */
@@ -178,7 +196,10 @@ function timeline(event) {
 
 /** Returns the step that is expected next, or `null`. */
 function expectedStep(event) {
-  if (event.status === "PENDING") return "Waiting to be published";
+  if (event.status === "PENDING") {
+    if (event.blocked_by) return `Waiting for ${event.blocked_by.event_id}`;
+    return event.deferred_at ? "Waiting in the table for its queue" : "Waiting to be published";
+  }
   if (event.status === "PUBLISHED" && isInProgress(event)) return "Waiting to be processed";
   return null;
 }
@@ -256,17 +277,17 @@ const CONFIRMATIONS = {
 
 const dialog = byId("dialog");
 
-/** Opens the confirmation of an action on the open event. Once confirmed, performs the action and
- * reports its result. */
-function confirmAction(action) {
+/** Opens the confirmation of an action on `event`, by default the open one. Once confirmed, performs
+ * the action and reports its result. */
+function confirmAction(action, event = open?.event) {
   const target = open;
   const isPossible = action === "retry" ? canRetry : canDiscard;
-  if (!isPossible(target?.event) || dialog.open) return;
+  if (!isPossible(event) || dialog.open) return;
   const { title, text, yes } = CONFIRMATIONS[action];
   const reason = byId("dialog-reason");
   const confirm = byId("dialog-yes");
   byId("dialog-title").textContent = title;
-  byId("dialog-text").textContent = text(target.event);
+  byId("dialog-text").textContent = text(event);
   byId("dialog-error").textContent = "";
   byId("dialog-reason-row").hidden = action !== "discard";
   reason.required = action === "discard";
@@ -277,7 +298,7 @@ function confirmAction(action) {
     submit.preventDefault();
     confirm.disabled = true;
     try {
-      const body = { aggregate_id: target.aggregateId, sequence: target.sequence };
+      const body = { aggregate_id: event.aggregate_id, sequence: event.sequence };
       if (action === "discard") body.reason = reason.value;
       const change = await post(`/api/${action}`, body);
       dialog.close();

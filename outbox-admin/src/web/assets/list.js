@@ -69,7 +69,7 @@ const COLUMNS = {
     { name: "Reason", kind: "c-text", cell: (item) => prose(item.discard_reason ?? item.failure ?? "") },
   ],
   shards: [
-    { name: "Shard", kind: "c-event", cell: (lease) => el("span", { class: "mono", title: lease.lease }, lease.lease) },
+    { name: "Lease", kind: "c-event", cell: (lease) => el("span", { class: "mono", title: lease.lease }, leaseName(lease)) },
     { name: "Owner", kind: "c-wide", cell: (lease) => lease.owner ?? "none" },
     { name: "State", kind: "c-status", cell: (lease) => status(lease.life, LEASE_STATES[lease.life]) },
     { name: "Epoch", kind: "c-short", label: "epoch", cell: (lease) => lease.epoch },
@@ -77,7 +77,10 @@ const COLUMNS = {
   ],
 };
 
-/** Returns why a pending event is published again, if it is. */
+/** The maintenance lease has the name that earlier releases gave to that of their only sweeper. */
+const leaseName = ({ lease, kind }) => (kind === "maintenance" ? `${lease} (maintenance)` : lease);
+
+/** Returns what is special about a pending event, if anything. */
 function repetition(item) {
   if (item.replayed_at) return `replay ${item.replays}`;
   if (item.retried_at) return "retried";

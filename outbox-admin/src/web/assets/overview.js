@@ -95,10 +95,21 @@ export function showStatus(status) {
   setText(byId("shards-count"), `${number(held.length)} of ${number(status.shards.length)}`);
   byId("shards-count").classList.toggle("alarm", held.length < status.shards.length);
   const owners = new Set(held.map((lease) => lease.owner));
-  setText(byId("shards-note"), `on ${plural(owners.size, "relay", "relays")}`);
+  const running = status.members.length > owners.size ? ` of ${number(status.members.length)}` : "";
+  setText(byId("shards-note"), `on ${number(owners.size)}${running} ${owners.size === 1 && running === "" ? "relay" : "relays"}`);
+  byId("shards-note").title = status.members.join(", ");
+  showDeferred(Object.entries(status.deferred));
   for (const [view, count] of [["failed", status.failed], ["pending", status.pending]]) {
     document.querySelector(`[data-view=${view}]`).dataset.count = count.count > 0 ? formatCount(count) : "";
   }
+}
+
+/** Shows the numbers of deferred events, pairs of queue and number. */
+function showDeferred(counts) {
+  const total = counts.reduce((sum, [, count]) => sum + count, 0);
+  byId("deferred").hidden = total === 0;
+  const queues = counts.map(([queue, count]) => `${number(count)} for ${queue}`).join(", ");
+  setText(byId("deferred"), `${plural(total, "pending event is", "pending events are")} deferred until the queue accepts them, or an earlier event is retried or discarded: ${queues}`);
 }
 
 /** Shows the time of the latest failure among the listed failed events. */

@@ -126,3 +126,39 @@ async fn search_finds_an_aggregate_and_an_event_by_id() {
         assert_eq!(ids, expected);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_aggregate_shows_its_cause_and_continues_after_a_retry() {
+    let console = Console::open(&[("RELAY_ON_FAILURE", "hold")]).await;
+    console.stage.put(failed("held", 1, "broken")).await;
+    let mut live = console.live().await;
+    console
+        .stage
+        .put_all(vec![event("held", 2), event("held", 3)])
+        .await;
+    let status = live
+        .until("status", |status| {
+            status["deferred"] == json!({ "order-events": 2 })
+        })
+        .await;
+    assert_eq!(status["members"], json!(["relay-1"]));
+    let later = console
+        .json("/api/event?aggregate_id=held&sequence=3")
+        .await;
+    assert_eq!(later["blocked_by"]["event_id"], "held:1");
+    assert_eq!(later["blocked_by"]["failure"], "broken");
+    assert!(later["deferred_at"].is_string(), "{later}");
+    let found = console.json("/api/search?q=held").await;
+    assert_eq!(found["blocked_by"]["event_id"], "held:1");
+    assert_eq!(found["events"].as_array().unwrap().len(), 3);
+
+    let response = console.post("/api/retry", &key("held", 1)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    console.stage.until_count("PUBLISHED", 3).await;
+    let sent = ids(&console.stage.receive("order-events", 3).await);
+    assert_eq!(sent, ["held:1", "held:2", "held:3"]);
+    let found = console.json("/api/search?q=held").await;
+    assert_eq!(found["blocked_by"], json!(null));
+    live.until("status", |status| status["deferred"] == json!({}))
+        .await;
+}

@@ -1,5 +1,6 @@
 //! The operators' commands, run as processes, as a person or a script runs them.
 
+mod blocked;
 mod bulk;
 mod change;
 mod interruption;
