@@ -171,9 +171,7 @@ async fn discarding_an_event_requires_and_stores_a_reason() {
         .goto(relay.url("/#view=failed&id=order-8&sequence=1"))
         .await
         .unwrap();
-    browser
-        .until_text("#detail .reason", "no route matches")
-        .await;
+    browser.until_text("#detail .reason", "invoice.sent").await;
     browser.click("#discard").await;
     browser
         .until("document.getElementById('dialog').open")
@@ -192,6 +190,67 @@ async fn discarding_an_event_requires_and_stores_a_reason() {
         .until_text("#detail .timeline", "sent by hand")
         .await;
     browser.until_text("#empty", "No event has failed").await;
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
+async fn a_blocked_event_names_its_cause_which_can_be_retried_there() {
+    let system = System::start().await;
+    let relay = system
+        .relay("relay-1", &[("RELAY_ON_FAILURE", "hold")])
+        .await;
+    system.event("order-6", "order.placed", "{oops").await;
+    for sequence in [2, 3] {
+        system
+            .event_at(
+                "order-6",
+                sequence,
+                "order.placed",
+                r#"{"order_id":"order-6"}"#,
+            )
+            .await;
+    }
+    system.event("stock-1", "stock.moved", "{}").await;
+    let browser = Browser::start().await;
+    browser
+        .page
+        .goto(relay.url("/#view=search&q=order-6"))
+        .await
+        .unwrap();
+    browser.until_text("#view-blocked", "order-6:1").await;
+    browser
+        .until_text("#view-blocked", "payload is not JSON")
+        .await;
+    browser
+        .until_text("#deferred", "3 pending events are deferred")
+        .await;
+    browser.until_text("#deferred", "2 for order-events").await;
+    browser.until_text("#deferred", "1 for (no route)").await;
+    browser
+        .run("location.hash = 'view=pending&id=order-6&sequence=3';")
+        .await;
+    browser.until_text("#blocked", "order-6:1").await;
+    browser
+        .until_text("#detail .timeline", "Waiting for order-6:1")
+        .await;
+    for (width, height, scheme) in [(1280, 860, "light"), (380, 800, "dark")] {
+        browser.window(width, height, scheme).await;
+        browser
+            .until(&format!("document.documentElement.scrollWidth <= {width}"))
+            .await;
+        browser.picture(&format!("console-blocked-{scheme}")).await;
+    }
+    browser.window(1280, 860, "light").await;
+    system.repair("order-6", r#"{"order_id":"order-6"}"#).await;
+    browser.click("#retry-blocking").await;
+    browser.click("#dialog-yes").await;
+    browser.until_text("#detail .summary", "PUBLISHED").await;
+    browser.until("!document.getElementById('blocked')").await;
+    browser
+        .until_text("#deferred", "1 pending event is deferred")
+        .await;
     browser.has_no_errors().await;
     browser.stop().await;
 }

@@ -12,10 +12,11 @@ use tokio::process::Command;
 const BINARY: &str = env!("CARGO_BIN_EXE_all-in-one");
 
 /// Short intervals, so that takeovers and retries are quick.
-const ENVIRONMENT: [(&str, &str); 8] = [
+const ENVIRONMENT: [(&str, &str); 9] = [
     ("ORDER_API_LISTEN", "127.0.0.1:0"),
     ("RELAY_ADMIN_LISTEN", "127.0.0.1:0"),
     ("WORKER_ADMIN_LISTEN", "127.0.0.1:0"),
+    ("RELAY_ROUTES", "order.*=order-events,invoice.*=!quarantine"),
     ("RELAY_LEASE_DURATION", "3s"),
     ("RELAY_SWEEP_INTERVAL", "500ms"),
     ("RELAY_SWEEP_AFTER", "500ms"),
@@ -74,11 +75,22 @@ impl System {
         order["order_id"].as_str().unwrap().to_owned()
     }
 
-    /// Writes a pending event as any program may.
+    /// Writes the first event of an aggregate as any program may.
     pub(crate) async fn event(&self, aggregate_id: &str, event_type: &str, payload: &str) {
+        self.event_at(aggregate_id, 1, event_type, payload).await;
+    }
+
+    /// Writes a pending event as any program may.
+    pub(crate) async fn event_at(
+        &self,
+        aggregate_id: &str,
+        sequence: u32,
+        event_type: &str,
+        payload: &str,
+    ) {
         let texts = [
             ("aggregate_id", aggregate_id),
-            ("event_id", &format!("{aggregate_id}:1")),
+            ("event_id", &format!("{aggregate_id}:{sequence}")),
             ("aggregate_type", "order"),
             ("event_type", event_type),
             ("payload", payload),
@@ -97,7 +109,8 @@ impl System {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), text(value)))
             .collect();
-        item.insert("sequence".to_owned(), AttributeValue::N("1".to_owned()));
+        let sequence = AttributeValue::N(sequence.to_string());
+        item.insert("sequence".to_owned(), sequence);
         let put = self.dynamodb.put_item().table_name("outbox");
         put.set_item(Some(item)).send().await.unwrap();
     }
