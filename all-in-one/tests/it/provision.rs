@@ -59,6 +59,48 @@ async fn without_stock_the_inventory_stays_empty() {
     assert_eq!(stock.count, 0);
 }
 
+#[tokio::test]
+async fn attributes_that_an_operator_has_set_are_reported_and_left_unchanged() {
+    use aws_sdk_sqs::types::QueueAttributeName::{self, MessageRetentionPeriod, RedrivePolicy};
+    let cloud = LocalCloud::start(Config::default()).await.unwrap();
+    let sqs = cloud.sqs_client();
+    let attribute = |queue: &'static str, name: QueueAttributeName| {
+        let sqs = &sqs;
+        async move {
+            let url = shared::aws::queue_url(sqs, queue).await.unwrap();
+            let request = sqs.get_queue_attributes().queue_url(url);
+            let answer = request.attribute_names(name.clone()).send().await.unwrap();
+            answer.attributes.unwrap_or_default().remove(&name)
+        }
+    };
+    let done = provision(&cloud, &[]).await;
+    assert!(done.status.success(), "{done:?}");
+    let retention = attribute("order-events-dlq", MessageRetentionPeriod).await;
+    assert_eq!(retention.as_deref(), Some("1209600"));
+    let retention = attribute("order-events", MessageRetentionPeriod).await;
+    assert_eq!(retention.as_deref(), Some("604800"));
+    let policy = attribute("order-events", RedrivePolicy).await.unwrap();
+
+    let mut changed: serde_json::Value = serde_json::from_str(&policy).unwrap();
+    changed["maxReceiveCount"] = 9.into();
+    sqs.set_queue_attributes()
+        .queue_url(shared::aws::queue_url(&sqs, "order-events").await.unwrap())
+        .attributes(RedrivePolicy, changed.to_string())
+        .attributes(MessageRetentionPeriod, "3600")
+        .send()
+        .await
+        .unwrap();
+    let changed = attribute("order-events", RedrivePolicy).await;
+    let done = provision(&cloud, &[]).await;
+    assert!(done.status.success(), "{done:?}");
+    let log = format!("{done:?}");
+    assert!(log.contains("MessageRetentionPeriod"), "{log}");
+    assert!(log.contains("RedrivePolicy"), "{log}");
+    let retention = attribute("order-events", MessageRetentionPeriod).await;
+    assert_eq!(retention.as_deref(), Some("3600"));
+    assert_eq!(attribute("order-events", RedrivePolicy).await, changed);
+}
+
 #[test]
 fn an_invalid_table_or_queue_name_is_one_sentence_and_exit_code_64() {
     for command in ["provision", "up"] {

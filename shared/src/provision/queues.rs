@@ -1,8 +1,13 @@
 //! A queue and its dead-letter queue.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::SdkError;
 use aws_sdk_sqs::types::QueueAttributeName;
 use outbox::message::MAX_MESSAGE_BYTES;
+use serde_json::{Value, json};
 
 use super::ProvisionError;
 use crate::aws::Causes;
@@ -11,6 +16,16 @@ use crate::aws::Causes;
 pub const MAX_RECEIVES: u32 = 5;
 
 const FIFO_SUFFIX: &str = ".fifo";
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Retention of messages in a new queue.
+const RETENTION: Duration = DAY.saturating_mul(7);
+
+/// Retention of messages in a new dead-letter queue: the longest that SQS has. A dead letter of a
+/// standard queue keeps the time at which it was first sent, so that with the retention of the
+/// queue itself it could be deleted soon after it arrives.
+const DEAD_LETTER_RETENTION: Duration = DAY.saturating_mul(14);
 
 /// Returns the name of a queue's dead-letter queue: `order-events` → `order-events-dlq`, and
 /// `a.fifo` → `a-dlq.fifo`, because the dead-letter queue of a FIFO queue must be a FIFO queue.
@@ -22,33 +37,127 @@ pub fn dead_letter_queue_name(queue: &str) -> String {
 }
 
 /// Creates the queue `name` and its dead-letter queue if they are missing, and sets the redrive
-/// policy. Creates FIFO queues if the name ends in `.fifo`. Returns the URL of the queue.
+/// policy if there is none. Creates FIFO queues if the name ends in `.fifo`. Attributes of a queue
+/// that exists are reported if they differ, and never changed. Returns the URL of the queue.
 pub async fn queue(sqs: &Client, name: &str) -> Result<String, ProvisionError> {
+    // The dead-letter queue first, so that every message that the queue accepts can be moved there.
     let dead_letters = dead_letter_queue_name(name);
-    let dead_letters_url = create(sqs, &dead_letters).await?;
-    let arn = arn(sqs, &dead_letters, &dead_letters_url).await?;
-    let url = create(sqs, name).await?;
-    // `maxReceiveCount` as a number: AWS also accepts text, emulators do not.
-    let policy = serde_json::json!({
-        "deadLetterTargetArn": arn,
+    let dead_letters = Queue::find_or_create(sqs, &dead_letters, DEAD_LETTER_RETENTION).await?;
+    let queue = Queue::find_or_create(sqs, name, RETENTION).await?;
+    let policy = json!({
+        "deadLetterTargetArn": dead_letters.arn()?,
+        // As a number: AWS also accepts text, emulators do not.
         "maxReceiveCount": MAX_RECEIVES,
     });
-    sqs.set_queue_attributes()
-        .queue_url(&url)
-        .attributes(QueueAttributeName::RedrivePolicy, policy.to_string())
-        .send()
-        .await
-        .map_err(|error| request_error(name, "given its redrive policy", &error))?;
-    // The dead-letter queue first, so that every message that the queue accepts can be moved there.
-    for url in [&dead_letters_url, &url] {
-        allow_largest(sqs, url).await;
+    match queue.attributes.get(&QueueAttributeName::RedrivePolicy) {
+        Some(found) if is_same_policy(found, &policy) => {}
+        Some(found) => queue.report(&QueueAttributeName::RedrivePolicy, found, &policy),
+        None => {
+            sqs.set_queue_attributes()
+                .queue_url(&queue.url)
+                .attributes(QueueAttributeName::RedrivePolicy, policy.to_string())
+                .send()
+                .await
+                .map_err(|error| request_error(name, "given its redrive policy", &error))?;
+        }
     }
-    Ok(url)
+    Ok(queue.url)
 }
 
-/// Sets the largest message size. AWS has it by default for new queues, and accepts it for older
-/// ones. Emulators may support 256 KiB only; then larger events are quarantined, and the queue is
-/// usable all the same.
+/// A queue that exists.
+struct Queue {
+    name: String,
+    url: String,
+    attributes: HashMap<QueueAttributeName, String>,
+}
+
+impl Queue {
+    /// Returns the queue `name`; creates it if it is missing, and reports attributes that differ
+    /// from those of a new queue if it is not.
+    async fn find_or_create(
+        sqs: &Client,
+        name: &str,
+        retention: Duration,
+    ) -> Result<Self, ProvisionError> {
+        let retention = retention.as_secs().to_string();
+        let found = sqs.get_queue_url().queue_name(name).send().await;
+        let (url, is_new) = match found {
+            Ok(found) => (found.queue_url, false),
+            Err(SdkError::ServiceError(error)) if error.err().is_queue_does_not_exist() => {
+                (create(sqs, name, &retention).await?, true)
+            }
+            Err(error) => return Err(request_error(name, "looked up", &error)),
+        };
+        let url = url.ok_or_else(|| incomplete(name, "looked up", "URL"))?;
+        let attributes = sqs
+            .get_queue_attributes()
+            .queue_url(&url)
+            .attribute_names(QueueAttributeName::All)
+            .send()
+            .await
+            .map_err(|error| request_error(name, "described", &error))?
+            .attributes;
+        let queue = Self {
+            name: name.to_owned(),
+            url,
+            attributes: attributes.unwrap_or_default(),
+        };
+        if is_new {
+            allow_largest(sqs, &queue.url).await;
+        } else {
+            let expected = [
+                (QueueAttributeName::MessageRetentionPeriod, retention),
+                (
+                    QueueAttributeName::MaximumMessageSize,
+                    MAX_MESSAGE_BYTES.to_string(),
+                ),
+            ];
+            for (attribute, expected) in expected {
+                match queue.attributes.get(&attribute) {
+                    Some(found) if *found != expected => queue.report(&attribute, found, &expected),
+                    _ => {}
+                }
+            }
+        }
+        Ok(queue)
+    }
+
+    fn arn(&self) -> Result<&str, ProvisionError> {
+        let arn = self.attributes.get(&QueueAttributeName::QueueArn);
+        arn.map(String::as_str)
+            .ok_or_else(|| incomplete(&self.name, "described", "ARN"))
+    }
+
+    fn report(
+        &self,
+        attribute: &QueueAttributeName,
+        found: &str,
+        expected: &impl std::fmt::Display,
+    ) {
+        tracing::warn!(
+            queue = self.name,
+            %attribute,
+            found,
+            recommended = %expected,
+            "the queue exists with another value of an attribute; it is left unchanged"
+        );
+    }
+}
+
+/// Returns `true` if a stored redrive policy says the same, in whatever form.
+fn is_same_policy(found: &str, policy: &Value) -> bool {
+    let Ok(found) = serde_json::from_str::<Value>(found) else {
+        return false;
+    };
+    let count = |policy: &Value| match &policy["maxReceiveCount"] {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    };
+    found["deadLetterTargetArn"] == policy["deadLetterTargetArn"] && count(&found) == count(policy)
+}
+
+/// Sets the largest message size. AWS has it by default for new queues. Emulators may support
+/// 256 KiB only; then larger events are quarantined, and the queue is usable all the same.
 async fn allow_largest(sqs: &Client, url: &str) {
     let outcome = sqs
         .set_queue_attributes()
@@ -68,40 +177,29 @@ async fn allow_largest(sqs: &Client, url: &str) {
     }
 }
 
-async fn create(sqs: &Client, name: &str) -> Result<String, ProvisionError> {
-    let mut request = sqs.create_queue().queue_name(name);
+async fn create(
+    sqs: &Client,
+    name: &str,
+    retention: &str,
+) -> Result<Option<String>, ProvisionError> {
+    let mut request = sqs
+        .create_queue()
+        .queue_name(name)
+        .attributes(QueueAttributeName::MessageRetentionPeriod, retention);
     if name.ends_with(FIFO_SUFFIX) {
         request = request.attributes(QueueAttributeName::FifoQueue, "true");
     }
-    match request.send().await {
-        Ok(response) => response.queue_url.ok_or_else(|| ProvisionError::Request {
-            what: format!("queue `{name}`"),
-            action: "created",
-            reason: "the response has no URL".to_owned(),
-        }),
-        // It may exist with other attributes, such as the redrive policy set above: then it is used
-        // as it is.
-        Err(error) => match sqs.get_queue_url().queue_name(name).send().await {
-            Ok(found) if found.queue_url.is_some() => Ok(found.queue_url.unwrap_or_default()),
-            _ => Err(request_error(name, "created", &error)),
-        },
-    }
+    let created = request.send().await;
+    let created = created.map_err(|error| request_error(name, "created", &error))?;
+    Ok(created.queue_url)
 }
 
-async fn arn(sqs: &Client, name: &str, url: &str) -> Result<String, ProvisionError> {
-    sqs.get_queue_attributes()
-        .queue_url(url)
-        .attribute_names(QueueAttributeName::QueueArn)
-        .send()
-        .await
-        .map_err(|error| request_error(name, "described", &error))?
-        .attributes
-        .and_then(|mut attributes| attributes.remove(&QueueAttributeName::QueueArn))
-        .ok_or_else(|| ProvisionError::Request {
-            what: format!("queue `{name}`"),
-            action: "described",
-            reason: "the response has no ARN".to_owned(),
-        })
+fn incomplete(name: &str, action: &'static str, missing: &str) -> ProvisionError {
+    ProvisionError::Request {
+        what: format!("queue `{name}`"),
+        action,
+        reason: format!("the response has no {missing}"),
+    }
 }
 
 fn request_error(
@@ -124,5 +222,21 @@ mod tests {
     fn a_fifo_queue_has_a_fifo_dead_letter_queue() {
         assert_eq!(dead_letter_queue_name("order-events"), "order-events-dlq");
         assert_eq!(dead_letter_queue_name("a.fifo"), "a-dlq.fifo");
+    }
+
+    #[test]
+    fn redrive_policies_are_compared_by_their_meaning() {
+        let policy = json!({ "deadLetterTargetArn": "arn", "maxReceiveCount": 5 });
+        let same = r#"{"maxReceiveCount":"5","deadLetterTargetArn":"arn"}"#;
+        assert!(is_same_policy(same, &policy));
+        assert!(is_same_policy(&policy.to_string(), &policy));
+        for other in [
+            r#"{"maxReceiveCount":"10","deadLetterTargetArn":"arn"}"#,
+            r#"{"maxReceiveCount":5,"deadLetterTargetArn":"another"}"#,
+            r#"{"deadLetterTargetArn":"arn"}"#,
+            "",
+        ] {
+            assert!(!is_same_policy(other, &policy), "{other}");
+        }
     }
 }
