@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::candidates::Candidates;
 use self::sweep_gate::Walked;
 use self::walk::{Task, Walk};
+use super::OnFailure;
 use super::context::ShardContext;
 use super::outbox_reader::OutboxReader;
 use super::shard_state::ShardState;
@@ -161,7 +162,10 @@ impl Sweeper {
         let walk_started_at = Instant::now();
         let buckets = self.partition.buckets(self.ctx.config.buckets.get());
         let mut candidates = Candidates::new(buckets.count());
-        let looks_for_deferred = is_requested || self.has_marked;
+        // The successors of a quarantined event are deferred without a request, as each sweep would
+        // read all that wait.
+        let holds = self.ctx.config.on_failure == OnFailure::Hold;
+        let looks_for_deferred = is_requested || self.has_marked || holds;
         let walked = self
             .walk(Task::Collect {
                 candidates: &mut candidates,
