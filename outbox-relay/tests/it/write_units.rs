@@ -1,7 +1,8 @@
 //! Write units that DynamoDB counts for the whole life of one event of 10 KB: with an index that
 //! projects all attributes, as before, and with the small projection of `provision`.
 //!
-//! `WRITE_UNITS_ENDPOINT` names another endpoint than the embedded cloud, such as DynamoDB Local.
+//! `WRITE_UNITS_ENDPOINT` names another endpoint than the embedded cloud, for which the units are
+//! printed only.
 
 use std::sync::Arc;
 
@@ -152,12 +153,13 @@ async fn life(dynamodb: &aws_sdk_dynamodb::Client, table: &str) -> [Units; 3] {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_payload_is_not_paid_for_in_the_index() {
     let stage = Stage::without_queue().await;
-    let dynamodb = match std::env::var("WRITE_UNITS_ENDPOINT") {
-        Ok(endpoint) => {
+    let endpoint = std::env::var("WRITE_UNITS_ENDPOINT").ok();
+    let dynamodb = match &endpoint {
+        Some(endpoint) => {
             let config = stage.dynamodb.config().to_builder().endpoint_url(endpoint);
             aws_sdk_dynamodb::Client::from_conf(config.build())
         }
-        Err(_) => stage.dynamodb.clone(),
+        None => stage.dynamodb.clone(),
     };
     create_outbox(&dynamodb, "whole", Some(ProjectionType::All)).await;
     provision::tables(&dynamodb, [Table::outbox("small")])
@@ -180,5 +182,8 @@ async fn the_payload_is_not_paid_for_in_the_index() {
         println!("{projection:<8} in all  {sum}");
         sums.push(sum);
     }
-    assert_eq!(sums, [50.0, 32.0]);
+    // DynamoDB Local counts transactions otherwise, and reports nothing for the mark.
+    if endpoint.is_none() {
+        assert_eq!(sums, [50.0, 32.0]);
+    }
 }
