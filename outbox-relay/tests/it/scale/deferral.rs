@@ -7,7 +7,7 @@ use test_support::{Service, eventually};
 
 use super::load::SteadyLoad;
 use super::sends::SqsRecorder;
-use super::{Memory, sum_of};
+use super::{Memory, full_size, sum_of};
 use crate::support::{Item, Stage, event, string, text};
 
 /// Events of each aggregate of the backlog.
@@ -304,12 +304,15 @@ const SMALL: Backlog = Backlog {
     kills: [0, 0],
 };
 
-const FULL: Backlog = Backlog {
-    events: 100_000,
-    rate: 1_000,
-    steady: 200,
-    ..SMALL
-};
+/// Returns the full size, or another one.
+fn full() -> Backlog {
+    Backlog {
+        events: full_size(100_000),
+        rate: 1_000,
+        steady: 200,
+        ..SMALL
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_path_is_at_least_half_as_fast_as_the_stream_path() {
@@ -319,7 +322,7 @@ async fn the_table_path_is_at_least_half_as_fast_as_the_stream_path() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full size"]
 async fn the_table_path_is_at_least_half_as_fast_for_fifty_thousand_events() {
-    compare_paths(50_000).await;
+    compare_paths(full_size(50_000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,7 +351,7 @@ async fn deferred_events_survive_kills_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full size"]
 async fn a_hundred_thousand_events_for_a_missing_queue_delay_no_others_and_follow_in_order() {
-    run(FULL).await;
+    run(full()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -356,7 +359,7 @@ async fn a_hundred_thousand_events_for_a_missing_queue_delay_no_others_and_follo
 async fn a_hundred_thousand_events_without_a_route_delay_no_others_and_follow_in_order() {
     run(Backlog {
         obstacle: Obstacle::NoRoute,
-        ..FULL
+        ..full()
     })
     .await;
 }
@@ -366,7 +369,7 @@ async fn a_hundred_thousand_events_without_a_route_delay_no_others_and_follow_in
 async fn a_hundred_thousand_deferred_events_survive_five_kills_in_order() {
     run(Backlog {
         kills: [3, 2],
-        ..FULL
+        ..full()
     })
     .await;
 }

@@ -2,7 +2,8 @@
 //!
 //! Each test runs with a small number of events; its full size is ignored, and runs by
 //! `cargo test --release -p outbox-relay --test it scale -- --ignored --nocapture --test-threads=1`
-//! on an otherwise idle machine.
+//! on an otherwise idle machine. `SCALE_EVENTS=20000` replaces the number of events of the tests of
+//! deferral.
 
 mod deferral;
 mod hold;
@@ -32,6 +33,11 @@ impl Stage {
         rows.into_iter()
             .find(|row| string(row, "lease").is_some_and(|lease| lease.starts_with("shardId-")))
     }
+}
+
+/// Returns the number of events of a full-size test.
+fn full_size(events: usize) -> usize {
+    std::env::var("SCALE_EVENTS").map_or(events, |count| count.parse().unwrap())
 }
 
 /// Resident memory of a process in MiB.
