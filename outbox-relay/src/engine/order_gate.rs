@@ -252,9 +252,6 @@ impl OrderGate {
                         if is_held {
                             return blocked(count);
                         }
-                        if self.holds(event) && event.is_deferrable {
-                            return blocked(count);
-                        }
                     }
                     // Events that were dispatched a moment ago are still pending in the table.
                     Classified::Event(earlier) if self.was_dispatched(&earlier.key) => {}
