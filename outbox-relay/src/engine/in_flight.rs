@@ -9,7 +9,7 @@ use super::shard_state::ShardState;
 use crate::policy::checkpoint_tracker::RecordNumber;
 use crate::policy::event_source::EventSource;
 use crate::policy::send_scheduler::Permission;
-use crate::ports::{EventKey, SequenceNumber};
+use crate::ports::{EventKey, SequenceNumber, ShardId};
 
 /// Stream record of an event.
 #[derive(Clone, Debug)]
@@ -60,6 +60,11 @@ impl Ack {
 
     pub(crate) const fn source(&self) -> &EventSource {
         &self.source
+    }
+
+    /// Returns `true` if the event was read from the stream of the shard.
+    pub(crate) fn is_of_record_in(&self, shard: &ShardId) -> bool {
+        self.record.is_some() && self.shard.id == *shard
     }
 
     /// Returns the shard whose gate dispatched the event, an event of this aggregate.

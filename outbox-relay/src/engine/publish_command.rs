@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::in_flight::Ack;
 use crate::policy::record_classifier::{Event, Rejected};
+use crate::ports::ShardId;
 
 /// Command to the publisher. Its events are bounded by the buffer budget that their
 /// acknowledgements hold, so the channel itself needs no bound.
@@ -16,6 +17,8 @@ pub(crate) enum PublishCommand {
     Defer { event: Arc<Event>, ack: Ack },
     /// Quarantine an event that can never be sent.
     Quarantine { rejected: Rejected, ack: Ack },
+    /// Defer the waiting events of a shard whose queues are impaired.
+    DeferImpaired { shard: ShardId },
     /// Forget the waiting events of closed shards.
     ForgetClosed,
 }

@@ -2,6 +2,7 @@
 //! renewer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -15,6 +16,10 @@ use crate::engine::sweeper::Sweeper;
 use crate::policy::checkpoint_tracker::CheckpointTracker;
 use crate::policy::sweep_policy::{MAX_MARGIN, SweepPartition, is_past};
 use crate::ports::{Lease, MAINTENANCE, SWEEPERS};
+
+/// Interval at which the events of a shard that was read to its end are deferred: a queue that
+/// fails for a moment only may accept them meanwhile.
+const DEFER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Closes the fence of a shard however its consumer ends, so that nothing more of it is sent, and
 /// its waiting events take no room in the buffer.
@@ -93,7 +98,10 @@ pub(super) async fn run_shard(
             biased;
             () = ctx.stop.cancelled() => {}
             () = signals.draining.cancelled() => {}
-            () = work => signals.fully_read.cancel(),
+            () = work => {
+                signals.fully_read.cancel();
+                defer_impaired(&ctx, &shard).await;
+            }
         }
         // The renewer decides when the lease ends.
         std::future::pending::<()>().await;
@@ -105,6 +113,16 @@ pub(super) async fn run_shard(
     };
     tracing::info!(shard = %shard.id, reason = ?end, "lease released");
     end
+}
+
+/// Has the events of a shard that was read to its end deferred if their queue does not accept them:
+/// its children are read when it has none in flight, and events of other queues wait in them.
+async fn defer_impaired(ctx: &ShardContext, shard: &ShardState) {
+    loop {
+        let shard = shard.id.clone();
+        let _ = ctx.commands.send(PublishCommand::DeferImpaired { shard });
+        tokio::time::sleep(DEFER_INTERVAL).await;
+    }
 }
 
 /// Forwards requests for a sweep, which older releases write to the maintenance lease.

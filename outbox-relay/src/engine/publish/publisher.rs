@@ -31,7 +31,7 @@ use crate::engine::queue_states::{QueueCondition, QueueStates};
 use crate::policy::event_source::EventSource;
 use crate::policy::record_classifier::Event;
 use crate::policy::send_scheduler::{Batch, EventRef, MAX_SENDS, SendScheduler};
-use crate::ports::Queue;
+use crate::ports::{Queue, ShardId};
 use crate::routes::QueueRef;
 
 /// Maximum number of commands that are taken from the channel at once.
@@ -55,6 +55,8 @@ pub(crate) struct Publisher {
     pub(super) conditions: BTreeMap<QueueRef, QueueCondition>,
     /// Queues whose events are left to the table.
     episodes: BTreeMap<QueueRef, Episode>,
+    /// Shards whose events are deferred while their queues are impaired, at the next opportunity.
+    ending: Vec<ShardId>,
     pub(super) random: fastrand::Rng,
     stop: CancellationToken,
 }
@@ -105,6 +107,7 @@ impl Publisher {
             quarantine,
             conditions: BTreeMap::new(),
             episodes: BTreeMap::new(),
+            ending: Vec::new(),
             random,
             stop: ctx.stop.clone(),
         }
@@ -163,6 +166,7 @@ impl Publisher {
     /// Starts the requests that are possible now, apart from marks, and leaves to the table what
     /// exceeds the shares of the queues.
     fn start_requests(&mut self, now: Instant) {
+        self.shed_ending(now);
         self.start_sends(now);
         // Shedding comes second, so that a new event of a queue that fails can be its probe.
         while self.shed_excess(now) {
@@ -221,6 +225,7 @@ impl Publisher {
             PublishCommand::Quarantine { rejected, ack } => {
                 self.quarantine.push(rejected, vec![ack], 0);
             }
+            PublishCommand::DeferImpaired { shard } => self.ending.push(shard),
             PublishCommand::ForgetClosed => {
                 self.scheduler
                     .remove_lost(|acks| in_flight::permission(acks, now));

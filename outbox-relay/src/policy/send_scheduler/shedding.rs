@@ -1,6 +1,6 @@
 //! Sheds what exceeds the shares of impaired queues, and reports how well the queues accept events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -65,6 +65,34 @@ impl<A> SendScheduler<A> {
                 replay: slot.replay,
             })
             .collect()
+    }
+
+    /// Returns the first selected event of each aggregate that waits for an impaired queue. Each of
+    /// them is then passed to [`Self::shed`].
+    pub fn impaired(&self, now: Instant, is_selected: impl Fn(&A) -> bool) -> Vec<EventRef> {
+        let impaired: BTreeSet<&QueueRef> = self
+            .queues
+            .iter()
+            .filter(|(queue, state)| health(queue, state, now) != QueueHealth::Healthy)
+            .map(|(queue, _)| queue)
+            .collect();
+        if impaired.is_empty() {
+            return Vec::new();
+        }
+        let mut first: Vec<EventRef> = self
+            .aggregates
+            .values()
+            .filter_map(|aggregate| {
+                let mut waiting = aggregate.waiting_from(Slot::FIRST);
+                let (_, scheduled) = waiting.find(|(_, scheduled)| {
+                    impaired.contains(&scheduled.event.queue)
+                        && scheduled.acks.iter().any(&is_selected)
+                })?;
+                Some(EventRef::of(&scheduled.event))
+            })
+            .collect();
+        first.sort_unstable();
+        first
     }
 
     /// Adds the excess of one queue: the first slot to remove, by aggregate.

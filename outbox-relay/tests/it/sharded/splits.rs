@@ -1,5 +1,11 @@
+use std::time::{Duration, Instant};
+
 use super::shards::Shards;
 use super::{ShardedStage, assert_in_order};
+use crate::support::{event, string, text, until_answer};
+
+/// Time for which a queue fails before the relay defers its events.
+const DEFERRED_AFTER: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn split_shards_are_read_parents_first() {
@@ -30,4 +36,23 @@ async fn split_shards_are_read_parents_first() {
         }
     }
     assert_eq!(children, 4 + 8 + 16);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_missing_queue_do_not_delay_the_children_of_their_shard() {
+    let stage = ShardedStage::new(Shards::open(1), "events").await;
+    let routes = [("RELAY_ROUTES", "down.*=missing,*=events")];
+    let relay = stage.relay("one", &routes).await;
+    let mut stuck = event("stuck", 1);
+    stuck.insert("event_type".to_owned(), text("down.happened"));
+    let began = Instant::now();
+    stage.commit(vec![stuck]).await;
+    until_answer(&relay, "/readyz", 503, "missing").await;
+    stage.streams.shards().split_all();
+    stage.commit(vec![event("a", 1), event("b", 1)]).await;
+    stage.until_sent(2).await;
+    assert!(began.elapsed() < DEFERRED_AFTER, "{:?}", began.elapsed());
+    let stuck = stage.stage.event("stuck", 1).await;
+    assert_eq!(string(&stuck, "status"), Some("PENDING"));
+    assert!(stuck.contains_key("deferred_at"));
 }

@@ -34,6 +34,19 @@ impl Publisher {
         !excess.is_empty()
     }
 
+    /// Leaves to the table the events of the shards that were read to their end and wait for
+    /// impaired queues only.
+    pub(in crate::engine::publish) fn shed_ending(&mut self, now: Instant) {
+        for shard in std::mem::take(&mut self.ending) {
+            let first = self
+                .scheduler
+                .impaired(now, |ack| ack.is_of_record_in(&shard));
+            if !first.is_empty() {
+                self.shed(&first, now);
+            }
+        }
+    }
+
     /// Leaves the waiting events of some aggregates to the table, each from the given event on:
     /// those that were read from the stream are deferred, and the others are in the table anyway.
     ///

@@ -43,6 +43,26 @@ fn an_impaired_queue_keeps_the_aggregates_that_came_first_within_a_quarter_of_th
 }
 
 #[test]
+fn selected_events_of_an_impaired_queue_are_shed_within_its_share() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    for (ack, aggregate_id) in [(1, "a"), (2, "b"), (1, "c"), (1, "d")] {
+        let queue = if aggregate_id == "d" { "up" } else { "down" };
+        push(&mut scheduler, event(aggregate_id, 1, queue, 1), ack);
+    }
+    let selected = |scheduler: &SendScheduler<u32>| scheduler.impaired(now, |ack| *ack == 1);
+    assert_eq!(selected(&scheduler), [], "healthy");
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    assert_eq!(batch.queue, QueueRef::new("down"));
+    for outgoing in &batch.events {
+        scheduler.retry(&EventRef::of(&outgoing.event), None, false, now);
+    }
+    scheduler.record_batch_failure(&batch, now, |_| Duration::from_secs(1));
+    assert_eq!(shed_excess(&mut scheduler, now), [""; 0]);
+    assert_eq!(selected(&scheduler), [reference("a", 1), reference("c", 1)]);
+}
+
+#[test]
 fn all_waiting_events_of_an_aggregate_are_shed_together_whatever_their_queue() {
     let mut scheduler = SendScheduler::default();
     let now = fail_for_ten_seconds(&mut scheduler);
