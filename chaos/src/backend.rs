@@ -15,7 +15,8 @@ use shared::provision::{self, ProvisionError, ResourceNames, dead_letter_queue_n
 use test_support::fault_proxy::Upstream;
 use tokio_util::sync::CancellationToken;
 
-use super::options::Endpoints;
+use super::options::{EmbeddedCloud, Endpoints};
+use super::schedule::QUEUES;
 
 /// Credentials for signatures that the backend does not check.
 const REGION: &str = "us-east-1";
@@ -66,14 +67,21 @@ pub enum BackendError {
 
 impl Backend {
     /// Starts the embedded cloud, or connects to the other endpoints.
-    pub(super) async fn open(endpoints: &Endpoints) -> Result<Self, BackendError> {
+    pub(super) async fn open(
+        endpoints: &Endpoints,
+        embedded: EmbeddedCloud,
+    ) -> Result<Self, BackendError> {
         if let (Some(dynamodb), Some(sqs)) = (&endpoints.dynamodb_endpoint, &endpoints.sqs_endpoint)
         {
             let streams = endpoints.streams_endpoint.as_ref().unwrap_or(dynamodb);
             let suffix = format!("-chaos-{:08x}", fastrand::u32(..));
             return Ok(Self::at(None, dynamodb, streams, sqs, &suffix));
         }
-        let cloud = LocalCloud::start(Config::default()).await?;
+        let cloud = LocalCloud::start(Config {
+            shards: embedded.shard_options(),
+            ..Config::default()
+        })
+        .await?;
         let dynamodb = cloud.dynamodb_url().parse()?;
         let sqs = cloud.sqs_url().parse()?;
         Ok(Self::at(Some(cloud), &dynamodb, &dynamodb, &sqs, ""))
@@ -158,7 +166,7 @@ impl Backend {
     }
 
     /// Returns every queue except the dead-letter queues.
-    pub(super) fn queues(&self) -> [&str; 2] {
+    pub(super) fn queues(&self) -> [&str; QUEUES] {
         [&self.names.worker_queue, &self.chaos_queue]
     }
 

@@ -32,8 +32,10 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Visibility timeout: the messages of a killed worker are redelivered after this time.
 const VISIBILITY: &str = "5s";
 
-/// Read interval of the relays, which bounds the latency that a run measures.
-const POLL_MIN: &str = "5ms";
+/// Read interval of the relays for a single shard, which bounds the latency that a run measures. In
+/// proportion to the number of shards it costs the same: each read of a shard of the embedded cloud
+/// reads the records of all.
+const POLL_MIN: Duration = Duration::from_millis(5);
 
 /// Interval and minimum age of the sweeper. Far below the defaults, so that a run of a minute
 /// exercises it. Each sweep reads all pending events, and there are many after a fault phase.
@@ -130,7 +132,7 @@ impl Cluster {
                     "RELAY_LEASE_DURATION",
                     humantime::format_duration(options.lease_duration).to_string(),
                 ),
-                ("RELAY_POLL_MIN", POLL_MIN.to_owned()),
+                ("RELAY_POLL_MIN", poll_min(options)),
                 ("RELAY_SWEEP_INTERVAL", SWEEP_INTERVAL.to_owned()),
                 ("RELAY_SWEEP_AFTER", SWEEP_AFTER.to_owned()),
             ],
@@ -166,6 +168,15 @@ impl Cluster {
     pub(super) async fn end(self) {
         join_all(self.members.into_iter().map(Member::end)).await;
     }
+}
+
+/// Returns the read interval of the relays.
+fn poll_min(options: &ChaosOptions) -> String {
+    let shards = match options.endpoints.dynamodb_endpoint {
+        None => options.embedded.shards.get(),
+        Some(_) => 1,
+    };
+    humantime::format_duration(POLL_MIN * shards).to_string()
 }
 
 /// Returns the log file of `process`, truncated.

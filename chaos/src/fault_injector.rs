@@ -1,5 +1,6 @@
 //! Injects the faults of the schedule into processes and services.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -8,10 +9,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{Fault, FaultKind, History};
-use super::proxy::ActiveFaults;
+use super::proxy::{ActiveFaults, Scope};
 use super::recorder::Recorder;
 use super::remote::Remote;
-use super::schedule::{Incident, Schedule, Victim};
+use super::schedule::{Incident, Manner, QUEUES, Schedule, Victim};
 
 #[derive(Debug)]
 pub(super) struct FaultInjector {
@@ -21,6 +22,7 @@ pub(super) struct FaultInjector {
     pub(super) active_faults: Arc<ActiveFaults>,
     /// In the order API, relays, workers.
     pub(super) processes: Vec<Remote>,
+    pub(super) queues: [String; QUEUES],
 }
 
 impl FaultInjector {
@@ -73,6 +75,7 @@ impl FaultInjector {
                     process: None,
                     service: None,
                     operation: None,
+                    queue: None,
                 });
             }
             Incident::QuietPhaseBegins => {
@@ -89,7 +92,16 @@ impl FaultInjector {
             } => {
                 let active_faults = Arc::clone(&self.active_faults);
                 outages.spawn(async move {
-                    active_faults.outage_of(service, manner, lasting).await;
+                    let scope = Scope::Service(service);
+                    active_faults.outage_of(scope, manner, lasting).await;
+                });
+            }
+            Incident::QueueOutage { queue, lasting } => {
+                let active_faults = Arc::clone(&self.active_faults);
+                let scope = Scope::Queue(self.queues[queue].clone());
+                outages.spawn(async move {
+                    let manner = Manner::Refuses;
+                    active_faults.outage_of(scope, manner, lasting).await;
                 });
             }
         }
@@ -105,11 +117,50 @@ impl FaultInjector {
         all.cycle().skip(first).take(self.processes.len())
     }
 
-    /// Returns the index of the process that reads the stream, or of the first relay if none does.
+    /// Returns the index of the relay that reads the most open shards, or of the first relay if
+    /// none reads any.
     fn lease_holder(&self) -> usize {
-        let last = |history: &History| Some(history.readers.last()?.relay.clone());
-        let name = self.recorder.read(last);
+        let name = self.recorder.read(reader_of_most_shards);
         let named = |process: &Remote| Some(&process.name) == name.as_ref();
         self.processes.iter().position(named).unwrap_or(1)
+    }
+}
+
+/// Returns the name of the relay that reads the most open shards.
+fn reader_of_most_shards(history: &History) -> Option<String> {
+    // Later entries replace earlier ones.
+    let mut relays: HashMap<&str, &str> = HashMap::new();
+    for reader in &history.readers {
+        relays.insert(&reader.shard, &reader.relay);
+    }
+    let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
+    for (shard, relay) in relays {
+        if !history.closed_shards.contains(shard) {
+            *shards.entry(relay).or_default() += 1;
+        }
+    }
+    let most = shards.into_iter().max_by_key(|(_, count)| *count);
+    most.map(|(relay, _)| relay.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers::fixture;
+    use crate::history::ShardReader;
+
+    #[test]
+    fn the_lease_holder_reads_the_most_open_shards() {
+        let mut history = History::default();
+        assert_eq!(reader_of_most_shards(&history), None);
+        for (shard, relay) in [("a", 1), ("b", 1), ("c", 2), ("d", 2), ("d", 1)] {
+            history.readers.push(ShardReader {
+                shard: shard.to_owned(),
+                ..fixture::reader(0, &format!("relay-{relay}"))
+            });
+        }
+        assert_eq!(reader_of_most_shards(&history).unwrap(), "relay-1");
+        history.closed_shards = ["a", "b", "d"].map(str::to_owned).into();
+        assert_eq!(reader_of_most_shards(&history).unwrap(), "relay-2");
     }
 }

@@ -10,11 +10,13 @@ mod process;
 mod stream;
 mod traffic;
 
+use std::collections::BTreeSet;
+
 pub(super) use end::{DeadLetter, End, IdempotencyRecord, Level, Stock, StoredEvent, StoredOrder};
 pub(super) use fault::{Fault, FaultKind};
 pub(super) use process::{EndSignal, Ending, Life, LogKind, LogLine, MemorySample, Program};
 use serde::{Deserialize, Serialize};
-pub(super) use stream::{GapCount, ShardReader, StreamRecord, TrimmedRead};
+pub(super) use stream::{Deferral, GapCount, ShardReader, StreamRecord, TrimmedRead};
 pub(super) use test_support::fault_proxy::CloudService;
 pub(super) use traffic::{Delivery, OrderLine, Post, Publish, PublishedMark, Redelivery, Step};
 
@@ -30,10 +32,14 @@ pub(super) struct History {
     pub records: Vec<StreamRecord>,
     /// In the order of time.
     pub readers: Vec<ShardReader>,
+    /// Shards that a relay read to their end.
+    pub closed_shards: BTreeSet<String>,
     /// In the order of time.
     pub trimmed_reads: Vec<TrimmedRead>,
     /// One for each incarnation that responded.
     pub gap_counts: Vec<GapCount>,
+    /// In the order of time.
+    pub deferrals: Vec<Deferral>,
     /// Events that the queues accepted from relays, in the order of [`Publish::at`].
     pub publishes: Vec<Publish>,
     pub marks: Vec<PublishedMark>,
@@ -65,6 +71,10 @@ pub(super) struct Settings {
     pub isolated: Vec<FaultKind>,
     /// Endpoint of the backend; `None` for the embedded cloud.
     pub endpoint: Option<String>,
+    /// Open shards of each stream at the start; `None` for another backend.
+    pub shards: Option<u32>,
+    /// Interval at which a shard of each stream is closed; `None` if shards stay open.
+    pub split_every_ms: Option<u64>,
     pub lease_duration_ms: u64,
     /// Number of requests that the API handles concurrently. It rejects further requests.
     pub api_concurrency: usize,

@@ -2,15 +2,23 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use http::Uri;
+use local_cloud::{MAX_SHARDS, ShardOptions};
 use shared::runtime::service::parse_duration_within;
 use shared::runtime::telemetry::LogFormat;
 
 use super::history::FaultKind;
+
+/// Default number of shards.
+const SHARDS: NonZeroU32 = NonZeroU32::new(4).expect("4 is not zero");
+
+/// Default interval at which shards are closed, if there are several.
+const SPLIT_EVERY: Duration = Duration::from_secs(5);
 
 /// Options of the chaos tester.
 #[derive(Clone, Debug, Args)]
@@ -52,6 +60,9 @@ pub struct ChaosOptions {
     pub memory_limit: u64,
 
     #[command(flatten)]
+    pub embedded: EmbeddedCloud,
+
+    #[command(flatten)]
     pub endpoints: Endpoints,
 
     #[command(flatten)]
@@ -64,6 +75,46 @@ pub struct ChaosOptions {
     /// Format of log lines.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Shards of the embedded cloud's streams.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Embedded cloud")]
+pub struct EmbeddedCloud {
+    /// Open shards of each stream at the start, 1 to 64.
+    #[arg(
+        long,
+        value_name = "SHARDS",
+        default_value_t = SHARDS,
+        conflicts_with = "dynamodb_endpoint",
+        value_parser = shards
+    )]
+    pub shards: NonZeroU32,
+
+    /// Interval at which the oldest open shard of each stream is closed, 100ms to 24h. It gets two
+    /// children, or one if the stream has twice as many open shards as it started with [default:
+    /// 5s; a single shard stays open].
+    #[arg(long, value_name = "DURATION", conflicts_with = "dynamodb_endpoint", value_parser = split_interval)]
+    pub split_every: Option<Duration>,
+}
+
+impl EmbeddedCloud {
+    /// Returns the interval at which shards are closed; `None` if they stay open.
+    pub(super) fn split_interval(self) -> Option<Duration> {
+        let of_several = (self.shards > NonZeroU32::MIN).then_some(SPLIT_EVERY);
+        self.split_every.or(of_several)
+    }
+
+    /// Returns the shards of each stream; `None` for one shard that stays open.
+    pub(super) fn shard_options(self) -> Option<ShardOptions> {
+        let split_every = self.split_interval();
+        let is_plain = self.shards == NonZeroU32::MIN && split_every.is_none();
+        (!is_plain).then(|| ShardOptions {
+            shards: self.shards,
+            split_every,
+            ..ShardOptions::default()
+        })
+    }
 }
 
 /// Endpoints of another cloud. The run creates tables and queues of its own there and deletes them
@@ -139,6 +190,24 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration_within(text, Duration::from_secs(5), Duration::from_secs(24 * 3600))
 }
 
+fn shards(text: &str) -> Result<NonZeroU32, String> {
+    let shards = text
+        .parse::<NonZeroU32>()
+        .map_err(|error| error.to_string())?;
+    if shards.get() > MAX_SHARDS {
+        return Err(format!("expected 1 to {MAX_SHARDS}"));
+    }
+    Ok(shards)
+}
+
+fn split_interval(text: &str) -> Result<Duration, String> {
+    parse_duration_within(
+        text,
+        Duration::from_millis(100),
+        Duration::from_secs(24 * 3600),
+    )
+}
+
 fn lease_duration(text: &str) -> Result<Duration, String> {
     parse_duration_within(text, Duration::from_secs(1), Duration::from_secs(60))
 }
@@ -192,6 +261,32 @@ mod tests {
     }
 
     #[test]
+    fn several_shards_split_and_a_single_one_stays_open() {
+        let shards = |arguments| parse(arguments).unwrap().embedded.shard_options();
+        let splits = |arguments| {
+            let options = shards(arguments).unwrap();
+            (options.shards.get(), options.split_every.unwrap().as_secs())
+        };
+        assert_eq!(splits(&[]), (4, 5));
+        assert_eq!(splits(&["--shards", "2", "--split-every", "9s"]), (2, 9));
+        assert_eq!(splits(&["--shards", "1", "--split-every", "7s"]), (1, 7));
+        assert_eq!(shards(&["--shards", "1"]), None);
+    }
+
+    #[test]
+    fn shards_are_those_of_the_embedded_cloud() {
+        let both = [
+            "--dynamodb-endpoint",
+            "http://h:1",
+            "--sqs-endpoint",
+            "http://h:2",
+        ];
+        for option in [["--shards", "2"], ["--split-every", "5s"]] {
+            assert!(parse(&[&both[..], &option].concat()).is_err(), "{option:?}");
+        }
+    }
+
+    #[test]
     fn invalid_values_are_rejected() {
         for wrong in [
             ["--duration", "1s"],
@@ -206,6 +301,9 @@ mod tests {
             ["--report", "/"],
             ["--html", "no/such/folder/report.html"],
             ["--drain-limit", "2h"],
+            ["--shards", "0"],
+            ["--shards", "65"],
+            ["--split-every", "99ms"],
             ["--memory-limit", "0"],
         ] {
             assert!(parse(&wrong).is_err(), "{wrong:?}");

@@ -1,7 +1,7 @@
 //! The processes under test. A task for each of them keeps it running, executes the commands of its
 //! [`Remote`] and records its incarnations.
 
-mod gaps;
+mod counters;
 mod process_recorder;
 
 use std::path::PathBuf;

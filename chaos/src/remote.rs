@@ -70,6 +70,7 @@ impl Remote {
             process: Some(self.name.clone()),
             service: None,
             operation: None,
+            queue: None,
         });
     }
 }

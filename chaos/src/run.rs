@@ -45,7 +45,7 @@ pub async fn run(
 ) -> Result<(), ChaosError> {
     // A short seed is easy to type.
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let backend = Backend::open(&options.endpoints).await?;
+    let backend = Backend::open(&options.endpoints, options.embedded).await?;
     let judged = match observe(&program, &options, seed, &backend, &stopping).await {
         Ok(completed) => conclude(&options, completed),
         Err(error) => Err(error),
@@ -82,6 +82,8 @@ fn settings(
     backend: &Backend,
     isolated: Vec<FaultKind>,
 ) -> Settings {
+    let endpoint = backend.endpoint();
+    let embedded = endpoint.is_none().then_some(options.embedded);
     Settings {
         seed,
         duration_ms: millis(options.duration),
@@ -90,7 +92,9 @@ fn settings(
         workers: options.workers.into(),
         faults: options.faults.clone(),
         isolated,
-        endpoint: backend.endpoint(),
+        endpoint,
+        shards: embedded.map(|cloud| cloud.shards.get()),
+        split_every_ms: embedded.and_then(|cloud| cloud.split_interval().map(millis)),
         lease_duration_ms: millis(options.lease_duration),
         api_concurrency: API_CONCURRENCY,
         drain_limit_ms: millis(options.drain_limit),
@@ -197,6 +201,7 @@ async fn act(
         recorder: Arc::clone(recorder),
         active_faults: Arc::clone(active_faults),
         processes: cluster.remotes(),
+        queues: backend.queues().map(str::to_owned),
     };
     let orders = OrderWorkload::new(cluster.api_url(), Arc::clone(recorder), seed)?;
     let give_up = orders.give_up.clone();

@@ -12,7 +12,7 @@ mod sampling;
 use std::time::Duration;
 
 use phases::{Measured, Phases, QuietPhase};
-use sampling::{outage, service, what};
+use sampling::{outage, queue_outage, service, what};
 
 use super::history::{CloudService, FaultKind};
 
@@ -56,6 +56,8 @@ pub(super) enum Incident {
         manner: Manner,
         lasting: Duration,
     },
+    /// Outage of one queue, by its index.
+    QueueOutage { queue: usize, lasting: Duration },
 }
 
 /// Target of a fault.
@@ -63,9 +65,12 @@ pub(super) enum Incident {
 pub(super) enum Victim {
     /// Process by its index, in the order API, relays, workers.
     Process(usize),
-    /// Relay that started to read a shard last and thus owns the lease.
+    /// Relay that reads the most open shards and thus owns their leases.
     LeaseHolder,
 }
+
+/// Number of queues that relays send to.
+pub(super) const QUEUES: usize = 2;
 
 const API: Victim = Victim::Process(0);
 const FIRST_RELAY: usize = 1;
@@ -137,26 +142,31 @@ impl Schedule {
         let mut random = random(seed, QUIET_PHASES);
         let mut isolated = Vec::new();
         for quiet_phase in &phases.quiet_phases {
-            let (kind, fault) = measured(quiet_phase, plan, &mut random);
-            let fault = plan.faults.contains(&kind).then_some(fault);
-            // A single relay has no other relay to take over.
-            if fault.is_some() && (plan.relays > 1 || !kind.is_of_processes()) {
-                isolated.push(kind);
+            let mut faults = Vec::new();
+            for &(at, measured) in &quiet_phase.faults {
+                let (kind, what) = fault_of(measured, plan, &mut random);
+                if plan.faults.contains(&kind) {
+                    // A single relay has no other relay to take over.
+                    if plan.relays > 1 || !kind.is_of_processes() {
+                        isolated.push(kind);
+                    }
+                    faults.push(Action { at, what });
+                }
             }
-            actions.extend(during(quiet_phase, fault));
+            actions.extend(during(quiet_phase, faults));
         }
         actions.sort_by_key(|action| action.at);
         Self { actions, isolated }
     }
 }
 
-/// Returns the one fault of a quiet phase.
-fn measured(
-    quiet_phase: &QuietPhase,
+/// Returns a fault of a quiet phase.
+fn fault_of(
+    measured: Measured,
     plan: &Plan<'_>,
     random: &mut fastrand::Rng,
 ) -> (FaultKind, Incident) {
-    match quiet_phase.measured {
+    match measured {
         // The pause is so long that another relay acquires the lease first.
         Measured::Kill => {
             let victim = Victim::LeaseHolder;
@@ -173,22 +183,17 @@ fn measured(
             (FaultKind::Outage, outage(service, lasting, random))
         }
         Measured::OutageOfAll(lasting) => (FaultKind::Outage, outage(None, lasting, random)),
+        Measured::QueueOutage => (FaultKind::QueueOutage, queue_outage(random)),
     }
 }
 
-/// Returns the actions of a quiet phase with its fault.
-fn during(quiet_phase: &QuietPhase, fault: Option<Incident>) -> impl Iterator<Item = Action> {
-    [
-        Some((quiet_phase.at, Incident::QuietPhaseBegins)),
-        fault.map(|fault| (quiet_phase.fault_at, fault)),
-        Some((
-            quiet_phase.at + quiet_phase.lasting,
-            Incident::QuietPhaseEnds,
-        )),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|(at, what)| Action { at, what })
+/// Returns the actions of a quiet phase with these faults.
+fn during(quiet_phase: &QuietPhase, faults: Vec<Action>) -> impl Iterator<Item = Action> {
+    let action = |at, what| std::iter::once(Action { at, what });
+    let end = quiet_phase.at + quiet_phase.lasting;
+    action(quiet_phase.at, Incident::QuietPhaseBegins)
+        .chain(faults)
+        .chain(action(end, Incident::QuietPhaseEnds))
 }
 
 /// Returns a generator for one purpose.
@@ -252,7 +257,7 @@ mod tests {
     #[test]
     fn omitting_a_kind_does_not_change_the_others() {
         let kills = |faults: &[FaultKind]| -> Vec<_> {
-            let actions = Schedule::new(1, &plan(60, faults)).actions.into_iter();
+            let actions = Schedule::new(1, &plan(120, faults)).actions.into_iter();
             actions
                 .filter(|action| matches!(action.what, Incident::Kill { .. }))
                 .collect()
@@ -265,16 +270,20 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_phase_has_one_fault() {
+    fn a_quiet_phase_has_its_measured_faults_only() {
         let schedule = Schedule::new(1, &plan(600, FaultKind::value_variants()));
         let mut actions = schedule.actions.iter().map(|action| &action.what);
-        let mut quiet_phases = 0;
+        let (mut quiet_phases, mut queue_outages) = (0, 0);
         while actions
             .by_ref()
             .any(|what| *what == Incident::QuietPhaseBegins)
         {
             quiet_phases += 1;
-            let only = actions.next().unwrap();
+            let mut only = actions.next().unwrap();
+            if matches!(only, Incident::QueueOutage { .. }) {
+                queue_outages += 1;
+                only = actions.next().unwrap();
+            }
             let measured = matches!(
                 only,
                 Incident::Kill {
@@ -289,7 +298,8 @@ mod tests {
             assert_eq!(actions.next(), Some(&Incident::QuietPhaseEnds));
         }
         assert!(quiet_phases > 6, "{quiet_phases}");
-        assert_eq!(schedule.isolated.len(), quiet_phases);
+        assert!(queue_outages > 2, "{queue_outages}");
+        assert_eq!(schedule.isolated.len(), quiet_phases + queue_outages);
     }
 
     #[test]
@@ -319,6 +329,8 @@ mod tests {
         };
         let both = [FaultKind::Kill, FaultKind::Term];
         assert_eq!(isolated(2, &both), both);
+        let all = [FaultKind::Kill, FaultKind::QueueOutage, FaultKind::Term];
+        assert_eq!(isolated(2, FaultKind::value_variants()), all);
         assert_eq!(isolated(2, &[FaultKind::Term]), [FaultKind::Term]);
         assert_eq!(isolated(1, &both), [], "a relay that is alone");
     }

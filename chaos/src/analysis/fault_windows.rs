@@ -85,7 +85,7 @@ impl DisturbanceKind {
     /// Returns `true` if it affects a single request only.
     pub(crate) fn is_of_one_request(self) -> bool {
         match self {
-            Self::Fault(kind) => !kind.is_of_processes() && kind != FaultKind::Outage,
+            Self::Fault(kind) => !kind.is_of_processes() && !kind.is_outage(),
             Self::Down => false,
         }
     }
@@ -110,6 +110,33 @@ pub(crate) fn disturbances(history: &History) -> Vec<Disturbance<'_>> {
         })
     });
     faults.chain(downtimes).collect()
+}
+
+/// Time after a fault of a request in which its effects last: retries back off by up to two
+/// seconds.
+const AFTER_REQUEST_MS: u64 = 3_000;
+/// Time after the lease of a dead relay in which the effects last: its successor publishes the
+/// backlog.
+const AFTER_PROCESS_MS: u64 = 3_000;
+
+/// Returns the times in which a disturbance that satisfies `matters` was active or its effects
+/// lasted.
+pub(crate) fn disturbed_times(
+    history: &History,
+    matters: impl Fn(&Disturbance<'_>) -> bool,
+) -> Spans {
+    let lease = history.settings.lease_duration_ms;
+    disturbances(history)
+        .iter()
+        .filter(|one| matters(one))
+        .map(|one| {
+            one.span.and_after(if one.kind.is_of_one_request() {
+                AFTER_REQUEST_MS
+            } else {
+                lease + AFTER_PROCESS_MS
+            })
+        })
+        .collect()
 }
 
 /// Returns the time at which the next incarnation was ready; `u64::MAX` if none was.

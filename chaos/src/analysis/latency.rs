@@ -4,14 +4,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::super::history::History;
-use super::fault_windows::{Span, Spans, disturbances};
-
-/// Time after a fault of a request in which its effects last: retries back off by up to two
-/// seconds.
-const AFTER_REQUEST_MS: u64 = 3_000;
-/// Time after the lease of a dead relay in which the effects last: its successor publishes the
-/// backlog.
-const AFTER_PROCESS_MS: u64 = 3_000;
+use super::fault_windows::{Span, Spans, disturbed_times};
 
 /// Latency of the requests that no fault can have affected, and of the others.
 #[derive(Debug, Serialize)]
@@ -49,26 +42,11 @@ impl Percentiles {
     }
 }
 
-/// Returns the times in which a fault was active or its effects lasted.
-fn disturbed(history: &History) -> Spans {
-    let lease = history.settings.lease_duration_ms;
-    disturbances(history)
-        .iter()
-        .map(|one| {
-            one.span.and_after(if one.kind.is_of_one_request() {
-                AFTER_REQUEST_MS
-            } else {
-                lease + AFTER_PROCESS_MS
-            })
-        })
-        .collect()
-}
-
 /// Returns the latency from a request to its 201, of the requests that received one.
 pub(crate) fn confirmations(history: &History) -> Latency {
     let confirmed = history.posts.iter().filter(|post| post.status == Some(201));
     split(
-        &disturbed(history),
+        &disturbed_times(history, |_| true),
         confirmed.map(|post| Span::new(post.at, post.at + post.took_ms)),
     )
 }
@@ -78,7 +56,7 @@ pub(crate) fn processing(history: &History) -> Latency {
     let orders = history.end.orders.iter();
     let processed = orders.filter(|order| order.status == "PROCESSED");
     split(
-        &disturbed(history),
+        &disturbed_times(history, |_| true),
         processed.map(|order| Span::new(order.created_at, order.updated_at.max(order.created_at))),
     )
 }

@@ -4,6 +4,7 @@
 //! - [`fault_windows`]: times of faults and restarts, with the affected processes.
 //! - [`repeats`]: events that a queue accepted more than once, with their causes.
 //! - [`leases`]: causes of a lost lease.
+//! - [`isolation`]: effects of the outage of one queue.
 //! - [`event_timeline`]: each event from its commit to its first acceptance by a queue.
 //! - [`recovery`]: time to recovery after a fault.
 //! - [`latency`]: latency of responses and of orders, with faults and without.
@@ -11,6 +12,7 @@
 
 pub(super) mod event_timeline;
 pub(super) mod fault_windows;
+pub(super) mod isolation;
 pub(super) mod latency;
 pub(super) mod leases;
 pub(super) mod recovery;

@@ -4,6 +4,8 @@
 //!   relay has published the event of that shard that had waited longest at the signal, committed
 //!   and not yet sent. A relay without a shard does not interrupt any event.
 //! - After an outage of a service: the same, for all shards.
+//! - After an outage of one queue: the time until the last of its events that were committed before
+//!   the end of the outage is published, most of them from the table.
 //! - After SIGKILL of the API: the time until an order is confirmed. Of a worker: until an order is
 //!   settled.
 //!
@@ -31,6 +33,8 @@ const AFTER_TERM_MS: u64 = 1_000;
 /// first.
 const AFTER_DISTURBANCE_MS: u64 = 2_000;
 const AFTER_OUTAGE_MS: u64 = 2_000;
+/// The longest pause between two attempts, and the time in which the deferred events are published.
+const AFTER_QUEUE_OUTAGE_MS: u64 = 4_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -38,15 +42,17 @@ pub(crate) enum Trigger {
     RelayKilled,
     RelayStopped,
     Outage,
+    QueueOutage,
     ApiKilled,
     WorkerKilled,
 }
 
 impl Trigger {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::RelayKilled,
         Self::RelayStopped,
         Self::Outage,
+        Self::QueueOutage,
         Self::ApiKilled,
         Self::WorkerKilled,
     ];
@@ -58,6 +64,7 @@ impl Trigger {
             FaultKind::Kill => Some(Self::RelayKilled),
             FaultKind::Term => Some(Self::RelayStopped),
             FaultKind::Outage => Some(Self::Outage),
+            FaultKind::QueueOutage => Some(Self::QueueOutage),
             _ => None,
         }
     }
@@ -67,6 +74,7 @@ impl Trigger {
             Self::RelayKilled => "SIGKILL of the relay with the lease",
             Self::RelayStopped => "SIGTERM of the relay with the lease",
             Self::Outage => "end of an outage",
+            Self::QueueOutage => "end of an outage of one queue",
             Self::ApiKilled => "SIGKILL of the API",
             Self::WorkerKilled => "SIGKILL of a worker",
         }
@@ -78,6 +86,7 @@ impl Trigger {
             Self::RelayKilled => Some(lease_duration_ms + AFTER_KILL_MS),
             Self::RelayStopped => Some(AFTER_TERM_MS),
             Self::Outage => Some(AFTER_OUTAGE_MS),
+            Self::QueueOutage => Some(AFTER_QUEUE_OUTAGE_MS),
             // There is one instance, and the run decides how long it stays down.
             Self::ApiKilled => None,
             Self::WorkerKilled => None,
@@ -133,11 +142,11 @@ pub(crate) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
         relays: processes(history, Program::OutboxRelay),
     };
     let deaths = history.lives.iter().filter_map(|life| all.of_life(life));
-    let outages = history
-        .faults
-        .iter()
-        .filter(|fault| fault.kind == FaultKind::Outage)
-        .filter_map(|fault| all.of_outage(fault.until?));
+    let outages = history.faults.iter().filter_map(|fault| match fault.kind {
+        FaultKind::Outage => all.of_outage(fault.until?),
+        FaultKind::QueueOutage => all.of_queue_outage(fault.queue.as_deref()?, fault.until?),
+        _ => None,
+    });
     let mut recoveries: Vec<_> = deaths.chain(outages).collect();
     recoveries.sort_by_key(|recovery| recovery.at);
     recoveries
@@ -203,6 +212,14 @@ impl<'a> Measure<'a> {
         }
         let expected_event = self.expected_event(ended, self.shards.iter().copied(), |_| true)?;
         Some(self.recovery(Trigger::Outage, ended, None, expected_event))
+    }
+
+    fn of_queue_outage(&self, queue: &str, ended: u64) -> Option<Recovery<'a>> {
+        if !self.under_load(ended) {
+            return None;
+        }
+        let expected_event = self.last_event(queue, ended)?;
+        Some(self.recovery(Trigger::QueueOutage, ended, None, expected_event))
     }
 
     fn recovery(

@@ -189,6 +189,7 @@ pub(super) fn fault(at: u64, kind: FaultKind, process: &str, service: CloudServi
         process: Some(process.to_owned()),
         service: Some(service),
         operation: None,
+        queue: None,
     }
 }
 

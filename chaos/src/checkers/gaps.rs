@@ -14,14 +14,15 @@ const LOGGED_WITHIN_MS: u64 = 3_000;
 pub(super) fn gaps(history: &History, found: &mut Findings) {
     for gap in distinct_gaps(history) {
         let deadline = log_deadline(history, gap);
-        let is_silent = !lines(history, &gap.relay).any(|at| (gap.at..=deadline).contains(&at));
+        let is_silent = !lines(history, &gap.relay)
+            .any(|line| (gap.at..=deadline).contains(&line.at) && is_about(line, gap));
         if is_silent && !ended_before(history, gap, deadline) {
             found.add(
                 Invariant::Gaps,
                 gap.at,
                 format!(
-                    "{} received TrimmedDataAccessException for its position in the stream and did not log the gap within {LOGGED_WITHIN_MS} ms",
-                    gap.relay
+                    "{} received TrimmedDataAccessException for its position in shard {} and did not log the gap within {LOGGED_WITHIN_MS} ms",
+                    gap.relay, gap.shard
                 ),
             );
         }
@@ -45,20 +46,29 @@ pub(super) fn gaps(history: &History, found: &mut Findings) {
 pub(super) fn is_explained(history: &History, line: &LogLine) -> bool {
     let mut reads = history.trimmed_reads.iter();
     reads.any(|read| {
-        read.relay == line.process && (read.at..=log_deadline(history, read)).contains(&line.at)
+        read.relay == line.process
+            && (read.at..=log_deadline(history, read)).contains(&line.at)
+            && is_about(line, read)
     })
 }
 
+/// Returns `true` if the line names the shard of the gap.
+fn is_about(line: &LogLine, gap: &TrimmedRead) -> bool {
+    line.text.contains(&gap.shard)
+}
+
 /// Returns the first trimmed-data error of each gap: while a relay searches for the oldest
-/// remaining record, it may receive further ones.
+/// remaining record of a shard, it may receive further ones. A relay that has not read anything of
+/// the shard does not know of a gap.
 fn distinct_gaps(history: &History) -> impl Iterator<Item = &TrimmedRead> {
+    let of = |read: &TrimmedRead| (read.relay.clone(), read.incarnation, read.shard.clone());
     let reads = history.trimmed_reads.iter().enumerate();
     reads
-        .filter(|(nth, read)| {
-            !history.trimmed_reads[..*nth].iter().any(|earlier| {
-                (&earlier.relay, earlier.incarnation) == (&read.relay, read.incarnation)
-                    && earlier.at + LOGGED_WITHIN_MS >= read.at
-            })
+        .filter(move |(nth, read)| {
+            let mut earlier = history.trimmed_reads[..*nth].iter();
+            let is_repeated = earlier
+                .any(|earlier| of(earlier) == of(read) && earlier.at + LOGGED_WITHIN_MS >= read.at);
+            !read.is_first && !is_repeated
         })
         .map(|(_, read)| read)
 }
@@ -83,18 +93,18 @@ fn ended_before(history: &History, gap: &TrimmedRead, deadline: u64) -> bool {
         .is_some_and(|signalled| signalled <= deadline)
 }
 
-/// Returns the times at which the relay logged a gap.
-fn lines(history: &History, relay: &str) -> impl Iterator<Item = u64> {
-    let lines = history.logs.iter().filter(move |line| {
+/// Returns the lines in which the relay logged a gap.
+fn lines<'a>(history: &'a History, relay: &str) -> impl Iterator<Item = &'a LogLine> {
+    history.logs.iter().filter(move |line| {
         line.process == relay && line.kind == LogKind::Error && line.has_message(STREAM_GAP)
-    });
-    lines.map(|line| line.at)
+    })
 }
 
 /// Returns how many gaps the relay had logged when its counter was read.
 fn logged(history: &History, count: &GapCount) -> u64 {
     let started = life(history, &count.relay, count.incarnation).map_or(0, |life| life.started);
-    let lines = lines(history, &count.relay).filter(|&at| (started..count.at).contains(&at));
+    let lines = lines(history, &count.relay);
+    let lines = lines.filter(|line| (started..count.at).contains(&line.at));
     lines.count() as u64
 }
 
@@ -105,7 +115,7 @@ fn life<'a>(history: &'a History, relay: &str, incarnation: u32) -> Option<&'a L
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{assert_valid, assert_violations, error, fault, valid};
+    use super::super::fixture::{SHARD, assert_valid, assert_violations, error, fault, valid};
     use super::super::{Violation, check};
     use super::*;
     use crate::history::CloudService;
@@ -113,15 +123,24 @@ mod tests {
     fn read(at: u64, relay: &str) -> TrimmedRead {
         TrimmedRead {
             at,
+            shard: SHARD.to_owned(),
+            is_first: false,
             relay: relay.to_owned(),
             incarnation: 1,
         }
     }
 
+    /// Returns the line that reports a gap in the shard.
+    fn line(at: u64, relay: &str) -> LogLine {
+        let mut line = error(at, relay, STREAM_GAP);
+        line.text = line.text.replace('}', &format!(r#","shard":"{SHARD}"}}"#));
+        line
+    }
+
     /// Adds a gap that a relay encounters at 60 s and logs after this time.
     fn add_gap(history: &mut History, logged_after: Option<u64>) {
         history.trimmed_reads.push(read(60_000, "relay-2"));
-        let line = logged_after.map(|after| error(60_000 + after, "relay-2", STREAM_GAP));
+        let line = logged_after.map(|after| line(60_000 + after, "relay-2"));
         history.logs.extend(line);
     }
 
@@ -141,10 +160,44 @@ mod tests {
         // Neither the line of an earlier gap nor that of another relay reports this gap.
         assert_violations(Invariant::Gaps, 1, |history| {
             history.trimmed_reads.push(read(56_900, "relay-2"));
-            history.logs.push(error(56_910, "relay-2", STREAM_GAP));
+            history.logs.push(line(56_910, "relay-2"));
             history.trimmed_reads.push(read(60_000, "relay-1"));
-            history.logs.push(error(60_010, "relay-1", STREAM_GAP));
+            history.logs.push(line(60_010, "relay-1"));
             add_gap(history, None);
+        });
+    }
+
+    #[test]
+    fn each_shard_has_its_own_gap_and_line() {
+        let in_both = |logged: bool| {
+            move |history: &mut History| {
+                add_gap(history, Some(10));
+                let mut other = read(60_005, "relay-2");
+                other.shard = "shard-2".to_owned();
+                history.trimmed_reads.push(other);
+                if logged {
+                    let mut other = line(60_010, "relay-2");
+                    other.text = other.text.replace(SHARD, "shard-2");
+                    history.logs.push(other);
+                }
+            }
+        };
+        assert_valid(in_both(true));
+        assert_violations(Invariant::Gaps, 1, in_both(false));
+    }
+
+    #[test]
+    fn a_relay_that_has_read_nothing_need_not_log_a_gap() {
+        let first = |history: &mut History| {
+            let mut first = read(60_000, "relay-2");
+            first.is_first = true;
+            history.trimmed_reads.push(first);
+        };
+        assert_valid(first);
+        // It may know of lost records by the start of the shard.
+        assert_valid(|history| {
+            first(history);
+            history.logs.push(line(60_010, "relay-2"));
         });
     }
 
@@ -157,13 +210,13 @@ mod tests {
         ] {
             let mut history = valid();
             history.trimmed_reads.push(read(at, relay));
-            history.logs.push(error(60_000, "relay-2", STREAM_GAP));
+            history.logs.push(line(60_000, "relay-2"));
             let found = check(&history);
             let is_of_logs = |one: &&Violation| one.invariant == Invariant::Logs;
             assert_eq!(found.iter().filter(is_of_logs).count(), 1, "{found:?}");
         }
         assert_violations(Invariant::Logs, 1, |history| {
-            history.logs.push(error(60_000, "relay-2", STREAM_GAP));
+            history.logs.push(line(60_000, "relay-2"));
         });
     }
 

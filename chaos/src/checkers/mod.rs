@@ -6,12 +6,14 @@
 //! - [`events`]: no loss; nothing pending after the drain.
 //! - [`sequence`]: per-aggregate order; [`repeats`]: bounded repeats.
 //! - [`logs`]: errors in the logs; [`gaps`]: reports of stream gaps.
+//! - [`isolation`]: outages of one queue.
 //! - [`processes`]: starts, ends, memory; [`recovery`]: time to recovery.
 
 mod answers;
 mod effects;
 mod events;
 mod gaps;
+mod isolation;
 mod logs;
 mod orders;
 mod processes;
@@ -53,6 +55,7 @@ pub(super) enum Invariant {
     DeadLetters,
     Logs,
     Gaps,
+    Isolation,
     Endings,
     Memory,
     Recovery,
@@ -60,7 +63,7 @@ pub(super) enum Invariant {
 }
 
 impl Invariant {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Answers,
         Self::Confirmed,
         Self::Atomic,
@@ -74,6 +77,7 @@ impl Invariant {
         Self::DeadLetters,
         Self::Logs,
         Self::Gaps,
+        Self::Isolation,
         Self::Endings,
         Self::Memory,
         Self::Recovery,
@@ -116,6 +120,9 @@ impl Invariant {
                 "The logs have no panic, and no ERROR or lost lease without a fault that causes it"
             }
             Self::Gaps => "A relay that encounters a gap in the stream logs and counts it",
+            Self::Isolation => {
+                "While one queue is unavailable, its events are deferred and those of the others are published without delay"
+            }
             Self::Endings => {
                 "Each process is ready in time, none exits on its own, and SIGTERM ends it in time with exit code 0"
             }
@@ -123,7 +130,7 @@ impl Invariant {
                 "The memory of each process stays within its limit and does not grow steadily"
             }
             Self::Recovery => {
-                "Events flow again within the limit after a relay is killed or stopped and after an outage"
+                "Events flow again within the limit after a relay is killed or stopped and after an outage, and the deferred ones after an outage of their queue"
             }
             Self::RecoveryJudged => {
                 "For each kind of fault that was injected in isolation, at least one recovery was measured"
@@ -148,6 +155,7 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
     events::dead_letters(history, &mut found);
     logs::logs(history, &mut found);
     gaps::gaps(history, &mut found);
+    isolation::isolation(history, &mut found);
     processes::starts(history, &mut found);
     processes::endings(history, &mut found);
     processes::memory(history, &mut found);

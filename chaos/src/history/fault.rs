@@ -18,6 +18,9 @@ pub(crate) struct Fault {
     pub service: Option<CloudService>,
     /// Such as `SendMessageBatch`.
     pub operation: Option<String>,
+    /// Affected queue, for an outage of one queue.
+    #[serde(default)]
+    pub queue: Option<String>,
 }
 
 /// Latencies below this bound are normal in networks and must not cause errors.
@@ -86,6 +89,8 @@ pub enum FaultKind {
     TrimmedIterator,
     /// One service, or all of them, fails every request for a while.
     Outage,
+    /// One queue refuses every message for a while.
+    QueueOutage,
     /// A message delivered to a consumer twice.
     DuplicateDelivery,
     /// Messages delivered in another order.
@@ -98,6 +103,11 @@ impl FaultKind {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
             .unwrap_or_default()
+    }
+
+    /// Returns `true` for faults that last for a while and affect every process.
+    pub(crate) const fn is_outage(self) -> bool {
+        matches!(self, Self::Outage | Self::QueueOutage)
     }
 
     /// Returns `true` for faults of processes, `false` for faults of requests.

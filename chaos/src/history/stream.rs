@@ -33,10 +33,25 @@ pub(crate) struct GapCount {
     pub counted: u64,
 }
 
+/// Events that a relay left to the table: an increase of its `outbox_events_deferred_total`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Deferral {
+    /// Time of the poll.
+    pub at: u64,
+    pub relay: String,
+    pub incarnation: u32,
+    pub queue: String,
+    pub events: u64,
+}
+
 /// A response to a relay that its position in the stream is trimmed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TrimmedRead {
     pub at: u64,
+    pub shard: String,
+    /// `true` if the relay read the shard from its oldest record and had not received any: it
+    /// cannot know that records are lost.
+    pub is_first: bool,
     pub relay: String,
     pub incarnation: u32,
 }

@@ -12,7 +12,7 @@ use test_support::supervisor::{Event, Started};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::gaps::GapCounter;
+use super::counters::RelayCounters;
 use crate::error::ChaosError;
 use crate::history::{EndSignal, Ending, Fault, FaultKind, Life, MemorySample, Program};
 use crate::logs::{Log, Ready};
@@ -86,20 +86,20 @@ impl ProcessRecorder {
             }
             std::future::pending().await
         };
-        let counts_gaps = self.program == Program::OutboxRelay;
-        let gap_counting = async {
-            let gaps = GapCounter {
+        let is_relay = self.program == Program::OutboxRelay;
+        let counting = async {
+            let counters = RelayCounters {
                 http: &self.http,
                 recorder: &self.recorder,
                 relay: process,
                 incarnation,
             };
-            gaps.follow(ready.subscribe()).await;
+            counters.follow(ready.subscribe()).await;
         };
         let (exited, followed) = tokio::select! {
             both = async { tokio::join!(self.until_exited(pid, incarnation, events), following) } => both,
             never = pass_on => never,
-            () = gap_counting, if counts_gaps => unreachable!("it never returns"),
+            () = counting, if is_relay => unreachable!("it never returns"),
         };
         if let Err(source) = followed {
             let process = process.clone();
@@ -178,6 +178,7 @@ impl ProcessRecorder {
             process: Some(self.name.clone()),
             service: None,
             operation: None,
+            queue: None,
         });
     }
 

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use test_support::fault_proxy::{CloudService, Cut, HttpResponse, Tasks, Upstream};
+use test_support::fault_proxy::{AwsRequest, CloudService, Cut, HttpResponse, Tasks, Upstream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::redelivery::DeliveredMessages;
 use super::sampling::FaultSampler;
-use super::service_errors;
 use super::streams::Trims;
+use super::{service_errors, sqs};
 use crate::history::{Fault, FaultKind};
 use crate::recorder::Recorder;
 use crate::schedule::Manner;
@@ -45,12 +45,32 @@ enum Phase {
     Ended,
 }
 
-/// An outage of one service or of all.
+/// An outage of services or of a queue.
 #[derive(Clone, Debug)]
 pub(super) struct Outage {
-    service: Option<CloudService>,
+    scope: Scope,
     manner: Manner,
     over: CancellationToken,
+}
+
+/// Requests that an outage affects.
+#[derive(Clone, Debug)]
+pub(crate) enum Scope {
+    /// Requests to one service, or to all if `None`.
+    Service(Option<CloudService>),
+    /// Sends to the queue of this name.
+    Queue(String),
+}
+
+impl Scope {
+    fn affects(&self, request: &AwsRequest) -> bool {
+        match self {
+            Self::Service(service) => service.is_none_or(|affected| affected == request.service),
+            Self::Queue(queue) => {
+                request.operation == sqs::SEND && sqs::queue_name(&request.json()) == *queue
+            }
+        }
+    }
 }
 
 impl ActiveFaults {
@@ -75,14 +95,8 @@ impl ActiveFaults {
         }
     }
 
-    /// Makes a service, or all services if `None`, unavailable for this time, at most until the
-    /// phase ends.
-    pub(crate) async fn outage_of(
-        &self,
-        service: Option<CloudService>,
-        manner: Manner,
-        lasting: Duration,
-    ) {
+    /// Makes services or a queue unavailable for this time, at most until the phase ends.
+    pub(crate) async fn outage_of(&self, scope: Scope, manner: Manner, lasting: Duration) {
         let at = self.recorder.now();
         let over = CancellationToken::new();
         // The outage also ends if this future is dropped.
@@ -93,7 +107,7 @@ impl ActiveFaults {
             return;
         }
         lock(&self.outages).push(Outage {
-            service,
+            scope: scope.clone(),
             manner,
             over: over.clone(),
         });
@@ -103,13 +117,18 @@ impl ActiveFaults {
         }
         over.cancel();
         lock(&self.outages).retain(|outage| !outage.over.is_cancelled());
+        let (kind, service, queue) = match scope {
+            Scope::Service(service) => (FaultKind::Outage, service, None),
+            Scope::Queue(queue) => (FaultKind::QueueOutage, Some(CloudService::Sqs), Some(queue)),
+        };
         self.recorder.fault(Fault {
             at,
             until: Some(self.recorder.now()),
-            kind: FaultKind::Outage,
+            kind,
             process: None,
             service,
-            operation: None,
+            operation: queue.is_some().then(|| sqs::SEND.to_owned()),
+            queue,
         });
     }
 
@@ -152,12 +171,10 @@ impl ActiveFaults {
         FaultSampler::new(self.seed, process, &self.kinds)
     }
 
-    /// Returns the outage that affects a request to `service`.
-    pub(super) fn outage(&self, service: CloudService) -> Option<Outage> {
+    /// Returns the outage that affects `request`.
+    pub(super) fn outage(&self, request: &AwsRequest) -> Option<Outage> {
         let outages = lock(&self.outages);
-        let hits = |outage: &&Outage| {
-            !outage.over.is_cancelled() && outage.service.is_none_or(|affected| affected == service)
-        };
+        let hits = |outage: &&Outage| !outage.over.is_cancelled() && outage.scope.affects(request);
         outages.iter().find(hits).cloned()
     }
 
@@ -201,6 +218,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::history::Settings;
 
@@ -214,7 +233,13 @@ mod tests {
     }
 
     async fn silence(active_faults: &ActiveFaults) {
-        active_faults.outage_of(None, Manner::Silent, LONG).await;
+        let all = Scope::Service(None);
+        active_faults.outage_of(all, Manner::Silent, LONG).await;
+    }
+
+    fn send(queue: &str) -> AwsRequest {
+        let body = json!({"QueueUrl": format!("http://127.0.0.1:9324/000000000000/{queue}")});
+        AwsRequest::of(CloudService::Sqs, sqs::SEND, &body)
     }
 
     #[tokio::test]
@@ -230,7 +255,7 @@ mod tests {
             // A request that arrived during the outage.
             lock(&active_faults.outages)[0].clone()
         };
-        assert!(active_faults.outage(CloudService::Sqs).is_none());
+        assert!(active_faults.outage(&send("q")).is_none());
         assert!(held.respond(CloudService::Sqs).await.is_err());
     }
 
@@ -241,13 +266,36 @@ mod tests {
             let active_faults = Arc::clone(&active_faults);
             async move { silence(&active_faults).await }
         });
-        while active_faults.outage(CloudService::Sqs).is_none() {
+        while active_faults.outage(&send("q")).is_none() {
             tokio::task::yield_now().await;
         }
         active_faults.end_faults();
         lasting.await.unwrap();
         silence(&active_faults).await;
-        assert!(active_faults.outage(CloudService::Sqs).is_none());
+        assert!(active_faults.outage(&send("q")).is_none());
         assert_eq!(active_faults.recorder.take().faults.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_outage_of_a_queue_affects_the_sends_to_it_only() {
+        let active_faults = active_faults();
+        let lasting = tokio::spawn({
+            let active_faults = Arc::clone(&active_faults);
+            async move {
+                let queue = Scope::Queue("q".to_owned());
+                active_faults.outage_of(queue, Manner::Refuses, LONG).await;
+            }
+        });
+        while active_faults.outage(&send("q")).is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(active_faults.outage(&send("other-q")).is_none());
+        let receive = AwsRequest::of(CloudService::Sqs, "ReceiveMessage", &send("q").json());
+        assert!(active_faults.outage(&receive).is_none());
+        active_faults.end_faults();
+        lasting.await.unwrap();
+        let faults = active_faults.recorder.take().faults;
+        assert_eq!(faults[0].kind, FaultKind::QueueOutage);
+        assert_eq!(faults[0].queue.as_deref(), Some("q"));
     }
 }

@@ -11,7 +11,7 @@ use test_support::fault_proxy::{
 };
 
 use super::partial::{self, Failed};
-use super::streams::Page;
+use super::streams::{self, Page, Trimmed};
 use super::{ProxyContext, marks, service_errors, sqs};
 use crate::history::{
     Delivery, Fault, FaultKind, Publish, PublishedMark, Redelivery, ShardReader, StreamRecord,
@@ -115,12 +115,15 @@ impl Interceptor {
             self.request = rest;
             failed = Some(split.failed);
         }
+        let mut is_oldest = false;
         if self.request.operation == "GetShardIterator" {
+            is_oldest = streams::is_of_oldest_record(&self.request);
             self.request = match active_faults.trims.locate(self.request.clone()) {
                 Ok(request) => request,
                 // Follows from an earlier trim, so it is not recorded as a fault.
                 Err(error) => {
-                    self.trimmed_read();
+                    let shard = streams::shard_id(&self.request);
+                    self.trimmed_read(shard, false);
                     return Ok(error.response(self.request.service));
                 }
             };
@@ -128,13 +131,17 @@ impl Interceptor {
         let forwarded_at = active_faults.recorder.now();
         let response = active_faults.upstream.send(&self.request).await?;
         match self.request.operation.as_str() {
-            "SendMessageBatch" => self.sent(forwarded_at, &response).await?,
+            sqs::SEND => self.sent(forwarded_at, &response).await?,
             "BatchExecuteStatement" => self.marked(&response),
-            "GetShardIterator" => active_faults.trims.located(&self.request, &response),
+            "GetShardIterator" => {
+                active_faults
+                    .trims
+                    .located(&self.request, &response, is_oldest);
+            }
             "GetRecords" => {
                 if let Some(lost) = self.trimmed(&response) {
-                    self.record_stream_records(lost, true);
-                    self.trimmed_read();
+                    self.trimmed_read(lost.page.shard.clone(), lost.is_first);
+                    self.record_stream_records(lost.page, true);
                     return Ok(self.reject(FaultKind::TrimmedIterator, &service_errors::trimmed()));
                 }
                 if let Some(page) = active_faults.trims.read(&self.request, &response) {
@@ -248,7 +255,7 @@ impl Interceptor {
     }
 
     /// Returns the records that are trimmed before the process reads them.
-    fn trimmed(&mut self, response: &AwsResponse) -> Option<Page> {
+    fn trimmed(&mut self, response: &AwsResponse) -> Option<Trimmed> {
         let active_faults = &self.context.active_faults;
         if !self.is_response_delivered() || !active_faults.wants_trim() {
             return None;
@@ -262,11 +269,13 @@ impl Interceptor {
 
     /// Records that the process learns that its position is trimmed, unless it has abandoned the
     /// request.
-    fn trimmed_read(&self) {
+    fn trimmed_read(&self, shard: String, is_first: bool) {
         if self.waiting.strong_count() > 0 {
             let recorder = &self.context.active_faults.recorder;
             let read = TrimmedRead {
                 at: recorder.now(),
+                shard,
+                is_first,
                 relay: self.context.process.name.clone(),
                 incarnation: self.incarnation,
             };
@@ -277,7 +286,7 @@ impl Interceptor {
     fn record_stream_records(&self, page: Page, trimmed: bool) {
         let recorder = &self.context.active_faults.recorder;
         let at = recorder.now();
-        let Page { shard, events } = page;
+        let Page { shard, events, .. } = page;
         recorder.write(|history| {
             let records = events
                 .into_iter()
@@ -302,6 +311,9 @@ impl Interceptor {
             incarnation: self.incarnation,
         };
         recorder.write(|history| {
+            if page.is_last {
+                history.closed_shards.insert(reader.shard.clone());
+            }
             let mut earlier = history.readers.iter().rev();
             let before = earlier.find(|before| before.shard == reader.shard);
             let is_known = before.is_some_and(|before| {
@@ -384,6 +396,7 @@ impl Interceptor {
             process: Some(self.context.process.name.clone()),
             service: Some(self.request.service),
             operation: Some(self.request.operation.clone()),
+            queue: None,
         });
     }
 }

@@ -29,7 +29,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(super) use active_faults::ActiveFaults;
+pub(super) use active_faults::{ActiveFaults, Scope};
 use interceptor::Interceptor;
 use sampling::FaultSampler;
 use test_support::fault_proxy::{AwsRequest, Cut, Handler, HttpResponse, Listener, serve};
@@ -84,7 +84,7 @@ impl Proxy {
 
 impl Handler for ProxyContext {
     async fn handle(self: Arc<Self>, request: AwsRequest) -> Result<HttpResponse, Cut> {
-        if let Some(outage) = self.active_faults.outage(request.service) {
+        if let Some(outage) = self.active_faults.outage(&request) {
             return outage.respond(request.service).await;
         }
         let is_long_poll = request.operation == "ReceiveMessage";

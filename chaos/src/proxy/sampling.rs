@@ -117,7 +117,7 @@ mod tests {
             let count = met.iter().filter(|met| **met == Some(kind)).count();
             count as f64 / 100_000.0
         };
-        assert!((share(FaultKind::PartialSend) - 0.08).abs() < 0.005);
+        assert!((share(FaultKind::PartialSend) - 0.25).abs() < 0.005);
         assert!((share(FaultKind::CutAfter) - 0.015).abs() < 0.002);
         assert!(share(FaultKind::PartialDelete) == 0.0);
         assert!(share(FaultKind::Kill) == 0.0, "the schedule's");

@@ -4,6 +4,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use test_support::fault_proxy::AwsRequest;
 
+/// Operation by which relays send events.
+pub(super) const SEND: &str = "SendMessageBatch";
+
 /// Events of a SendMessageBatch that the queue accepted.
 pub(super) struct Sent {
     pub(super) queue: String,
@@ -39,7 +42,7 @@ pub(super) fn sent(request: &AwsRequest, answer: &Value) -> Sent {
 }
 
 /// Returns the last path segment of the queue URL.
-fn queue_name(body: &Value) -> String {
+pub(super) fn queue_name(body: &Value) -> String {
     let url = body["QueueUrl"].as_str().unwrap_or_default();
     url.rsplit('/').next().unwrap_or_default().to_owned()
 }

@@ -21,6 +21,8 @@ pub(super) type EventKey = (String, u64);
 pub(super) struct Page {
     pub(super) shard: String,
     pub(super) events: Vec<EventKey>,
+    /// `true` for the last page of a closed shard.
+    pub(super) is_last: bool,
 }
 
 #[derive(Debug, Default)]
@@ -32,9 +34,23 @@ pub(super) struct Trims {
 struct State {
     /// Sequence number of the last trimmed record.
     horizons: HashMap<Shard, String>,
-    /// Shards of the iterators in use, because an iterator does not identify its shard. A used
+    /// Readers by their iterators, because an iterator does not identify its shard. A used
     /// iterator is replaced by its successor; each reader that dies leaves one entry.
-    iterators: HashMap<String, Shard>,
+    iterators: HashMap<String, Reader>,
+}
+
+#[derive(Clone, Debug)]
+struct Reader {
+    shard: Shard,
+    /// `true` if it reads the shard from the oldest record and has not received any.
+    is_first: bool,
+}
+
+/// Records that a reader does not receive, because they are trimmed.
+#[derive(Debug, PartialEq)]
+pub(super) struct Trimmed {
+    pub(super) page: Page,
+    pub(super) is_first: bool,
 }
 
 impl Trims {
@@ -52,8 +68,13 @@ impl Trims {
                 body["SequenceNumber"] = json!(horizon);
                 Ok(request.with_body(&body))
             }
-            Some("AFTER_SEQUENCE_NUMBER" | "AT_SEQUENCE_NUMBER")
+            Some("AFTER_SEQUENCE_NUMBER")
                 if number.is_some_and(|number| compare(number, &horizon).is_lt()) =>
+            {
+                Err(Box::new(service_errors::trimmed()))
+            }
+            Some("AT_SEQUENCE_NUMBER")
+                if number.is_some_and(|number| compare(number, &horizon).is_le()) =>
             {
                 Err(Box::new(service_errors::trimmed()))
             }
@@ -61,14 +82,18 @@ impl Trims {
         }
     }
 
-    /// Remembers the shard of the new iterator.
-    pub(super) fn located(&self, request: &AwsRequest, response: &AwsResponse) {
+    /// Remembers the shard of the new iterator. `is_oldest`: the process asked for the oldest
+    /// record.
+    pub(super) fn located(&self, request: &AwsRequest, response: &AwsResponse, is_oldest: bool) {
         if let Some(iterator) = response
             .json()
             .and_then(|body| text(&body["ShardIterator"]))
         {
-            let mut state = self.state();
-            state.iterators.insert(iterator, shard(&request.json()));
+            let reader = Reader {
+                shard: shard(&request.json()),
+                is_first: is_oldest,
+            };
+            self.state().iterators.insert(iterator, reader);
         }
     }
 
@@ -78,13 +103,17 @@ impl Trims {
         let used = text(&request.json()["ShardIterator"])?;
         let body = response.json()?;
         let mut state = self.state();
-        let shard = state.iterators.remove(&used)?;
+        let mut reader = state.iterators.remove(&used)?;
+        let records = records(&body);
+        let next = text(&body["NextShardIterator"]);
         let page = Page {
-            shard: shard.1.clone(),
-            events: events(records(&body)),
+            shard: reader.shard.1.clone(),
+            events: events(records),
+            is_last: next.is_none(),
         };
-        if let Some(next) = text(&body["NextShardIterator"]) {
-            state.iterators.insert(next, shard);
+        if let Some(next) = next {
+            reader.is_first &= records.is_empty();
+            state.iterators.insert(next, reader);
         }
         Some(page)
     }
@@ -96,7 +125,7 @@ impl Trims {
         request: &AwsRequest,
         response: &AwsResponse,
         random: &mut fastrand::Rng,
-    ) -> Option<Page> {
+    ) -> Option<Trimmed> {
         let body = response.json()?;
         let records = records(&body);
         if records.is_empty() {
@@ -105,25 +134,36 @@ impl Trims {
         let last = random.usize(..records.len());
         let number = text(&records[last]["dynamodb"]["SequenceNumber"])?;
         let mut state = self.state();
-        let shard = state
+        let reader = state
             .iterators
             .get(request.json()["ShardIterator"].as_str()?)?;
-        let shard = shard.clone();
+        let Reader { shard, is_first } = reader.clone();
         let page = Page {
             shard: shard.1.clone(),
             events: events(&records[..=last]),
+            is_last: false,
         };
         match state.horizons.get(&shard) {
             // A reader behind the horizon cannot lose further records.
             Some(horizon) if compare(&number, horizon).is_le() => return None,
             _ => state.horizons.insert(shard, number),
         };
-        Some(page)
+        Some(Trimmed { page, is_first })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns `true` for a GetShardIterator of the oldest record.
+pub(super) fn is_of_oldest_record(request: &AwsRequest) -> bool {
+    request.json()["ShardIteratorType"] == "TRIM_HORIZON"
+}
+
+/// Returns the shard that a GetShardIterator names.
+pub(super) fn shard_id(request: &AwsRequest) -> String {
+    shard(&request.json()).1
 }
 
 fn shard(body: &Value) -> Shard {
@@ -194,6 +234,7 @@ mod tests {
         trims.located(
             &at("TRIM_HORIZON", None),
             &response(&json!({"ShardIterator": "i"})),
+            true,
         );
         let page = json!({
             "NextShardIterator": "j",
@@ -206,8 +247,9 @@ mod tests {
         let read = request(&json!({"ShardIterator": "i"}));
         let random = &mut fastrand::Rng::with_seed(1);
         let lost = trims.trim(&read, &response(&page), random).unwrap();
-        assert_eq!(lost.shard, "s");
-        assert_eq!(lost.events[0], ("a-007".to_owned(), 1));
+        assert!(lost.is_first);
+        assert_eq!(lost.page.shard, "s");
+        assert_eq!(lost.page.events[0], ("a-007".to_owned(), 1));
         let first = trims.locate(at("TRIM_HORIZON", None)).unwrap().json();
         let horizon = first["SequenceNumber"].as_str().unwrap().to_owned();
         (trims, horizon)
@@ -228,6 +270,8 @@ mod tests {
             let located = trims.locate(at("AFTER_SEQUENCE_NUMBER", Some(number)));
             assert_eq!(located.is_ok(), ok, "{number}");
         }
+        let at_the_last_trimmed = at("AT_SEQUENCE_NUMBER", Some(&horizon));
+        assert!(trims.locate(at_the_last_trimmed).is_err());
         assert!(trims.locate(at("LATEST", None)).is_ok());
     }
 
@@ -237,6 +281,7 @@ mod tests {
         trims.located(
             &at("TRIM_HORIZON", None),
             &response(&json!({"ShardIterator": "i"})),
+            true,
         );
         let read = request(&json!({"ShardIterator": "i"}));
         let page = response(&json!({"Records": []}));
@@ -250,6 +295,7 @@ mod tests {
         trims.located(
             &at("TRIM_HORIZON", None),
             &response(&json!({"ShardIterator": "i"})),
+            true,
         );
         for (used, next) in [("i", "j"), ("j", "k")] {
             let read = request(&json!({"ShardIterator": used}));
@@ -258,9 +304,26 @@ mod tests {
             let expected = Page {
                 shard: "s".to_owned(),
                 events: vec![(format!("a-{used}"), 1)],
+                is_last: false,
             };
             assert_eq!(trims.read(&read, &response(&page)), Some(expected));
         }
-        assert_eq!(trims.state().iterators.keys().collect::<Vec<_>>(), ["k"]);
+        let state = trims.state();
+        assert_eq!(state.iterators.keys().collect::<Vec<_>>(), ["k"]);
+        assert!(!state.iterators["k"].is_first, "it has received records");
+    }
+
+    #[test]
+    fn the_last_page_of_a_closed_shard_has_no_successor() {
+        let trims = Trims::default();
+        trims.located(
+            &at("LATEST", None),
+            &response(&json!({"ShardIterator": "i"})),
+            false,
+        );
+        let read = request(&json!({"ShardIterator": "i"}));
+        let page = trims.read(&read, &response(&json!({"Records": []})));
+        assert!(page.unwrap().is_last);
+        assert!(trims.state().iterators.is_empty());
     }
 }

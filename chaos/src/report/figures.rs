@@ -1,18 +1,21 @@
 //! Computes the figures of a report from the history.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
 use super::super::analysis::fault_windows::DisturbanceKind;
+use super::super::analysis::isolation;
 use super::super::analysis::latency::Percentiles;
 use super::super::analysis::recovery::{Trigger, recoveries};
 use super::super::analysis::repeats::{Cause, InterruptionKind, Repeats};
 use super::super::checkers::{Invariant, Violation};
 use super::super::history::{FaultKind, History, Redelivery, Settings, StoredOrder};
 use super::{
-    Annotation, Faults, Judged, Orders, RecoveryFigures, RecoveryLine, RepeatFigures, RepeatsAfter,
+    Annotation, Faults, Judged, Orders, QueueOutageFigures, RecoveryFigures, RecoveryLine,
+    RepeatFigures, RepeatsAfter, Shards,
 };
 
 /// Maximum number of violations shown for each invariant.
@@ -28,6 +31,13 @@ pub(super) fn command(settings: &Settings) -> String {
          --lease-duration {lease:?}",
         settings.seed, settings.rate, settings.relays, settings.workers,
     );
+    if let Some(shards) = settings.shards {
+        let _ = write!(command, " --shards {shards}");
+    }
+    if let Some(interval) = settings.split_every_ms {
+        let interval = Duration::from_millis(interval);
+        let _ = write!(command, " --split-every {interval:?}");
+    }
     if settings.faults != FaultKind::value_variants() {
         let faults: Vec<String> = settings.faults.iter().map(|kind| kind.name()).collect();
         command.push_str(" --faults ");
@@ -153,6 +163,19 @@ pub(super) fn recovery(history: &History) -> Vec<RecoveryFigures> {
     Trigger::ALL.into_iter().map(of).collect()
 }
 
+pub(super) fn queue_outages(history: &History) -> Vec<QueueOutageFigures> {
+    let outages = isolation::queue_outages(history).into_iter();
+    outages
+        .map(|outage| QueueOutageFigures {
+            queue: outage.queue.to_owned(),
+            at: outage.span.from,
+            until: outage.span.to,
+            deferred: outage.deferred,
+            others: Percentiles::of(outage.others.iter().map(|(_, took)| *took)),
+        })
+        .collect()
+}
+
 pub(super) fn repeats(history: &History) -> RepeatFigures {
     let repeats = Repeats::of(history);
     let counts = repeats.counts();
@@ -195,6 +218,18 @@ pub(super) fn repeats(history: &History) -> RepeatFigures {
     }
 }
 
+pub(super) fn shards(history: &History) -> Shards {
+    let read: HashSet<&str> = history
+        .readers
+        .iter()
+        .map(|one| one.shard.as_str())
+        .collect();
+    Shards {
+        read: read.len(),
+        closed: history.closed_shards.len(),
+    }
+}
+
 pub(super) fn memory(history: &History) -> BTreeMap<String, u64> {
     let mut most: BTreeMap<String, u64> = BTreeMap::new();
     for sample in &history.memory {
@@ -214,6 +249,7 @@ pub(super) fn annotations(history: &History) -> Vec<Annotation> {
             kind: fault.kind,
             process: fault.process.clone(),
             service: fault.service,
+            queue: fault.queue.clone(),
         })
         .collect()
 }
@@ -244,5 +280,11 @@ mod tests {
             ..settings
         };
         assert!(!command(&all).contains("--faults"));
+        let embedded = Settings {
+            shards: Some(4),
+            split_every_ms: Some(5_000),
+            ..all
+        };
+        assert!(command(&embedded).ends_with(" --shards 4 --split-every 5s"));
     }
 }

@@ -29,9 +29,11 @@ pub(super) struct Report {
     pub invariants: Vec<Judged>,
     pub orders: Orders,
     pub events: Events,
+    pub shards: Shards,
     pub latency: Latencies,
     pub faults: Faults,
     pub recovery: Vec<RecoveryFigures>,
+    pub queue_outages: Vec<QueueOutageFigures>,
     pub repeats: RepeatFigures,
     /// Maximum resident memory of each process, in bytes.
     pub memory: BTreeMap<String, u64>,
@@ -78,6 +80,15 @@ pub(super) struct Events {
     pub duplicates_injected: usize,
     /// Of these, to a second process while the first had the message.
     pub concurrent_duplicates: usize,
+}
+
+/// Shards of the outbox table's stream.
+#[derive(Debug, Serialize)]
+pub(super) struct Shards {
+    /// Shards that a relay read.
+    pub read: usize,
+    /// Of these, closed and read to their end.
+    pub closed: usize,
 }
 
 /// Latencies in milliseconds.
@@ -127,6 +138,19 @@ pub(super) struct RecoveryLine {
     pub disturbed_by: Option<String>,
 }
 
+/// An outage of one queue.
+#[derive(Debug, Serialize)]
+pub(super) struct QueueOutageFigures {
+    pub queue: String,
+    pub at: u64,
+    pub until: u64,
+    /// Number of its events that relays left to the table.
+    pub deferred: u64,
+    /// Events of the other queues from the commit to the acceptance, in milliseconds, while there
+    /// was no other fault.
+    pub others: Percentiles,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct RepeatFigures {
     pub total: usize,
@@ -157,6 +181,7 @@ pub(super) struct Annotation {
     pub kind: FaultKind,
     pub process: Option<String>,
     pub service: Option<CloudService>,
+    pub queue: Option<String>,
 }
 
 impl Report {
@@ -176,12 +201,14 @@ impl Report {
                     how == Redelivery::Concurrent
                 }),
             },
+            shards: figures::shards(history),
             latency: Latencies {
                 confirmation: latency::confirmations(history),
                 processing: latency::processing(history),
             },
             faults: figures::faults(history),
             recovery: figures::recovery(history),
+            queue_outages: figures::queue_outages(history),
             repeats: figures::repeats(history),
             memory: figures::memory(history),
             drained_after_ms: history.end.drained_after_ms,
@@ -245,6 +272,8 @@ mod tests {
             ("/orders/rejected", 2),
             ("/events/committed", 7),
             ("/events/published", 9),
+            ("/shards/read", 1),
+            ("/shards/closed", 0),
             ("/faults/total", 3),
             ("/faults/by_kind/cut-after", 2),
             ("/faults/by_kind/kill", 1),
@@ -290,7 +319,7 @@ mod tests {
         assert!(text.contains("Replay with --seed"), "{text}");
         let passed = Report::of(&fixture::valid(), &[]).to_text();
         let judged = "Every invariant holds. Recoveries measured: 1 after SIGKILL of the relay with \
-                      the lease, 0 after SIGTERM of the relay with the lease, 0 after end of an outage.\n";
+                      the lease, 0 after SIGTERM of the relay with the lease, 0 after end of an outage, 0 after end of an outage of one queue.\n";
         assert!(passed.ends_with(judged), "{passed}");
         let of = |name: &str| {
             let mut lines = passed.lines().map(str::trim_start);

@@ -107,7 +107,8 @@ const PERCENTILES = [">p50", ">p99", ">max", ">of"];
 
 function heading() {
   const settings = report.settings;
-  const cloud = settings.endpoint ?? "the embedded cloud";
+  const splits = settings.split_every_ms === null ? "" : `, one closed every ${duration(settings.split_every_ms)}`;
+  const cloud = settings.endpoint ?? `the embedded cloud with ${plural(settings.shards, "shard")}${splits}`;
   return [
     html("h1", {}, document.title),
     soft(
@@ -241,6 +242,24 @@ function recovery() {
   );
 }
 
+function queueOutages() {
+  if (report.queue_outages.length === 0) return [];
+  const rows = report.queue_outages.map((one) =>
+    row(
+      label(one.queue),
+      [duration(one.at), duration(one.until - one.at), count(one.deferred)].map(number),
+      percentiles(one.others),
+    ),
+  );
+  return [
+    section(
+      "Outages of one queue",
+      soft("Deferred: left to the table. The percentiles are of the events of the other queues, from commit to acceptance."),
+      wide(table(head("queue", ">at", ">for", ">events deferred", ...PERCENTILES), rows)),
+    ),
+  ];
+}
+
 function faults() {
   const by = (programs, signal) =>
     Object.entries(programs).map(([program, ended]) =>
@@ -283,6 +302,8 @@ function orders() {
       figure("delivered to consumers", events.delivered),
       figure("delivered again by a fault", events.duplicates_injected),
       figure("of these to two processes at once", events.concurrent_duplicates),
+      figure("shards of the outbox's stream read", report.shards.read),
+      figure("of these to their end", report.shards.closed),
       row(label("drained after the last fault"), number(drained === null ? "never" : duration(drained))),
     ]),
   );
@@ -345,7 +366,7 @@ const LANES = [
   {"name": "SIGKILL", "class": "kill", "kinds": ["kill", "kill-all", "kill-after-send"]},
   {"name": "SIGTERM", "class": "term", "kinds": ["term"]},
   {"name": "SIGSTOP", "class": "pause", "kinds": ["stop"]},
-  {"name": "outage", "class": "outage", "kinds": ["outage"]}
+  {"name": "outage", "class": "outage", "kinds": ["outage", "queue-outage"]}
 ];
 
 const SERVICES = { dynamodb: "DynamoDB", streams: "DynamoDB Streams", sqs: "SQS" };
@@ -371,7 +392,7 @@ function clock(at) {
 }
 
 function describe(annotation) {
-  const target = annotation.process ?? SERVICES[annotation.service] ?? null;
+  const target = annotation.process ?? annotation.queue ?? SERVICES[annotation.service] ?? null;
   const until = annotation.until;
   return (
     `${annotation.kind} at ${duration(annotation.at)}` +
@@ -427,7 +448,7 @@ function drawTimeline() {
   const bottom = LANES_TOP + (LANES.length + 1) * LANE;
 
   const bands = report.annotations
-    .filter((annotation) => annotation.kind === "outage")
+    .filter((annotation) => annotation.kind === "outage" || annotation.kind === "queue-outage")
     .map((outage) =>
       svg(
         "rect",
@@ -507,5 +528,6 @@ page.append(
   invariants(),
   latency(),
   recovery(),
+  ...queueOutages(),
   columns([faults(), memory()], [orders(), repeats()]),
 );

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::super::analysis::latency::Percentiles;
+use super::super::history::Settings;
 use super::format::{count, duration, mebibytes, plural};
 use super::{Judged, RecoveryFigures, Report};
 
@@ -19,6 +20,7 @@ impl fmt::Display for Text<'_> {
         faults(f, report)?;
         latency(f, report)?;
         recovery(f, &report.recovery)?;
+        queue_outages(f, report)?;
         repeats(f, report)?;
         memory(f, report)?;
         verdict(f, report)
@@ -36,8 +38,22 @@ fn settings(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
         plural(settings.relays.into(), "relay"),
         plural(settings.workers.into(), "worker"),
         duration(settings.lease_duration_ms),
-        settings.endpoint.as_deref().unwrap_or("the embedded cloud"),
+        backend(settings),
     )
+}
+
+fn backend(settings: &Settings) -> String {
+    if let Some(endpoint) = &settings.endpoint {
+        return endpoint.clone();
+    }
+    let shards = settings.shards.unwrap_or(1);
+    let splits = settings
+        .split_every_ms
+        .map_or_else(String::new, |interval| {
+            format!(", one closed every {}", duration(interval))
+        });
+    let shards = plural(shards.into(), "shard");
+    format!("the embedded cloud with {shards}{splits}")
 }
 
 fn heading(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
@@ -93,6 +109,15 @@ fn orders(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
             count(events.delivered),
             count(events.duplicates_injected),
             count(events.concurrent_duplicates)
+        ),
+    )?;
+    line(
+        f,
+        "shards of the outbox's stream",
+        format_args!(
+            "{} read, {} of them to their end",
+            count(report.shards.read),
+            count(report.shards.closed)
         ),
     )?;
     match report.drained_after_ms {
@@ -186,6 +211,31 @@ fn recovery(f: &mut fmt::Formatter<'_>, recovery: &[RecoveryFigures]) -> fmt::Re
                 format_args!("{}", of.never),
             )?;
         }
+    }
+    Ok(())
+}
+
+fn queue_outages(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
+    if report.queue_outages.is_empty() {
+        return Ok(());
+    }
+    heading(f, "Outages of one queue")?;
+    for outage in &report.queue_outages {
+        line(
+            f,
+            &format!("{} at {}", outage.queue, duration(outage.at)),
+            format_args!(
+                "{}, {} events deferred",
+                duration(outage.until.saturating_sub(outage.at)),
+                count(outage.deferred)
+            ),
+        )?;
+        let others = figures(outage.others);
+        line(
+            f,
+            "  commit to acceptance, other queues",
+            format_args!("{others}"),
+        )?;
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! Divides a run into fault phases, with faults in quick succession, and quiet phases between them,
-//! each with exactly one fault: only then can the recovery from that fault, and the latency without
-//! any fault, be measured.
+//! each with one fault at a time: only then can the recovery from that fault, and the latency
+//! without any fault, be measured.
 
 use std::time::Duration;
 
 /// Length of a fault phase in a run that has time for it. A shorter run has shorter fault phases,
 /// so that one kill and one stop can be measured; if these do not fit with the minimum, it measures
 /// less.
-const FAULT_PHASE: Duration = Duration::from_secs(30);
+const FAULT_PHASE: Duration = Duration::from_secs(26);
 const MIN_FAULT_PHASE: Duration = Duration::from_secs(4);
 
 /// Time without a fault at the start of a quiet phase, in addition to two leases. Processes that
@@ -18,29 +18,58 @@ const QUIET: Duration = Duration::from_secs(4);
 /// Time to recover from the fault, in addition to a lease.
 const RECOVERY: Duration = Duration::from_secs(3);
 
+/// Minimum length of a run with outages of one queue, and the maximum length of such an outage.
+const QUEUE_OUTAGE_RUN: Duration = Duration::from_secs(60);
+pub(super) const QUEUE_OUTAGE: Duration = Duration::from_secs(15);
+
+/// Time after an outage of one queue until the next fault: its events are published from the table.
+const QUEUE_RECOVERY: Duration = Duration::from_secs(5);
+
 /// Minimum length of a run with one outage of all services, and the length of that outage.
 const LONG_RUN: Duration = Duration::from_secs(180);
 const LONG_OUTAGE: Duration = Duration::from_secs(30);
 const SHORT_OUTAGE: Duration = Duration::from_secs(5);
 
-/// The one fault of a quiet phase.
+/// A fault of a quiet phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measured {
     Kill,
     Term,
+    /// Of one queue, for up to [`QUEUE_OUTAGE`].
+    QueueOutage,
     /// Of one service.
     Outage(Duration),
     OutageOfAll(Duration),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct QuietPhase {
     /// Start of the phase.
     pub(super) at: Duration,
     pub(super) lasting: Duration,
-    /// Time of its fault.
-    pub(super) fault_at: Duration,
-    pub(super) measured: Measured,
+    /// Its faults with their times in the run.
+    pub(super) faults: Vec<(Duration, Measured)>,
+}
+
+impl QuietPhase {
+    /// Returns a phase that starts at `at` and ends with `measured`.
+    fn new(at: Duration, measured: Measured, lease_duration: Duration, run: Duration) -> Self {
+        let mut faults = Vec::new();
+        let mut next = at + lease_duration * 2 + QUIET;
+        if measured == Measured::Term && run >= QUEUE_OUTAGE_RUN {
+            // It begins as soon as every shard has an owner: by the time events are deferred, the
+            // effects of the fault phase are over.
+            let queue_outage_at = at + lease_duration;
+            faults.push((queue_outage_at, Measured::QueueOutage));
+            next = queue_outage_at + QUEUE_OUTAGE + QUEUE_RECOVERY;
+        }
+        faults.push((next, measured));
+        Self {
+            at,
+            lasting: next + measured.lasting() + lease_duration + RECOVERY - at,
+            faults,
+        }
+    }
 }
 
 /// The phases of a run.
@@ -56,10 +85,10 @@ pub(super) struct Phases {
 impl Phases {
     /// Divides a run. It begins and ends with a fault phase; the shortest runs are one fault phase.
     pub(super) fn of(duration: Duration, lease_duration: Duration) -> Self {
-        let quiet = lease_duration * 2 + QUIET;
-        let quiet_phase =
-            |measured: Measured| quiet + measured.lasting() + lease_duration + RECOVERY;
-        let two = quiet_phase(Measured::Kill) + quiet_phase(Measured::Term);
+        let quiet_phase = |at, measured| QuietPhase::new(at, measured, lease_duration, duration);
+        let two =
+            [Measured::Kill, Measured::Term].map(|it| quiet_phase(Duration::ZERO, it).lasting);
+        let two = two.into_iter().sum();
         let fault_phase = (duration.saturating_sub(two) / 3).clamp(MIN_FAULT_PHASE, FAULT_PHASE);
         let mut quiet_phases: Vec<QuietPhase> = Vec::new();
         let mut at = fault_phase;
@@ -70,17 +99,12 @@ impl Phases {
                 n if n % 3 == 1 => Measured::Term,
                 _ => Measured::Outage(SHORT_OUTAGE),
             };
-            let lasting = quiet_phase(measured);
-            if at + lasting + fault_phase / 3 > duration {
+            let quiet_phase = quiet_phase(at, measured);
+            if at + quiet_phase.lasting + fault_phase / 3 > duration {
                 break;
             }
-            quiet_phases.push(QuietPhase {
-                at,
-                lasting,
-                fault_at: at + quiet,
-                measured,
-            });
-            at += lasting + fault_phase;
+            at += quiet_phase.lasting + fault_phase;
+            quiet_phases.push(quiet_phase);
         }
         let quiet_time: Duration = quiet_phases
             .iter()
@@ -110,6 +134,7 @@ impl Measured {
     fn lasting(self) -> Duration {
         match self {
             Self::Kill | Self::Term => Duration::ZERO,
+            Self::QueueOutage => QUEUE_OUTAGE,
             Self::Outage(lasting) | Self::OutageOfAll(lasting) => lasting,
         }
     }
@@ -120,6 +145,11 @@ mod tests {
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(3);
+
+    fn measured(phases: &Phases) -> Vec<Measured> {
+        let faults = phases.quiet_phases.iter().flat_map(|it| &it.faults);
+        faults.map(|(_, measured)| *measured).collect()
+    }
 
     #[test]
     fn short_runs_are_one_fault_phase() {
@@ -132,13 +162,11 @@ mod tests {
     fn a_run_of_a_minute_measures_a_kill_and_a_stop() {
         for (seconds, lease) in [(60, LEASE), (36, Duration::from_secs(2))] {
             let phases = Phases::of(Duration::from_secs(seconds), lease);
-            let measured: Vec<_> = phases
-                .quiet_phases
-                .iter()
-                .map(|quiet_phase| quiet_phase.measured)
-                .collect();
-            assert_eq!(measured, [Measured::Kill, Measured::Term], "{seconds} s");
-            let last = phases.quiet_phases[1];
+            let queue_outage = (seconds >= 60).then_some(Measured::QueueOutage);
+            let expected = [Some(Measured::Kill), queue_outage, Some(Measured::Term)];
+            let expected: Vec<_> = expected.into_iter().flatten().collect();
+            assert_eq!(measured(&phases), expected, "{seconds} s");
+            let last = &phases.quiet_phases[1];
             assert!(last.at + last.lasting < Duration::from_secs(seconds));
         }
     }
@@ -146,34 +174,28 @@ mod tests {
     #[test]
     fn three_minutes_measure_a_kill_a_stop_and_a_long_outage() {
         let phases = Phases::of(LONG_RUN, LEASE);
-        let measured: Vec<_> = phases
-            .quiet_phases
-            .iter()
-            .map(|quiet_phase| quiet_phase.measured)
-            .collect();
         let expected = [
             Measured::Kill,
+            Measured::QueueOutage,
             Measured::Term,
             Measured::OutageOfAll(LONG_OUTAGE),
         ];
-        assert_eq!(measured, expected);
+        assert_eq!(measured(&phases), expected);
     }
 
     #[test]
     fn ten_minutes_have_every_measurement_and_are_mostly_fault_phases() {
         let duration = Duration::from_secs(600);
         let phases = Phases::of(duration, LEASE);
-        for measured in [
+        let measured = measured(&phases);
+        for expected in [
             Measured::Kill,
             Measured::Term,
+            Measured::QueueOutage,
             Measured::Outage(SHORT_OUTAGE),
             Measured::OutageOfAll(LONG_OUTAGE),
         ] {
-            let found = phases
-                .quiet_phases
-                .iter()
-                .any(|quiet_phase| quiet_phase.measured == measured);
-            assert!(found, "{measured:?}");
+            assert!(measured.contains(&expected), "{expected:?}");
         }
         assert!(phases.fault_time > duration / 2, "{:?}", phases.fault_time);
     }

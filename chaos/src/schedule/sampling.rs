@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{API, FIRST_RELAY, Incident, Manner, Plan, Victim};
+use super::phases::QUEUE_OUTAGE;
+use super::{API, FIRST_RELAY, Incident, Manner, Plan, QUEUES, Victim};
 use crate::history::{CloudService, FaultKind};
 
 pub(super) fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> Incident {
@@ -54,6 +55,15 @@ pub(super) fn outage(
         service,
         manner,
         lasting,
+    }
+}
+
+/// Longer than the time after which a relay defers the events of a queue that fails, and one pause
+/// between two attempts.
+pub(super) fn queue_outage(random: &mut fastrand::Rng) -> Incident {
+    Incident::QueueOutage {
+        queue: random.usize(..QUEUES),
+        lasting: QUEUE_OUTAGE.mul_f64(0.94 + 0.06 * random.f64()),
     }
 }
 

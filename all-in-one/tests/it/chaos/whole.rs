@@ -78,6 +78,8 @@ async fn in_time() -> Ended {
             "38s",
             "--lease-duration",
             "2s",
+            "--shards",
+            "2",
             "--seed",
             seed,
         ])

@@ -62,6 +62,25 @@ impl<'a> Measure<'a> {
         shards.filter_map(of_shard).max_by_key(slowest)
     }
 
+    /// Returns, of the events of the queue that were committed and not sent at `at`, the one that
+    /// was accepted last; `None` if there is none. An event that was never sent may be of any
+    /// queue.
+    pub(super) fn last_event(&self, queue: &str, at: u64) -> Option<ExpectedEvent> {
+        let waiting = self.event_timelines.iter().filter(|event| {
+            !event.is_swept
+                && event.committed <= at
+                && event.is_unpublished(at)
+                && event.first.is_none_or(|first| first.queue == queue)
+        });
+        let flowed = waiting.map(|event| event.first.map(|first| first.answered_at));
+        // `None`, an event that was never sent, counts as the last one.
+        let last = flowed.max_by_key(|at| at.unwrap_or(u64::MAX))?;
+        Some(ExpectedEvent {
+            due: at,
+            flowed: last,
+        })
+    }
+
     /// Returns the events of the shard that the stream delivers. An event that was never read may
     /// be in any shard.
     pub(super) fn of_shard(&self, shard: &str) -> impl Iterator<Item = &EventTimeline<'a>> {
