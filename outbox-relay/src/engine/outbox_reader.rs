@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt};
 use outbox::Status;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -16,6 +17,10 @@ use crate::ports::{
 
 /// Maximum number of keys in one look-up. DynamoDB: keys of a `BatchGetItem`.
 const MAX_KEYS: usize = 100;
+
+/// Maximum number of look-ups in flight for one page: its 1,000 events and their predecessors are
+/// up to 20 of them.
+const MAX_REQUESTS: usize = 4;
 
 /// Outbox table as the takeover filter, the sequence gate and the sweeper read it. Failures are
 /// reported to health until a request succeeds.
@@ -92,15 +97,16 @@ impl OutboxReader {
     /// Looks up the statuses of events.
     pub(crate) async fn statuses(&self, keys: BTreeSet<EventKey>) -> EventStatuses {
         let keys: Vec<_> = keys.into_iter().collect();
-        let mut known = HashMap::new();
-        for keys in keys.chunks(MAX_KEYS) {
-            let table = Arc::clone(&self.table);
-            let statuses = self
-                .retry_until_ok(TableOperation::LookUp, || table.statuses(keys))
-                .await;
-            known.extend(keys.iter().cloned().zip(statuses));
-        }
-        EventStatuses(known)
+        let requests: Vec<_> = keys
+            .chunks(MAX_KEYS)
+            .map(|keys| async move {
+                let request = || self.table.statuses(keys);
+                let statuses = self.retry_until_ok(TableOperation::LookUp, request).await;
+                keys.iter().cloned().zip(statuses).collect::<Vec<_>>()
+            })
+            .collect();
+        let known = stream::iter(requests).buffered(MAX_REQUESTS).concat().await;
+        EventStatuses(known.into_iter().collect())
     }
 
     /// Reads a page of the pending index. The index lags behind the table.
