@@ -219,3 +219,20 @@ impl Engine {
         tokio::join!(coordinator::run(ctx, random), publish, backlog.run(stop));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_remembered_aggregates_does_not_grow_with_that_of_the_leases() {
+        for leases in 1..=MAX_REMEMBERED_AGGREGATES / MIN_REMEMBERED_AGGREGATES {
+            let each = EngineConfig::remembered_aggregates(leases);
+            assert!(each * leases <= MAX_REMEMBERED_AGGREGATES, "{leases}");
+        }
+        assert_eq!(
+            EngineConfig::remembered_aggregates(usize::MAX),
+            MIN_REMEMBERED_AGGREGATES
+        );
+    }
+}

@@ -72,7 +72,7 @@ impl OrderGate {
     ) -> Self {
         *shard.sequences() = SequenceTracker::new(remembered_aggregates(ctx));
         Self {
-            outbox: OutboxReader::new(Arc::clone(&ctx.ports.outbox), ctx.status.clone(), random),
+            outbox: OutboxReader::new(ctx, random),
             dispatcher: Dispatcher {
                 shard: Arc::clone(shard),
                 status: ctx.status.clone(),

@@ -8,6 +8,8 @@ use outbox::Status;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::buffer_budget::BufferBudget;
+use super::context::ShardContext;
 use super::health::status::EngineStatus;
 use super::health::table_health::TableOperation;
 use crate::policy::backoff;
@@ -27,6 +29,7 @@ const MAX_REQUESTS: usize = 4;
 pub(crate) struct OutboxReader {
     table: Arc<dyn OutboxTable>,
     status: EngineStatus,
+    budget: BufferBudget,
     random: Mutex<fastrand::Rng>,
 }
 
@@ -82,14 +85,11 @@ impl EventStatuses {
 }
 
 impl OutboxReader {
-    pub(crate) fn new(
-        table: Arc<dyn OutboxTable>,
-        status: EngineStatus,
-        random: fastrand::Rng,
-    ) -> Self {
+    pub(crate) fn new(ctx: &ShardContext, random: fastrand::Rng) -> Self {
         Self {
-            table,
-            status,
+            table: Arc::clone(&ctx.ports.outbox),
+            status: ctx.status.clone(),
+            budget: ctx.budget.clone(),
             random: Mutex::new(random),
         }
     }
@@ -156,7 +156,10 @@ impl OutboxReader {
         let mut monitor = self.status.monitor(operation);
         let mut failures = 0;
         loop {
-            match request().await {
+            let permit = self.budget.reserve_look_up().await;
+            let answer = request().await;
+            drop(permit);
+            match answer {
                 Ok(answer) => return answer,
                 Err(error) => {
                     failures += 1;

@@ -6,6 +6,9 @@ use outbox::timestamp::Timestamp;
 
 use crate::ports::SequenceNumber;
 
+/// Number of records whose memory is kept while none is unsettled.
+const IDLE_CAPACITY: usize = 32;
+
 /// Records of one shard between its checkpoint and the current read position.
 ///
 /// The checkpoint is the end of the contiguous prefix of settled records: published and marked,
@@ -113,6 +116,10 @@ impl CheckpointTracker {
                 self.advance(record.position, record.created_at);
             }
         }
+        // Each of hundreds of shards may have had thousands of unsettled events once.
+        if self.window.is_empty() && self.window.capacity() > IDLE_CAPACITY {
+            self.window = VecDeque::new();
+        }
     }
 
     /// Returns the position up to which every record is settled.
@@ -189,6 +196,18 @@ mod tests {
         assert!(tracker.window.len() <= 2, "{}", tracker.window.len());
         tracker.settle(slow);
         assert_eq!(tracker.checkpoint(), Some(&position(9_999)));
+    }
+
+    #[test]
+    fn a_backlog_that_is_settled_uses_no_memory() {
+        let mut tracker = CheckpointTracker::default();
+        let backlog: Vec<_> = (0..4_000)
+            .map(|n| tracker.track(position(n), at(n)))
+            .collect();
+        for event in backlog {
+            tracker.settle(event);
+        }
+        assert!(tracker.window.capacity() <= IDLE_CAPACITY);
     }
 
     #[test]

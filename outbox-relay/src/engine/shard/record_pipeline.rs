@@ -57,11 +57,7 @@ impl RecordPipeline {
                 ctx.config.lease_duration,
                 ctx.config.max_unsettled(),
             ),
-            outbox: OutboxReader::new(
-                Arc::clone(&ctx.ports.outbox),
-                ctx.status.clone(),
-                random.fork(),
-            ),
+            outbox: OutboxReader::new(&ctx, random.fork()),
         };
         let gate = SequenceGate::new(&ctx, &shard, random.fork());
         let classifier = RecordClassifier {

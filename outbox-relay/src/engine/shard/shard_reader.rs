@@ -57,8 +57,9 @@ pub(super) struct ShardReader {
     is_unread: bool,
     /// No read has succeeded since the last gap. Records that are trimmed before belong to it.
     is_in_gap: bool,
-    /// The last read was successful and empty, so that the next page is small.
-    is_idle: bool,
+    /// The next page may be of any size. The page of a reader that keeps up is small: it contains
+    /// what was written since the last read.
+    is_behind: bool,
     /// Consecutive failures.
     failures: u32,
     /// First of the consecutive reads that did not find the shard.
@@ -82,7 +83,7 @@ impl ShardReader {
             position,
             iterator: None,
             is_in_gap: false,
-            is_idle: false,
+            is_behind: true,
             failures: 0,
             not_found_since: None,
         }
@@ -92,17 +93,19 @@ impl ShardReader {
     pub(super) async fn run(mut self, pages: mpsc::Sender<ReadPage>) {
         let mut pacing = ReadPacing::new(self.ctx.config.poll_min, self.ctx.config.poll_max);
         loop {
-            // Hundreds of idle shards must not delay each other, so that they reserve later.
-            let mut budget = None;
-            if !self.is_idle {
-                budget = Some(self.reserve_page().await);
+            let (id, status) = (&self.shard.id, &self.ctx.status);
+            // Hundreds of shards that keep up must not delay each other, so that they reserve room
+            // once the size of the page is known.
+            let mut permit = None;
+            if self.is_behind {
+                permit = Some(self.ctx.budget.reserve_largest_page(id, status).await);
             }
             let read_at = Instant::now();
             let started_at = self.ctx.clock.now();
             let page = match self.read_page().await {
                 Ok(page) => page,
                 Err(error) => {
-                    drop(budget);
+                    drop(permit);
                     if self.is_end(error).await {
                         return;
                     }
@@ -112,11 +115,15 @@ impl ShardReader {
             self.record_success(&page);
             let has_ended = self.iterator.is_none();
             let interval = pacing.interval_after(page.records.len(), page.bytes);
-            if page.records.is_empty() {
-                budget = None;
-            } else if budget.is_none() {
-                budget = Some(self.reserve_page().await);
-            }
+            self.is_behind = interval.is_zero();
+            let (id, status) = (&self.shard.id, &self.ctx.status);
+            let budget = if page.records.is_empty() {
+                drop(permit);
+                None
+            } else {
+                let budget = &self.ctx.budget;
+                Some(budget.reserve_page(&page, permit, id, status).await)
+            };
             let page = ReadPage {
                 page,
                 started_at,
@@ -130,15 +137,11 @@ impl ShardReader {
         }
     }
 
-    async fn reserve_page(&self) -> OwnedSemaphorePermit {
-        let ctx = &self.ctx;
-        ctx.budget.reserve_page(&self.shard.id, &ctx.status).await
-    }
-
     /// Reads one page. The iterator is `None` afterwards if the shard has ended, and unchanged
     /// after an error.
     async fn read_page(&mut self) -> Result<Page, StreamError> {
         let stream = &self.ctx.ports.stream;
+        let _permit = self.ctx.budget.reserve_read().await;
         let iterator = match &self.iterator {
             Some(iterator) => iterator,
             None => {
@@ -162,7 +165,6 @@ impl ShardReader {
         if let Some(served_at) = page.served_at {
             self.ctx.clock.observe(served_at);
         }
-        self.is_idle = page.records.is_empty();
         if let Some(last) = page.records.last() {
             self.position = Position::After(last.sequence_number.clone());
             self.is_unread = false;
@@ -173,7 +175,7 @@ impl ShardReader {
     /// exist any more.
     async fn is_end(&mut self, error: StreamError) -> bool {
         self.failures += 1;
-        self.is_idle = false;
+        self.is_behind = true;
         let (shard, failures) = (&self.shard.id, self.failures);
         match error {
             StreamError::Expired => self.iterator = None,

@@ -78,11 +78,7 @@ impl Sweeper {
         partition: SweepPartition,
         mut random: fastrand::Rng,
     ) -> Self {
-        let outbox = OutboxReader::new(
-            Arc::clone(&ctx.ports.outbox),
-            ctx.status.clone(),
-            random.fork(),
-        );
+        let outbox = OutboxReader::new(&ctx, random.fork());
         Self {
             ctx,
             shard,
