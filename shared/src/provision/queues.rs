@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::SdkError;
 use aws_sdk_sqs::types::QueueAttributeName;
 use outbox::message::MAX_MESSAGE_BYTES;
 use serde_json::{Value, json};
 
 use super::ProvisionError;
 use crate::aws::Causes;
+use crate::aws::error::{ErrorClass, classify};
 
 /// Receives without a delete after which a message moves to the dead-letter queue.
 pub const MAX_RECEIVES: u32 = 5;
@@ -83,7 +83,7 @@ impl Queue {
         let found = sqs.get_queue_url().queue_name(name).send().await;
         let (url, is_new) = match found {
             Ok(found) => (found.queue_url, false),
-            Err(SdkError::ServiceError(error)) if error.err().is_queue_does_not_exist() => {
+            Err(error) if classify(&error) == ErrorClass::NotFound => {
                 (create(sqs, name, &retention).await?, true)
             }
             Err(error) => return Err(request_error(name, "looked up", &error)),
