@@ -72,9 +72,14 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         tokio::time::sleep(context.grace).await;
     };
     tokio::select! {
-        () = engine.run(context.stop.clone()) => {}
-        () = grace_ended => tracing::warn!("the grace period ended; events in flight may be sent again"),
+        outcome = engine.run(context.stop.clone()) => {
+            admin.abort();
+            outcome.map_err(|error| RunError::Usage(error.to_string()))
+        }
+        () = grace_ended => {
+            tracing::warn!("the grace period ended; events in flight may be sent again");
+            admin.abort();
+            Ok(())
+        }
     }
-    admin.abort();
-    Ok(())
 }

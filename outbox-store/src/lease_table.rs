@@ -32,7 +32,7 @@ pub struct Lease {
     /// Time before which the owner has processed every record of the shard. The stream no longer
     /// delivers an older pending event from this shard.
     pub low_watermark: Option<Timestamp>,
-    /// Time at which the maintenance holder found that the stream no longer has the shard.
+    /// Time at which the lister found that the stream no longer has the shard.
     pub unlisted_at: Option<Timestamp>,
     /// On the lease of a sweeper: number of deferred events by queue, as of its last pass.
     pub deferred: BTreeMap<String, u64>,
@@ -123,6 +123,23 @@ pub trait LeaseTable: Send + Sync {
     /// if this call changed the record, so that exactly one of many instances receives it.
     async fn register_stream(&self, stream: &str) -> Result<Option<String>, LeaseError>;
 
+    /// Returns the stream that the group read before the present one, unless it is forgotten.
+    async fn previous_stream(&self) -> Result<Option<String>, LeaseError>;
+
+    /// Forgets `previous`, once its leases are deleted.
+    async fn forget_previous_stream(&self, previous: &str) -> Result<(), LeaseError>;
+
+    /// Registers this consumer group as the one that reads the table of `stream`, if none is
+    /// registered or `stopped` is. Returns the registered group if it is another one.
+    async fn register_group(
+        &self,
+        stream: &str,
+        stopped: Option<&str>,
+    ) -> Result<Option<String>, LeaseError>;
+
+    /// Returns all leases of another consumer group on `stream`. Strongly consistent.
+    async fn list_of_group(&self, stream: &str, group: &str) -> Result<Leases, LeaseError>;
+
     /// Returns the leases of the shards of `stream` and the maintenance lease, sorted by id, those
     /// before `from` left out. Strongly consistent.
     async fn list(&self, stream: &str, from: Option<&ShardId>) -> Result<Leases, LeaseError>;
@@ -156,7 +173,17 @@ pub trait LeaseTable: Send + Sync {
     /// begins with a sweep.
     async fn request_sweep(&self, stream: &str) -> Result<(), LeaseError>;
 
-    /// Deletes the lease of a shard that is no longer listed, if it has no owner and its epoch is
-    /// still that of `seen`.
+    /// Requests a listing of the stream's shards from the holder of the maintenance lease.
+    async fn request_listing(&self, stream: &str) -> Result<(), LeaseError>;
+
+    /// Records since when the stream no longer has a shard, or with `None`, that it has it.
+    async fn mark_unlisted(
+        &self,
+        stream: &str,
+        shard: &ShardId,
+        since: Option<Timestamp>,
+    ) -> Result<(), LeaseError>;
+
+    /// Deletes a lease if its owner, epoch and heartbeat are still those of `seen`.
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError>;
 }

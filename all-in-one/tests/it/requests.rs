@@ -193,8 +193,8 @@ async fn idle(relay: &Counted, worker: &Counted) {
         // Reads of the leases in two partitions, at most four times per lease duration.
         ("Query", 10.0),
         // Renewals of ten leases, three times per lease duration: a shard, eight sweepers and the
-        // maintenance lease.
-        ("UpdateItem", 35.0),
+        // maintenance lease; and eight heartbeats of the instance.
+        ("UpdateItem", 43.0),
         ("SendMessageBatch", 0.0),
         ("BatchExecuteStatement", 0.0),
     ] {

@@ -190,23 +190,30 @@ fn observe_status(
             gauge.observe(unread.longest_since_read(Instant::now()).as_secs_f64(), &[]);
         })
         .build();
+    // Only the instance that counts for the group exports these three.
     let pending = status.clone();
     meter
         .u64_observable_gauge("outbox_pending_events")
         .with_description(
             "Pending events in the table at the last count; a lower bound for large backlogs.",
         )
-        .with_callback(move |gauge| gauge.observe(pending.pending_events(), &[]))
+        .with_callback(move |gauge| {
+            if let Some(counts) = pending.counts() {
+                gauge.observe(counts.pending, &[]);
+            }
+        })
         .build();
     let oldest = status.clone();
     meter
         .f64_observable_gauge("outbox_oldest_pending_seconds")
         .with_description("Age of the oldest pending event; 0 if there is none.")
         .with_callback(move |gauge| {
-            let age = oldest
-                .oldest_pending()
-                .map_or(0.0, |at| seconds_between(at, clock()));
-            gauge.observe(age, &[]);
+            if let Some(counts) = oldest.counts() {
+                let age = counts
+                    .oldest_pending
+                    .map_or(0.0, |at| seconds_between(at, clock()));
+                gauge.observe(age, &[]);
+            }
         })
         .build();
     let failed = status.clone();
@@ -215,7 +222,11 @@ fn observe_status(
         .with_description(
             "Quarantined events in the table at the last count; a lower bound for large numbers.",
         )
-        .with_callback(move |gauge| gauge.observe(failed.failed_events(), &[]))
+        .with_callback(move |gauge| {
+            if let Some(counts) = failed.counts() {
+                gauge.observe(counts.failed, &[]);
+            }
+        })
         .build();
     let available = status.clone();
     meter

@@ -45,8 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::buffer_budget::BufferBudget;
 use self::context::ShardContext;
-use self::health::backlog_monitor::BacklogMonitor;
-use self::leases::coordinator;
+use self::leases::session;
 use self::metrics::RelayMetrics;
 use self::publish::publisher::Publisher;
 use self::queue_states::QueueStates;
@@ -155,6 +154,21 @@ fn crash(error: JoinError) {
     }
 }
 
+/// Reason for which an instance cannot work beside another running process.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "another running relay has the instance id `{0}`; give each its own RELAY_INSTANCE_ID, or \
+         leave it out"
+    )]
+    InstanceIdInUse(String),
+    #[error(
+        "the consumer group `{0}` reads this outbox table and is running; a table has one group: \
+         set RELAY_CONSUMER_GROUP to `{0}`, or stop its relays first"
+    )]
+    GroupInUse(String),
+}
+
 /// One relay instance.
 #[derive(Debug)]
 pub struct Engine {
@@ -185,16 +199,10 @@ impl Engine {
     /// Runs until `stop` is cancelled; then finishes the requests in flight, writes marks and
     /// checkpoints, and releases the leases (the "graceful shutdown" rule). Dropping the future
     /// instead is a crash: events in flight may be sent again.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Returns an error if another running process keeps this one from working.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), EngineError> {
         let mut random = fastrand::Rng::with_seed(self.config.seed);
         let (commands, received) = mpsc::unbounded_channel();
-        let backlog = BacklogMonitor {
-            table: Arc::clone(&self.ports.outbox),
-            buckets: self.config.buckets,
-            status: self.status.clone(),
-            interval: self.config.sweep_interval,
-            clock: self.config.clock,
-        };
         let release = CancellationToken::new();
         let ctx = ShardContext {
             ports: self.ports,
@@ -207,7 +215,7 @@ impl Engine {
             commands,
             queues: QueueStates::default(),
             directory: ShardDirectory::default(),
-            stop: stop.clone(),
+            stop: stop.child_token(),
             release: release.clone(),
         };
         let publisher = Publisher::new(&ctx, received, random.fork());
@@ -216,7 +224,8 @@ impl Engine {
             // Nothing is in flight any more, so the last checkpoints can be written.
             release.cancel();
         };
-        tokio::join!(coordinator::run(ctx, random), publish, backlog.run(stop));
+        let (outcome, ()) = tokio::join!(session::run(ctx, random), publish);
+        outcome
     }
 }
 

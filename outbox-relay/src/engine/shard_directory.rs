@@ -1,110 +1,101 @@
-//! Shards of the stream as they are currently known.
+//! Shards of the stream as the lease items of the group show them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::sync::Notify;
 
-use crate::ports::{Lease, Shard, ShardId};
+use crate::policy::lease_liveness::MIN_CHECKPOINT_INTERVAL;
+use crate::ports::{Lease, ShardId};
 
-/// Shards as the lister of the group listed them, or as other instances know them from the lease
-/// table, and the children that were found since. Written by the coordinator and read by every
-/// shard.
+/// What the tasks of an instance need to know of all shards. Written by the coordinator after each
+/// list of the leases.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ShardDirectory(Arc<Mutex<Directory>>);
+pub(crate) struct ShardDirectory(Arc<Shared>);
 
 #[derive(Debug, Default)]
+struct Shared {
+    directory: Mutex<Directory>,
+    /// Leases were created, so that the next list is worthwhile at once.
+    has_new_leases: Notify,
+}
+
+#[derive(Debug)]
 struct Directory {
-    shards: Vec<Shard>,
-    /// Shards of the last complete listing of this instance.
-    listed: BTreeSet<ShardId>,
-    /// Start of that listing.
-    listed_at: Option<Instant>,
-    /// A listing was requested before the next regular one.
+    /// Shards that have a child.
+    parents: BTreeSet<ShardId>,
+    /// Shards that the lister of the group did not find in the stream any more.
+    unlisted: BTreeSet<ShardId>,
+    checkpoint_interval: Duration,
     is_listing_requested: bool,
 }
 
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            parents: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
+            checkpoint_interval: MIN_CHECKPOINT_INTERVAL,
+            is_listing_requested: false,
+        }
+    }
+}
+
 impl ShardDirectory {
-    pub(crate) fn shards(&self) -> Vec<Shard> {
-        self.0.lock().shards.clone()
+    /// Returns `true` if the lister did not find `shard` in the stream any more. Requests a listing
+    /// otherwise.
+    pub(crate) fn is_deleted(&self, shard: &ShardId) -> bool {
+        let mut directory = self.0.directory.lock();
+        let is_deleted = directory.unlisted.contains(shard);
+        directory.is_listing_requested |= !is_deleted;
+        is_deleted
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.lock().shards.len()
-    }
-
-    /// Returns `true` if a listing that started after `since` does not contain `shard`. Requests
-    /// such a listing if there is none yet.
-    pub(crate) fn is_deleted(&self, shard: &ShardId, since: Instant) -> bool {
-        let mut directory = self.0.lock();
-        if directory.listed_at.is_none_or(|at| at <= since) {
-            directory.is_listing_requested = true;
-            return false;
-        }
-        !directory.listed.contains(shard)
-    }
-
-    /// Requests a listing before the next regular one.
+    /// Requests a listing before the next regular one, and a look-up of the stream.
     pub(crate) fn request_listing(&self) {
-        self.0.lock().is_listing_requested = true;
+        self.0.directory.lock().is_listing_requested = true;
     }
 
-    pub(crate) fn is_listing_requested(&self) -> bool {
-        self.0.lock().is_listing_requested
+    /// Returns `true` if a listing was requested since the last call.
+    pub(crate) fn take_listing_request(&self) -> bool {
+        std::mem::take(&mut self.0.directory.lock().is_listing_requested)
     }
 
-    /// Withdraws the request when a listing starts.
-    pub(crate) fn clear_request(&self) {
-        self.0.lock().is_listing_requested = false;
+    /// Stores the shards of `leases`, and the interval of checkpoints.
+    pub(crate) fn replace(&self, leases: &[Lease], checkpoint_interval: Duration) {
+        let parents = leases.iter().filter_map(|lease| lease.parent.clone());
+        let parents = parents.collect();
+        let unlisted = leases.iter().filter(|lease| lease.unlisted_at.is_some());
+        let unlisted = unlisted.map(|lease| lease.shard.clone()).collect();
+        let mut directory = self.0.directory.lock();
+        directory.parents = parents;
+        directory.unlisted = unlisted;
+        directory.checkpoint_interval = checkpoint_interval;
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&self) {
-        *self.0.lock() = Directory::default();
+    /// Returns the minimum interval between two checkpoints of a shard.
+    pub(crate) fn checkpoint_interval(&self) -> Duration {
+        self.0.directory.lock().checkpoint_interval
     }
 
-    /// Stores a complete listing that started at `listed_at`.
-    pub(crate) fn replace(&self, shards: Vec<Shard>, listed_at: Instant) {
-        let mut directory = self.0.lock();
-        directory.listed = shards.iter().map(|shard| shard.id.clone()).collect();
-        directory.shards = shards;
-        directory.listed_at = Some(listed_at);
+    /// Returns those of `shards` of which no child is known.
+    pub(crate) fn without_children(&self, shards: &[ShardId]) -> Vec<ShardId> {
+        let directory = self.0.directory.lock();
+        let has_none = |shard: &&ShardId| !directory.parents.contains(*shard);
+        shards.iter().filter(has_none).cloned().collect()
     }
 
-    /// Stores the shards that have a lease, in an instance that does not list the stream.
-    pub(crate) fn replace_by_leases(&self, leases: &[Lease]) {
-        let shards = leases.iter().filter(|lease| lease.shard.is_shard());
-        let shards = shards.map(|lease| Shard {
-            id: lease.shard.clone(),
-            parent: lease.parent.clone(),
-            starts_at: lease.start.clone(),
-        });
-        self.0.lock().shards = shards.collect();
+    /// Announces that `leases` were created.
+    pub(crate) fn announce(&self, leases: &[Lease]) {
+        let parents = leases.iter().filter_map(|lease| lease.parent.clone());
+        self.0.directory.lock().parents.extend(parents);
+        self.0.has_new_leases.notify_one();
     }
 
-    /// Adds a shard. Returns `false` if it is known already.
-    pub(crate) fn insert(&self, shard: &Shard) -> bool {
-        let mut directory = self.0.lock();
-        let is_new = directory.shards.iter().all(|known| known.id != shard.id);
-        if is_new {
-            directory.shards.push(shard.clone());
-        }
-        is_new
-    }
-
-    /// Returns those of `parents` of which no child is known.
-    pub(crate) fn without_children(&self, parents: &[ShardId]) -> Vec<ShardId> {
-        let directory = self.0.lock();
-        let known: BTreeSet<_> = directory
-            .shards
-            .iter()
-            .filter_map(|shard| shard.parent.as_ref())
-            .collect();
-        parents
-            .iter()
-            .filter(|parent| !known.contains(parent))
-            .cloned()
-            .collect()
+    /// Waits until leases were created by this instance.
+    pub(crate) async fn new_leases(&self) {
+        self.0.has_new_leases.notified().await;
     }
 }

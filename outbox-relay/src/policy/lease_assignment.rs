@@ -1,55 +1,24 @@
-//! Decides which shards this instance reads.
+//! Decides which leases are available to this instance (the "lineage" rule).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use outbox::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use super::lease_liveness::LeaseLiveness;
-use crate::ports::{Lease, LeaseState, Shard, ShardId};
+use crate::ports::{Lease, LeaseState, ShardId};
 
 /// View of the lease table by the instance that decides.
 #[derive(Clone, Copy, Debug)]
 pub struct InstanceView<'a> {
     /// Name of the instance in the lease table.
     pub name: &'a str,
-    /// Shards whose leases this process holds.
-    pub held: &'a BTreeSet<ShardId>,
+    /// Items that cannot be parsed. Their shards count as not fully consumed.
+    pub unreadable: &'a BTreeSet<ShardId>,
+    pub liveness: &'a LeaseLiveness,
     pub now: Instant,
     pub lease_duration: Duration,
-}
-
-/// Returns `shards` and, in addition, the shards that other instances have registered in the lease
-/// table since they were listed: those whose parent is known.
-pub fn with_registered(mut shards: Vec<Shard>, leases: &[Lease]) -> Vec<Shard> {
-    let mut known: BTreeSet<_> = shards.iter().map(|shard| shard.id.clone()).collect();
-    loop {
-        let before = shards.len();
-        for lease in leases {
-            if let Some(parent) = &lease.parent
-                && known.contains(parent)
-                && known.insert(lease.shard.clone())
-            {
-                shards.push(Shard {
-                    id: lease.shard.clone(),
-                    parent: lease.parent.clone(),
-                    starts_at: lease.start.clone(),
-                });
-            }
-        }
-        if shards.len() == before {
-            return shards;
-        }
-    }
-}
-
-/// Returns the listed shards that have no lease yet.
-pub fn without_lease<'a>(shards: &'a [Shard], leases: &[Lease]) -> Vec<&'a Shard> {
-    let known: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
-    shards
-        .iter()
-        .filter(|shard| !known.contains(&shard.id))
-        .collect()
 }
 
 /// Returns the leases by generation: each lease comes after that of its parent, if that is among
@@ -71,126 +40,86 @@ pub fn generations(mut leases: Vec<Lease>) -> Vec<Vec<Lease>> {
     generations
 }
 
-/// Returns `true` if the parent of a shard is fully consumed or no longer exists (the "lineage"
-/// rule). A parent no longer exists if it has no lease and a listing contains the child but not the
-/// parent. A parent that has a lease is read first even if it was deleted: its reader finds that
-/// out.
-fn may_start(
-    lease: &Lease,
-    leases: &BTreeMap<&ShardId, &Lease>,
-    listed: &BTreeSet<&ShardId>,
-    liveness: &LeaseLiveness,
-) -> bool {
-    match &lease.parent {
-        None => true,
-        Some(parent) => match leases.get(parent) {
-            Some(parent) => parent.state == LeaseState::Ended,
-            None if listed.contains(&lease.shard) => !listed.contains(parent),
-            None => liveness.is_unlisted(lease),
-        },
+/// Returns `true` if the lease of a shard that is not listed can be deleted: the shard is fully
+/// consumed, and the stream has not had it for `kept`.
+pub fn is_deletable(lease: &Lease, now: Timestamp, kept: Duration) -> bool {
+    let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+    let age = |at: Timestamp| now.as_millis().saturating_sub(at.as_millis());
+    lease.state == LeaseState::Ended
+        && lease.owner.is_none()
+        && lease.unlisted_at.is_some_and(|at| age(at) >= kept)
+}
+
+impl InstanceView<'_> {
+    /// Returns the open leases whose shards may be read: those that an instance owns, and those of
+    /// which the parent is fully consumed or no longer exists (the "lineage" rule).
+    pub fn startable<'b>(&self, leases: &'b [Lease]) -> Vec<&'b Lease> {
+        let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
+        leases
+            .iter()
+            .filter(|lease| lease.state == LeaseState::Open)
+            .filter(|lease| lease.owner.is_some() || self.may_start(lease, &by_shard))
+            .collect()
     }
-}
 
-/// Returns the leases to acquire now, in the order of their shard ids: those without an owner,
-/// those of an earlier process of this instance, and those whose owner's heartbeat has expired.
-/// Leases of unlisted shards are included: their reader finds out whether the shard is too new for
-/// the listing or was trimmed before it was fully consumed.
-pub fn acquirable<'a>(
-    shards: &[Shard],
-    leases: &'a [Lease],
-    liveness: &LeaseLiveness,
-    view: InstanceView<'_>,
-) -> Vec<&'a Lease> {
-    let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
-    let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
-    by_shard
-        .values()
-        .copied()
-        .filter(|lease| lease.state == LeaseState::Open)
-        .filter(|lease| may_start(lease, &by_shard, &listed, liveness))
-        .filter(|lease| is_available(lease, liveness, view))
-        .collect()
-}
-
-/// Returns `true` if another listing is needed: of an available shard it is unknown whether it is
-/// too new for the last listing or was deleted.
-pub fn needs_listing(
-    shards: &[Shard],
-    leases: &[Lease],
-    liveness: &LeaseLiveness,
-    view: InstanceView<'_>,
-) -> bool {
-    let listed: BTreeSet<_> = shards.iter().map(|shard| &shard.id).collect();
-    leases.iter().any(|lease| {
-        lease.state == LeaseState::Open
-            && !listed.contains(&lease.shard)
-            && is_available(lease, liveness, view)
-            && !liveness.is_unlisted(lease)
-    })
-}
-
-/// Returns the lease to request from its owner, if this instance, which holds `held_count` shards,
-/// has at least two fewer than another (the "balance" rule). Only one request is open at a time.
-pub fn lease_to_request<'a>(
-    leases: &'a [Lease],
-    liveness: &LeaseLiveness,
-    held_count: usize,
-    instance: &str,
-    now: Instant,
-    lease_duration: Duration,
-) -> Option<&'a Lease> {
-    if leases
-        .iter()
-        .any(|lease| lease.requests.requested_by.as_deref() == Some(instance))
-    {
-        return None;
-    }
-    let mut by_owner: BTreeMap<&str, Vec<&Lease>> = BTreeMap::new();
-    for lease in leases {
-        if let Some(owner) = lease.owner.as_deref()
-            && owner != instance
-            && lease.shard.is_shard()
-            && lease.state == LeaseState::Open
-            && !liveness.is_expired(lease, now, lease_duration)
-        {
-            by_owner.entry(owner).or_default().push(lease);
-        }
-    }
-    let most = by_owner.values().max_by_key(|leases| leases.len())?;
-    if most.len() < held_count + 2 {
-        return None;
-    }
-    most.iter()
-        .copied()
-        .filter(|lease| lease.requests.requested_by.is_none())
-        .min_by_key(|lease| &lease.shard)
-}
-
-/// Returns the leases that can be deleted: their shard is fully consumed and no longer exists in
-/// the stream. `listed_at` is the start of the last complete listing. A lease is kept for `kept`
-/// after its shard was last listed, so that no other instance can still be processing a listing
-/// that contains the shard: it would create the lease again.
-pub fn deletable<'a>(
-    leases: &'a [Lease],
-    liveness: &LeaseLiveness,
-    listed_at: Instant,
-    kept: Duration,
-) -> Vec<&'a Lease> {
-    leases
-        .iter()
-        .filter(|lease| lease.state == LeaseState::Ended && lease.owner.is_none())
-        .filter(|lease| liveness.is_unlisted_for(lease, listed_at, kept))
-        .collect()
-}
-
-/// Returns `true` if the lease is neither held by this process nor owned by another live instance.
-fn is_available(lease: &Lease, liveness: &LeaseLiveness, view: InstanceView<'_>) -> bool {
-    !view.held.contains(&lease.shard)
-        && match lease.owner.as_deref() {
+    /// A parent no longer exists if it has no lease: the lease of a parent is created before those
+    /// of its children, and deleted after its shard was. A list that is read while leases are
+    /// created may contain a child without its parent, so a new lease starts with the next list.
+    fn may_start(&self, lease: &Lease, by_shard: &BTreeMap<&ShardId, &Lease>) -> bool {
+        match &lease.parent {
             None => true,
-            Some(owner) if owner == view.name => true,
-            Some(_) => liveness.is_expired(lease, view.now, view.lease_duration),
+            Some(parent) => match by_shard.get(parent) {
+                Some(parent) => parent.state == LeaseState::Ended,
+                None => !self.unreadable.contains(parent) && !self.liveness.is_new(lease, self.now),
+            },
         }
+    }
+
+    /// Returns those of `leases` that this instance can acquire: those without an owner, those that
+    /// an earlier process of it owns, and those whose owner's heartbeat has expired. `is_held`
+    /// returns `true` for the leases of this process.
+    pub fn available<'b>(
+        &self,
+        leases: &[&'b Lease],
+        is_held: impl Fn(&ShardId) -> bool,
+    ) -> Vec<&'b Lease> {
+        let is_available = |lease: &Lease| match lease.owner.as_deref() {
+            None => true,
+            Some(owner) if owner == self.name => true,
+            Some(_) => self.is_expired(lease),
+        };
+        leases
+            .iter()
+            .copied()
+            .filter(|lease| !is_held(&lease.shard) && is_available(lease))
+            .collect()
+    }
+
+    /// Returns those of the `available` leases that have been available for a lease duration: the
+    /// instances whose share they belong to do not acquire them.
+    pub fn left_over<'b>(&self, available: &[&'b Lease]) -> Vec<&'b Lease> {
+        let limit = |lease: &Lease| match lease.owner {
+            None => self.lease_duration,
+            // The owner had a lease duration to write a heartbeat.
+            Some(_) => self.longest(lease) * 2,
+        };
+        available
+            .iter()
+            .copied()
+            .filter(|lease| self.liveness.is_expired(lease, self.now, limit(lease)))
+            .collect()
+    }
+
+    /// Returns `true` if the owner of `lease` wrote no heartbeat for a lease duration.
+    pub fn is_expired(&self, lease: &Lease) -> bool {
+        self.liveness
+            .is_expired(lease, self.now, self.lease_duration)
+    }
+
+    fn longest(&self, lease: &Lease) -> Duration {
+        let own = self.lease_duration;
+        lease.lease_duration.map_or(own, |owners| owners.max(own))
+    }
 }
 
 #[cfg(test)]
@@ -203,119 +132,133 @@ mod tests {
         ShardId(name.into())
     }
 
-    fn shard(name: &str, parent: Option<&str>) -> Shard {
-        Shard {
-            id: id(name),
-            parent: parent.map(id),
-            starts_at: None,
-        }
-    }
-
     fn lease(name: &str, parent: Option<&str>) -> Lease {
         Lease::unread(id(name), parent.map(id))
     }
 
-    fn view(held: &BTreeSet<ShardId>, now: Instant) -> InstanceView<'_> {
-        InstanceView {
-            name: "me",
-            held,
-            now,
-            lease_duration: DURATION,
-        }
+    struct Observer {
+        liveness: LeaseLiveness,
+        unreadable: BTreeSet<ShardId>,
+        start: Instant,
     }
 
-    fn acquired(
-        shards: &[Shard],
-        leases: &[Lease],
-        liveness: &LeaseLiveness,
-        now: Instant,
-    ) -> Vec<String> {
-        let held = BTreeSet::new();
-        acquirable(shards, leases, liveness, view(&held, now))
-            .into_iter()
-            .map(|lease| lease.shard.to_string())
-            .collect()
+    impl Observer {
+        fn new() -> Self {
+            Self {
+                liveness: LeaseLiveness::default(),
+                unreadable: BTreeSet::new(),
+                start: Instant::now(),
+            }
+        }
+
+        fn observe(&mut self, leases: &[Lease], after: Duration) {
+            self.liveness.observe(leases.iter(), self.start + after);
+        }
+
+        fn view(&self, after: Duration) -> InstanceView<'_> {
+            InstanceView {
+                name: "me",
+                unreadable: &self.unreadable,
+                liveness: &self.liveness,
+                now: self.start + after,
+                lease_duration: DURATION,
+            }
+        }
+
+        fn available(&self, leases: &[Lease], after: Duration) -> Vec<String> {
+            let view = self.view(after);
+            let startable = view.startable(leases);
+            let available = view.available(&startable, |_| false);
+            available
+                .into_iter()
+                .map(|lease| lease.shard.to_string())
+                .collect()
+        }
     }
 
     #[test]
     fn a_child_waits_for_its_parent() {
-        let shards = [shard("a", None), shard("b", Some("a"))];
         let mut leases = [lease("a", None), lease("b", Some("a"))];
-        let now = Instant::now();
-        assert_eq!(
-            acquired(&shards, &leases, &LeaseLiveness::default(), now),
-            ["a"]
-        );
+        let observer = Observer::new();
+        assert_eq!(observer.available(&leases, Duration::ZERO), ["a"]);
         leases[0].state = LeaseState::Ended;
-        assert_eq!(
-            acquired(&shards, &leases, &LeaseLiveness::default(), now),
-            ["b"]
-        );
+        assert_eq!(observer.available(&leases, Duration::ZERO), ["b"]);
     }
 
     #[test]
-    fn a_child_of_a_trimmed_parent_starts() {
-        let shards = [shard("b", Some("a"))];
+    fn a_child_of_a_parent_without_a_lease_starts_with_the_second_list() {
         let leases = [lease("b", Some("a"))];
-        let now = Instant::now();
-        let mut liveness = LeaseLiveness::default();
-        liveness.observe(&leases, now);
-        assert_eq!(acquired(&shards, &leases, &liveness, now), ["b"]);
-        let old_listing = [];
+        let mut observer = Observer::new();
+        observer.observe(&leases, Duration::ZERO);
+        assert!(observer.available(&leases, Duration::ZERO).is_empty());
+        let later = Duration::from_millis(1);
+        assert_eq!(observer.available(&leases, later), ["b"]);
+        observer.unreadable.insert(id("a"));
         assert!(
-            acquired(&old_listing, &leases, &liveness, now).is_empty(),
-            "without a listing of the child, its parent may still exist"
+            observer.available(&leases, later).is_empty(),
+            "whether the parent is fully consumed is unknown"
         );
-        let held = BTreeSet::new();
-        assert!(needs_listing(
-            &old_listing,
-            &leases,
-            &liveness,
-            view(&held, now)
-        ));
-        liveness.observe_listing(&old_listing, now + DURATION);
-        assert_eq!(
-            acquired(&old_listing, &leases, &liveness, now),
-            ["b"],
-            "both were deleted"
-        );
-    }
-
-    #[test]
-    fn a_deleted_parent_with_a_lease_is_read_first() {
-        let shards = [shard("b", Some("a"))];
-        let leases = [lease("a", None), lease("b", Some("a"))];
-        let now = Instant::now();
-        let liveness = LeaseLiveness::default();
-        assert_eq!(acquired(&shards, &leases, &liveness, now), ["a"]);
     }
 
     #[test]
     fn a_lease_expires_when_its_heartbeat_stops() {
-        let shards = [shard("a", None)];
         let mut leases = [lease("a", None)];
         leases[0].owner = Some("other".to_owned());
-        let start = Instant::now();
-        let mut liveness = LeaseLiveness::default();
-        liveness.observe(&leases, start);
+        let mut observer = Observer::new();
+        observer.observe(&leases, Duration::ZERO);
         leases[0].heartbeat += 1;
-        liveness.observe(&leases, start + DURATION / 2);
-        let almost = start + DURATION / 2 + DURATION - Duration::from_millis(1);
-        assert!(acquired(&shards, &leases, &liveness, almost).is_empty());
-        let expired = start + DURATION / 2 + DURATION;
-        assert_eq!(acquired(&shards, &leases, &liveness, expired), ["a"]);
+        observer.observe(&leases, DURATION / 2);
+        let expires = DURATION / 2 + DURATION;
+        let almost = expires - Duration::from_millis(1);
+        assert!(observer.available(&leases, almost).is_empty());
+        assert_eq!(observer.available(&leases, expires), ["a"]);
     }
 
     #[test]
-    fn unowned_leases_and_those_of_an_earlier_process_are_acquired_at_once() {
-        let shards = [shard("a", None), shard("b", None)];
+    fn unowned_leases_and_those_of_an_earlier_process_are_available_at_once() {
         let mut leases = [lease("a", None), lease("b", None)];
         leases[1].owner = Some("me".to_owned());
-        let now = Instant::now();
-        assert_eq!(
-            acquired(&shards, &leases, &LeaseLiveness::default(), now),
-            ["a", "b"]
+        let observer = Observer::new();
+        assert_eq!(observer.available(&leases, Duration::ZERO), ["a", "b"]);
+    }
+
+    #[test]
+    fn an_available_lease_is_left_over_after_a_lease_duration() {
+        let mut leases = [lease("a", None), lease("b", None)];
+        leases[1].owner = Some("other".to_owned());
+        let mut observer = Observer::new();
+        observer.observe(&leases, Duration::ZERO);
+        let left_over = |after| {
+            let view = observer.view(after);
+            let startable = view.startable(&leases);
+            let available = view.available(&startable, |_| false);
+            view.left_over(&available).len()
+        };
+        assert_eq!(left_over(DURATION - Duration::from_millis(1)), 0);
+        assert_eq!(left_over(DURATION), 1);
+        assert_eq!(left_over(DURATION * 2), 2);
+    }
+
+    #[test]
+    fn leases_of_consumed_and_trimmed_shards_are_deleted_after_a_while() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        let kept = Duration::from_secs(120);
+        let mut ended = lease("a", None);
+        ended.state = LeaseState::Ended;
+        assert!(!is_deletable(&ended, at(1_000), kept), "it is listed");
+        ended.unlisted_at = Some(at(100));
+        assert!(
+            !is_deletable(&ended, at(219), kept),
+            "an older release may still process a listing that contains it"
         );
+        assert!(is_deletable(&ended, at(220), kept));
+        let open = Lease {
+            state: LeaseState::Open,
+            ..ended.clone()
+        };
+        assert!(!is_deletable(&open, at(220), kept), "it is not consumed");
+        ended.owner = Some("other".to_owned());
+        assert!(!is_deletable(&ended, at(220), kept));
     }
 
     #[test]
@@ -336,93 +279,5 @@ mod tests {
             })
             .collect();
         assert_eq!(order, [vec!["a", "y"], vec!["b"], vec!["c"]]);
-    }
-
-    #[test]
-    fn only_shards_without_a_lease_are_registered() {
-        let shards = [shard("a", None), shard("b", None)];
-        let unknown = without_lease(&shards, &[lease("a", None)]);
-        assert_eq!(unknown, [&shards[1]]);
-    }
-
-    #[test]
-    fn shards_that_another_instance_registered_are_known_unless_they_may_be_gone() {
-        let leases = [
-            lease("c", Some("b")),
-            lease("b", Some("a")),
-            lease("z", Some("y")),
-        ];
-        let known = with_registered(vec![shard("a", None)], &leases);
-        assert_eq!(
-            known,
-            [
-                shard("a", None),
-                shard("b", Some("a")),
-                shard("c", Some("b"))
-            ]
-        );
-    }
-
-    fn owned(name: &str, owner: &str) -> Lease {
-        Lease {
-            owner: Some(owner.to_owned()),
-            ..lease(name, None)
-        }
-    }
-
-    fn requested(leases: &[Lease], held_count: usize) -> Option<String> {
-        lease_to_request(
-            leases,
-            &LeaseLiveness::default(),
-            held_count,
-            "me",
-            Instant::now(),
-            DURATION,
-        )
-        .map(|lease| lease.shard.to_string())
-    }
-
-    #[test]
-    fn an_instance_with_too_few_shards_requests_one_from_the_largest_owner() {
-        let mut leases = vec![owned("a", "x"), owned("b", "y"), owned("c", "y")];
-        assert_eq!(requested(&leases, 0), Some("b".to_owned()));
-        assert_eq!(
-            requested(&leases, 1),
-            None,
-            "a difference of one is balanced"
-        );
-        leases[1].requests.requested_by = Some("another".to_owned());
-        assert_eq!(requested(&leases, 0), Some("c".to_owned()));
-        leases[2].requests.requested_by = Some("me".to_owned());
-        assert_eq!(requested(&leases, 0), None, "one request at a time");
-    }
-
-    #[test]
-    fn the_sweeper_lease_does_not_count_as_a_shard() {
-        let leases = [owned("sweeper", "x"), owned("a", "x")];
-        assert_eq!(requested(&leases, 0), None);
-    }
-
-    #[test]
-    fn leases_of_consumed_and_trimmed_shards_are_deleted_after_a_while() {
-        let mut leases = [lease("a", None), lease("b", None), owned("c", "x")];
-        for lease in &mut leases {
-            lease.state = LeaseState::Ended;
-        }
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let kept = Duration::from_secs(30);
-        let mut liveness = LeaseLiveness::default();
-        liveness.observe(&leases, at(0));
-        let shards = [shard("a", None)];
-        liveness.observe_listing(&shards, at(0));
-        liveness.observe_listing(&shards, at(10));
-        assert!(
-            deletable(&leases, &liveness, at(39), kept).is_empty(),
-            "another instance may still process a listing that contains it"
-        );
-        assert_eq!(deletable(&leases, &liveness, at(40), kept), [&leases[1]]);
-        liveness.observe_listing(&[shard("a", None), shard("b", None)], at(40));
-        assert!(deletable(&leases, &liveness, at(99), kept).is_empty());
     }
 }

@@ -5,8 +5,9 @@
 //! event then passes [`sequence_tracker`] (per-aggregate order), [`send_scheduler`], on failure
 //! [`error_policy`] (error classes), [`mark_queue`], and at last [`checkpoint_tracker`] (publish →
 //! mark → checkpoint). Leases are the subject of [`lease_liveness`] (fencing),
-//! [`lease_assignment`] (lineage, balance) and [`lineage`] (gap); pending events in the table, of
-//! [`sweep_policy`] (sweeper). [`backoff`], [`circuit_breaker`] and [`recent_map`] are their tools.
+//! [`lease_assignment`] (lineage), [`lease_balance`] (balance) and [`lineage`] (gap); pending
+//! events in the table, of [`sweep_policy`] (sweeper). [`backoff`], [`circuit_breaker`] and
+//! [`recent_map`] are their tools.
 
 pub mod backoff;
 pub mod caught_up;
@@ -15,6 +16,7 @@ pub mod circuit_breaker;
 pub mod error_policy;
 pub mod event_source;
 pub mod lease_assignment;
+pub mod lease_balance;
 pub mod lease_liveness;
 pub mod lineage;
 pub mod mark_queue;

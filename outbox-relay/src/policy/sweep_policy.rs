@@ -1,23 +1,21 @@
 //! Decides which pending events the sweeper may publish: those that every shard reader has passed,
 //! so that the stream can no longer deliver them (the "sweeper" rule).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 
-use crate::ports::{Lease, LeaseState, Shard};
+use crate::ports::{Lease, LeaseState};
 
-/// Returns the lowest low-water mark of all listed shards: every record created before it is
-/// settled. Returns `None` if a shard has no low-water mark yet, or if no shard is listed.
-pub fn low_watermark(shards: &[Shard], leases: &[Lease]) -> Option<Timestamp> {
-    let by_shard: BTreeMap<_, _> = leases.iter().map(|lease| (&lease.shard, lease)).collect();
-    let parents: BTreeSet<_> = shards.iter().filter_map(|s| s.parent.as_ref()).collect();
+/// Returns the lowest low-water mark of all shards that have a lease: every record created before
+/// it is settled. Returns `None` if a shard has no low-water mark yet, or if no shard has a lease.
+pub fn low_watermark(leases: &[Lease]) -> Option<Timestamp> {
+    let parents: BTreeSet<_> = leases.iter().filter_map(|l| l.parent.as_ref()).collect();
     let mut lowest = None;
-    for shard in shards {
-        let lease = by_shard.get(&shard.id)?;
+    for lease in leases.iter().filter(|lease| lease.shard.is_shard()) {
         // The children of a fully consumed shard stand for it once they are known.
-        if lease.state == LeaseState::Open || !parents.contains(&shard.id) {
+        if lease.state == LeaseState::Open || !parents.contains(&lease.shard) {
             let mark = lease.low_watermark?;
             lowest = Some(lowest.map_or(mark, |lowest: Timestamp| lowest.min(mark)));
         }
@@ -83,14 +81,6 @@ mod tests {
         Timestamp::from_millis(seconds * 1000)
     }
 
-    fn shard(name: &str) -> Shard {
-        Shard {
-            id: ShardId(name.into()),
-            parent: None,
-            starts_at: None,
-        }
-    }
-
     fn lease(name: &str, low_watermark: Option<Timestamp>) -> Lease {
         Lease {
             low_watermark,
@@ -100,30 +90,25 @@ mod tests {
 
     #[test]
     fn the_slowest_shard_determines_the_low_water_mark() {
-        let shards = [shard("a"), shard("b")];
         let mut leases = [lease("a", Some(at(9))), lease("b", Some(at(5)))];
-        assert_eq!(low_watermark(&shards, &leases), Some(at(5)));
+        assert_eq!(low_watermark(&leases), Some(at(5)));
         leases[0].low_watermark = None;
-        assert_eq!(low_watermark(&shards, &leases), None);
+        assert_eq!(low_watermark(&leases), None);
     }
 
     #[test]
     fn an_ended_shard_holds_the_mark_back_until_its_children_are_known() {
-        let child = Shard {
-            parent: Some(shard("a").id),
-            ..shard("b")
-        };
         let mut leases = [lease("a", Some(at(5))), lease("b", Some(at(9)))];
         leases[0].state = LeaseState::Ended;
-        assert_eq!(low_watermark(&[shard("a")], &leases), Some(at(5)));
-        assert_eq!(low_watermark(&[shard("a"), child], &leases), Some(at(9)));
+        assert_eq!(low_watermark(&leases), Some(at(5)));
+        leases[1].parent = Some(leases[0].shard.clone());
+        assert_eq!(low_watermark(&leases), Some(at(9)));
     }
 
     #[test]
-    fn a_shard_without_a_lease_stops_the_sweeper() {
-        let leases = [lease("a", Some(at(9)))];
-        assert_eq!(low_watermark(&[shard("a"), shard("new")], &leases), None);
-        assert_eq!(low_watermark(&[], &leases), None);
+    fn without_a_shard_there_is_no_low_water_mark() {
+        assert_eq!(low_watermark(&[]), None);
+        assert_eq!(low_watermark(&[lease("sweeper", Some(at(9)))]), None);
     }
 
     #[test]

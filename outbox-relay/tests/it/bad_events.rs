@@ -213,10 +213,11 @@ async fn a_quarantine_is_counted_once_when_it_is_written_or_read_repeatedly() {
         }
     });
     stage.put(changed("a", "payload", text("{"))).await;
-    let first = stage.relay_behind(&proxy, &[]).await;
+    let mut first = stage.relay_behind(&proxy, &[]).await;
     until_answer(&first, "/metrics", 200, &format!("{COUNT} 1\n")).await;
 
-    // Another group reads it again.
+    // Another group reads it again, once this one has stopped.
+    assert!(first.terminate().await.unwrap().success());
     let second = stage.relay(&[("RELAY_CONSUMER_GROUP", "other")]).await;
     let log = eventually(DEADLINE, || async {
         let log = second.log();

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use shared::provision::{self, Table};
 
-use crate::support::{Stage, event, ids, string, text};
+use crate::support::{Stage, event, ids, string, text, until_answer};
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -141,6 +141,8 @@ async fn metrics_count_published_events() {
     let relay = stage.relay(&[]).await;
     stage.put(event("o-1", 1)).await;
     stage.until_status("o-1", 1, "PUBLISHED").await;
+    // The last of the counts.
+    until_answer(&relay, "/metrics", 200, "\noutbox_failed_events ").await;
     let metrics = reqwest::get(relay.url("/metrics"))
         .await
         .unwrap()

@@ -87,7 +87,7 @@ async fn a_clock_a_day_ahead_does_not_move_the_low_water_mark_ahead() {
     let passed: Timestamp = string(&lease, "passed").unwrap().parse().unwrap();
     let ahead = passed.as_millis() - Timestamp::now().as_millis();
     stop.cancel();
-    running.await.unwrap();
+    running.await.unwrap().unwrap();
     assert!(ahead < TOLERANCE_MILLIS, "{ahead} ms ahead");
 
     // Its successor, whose clock is right, publishes and sweeps.

@@ -17,7 +17,6 @@ impl Faults {
         "records trimmed",
         "shard trimmed",
         "stream re-created",
-        "transfer requested",
         "no child filter",
         "shard listed late",
         "listing throttled",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox::Buckets;
-use outbox_relay::engine::{Engine, EngineConfig, EngineStatus};
+use outbox_relay::engine::{Engine, EngineConfig, EngineError, EngineStatus};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ pub(crate) struct Instance {
 /// One start of the process.
 struct Running {
     name: String,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), EngineError>>,
     status: EngineStatus,
     gaps: Gaps,
 }
@@ -187,11 +187,18 @@ impl Instance {
             let abort = running.task.abort_handle();
             let stopped = tokio::time::timeout(SETTLE_LIMIT, running.task).await;
             let mut world = locked(&self.world);
-            if stopped.is_err() {
-                abort.abort();
-                world
-                    .violations
-                    .push(format!("{} did not stop", running.name));
+            match stopped {
+                Ok(Ok(Ok(()))) => {}
+                Ok(ended) => {
+                    let ended = format!("{} ended with {ended:?}", running.name);
+                    world.violations.push(ended);
+                }
+                Err(_) => {
+                    abort.abort();
+                    world
+                        .violations
+                        .push(format!("{} did not stop", running.name));
+                }
             }
             world.check_gap(&running.name, running.gaps.count());
         }

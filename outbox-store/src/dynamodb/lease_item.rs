@@ -28,6 +28,7 @@ pub(super) mod attribute {
     pub(in crate::dynamodb) const SWEEP_REQUESTED: &str = "sweep_requested";
     pub(in crate::dynamodb) const LISTING_REQUESTED: &str = "listing_requested";
     pub(in crate::dynamodb) const STREAM_ARN: &str = "stream_arn";
+    pub(in crate::dynamodb) const PREVIOUS_STREAM: &str = "previous_stream";
 }
 
 const OPEN: &str = "OPEN";

@@ -31,6 +31,10 @@ use crate::{
 /// the group reads.
 const GROUP: &str = "group";
 
+/// Sort key of the item, in a partition named like the table's ARN, that records which consumer
+/// group reads the table.
+const REGISTRATION: &str = "registration";
+
 #[derive(Debug)]
 pub struct DynamoDbLeaseTable {
     /// Reads, which the SDK may retry.
@@ -66,11 +70,11 @@ impl DynamoDbLeaseTable {
     }
 
     fn shard_partition(&self, stream: &str) -> String {
-        format!("{}|{stream}", self.group)
+        shard_partition(&self.group, stream)
     }
 
     fn maintenance_partition(&self, stream: &str) -> String {
-        format!("{}|{stream}|maintenance", self.group)
+        maintenance_partition(&self.group, stream)
     }
 
     /// Returns the leases of the shards of `stream` and the maintenance lease, with an error that
@@ -136,12 +140,22 @@ impl DynamoDbLeaseTable {
         id: &ShardId,
         update: Update,
     ) -> Result<HashMap<String, AttributeValue>, LeaseError> {
+        let partition = self.partition(stream, id);
+        self.update_item(partition, &id.0, update).await
+    }
+
+    async fn update_item(
+        &self,
+        partition: String,
+        sort_key: &str,
+        update: Update,
+    ) -> Result<HashMap<String, AttributeValue>, LeaseError> {
         let request = self
             .writer
             .update_item()
             .table_name(&self.table)
-            .key(attribute::STREAM, text_value(self.partition(stream, id)))
-            .key(attribute::LEASE, text_value(id))
+            .key(attribute::STREAM, text_value(partition))
+            .key(attribute::LEASE, text_value(sort_key))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(OnConditionFailure::AllOld);
         let updated = update.apply(request).send().await;
@@ -149,6 +163,21 @@ impl DynamoDbLeaseTable {
             .map(|output| output.attributes.unwrap_or_default())
             .map_err(update_error)
     }
+}
+
+fn shard_partition(group: &str, stream: &str) -> String {
+    format!("{group}|{stream}")
+}
+
+fn maintenance_partition(group: &str, stream: &str) -> String {
+    format!("{group}|{stream}|maintenance")
+}
+
+/// Returns the ARN of the table whose stream this is.
+fn table_of(stream: &str) -> &str {
+    stream
+        .split_once("/stream/")
+        .map_or(stream, |(table, _)| table)
 }
 
 #[async_trait]
@@ -161,8 +190,9 @@ impl LeaseTable for DynamoDbLeaseTable {
             .key(attribute::STREAM, text_value(&self.group))
             .key(attribute::LEASE, text_value(GROUP))
             .condition_expression("attribute_not_exists(#arn) OR #arn <> :arn")
-            .update_expression("SET #arn = :arn")
+            .update_expression("SET #previous = if_not_exists(#arn, :arn), #arn = :arn")
             .expression_attribute_names("#arn", attribute::STREAM_ARN)
+            .expression_attribute_names("#previous", attribute::PREVIOUS_STREAM)
             .expression_attribute_values(":arn", text_value(stream))
             .return_values(ReturnValue::UpdatedOld)
             .send()
@@ -175,6 +205,88 @@ impl LeaseTable for DynamoDbLeaseTable {
             Err(LeaseError::Lost(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn previous_stream(&self) -> Result<Option<String>, LeaseError> {
+        let read = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key(attribute::STREAM, text_value(&self.group))
+            .key(attribute::LEASE, text_value(GROUP))
+            .projection_expression("#previous")
+            .expression_attribute_names("#previous", attribute::PREVIOUS_STREAM)
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let item = read.item.unwrap_or_default();
+        Ok(text(&item, attribute::PREVIOUS_STREAM))
+    }
+
+    async fn forget_previous_stream(&self, previous: &str) -> Result<(), LeaseError> {
+        let update = Update::default()
+            .remove(attribute::PREVIOUS_STREAM)
+            .when_text(attribute::PREVIOUS_STREAM, Some(previous));
+        match self.update_item(self.group.clone(), GROUP, update).await {
+            Ok(_) | Err(LeaseError::Lost(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn register_group(
+        &self,
+        stream: &str,
+        stopped: Option<&str>,
+    ) -> Result<Option<String>, LeaseError> {
+        let mut request = self
+            .writer
+            .update_item()
+            .table_name(&self.table)
+            .key(attribute::STREAM, text_value(table_of(stream)))
+            .key(attribute::LEASE, text_value(REGISTRATION))
+            .update_expression("SET #owner = :own")
+            .expression_attribute_names("#owner", attribute::OWNER)
+            .expression_attribute_values(":own", text_value(&self.group))
+            .return_values_on_condition_check_failure(OnConditionFailure::AllOld);
+        request = match stopped {
+            None => request.condition_expression("attribute_not_exists(#owner) OR #owner = :own"),
+            Some(stopped) => request
+                .condition_expression("#owner IN (:own, :stopped)")
+                .expression_attribute_values(":stopped", text_value(stopped)),
+        };
+        let error = match request.send().await {
+            Ok(_) => return Ok(None),
+            Err(error) => error,
+        };
+        let UpdateItemError::ConditionalCheckFailedException(failed) =
+            (match error.as_service_error() {
+                Some(error) => error,
+                None => return Err(unavailable(&error)),
+            })
+        else {
+            return Err(unavailable(&error));
+        };
+        let registered = failed
+            .item
+            .as_ref()
+            .and_then(|item| text(item, attribute::OWNER));
+        match registered {
+            Some(registered) => Ok(Some(registered)),
+            // The group that was registered has left no name; the next attempt registers this one.
+            None => Err(LeaseError::Lost(None)),
+        }
+    }
+
+    async fn list_of_group(&self, stream: &str, group: &str) -> Result<Leases, LeaseError> {
+        let (mut all, maintenance) = futures::try_join!(
+            self.query(shard_partition(group, stream), None),
+            self.query(maintenance_partition(group, stream), None),
+        )
+        .map_err(|error| LeaseError::Unavailable(error.to_string()))?;
+        all.leases.extend(maintenance.leases);
+        all.unreadable.extend(maintenance.unreadable);
+        Ok(all)
     }
 
     async fn list(&self, stream: &str, from: Option<&ShardId>) -> Result<Leases, LeaseError> {
@@ -293,7 +405,41 @@ impl LeaseTable for DynamoDbLeaseTable {
         try_join_all(requests).await.map(drop)
     }
 
+    async fn request_listing(&self, stream: &str) -> Result<(), LeaseError> {
+        let update = Update::default()
+            .set(attribute::LISTING_REQUESTED, text_value(Timestamp::now()))
+            .when_exists(attribute::LEASE, true);
+        let maintenance = ShardId(MAINTENANCE.into());
+        match self.update(stream, &maintenance, update).await {
+            Ok(_) | Err(LeaseError::Lost(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn mark_unlisted(
+        &self,
+        stream: &str,
+        shard: &ShardId,
+        since: Option<Timestamp>,
+    ) -> Result<(), LeaseError> {
+        let update = Update::default()
+            .set_or_remove(attribute::UNLISTED_AT, since.map(text_value))
+            .when_exists(attribute::LEASE, true);
+        self.update(stream, shard, update).await.map(drop)
+    }
+
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
+        let mut values = HashMap::from([
+            (":epoch".to_owned(), number_value(seen.epoch)),
+            (":beat".to_owned(), number_value(seen.heartbeat)),
+        ]);
+        let owner = match &seen.owner {
+            Some(owner) => {
+                values.insert(":owner".to_owned(), text_value(owner));
+                "#owner = :owner"
+            }
+            None => "attribute_not_exists(#owner)",
+        };
         let removed = self
             .writer
             .delete_item()
@@ -303,10 +449,11 @@ impl LeaseTable for DynamoDbLeaseTable {
                 text_value(self.partition(stream, &seen.shard)),
             )
             .key(attribute::LEASE, text_value(&seen.shard))
-            .condition_expression("attribute_not_exists(#owner) AND #epoch = :epoch")
+            .condition_expression(format!("{owner} AND #epoch = :epoch AND #beat = :beat"))
             .expression_attribute_names("#owner", attribute::OWNER)
             .expression_attribute_names("#epoch", attribute::EPOCH)
-            .expression_attribute_values(":epoch", number_value(seen.epoch))
+            .expression_attribute_names("#beat", attribute::HEARTBEAT)
+            .set_expression_attribute_values(Some(values))
             .send()
             .await;
         match removed {

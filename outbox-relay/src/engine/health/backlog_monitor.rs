@@ -6,40 +6,56 @@ use std::time::Duration;
 use outbox::Buckets;
 use outbox::timestamp::Timestamp;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
-use super::status::EngineStatus;
+use super::status::{Counts, EngineStatus};
+use crate::engine::EngineConfig;
 use crate::ports::{OutboxTable, TableError};
 
 pub(crate) struct BacklogMonitor {
-    pub(crate) table: Arc<dyn OutboxTable>,
-    pub(crate) buckets: Buckets,
-    pub(crate) status: EngineStatus,
+    table: Arc<dyn OutboxTable>,
+    buckets: Buckets,
+    status: EngineStatus,
     /// Pause between two counts.
-    pub(crate) interval: Duration,
-    pub(crate) clock: fn() -> Timestamp,
+    interval: Duration,
+    clock: fn() -> Timestamp,
+}
+
+/// Removes the counts when the monitor ends, because another instance counts from then on.
+struct ForgetOnDrop(EngineStatus);
+
+impl Drop for ForgetOnDrop {
+    fn drop(&mut self) {
+        self.0.forget_counts();
+    }
 }
 
 impl BacklogMonitor {
-    /// Counts at every interval until `stop` is cancelled.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) fn new(
+        table: Arc<dyn OutboxTable>,
+        config: &EngineConfig,
+        status: EngineStatus,
+    ) -> Self {
+        Self {
+            table,
+            buckets: config.buckets,
+            status,
+            interval: config.sweep_interval,
+            clock: config.clock,
+        }
+    }
+
+    /// Counts at every interval until dropped.
+    pub(crate) async fn run(self) {
+        let _forget = ForgetOnDrop(self.status.clone());
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                counted = self.count() => if let Err(error) = counted {
-                    tracing::warn!(
-                        %error,
-                        "pending and quarantined events could not be counted; the gauges keep their last values"
-                    );
-                }
+            ticks.tick().await;
+            if let Err(error) = self.count().await {
+                tracing::warn!(
+                    %error,
+                    "pending and quarantined events could not be counted; the gauges keep their last values"
+                );
             }
         }
     }
@@ -59,8 +75,12 @@ impl BacklogMonitor {
         } else {
             0
         };
-        self.status.record_pending(count, oldest, (self.clock)());
-        self.status.record_failed(self.table.count_failed().await?);
+        let counts = Counts {
+            pending: count,
+            oldest_pending: oldest,
+            failed: self.table.count_failed().await?,
+        };
+        self.status.record_counts(counts, (self.clock)());
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 mod checks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,9 +40,20 @@ struct State {
     unowned: BTreeMap<ShardId, Instant>,
     /// Time of the last lease acquisition.
     acquired_at: Option<Instant>,
-    pending: u64,
-    oldest_pending: Option<Timestamp>,
-    failed: u64,
+    /// Lease items that cannot be parsed.
+    unreadable: BTreeSet<ShardId>,
+    /// Last counts, if this instance counts for the group.
+    counts: Option<Counts>,
+}
+
+/// Counts of the events in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub pending: u64,
+    /// Time at which the oldest pending event occurred.
+    pub oldest_pending: Option<Timestamp>,
+    /// Number of quarantined events. Very large numbers are lower bounds.
+    pub failed: u64,
 }
 
 #[derive(Debug)]
@@ -81,9 +92,8 @@ impl EngineStatus {
                 coordination: None,
                 unowned: BTreeMap::new(),
                 acquired_at: None,
-                pending: 0,
-                oldest_pending: None,
-                failed: 0,
+                unreadable: BTreeSet::new(),
+                counts: None,
             })),
             table: TableHealth::default(),
             lease_duration,
@@ -217,14 +227,20 @@ impl EngineStatus {
             .collect();
     }
 
-    /// Records a count of pending events at `at` (wall clock).
-    pub(crate) fn record_pending(&self, count: u64, oldest: Option<Timestamp>, at: Timestamp) {
-        {
-            let mut state = self.state.lock();
-            state.pending = count;
-            state.oldest_pending = oldest;
-        }
-        self.history.lock().record_pending(count, at);
+    /// Records the lease items that cannot be parsed.
+    pub(crate) fn record_unreadable(&self, leases: &BTreeSet<ShardId>) {
+        self.state.lock().unreadable.clone_from(leases);
+    }
+
+    /// Records counts that were made at `at` (wall clock).
+    pub(crate) fn record_counts(&self, counts: Counts, at: Timestamp) {
+        self.state.lock().counts = Some(counts);
+        self.history.lock().record_pending(counts.pending, at);
+    }
+
+    /// Forgets the counts, because another instance counts from now on.
+    pub(crate) fn forget_counts(&self) {
+        self.state.lock().counts = None;
     }
 
     pub(crate) fn record_published(&self, record: PublishRecord) {
@@ -233,11 +249,6 @@ impl EngineStatus {
 
     pub(crate) fn record_quarantined(&self, at: Timestamp) {
         self.history.lock().record_quarantined(at);
-    }
-
-    /// Records a count of quarantined events.
-    pub(crate) fn record_failed(&self, count: u64) {
-        self.state.lock().failed = count;
     }
 
     /// Returns the events that were published after number `seen` and are still in the history,
@@ -268,20 +279,10 @@ impl EngineStatus {
             .unwrap_or_default()
     }
 
-    /// Returns the number of pending events at the last count.
-    pub fn pending_events(&self) -> u64 {
-        self.state.lock().pending
-    }
-
-    /// Returns the number of quarantined events at the last count. Very large numbers are lower
-    /// bounds.
-    pub fn failed_events(&self) -> u64 {
-        self.state.lock().failed
-    }
-
-    /// Returns the time at which the oldest pending event occurred.
-    pub fn oldest_pending(&self) -> Option<Timestamp> {
-        self.state.lock().oldest_pending
+    /// Returns the last counts of the events in the table, or `None` if another instance of the
+    /// group counts them.
+    pub fn counts(&self) -> Option<Counts> {
+        self.state.lock().counts
     }
 }
 

@@ -1,7 +1,6 @@
-//! Lease coordinator: polls shards and leases, acquires available leases, and lets the balancer
-//! request one if none is available.
+//! Lease coordinator: polls the leases of one stream, acquires those that belong to the share of
+//! this instance, and gives up the others (the "balance" rule).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,164 +8,142 @@ use futures::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::lease_balancer::LeaseBalancer;
-use super::lease_renewer::LeaseEnd;
-use super::lease_sync::{MAX_LEASE_REQUESTS, duties, sync_leases};
+use super::lease_balancer::{HeldLeases, divide_maintenance, divide_shards};
+use super::lease_creation::{MAX_LEASE_REQUESTS, create_leases, create_maintenance_leases};
+use super::lease_reader::{GroupLeases, LeaseReader};
+use super::lease_renewer::{LeaseEnd, ShardSignals};
 use super::shard_consumer::run_shard;
-use super::shard_discovery::{DiscoveryOutcome, ShardDiscovery};
 use crate::engine::context::ShardContext;
 use crate::engine::crash;
-use crate::engine::publish::sweep_requests;
-use crate::policy::backoff;
-use crate::policy::lease_assignment::{InstanceView, acquirable, needs_listing, with_registered};
-use crate::policy::lease_liveness::LeaseLiveness;
-use crate::ports::{Lease, LeaseError, LeaseRequests, Shard, ShardId, maintenance_id};
+use crate::policy::lease_assignment::InstanceView;
+use crate::policy::lease_liveness::{LeaseLiveness, MIN_CHECKPOINT_INTERVAL};
+use crate::ports::{Lease, LeaseError, LeaseRequests, ShardId, maintenance_id};
 
 /// Interval between two polls of the leases, so that a released lease is acquired soon, and the
-/// time added for every lease, as a poll reads all of them. The interval never exceeds a quarter of
-/// the lease duration.
+/// time added for every open lease, as a poll reads all of them. The interval never exceeds a
+/// quarter of the lease duration.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
 const POLL_INTERVAL_PER_LEASE: Duration = Duration::from_millis(1);
 
-/// Coordinates the leases until the engine stops and every lease is released.
-pub(crate) async fn run(mut ctx: ShardContext, mut random: fastrand::Rng) {
-    while let Some(stream) = locate(&ctx, &mut random).await {
-        ctx.stream = stream;
-        let mut coordinator = LeaseCoordinator {
-            ctx: ctx.clone(),
-            random: random.fork(),
-            discovery: ShardDiscovery::new(&ctx),
-            liveness: LeaseLiveness::default(),
-            lease_count: 0,
-            held: BTreeSet::new(),
-            consumers: JoinSet::new(),
-        };
-        let reason = tokio::select! {
-            biased;
-            reason = coordinator.coordinate() => reason,
-            never = sweep_requests::run(&ctx) => match never {},
-        };
-        if let StopReason::Stopping = reason {
-            while let Some(ended) = coordinator.consumers.join_next().await {
-                coordinator.remove_consumer(ended);
-            }
-            break;
-        }
-        // The shards of the old stream no longer exist; the sweeper of the new one publishes what
-        // was not read of them.
-        coordinator.consumers.shutdown().await;
-    }
-    ctx.release.cancelled().await;
-}
+/// Interval between two look-ups of the table's stream, which may be another one.
+const LOCATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Waits until the table has a stream, and returns its ARN, or `None` if the engine stops before.
-async fn locate(ctx: &ShardContext, random: &mut fastrand::Rng) -> Option<Arc<str>> {
-    let mut failures = 0;
-    loop {
-        tokio::select! {
-            biased;
-            () = ctx.stop.cancelled() => return None,
-            located = ctx.ports.stream.locate() => match located {
-                Ok(stream) => {
-                    ctx.status.record_stream(Ok(()));
-                    tracing::info!(%stream, "stream found");
-                    return Some(stream);
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    ctx.status.record_stream(Err(reason.clone()));
-                    ctx.status.record_coordination(Err(reason), Instant::now());
-                    failures += 1;
-                    tracing::warn!(%error, "outbox stream is not available; retrying");
-                }
-            }
-        }
-        tokio::select! {
-            biased;
-            () = ctx.stop.cancelled() => return None,
-            () = tokio::time::sleep(backoff::delay(failures, random.f64())) => {}
-        }
-    }
-}
+/// Minimum interval between two look-ups and requested listings.
+const MIN_LOCATE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Maximum number of shards whose children are requested individually at once. A listing finds the
+/// children of more shards with fewer requests.
+const MAX_CHILD_REQUESTS: usize = 4;
+
+/// Time after which the item of a member that is not alive is deleted, in lease durations.
+const MEMBER_KEPT: u32 = 10;
 
 /// Reason for which a coordinator ended.
-enum StopReason {
+pub(super) enum StopReason {
     Stopping,
     /// The table has another stream now.
     StreamChanged,
 }
 
-/// Outcome of a poll.
-enum PollOutcome {
-    StreamChanged,
-    /// Leases to acquire.
-    Acquirable(Vec<Lease>),
-}
-
 /// Coordinator of the leases of one stream.
-struct LeaseCoordinator {
+pub(super) struct LeaseCoordinator {
     ctx: ShardContext,
     random: fastrand::Rng,
-    discovery: ShardDiscovery,
+    reader: LeaseReader,
     liveness: LeaseLiveness,
-    /// Number of leases at the last poll.
-    lease_count: usize,
-    held: BTreeSet<ShardId>,
+    /// Number of open leases at the last poll.
+    open: usize,
+    held: HeldLeases,
     consumers: JoinSet<(ShardId, LeaseEnd)>,
+    /// Time of the last look-up of the stream.
+    located_at: Instant,
+    /// The last look-up failed.
+    has_locate_failed: bool,
 }
 
 impl LeaseCoordinator {
-    async fn coordinate(&mut self) -> StopReason {
-        let stop = self.ctx.stop.clone();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return StopReason::Stopping,
-            () = self.enter_stream() => {}
+    pub(super) fn new(ctx: &ShardContext, random: &mut fastrand::Rng) -> Self {
+        ctx.directory.replace(&[], MIN_CHECKPOINT_INTERVAL);
+        Self {
+            ctx: ctx.clone(),
+            random: random.fork(),
+            reader: LeaseReader::default(),
+            liveness: LeaseLiveness::default(),
+            open: 0,
+            held: HeldLeases::default(),
+            consumers: JoinSet::new(),
+            located_at: Instant::now(),
+            has_locate_failed: false,
         }
+    }
+
+    /// Coordinates the leases until the engine stops or the table has another stream.
+    pub(super) async fn coordinate(&mut self) -> StopReason {
+        let stop = self.ctx.stop.clone();
         loop {
-            let outcome = tokio::select! {
+            let available = tokio::select! {
                 biased;
                 () = stop.cancelled() => return StopReason::Stopping,
-                outcome = self.poll() => outcome,
+                available = async {
+                    if self.has_stream_changed().await {
+                        return None;
+                    }
+                    Some(self.poll().await)
+                } => available,
             };
-            let leases = match outcome {
-                PollOutcome::StreamChanged => return StopReason::StreamChanged,
-                PollOutcome::Acquirable(leases) => leases,
+            let Some(available) = available else {
+                return StopReason::StreamChanged;
             };
             // An acquisition is not cancelled: a lease that was acquired and forgotten would keep
             // its shard idle for a lease duration.
-            for leases in leases.chunks(MAX_LEASE_REQUESTS) {
+            for leases in available.chunks(MAX_LEASE_REQUESTS) {
                 if stop.is_cancelled() {
                     return StopReason::Stopping;
                 }
                 self.acquire(leases).await;
             }
-            let parents = tokio::select! {
+            tokio::select! {
                 biased;
                 () = stop.cancelled() => return StopReason::Stopping,
-                parents = self.wait_for_next_poll() => parents,
-            };
-            self.discovery.find_children(&self.ctx, &parents).await;
+                () = async {
+                    let consumed = self.wait_for_next_poll().await;
+                    self.find_children(&consumed).await;
+                } => {}
+            }
         }
     }
 
+    /// Waits until every lease is released.
+    pub(super) async fn until_released(&mut self) {
+        while let Some(ended) = self.consumers.join_next().await {
+            self.remove_consumer(ended);
+        }
+    }
+
+    /// Ends all consumers without releasing their leases.
+    pub(super) async fn abort(mut self) {
+        self.consumers.shutdown().await;
+    }
+
     /// Waits until the next poll, and returns the shards that were fully consumed meanwhile. The
-    /// end of a shard shortens the wait.
+    /// end of a shard shortens the wait, and new leases end it.
     async fn wait_for_next_poll(&mut self) -> Vec<ShardId> {
         let now = Instant::now();
-        let count = u32::try_from(self.lease_count).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.open).unwrap_or(u32::MAX);
         let per_lease = POLL_INTERVAL_PER_LEASE * count;
         let longest = self.ctx.config.lease_duration / 4;
         let mut until = now + POLL_INTERVAL.saturating_add(per_lease).min(longest);
-        let mut parents = Vec::new();
+        let mut consumed = Vec::new();
+        let directory = self.ctx.directory.clone();
         loop {
             tokio::select! {
                 biased;
                 Some(ended) = self.consumers.join_next() => {
                     until = until.min(now + per_lease);
-                    parents.extend(self.remove_consumer(ended));
+                    consumed.extend(self.remove_consumer(ended));
                 }
-                () = tokio::time::sleep_until(until) => return parents,
+                () = tokio::time::sleep_until(until) => return consumed,
+                () = directory.new_leases() => return consumed,
             }
         }
     }
@@ -188,112 +165,168 @@ impl LeaseCoordinator {
         }
     }
 
-    /// Records that the consumer group reads this stream. If it read another stream before, the
-    /// unread part of that is a gap (the "gap" rule), which only one instance reports.
-    async fn enter_stream(&mut self) {
-        let mut failures = 0;
-        loop {
-            let stream = &self.ctx.stream;
-            match self.ctx.ports.leases.register_stream(stream).await {
-                Ok(None) => return,
-                Ok(Some(old)) => {
-                    self.ctx.metrics.record_gap();
-                    tracing::error!(
-                        old,
-                        new = %stream,
-                        "stream gap: the outbox table has another stream; pending events of the old one are published from the table"
-                    );
-                    return;
-                }
-                Err(error) => {
-                    self.ctx
-                        .status
-                        .record_coordination(Err(error.to_string()), Instant::now());
-                    failures += 1;
-                    tracing::warn!(%error, "lease table could not be written; retrying");
-                    tokio::time::sleep(backoff::delay(failures, self.random.f64())).await;
-                }
+    /// Creates the leases of the children of fully consumed shards, unless they exist already.
+    async fn find_children(&self, consumed: &[ShardId]) {
+        let ctx = &self.ctx;
+        let parents = ctx.directory.without_children(consumed);
+        if parents.len() > MAX_CHILD_REQUESTS {
+            ctx.directory.request_listing();
+            return;
+        }
+        let source = &ctx.ports.stream;
+        let requests = parents.iter().map(|id| source.children(&ctx.stream, id));
+        for (parent, children) in parents.iter().zip(join_all(requests).await) {
+            let created = match children {
+                // The children of a closed shard may not be listed yet.
+                Ok(children) => match children.unwrap_or_default() {
+                    children if children.is_empty() => Err("none is listed yet".to_owned()),
+                    children => {
+                        let leases = children.into_iter().map(|child| Lease {
+                            start: child.starts_at,
+                            ..Lease::unread(child.id, child.parent)
+                        });
+                        let created = create_leases(ctx, leases.collect()).await;
+                        created.map_err(|error| error.to_string())
+                    }
+                },
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = created {
+                tracing::info!(shard = %parent, reason, "children of a shard could not be found; requesting a listing of all shards");
+                ctx.directory.request_listing();
             }
         }
     }
 
-    /// Polls shards and leases, and returns the leases to acquire. A failed request is repeated by
-    /// the next poll.
-    async fn poll(&mut self) -> PollOutcome {
-        let mut failure = None;
-        let is_lister = self.held.contains(&maintenance_id());
-        let discovered = self
-            .discovery
-            .poll(&self.ctx, is_lister, &mut self.random)
-            .await;
-        match discovered {
-            Ok(DiscoveryOutcome::StreamChanged) => return PollOutcome::StreamChanged,
-            Ok(DiscoveryOutcome::Complete { listed_at }) => {
-                let listed = self.shards();
-                self.liveness.observe_listing(&listed, listed_at);
+    /// Looks the stream up if that is due or requested, and passes the request on to the lister.
+    /// Returns `true` if the table has another stream now.
+    async fn has_stream_changed(&mut self) -> bool {
+        let age = self.located_at.elapsed();
+        let is_requested = age >= MIN_LOCATE_INTERVAL && self.ctx.directory.take_listing_request();
+        if age < LOCATE_INTERVAL && !is_requested {
+            return false;
+        }
+        self.located_at = Instant::now();
+        let status = &self.ctx.status;
+        match self.ctx.ports.stream.locate().await {
+            Ok(stream) => {
+                if std::mem::take(&mut self.has_locate_failed) {
+                    status.record_stream(Ok(()));
+                }
+                if stream != self.ctx.stream {
+                    return true;
+                }
             }
-            Ok(DiscoveryOutcome::NotDue) => {}
             Err(error) => {
-                failure = Some(error.to_string());
-                self.ctx.status.record_stream(Err(error.to_string()));
-                tracing::warn!(%error, "shards of the stream could not be listed; retrying");
+                tracing::warn!(%error, "outbox stream could not be looked up; retrying");
+                self.has_locate_failed = true;
+                status.record_stream(Err(error.to_string()));
+                self.ctx.directory.request_listing();
+                return false;
             }
         }
-        let leases =
-            match sync_leases(&self.ctx, &mut self.discovery, &self.liveness, is_lister).await {
-                Ok(leases) => leases,
-                Err(error) => {
-                    tracing::warn!(%error, "lease table could not be read; retrying");
-                    self.ctx
-                        .status
-                        .record_coordination(Err(error.to_string()), Instant::now());
-                    return PollOutcome::Acquirable(Vec::new());
-                }
-            };
-        if !is_lister || self.discovery.listed_at().is_none() {
-            self.ctx.directory.replace_by_leases(&leases);
+        if is_requested {
+            self.request_listing().await;
         }
-        let shards = with_registered(self.shards(), &leases);
+        false
+    }
+
+    async fn request_listing(&self) {
+        if let Some(signals) = self.held.signals(&maintenance_id()) {
+            signals.listing.notify_one();
+            return;
+        }
+        let table = &self.ctx.ports.leases;
+        if let Err(error) = table.request_listing(&self.ctx.stream).await {
+            tracing::warn!(%error, "listing could not be requested; the next regular one finds the shards");
+        }
+    }
+
+    /// Polls the leases, gives up those beyond the share of this instance, and returns those to
+    /// acquire. A failed request is repeated by the next poll.
+    async fn poll(&mut self) -> Vec<Lease> {
+        let read = match self.read().await {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be read or created; retrying");
+                let outcome = Err(error.to_string());
+                self.ctx.status.record_coordination(outcome, Instant::now());
+                return Vec::new();
+            }
+        };
         let now = Instant::now();
-        self.ctx
-            .status
-            .record_coordination(failure.map_or(Ok(()), Err), now);
-        self.lease_count = leases.len();
-        self.liveness.observe(&leases, now);
-        let view = self.view(now);
-        let available: Vec<Lease> = acquirable(&shards, &leases, &self.liveness, view)
-            .into_iter()
-            .cloned()
-            .collect();
-        if needs_listing(&shards, &leases, &self.liveness, view) {
-            self.ctx.directory.request_listing();
-        }
-        let unowned = available.iter().map(|lease| lease.shard.clone()).collect();
-        self.ctx.status.record_unowned(unowned, now);
-        if available.is_empty() {
-            let balancer = LeaseBalancer {
-                ctx: &self.ctx,
-                liveness: &self.liveness,
-                held: &self.held,
-            };
-            balancer.balance(&leases, now).await;
-        }
-        PollOutcome::Acquirable(available)
-    }
-
-    /// Returns the listed shards and the pseudo-shards whose leases are like theirs.
-    fn shards(&self) -> Vec<Shard> {
-        let mut shards = self.ctx.directory.shards();
-        shards.extend(duties());
-        shards
-    }
-
-    fn view(&self, now: Instant) -> InstanceView<'_> {
-        InstanceView {
+        self.liveness.observe(read.all(), now);
+        let status = &self.ctx.status;
+        status.record_coordination(Ok(()), now);
+        status.record_unreadable(&read.unreadable);
+        let interval = self.liveness.checkpoint_interval(now);
+        self.ctx.directory.replace(&read.shards, interval);
+        let view = InstanceView {
             name: &self.ctx.config.instance,
-            held: &self.held,
+            unreadable: &read.unreadable,
+            liveness: &self.liveness,
             now,
             lease_duration: self.ctx.config.lease_duration,
+        };
+        let (maintenance, of_maintenance) = divide_maintenance(&read, view, &self.held);
+        let (shards, of_shards) = divide_shards(&read, view, &self.held);
+        let open: Vec<_> = maintenance.into_iter().chain(shards).collect();
+        let unowned = view.available(&open, |shard| self.held.contains(shard));
+        let unowned = unowned.iter().map(|lease| lease.shard.clone()).collect();
+        status.record_unowned(unowned, now);
+        self.open = open.len();
+        for shard in of_maintenance.give_up.iter().chain(&of_shards.give_up) {
+            if let Some(signals) = self.held.signals(shard) {
+                tracing::info!(%shard, "giving the lease up to an instance with fewer leases");
+                signals.give_up.cancel();
+            }
+        }
+        self.request(&of_shards.request).await;
+        if self.held.contains(&maintenance_id()) {
+            self.delete_members(&read.members, view).await;
+        }
+        // The maintenance lease first: its holder finds the shards.
+        let acquire = of_maintenance.acquire.iter().chain(&of_shards.acquire);
+        acquire.copied().cloned().collect()
+    }
+
+    /// Reads the leases, after creating those of maintenance.
+    async fn read(&mut self) -> Result<GroupLeases, LeaseError> {
+        let read = self.reader.read(&self.ctx).await?;
+        let existing = read.maintenance.iter().map(|lease| &lease.shard);
+        let existing = existing.chain(&read.unreadable).collect();
+        if create_maintenance_leases(&self.ctx, &existing).await? {
+            return self.reader.read(&self.ctx).await;
+        }
+        Ok(read)
+    }
+
+    /// Requests leases from their owners of an older release, which transfer them.
+    async fn request(&self, leases: &[&Lease]) {
+        let table = &self.ctx.ports.leases;
+        let instance = &self.ctx.config.instance;
+        let requests = leases
+            .iter()
+            .map(|lease| table.request(&self.ctx.stream, lease, instance));
+        for outcome in join_all(requests).await {
+            // A lost lease has another owner by now; the next poll reads it.
+            if let Err(error @ LeaseError::Unavailable(_)) = outcome {
+                tracing::debug!(%error, "shard could not be requested; retrying");
+            }
+        }
+    }
+
+    /// Deletes the items of members that have not been alive for long.
+    async fn delete_members(&self, members: &[Lease], view: InstanceView<'_>) {
+        let kept = self.ctx.config.lease_duration * MEMBER_KEPT;
+        let table = &self.ctx.ports.leases;
+        for member in members {
+            if self.liveness.is_expired(member, view.now, kept)
+                && let Err(LeaseError::Unavailable(reason)) =
+                    table.remove(&self.ctx.stream, member).await
+            {
+                tracing::debug!(reason, "member item could not be deleted; retrying later");
+            }
         }
     }
 
@@ -319,17 +352,7 @@ impl LeaseCoordinator {
         let answers = join_all(requests).await;
         for (lease, answer) in acquired.into_iter().zip(answers) {
             match answer {
-                Ok(()) => {
-                    let shard = lease.shard.clone();
-                    self.held.insert(shard.clone());
-                    self.ctx.status.record_acquired(Instant::now());
-                    let ctx = self.ctx.clone();
-                    let random = self.random.fork();
-                    self.consumers.spawn(async move {
-                        let end = run_shard(lease, started_at, ctx, Arc::default(), random).await;
-                        (shard, end)
-                    });
-                }
+                Ok(()) => self.start(lease, started_at),
                 Err(LeaseError::Lost(_)) => {
                     tracing::debug!(shard = %lease.shard, "another instance acquired the lease first");
                 }
@@ -338,5 +361,19 @@ impl LeaseCoordinator {
                 }
             }
         }
+    }
+
+    /// Starts the consumer of a lease that was acquired by a request that started at `started_at`.
+    fn start(&mut self, lease: Lease, started_at: Instant) {
+        let shard = lease.shard.clone();
+        let signals = Arc::<ShardSignals>::default();
+        self.held.insert(shard.clone(), Arc::clone(&signals));
+        self.ctx.status.record_acquired(Instant::now());
+        let ctx = self.ctx.clone();
+        let random = self.random.fork();
+        self.consumers.spawn(async move {
+            let end = run_shard(lease, started_at, ctx, signals, random).await;
+            (shard, end)
+        });
     }
 }

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::context::ShardContext;
 use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard_state::ShardState;
+use crate::policy::lease_liveness::MIN_CHECKPOINT_INTERVAL;
 use crate::ports::{Lease, LeaseError, LeaseRequests, LeaseState};
 
-/// Minimum interval between two writes of a checkpoint.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval between two checks of what there is to write.
+const TICK: Duration = MIN_CHECKPOINT_INTERVAL;
 
 /// Reason for which a lease is no longer held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(super) enum LeaseEnd {
     Lost,
     /// The instance stops.
     Released,
-    /// Given up for an instance that has too few shards.
+    /// Given up to another instance, so that each has its share.
     GivenUp,
 }
 
@@ -86,7 +87,7 @@ impl LeaseRenewer {
 
     /// Renews the lease until it ends.
     pub(super) async fn run(mut self) -> LeaseEnd {
-        let mut ticks = tokio::time::interval(CHECKPOINT_INTERVAL);
+        let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut successor = None;
         loop {
@@ -163,7 +164,11 @@ impl LeaseRenewer {
             .lease_clock()
             .saturating_duration_since(self.renewed_at);
         let is_heartbeat_due = age >= config.lease_duration / 3;
-        if lease.checkpoint == self.lease.checkpoint && !is_heartbeat_due {
+        let interval = self.ctx.directory.checkpoint_interval();
+        // Ticks are not exact.
+        let is_checkpoint_due =
+            lease.checkpoint != self.lease.checkpoint && age + TICK / 2 >= interval;
+        if !is_checkpoint_due && !is_heartbeat_due {
             return Ok(None);
         }
         let requests = self.write(lease).await?;

@@ -1,9 +1,14 @@
-//! Leases: discovers the stream's shards, and acquires, renews, transfers and releases their
-//! leases (the "lineage", "fencing" and "balance" rules).
+//! Leases: enters the group, discovers the stream's shards, and acquires, renews, and releases
+//! their leases (the "lineage", "fencing" and "balance" rules).
 
-pub(crate) mod coordinator;
+mod coordinator;
+mod group_claim;
 mod lease_balancer;
+mod lease_creation;
+mod lease_reader;
 mod lease_renewer;
-mod lease_sync;
+mod lister;
+mod maintenance;
+mod membership;
+pub(crate) mod session;
 mod shard_consumer;
-mod shard_discovery;

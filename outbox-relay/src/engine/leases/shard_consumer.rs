@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lease_renewer::{LeaseEnd, LeaseRenewer, ShardSignals};
+use super::maintenance;
 use crate::engine::context::ShardContext;
 use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard::record_pipeline;
@@ -88,7 +89,7 @@ pub(super) async fn run_shard(
                 let sweeper = Sweeper::new(ctx.clone(), Arc::clone(&shard), partition, random);
                 sweeper.run(&signals.sweep).await;
             } else if *id.0 == *MAINTENANCE {
-                forward_sweep_requests(&ctx, &signals).await;
+                maintenance::run(&ctx, &signals, random).await;
             } else {
                 ctx.status.add_shard(&shard.id, Instant::now());
                 record_pipeline::run(ctx.clone(), Arc::clone(&shard), position, random).await;
@@ -122,15 +123,5 @@ async fn defer_impaired(ctx: &ShardContext, shard: &ShardState) {
         let shard = shard.id.clone();
         let _ = ctx.commands.send(PublishCommand::DeferImpaired { shard });
         tokio::time::sleep(DEFER_INTERVAL).await;
-    }
-}
-
-/// Forwards requests for a sweep, which older releases write to the maintenance lease.
-async fn forward_sweep_requests(ctx: &ShardContext, signals: &ShardSignals) {
-    loop {
-        signals.sweep.notified().await;
-        if let Err(error) = ctx.ports.leases.request_sweep(&ctx.stream).await {
-            tracing::warn!(%error, "sweep could not be requested; the next regular sweep publishes these events");
-        }
     }
 }

@@ -62,8 +62,6 @@ pub(super) struct ShardReader {
     is_behind: bool,
     /// Consecutive failures.
     failures: u32,
-    /// First of the consecutive reads that did not find the shard.
-    not_found_since: Option<Instant>,
 }
 
 impl ShardReader {
@@ -85,7 +83,6 @@ impl ShardReader {
             is_in_gap: false,
             is_behind: true,
             failures: 0,
-            not_found_since: None,
         }
     }
 
@@ -159,7 +156,6 @@ impl ShardReader {
     fn record_success(&mut self, page: &Page) {
         self.is_in_gap = false;
         self.failures = 0;
-        self.not_found_since = None;
         let status = &self.ctx.status;
         status.record_read(&self.shard.id, Instant::now());
         if let Some(served_at) = page.served_at {
@@ -189,8 +185,7 @@ impl ShardReader {
             }
             StreamError::NotFound(_) => {
                 self.iterator = None;
-                let since = *self.not_found_since.get_or_insert_with(Instant::now);
-                if self.ctx.directory.is_deleted(shard, since) {
+                if self.ctx.directory.is_deleted(shard) {
                     self.report_gap("the end of the shard").await;
                     return true;
                 }

@@ -28,7 +28,6 @@ use super::OnFailure;
 use super::context::ShardContext;
 use super::outbox_reader::OutboxReader;
 use super::shard_state::ShardState;
-use crate::policy::lease_assignment::with_registered;
 use crate::policy::sweep_policy::{SweepPartition, is_past, low_watermark};
 
 /// Pause after a walk that published nothing, in multiples of its duration, before the next request
@@ -200,10 +199,8 @@ impl Sweeper {
         match self.ctx.ports.leases.list(&self.ctx.stream, None).await {
             Ok(listed) if !listed.unreadable.is_empty() => false,
             Ok(listed) => {
-                let leases = listed.leases;
-                let shards = with_registered(self.ctx.directory.shards(), &leases);
                 let margin = self.ctx.config.sweep_after;
-                low_watermark(&shards, &leases).is_some_and(|mark| is_past(mark, moment, margin))
+                low_watermark(&listed.leases).is_some_and(|mark| is_past(mark, moment, margin))
             }
             Err(error) => {
                 tracing::warn!(%error, "leases could not be read for the sweep; retrying");

@@ -202,7 +202,6 @@ async fn rolling_restart(shards: usize, lease_duration: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "shards are not balanced in one step yet"]
 async fn a_rolling_restart_moves_each_of_sixty_shards_at_most_twice() {
     rolling_restart(60, "4s").await;
 }

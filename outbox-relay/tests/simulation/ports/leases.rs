@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use outbox::timestamp::Timestamp;
-use outbox_relay::ports::{Lease, LeaseError, LeaseRequests, LeaseTable, Leases, ShardId};
+use outbox_relay::ports::{
+    Lease, LeaseError, LeaseRequests, LeaseTable, Leases, ShardId, maintenance_id,
+};
 
 use super::{Mutation, View};
 use crate::world::{LATE_LEASE_WRITES, Limit};
@@ -30,6 +32,26 @@ impl LeaseTable for View {
         let mut world = self.world();
         let before = world.entered.replace(stream.to_owned());
         Ok(before.filter(|before| before != stream))
+    }
+
+    async fn previous_stream(&self) -> Result<Option<String>, LeaseError> {
+        Ok(None)
+    }
+
+    async fn forget_previous_stream(&self, _previous: &str) -> Result<(), LeaseError> {
+        Ok(())
+    }
+
+    async fn register_group(
+        &self,
+        _stream: &str,
+        _stopped: Option<&str>,
+    ) -> Result<Option<String>, LeaseError> {
+        Ok(None)
+    }
+
+    async fn list_of_group(&self, _stream: &str, _group: &str) -> Result<Leases, LeaseError> {
+        Ok(Leases::default())
     }
 
     async fn list(&self, stream: &str, from: Option<&ShardId>) -> Result<Leases, LeaseError> {
@@ -112,7 +134,6 @@ impl LeaseTable for View {
         stored.requests.requested_by = Some(instance.to_owned());
         let name = &self.name;
         world.log(format!("{name} requests {}", seen.shard));
-        world.faults.note("transfer requested");
         Ok(())
     }
 
@@ -133,6 +154,34 @@ impl LeaseTable for View {
         Ok(())
     }
 
+    async fn request_listing(&self, stream: &str) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        let value = world.next_value();
+        let maintenance = (stream.to_owned(), maintenance_id());
+        if let Some(stored) = world.leases.get_mut(&maintenance) {
+            stored.requests.listing = Some(value);
+        }
+        Ok(())
+    }
+
+    async fn mark_unlisted(
+        &self,
+        stream: &str,
+        shard: &ShardId,
+        since: Option<Timestamp>,
+    ) -> Result<(), LeaseError> {
+        self.travel().await;
+        let mut world = self.world();
+        match world.leases.get_mut(&lease_id(stream, shard)) {
+            Some(stored) => {
+                stored.unlisted_at = since;
+                Ok(())
+            }
+            None => Err(LeaseError::Lost(None)),
+        }
+    }
+
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
         self.travel().await;
         if self.refuses_lease_write() {
@@ -140,7 +189,7 @@ impl LeaseTable for View {
         }
         let mut world = self.world();
         match world.leases.get(&lease_id(stream, &seen.shard)) {
-            Some(stored) if stored.owner.is_none() && stored.epoch == seen.epoch => {
+            Some(stored) if stored.is_same_write(seen) => {
                 world.leases.remove(&lease_id(stream, &seen.shard));
                 Ok(())
             }

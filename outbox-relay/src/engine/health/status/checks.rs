@@ -78,6 +78,13 @@ impl EngineStatus {
                 "no route matches it; its events stay pending; add a route to RELAY_ROUTES",
             )
         });
+        let unreadable = state.unreadable.iter().map(|lease| {
+            Check::fail(
+                format!("lease {lease}"),
+                "its item in the lease table cannot be parsed, so neither its shard nor the \
+                 children of it are read; correct or delete the item",
+            )
+        });
         let table = TableOperation::ALL.into_iter().filter_map(|operation| {
             let (_, reason) = self.table.longest_failure(operation)?;
             Some(Check::fail(operation.as_str(), reason))
@@ -87,6 +94,7 @@ impl EngineStatus {
                 .into_iter()
                 .chain(queues)
                 .chain(unrouted)
+                .chain(unreadable)
                 .chain(table),
         )
     }
