@@ -265,11 +265,14 @@ impl Operator {
                 && lease.owner.is_some()
                 && lease.lease_duration.is_none()
         });
-        leases.extend(
-            maintenance.leases.into_iter().filter(|lease| {
-                !is_swept_by_older_release || lease.shard.sweeper_index().is_none()
-            }),
-        );
+        leases.extend(maintenance.leases.into_iter().filter(|lease| {
+            match LeaseKind::of(&lease.shard) {
+                LeaseKind::Sweeper => !is_swept_by_older_release,
+                // An instance that has left the group.
+                LeaseKind::Member => lease.owner.is_some(),
+                LeaseKind::Shard | LeaseKind::Maintenance => true,
+            }
+        }));
         Ok(leases)
     }
 

@@ -44,6 +44,7 @@ async fn status_is_healthy_while_a_relay_runs() {
     assert_eq!(report["shards"][0]["owner"], "relay-1");
     assert_eq!(report["shards"][0]["life"], "alive");
     assert_eq!(report["sweeper"]["life"], "alive");
+    assert_eq!(report["members"], serde_json::json!(["relay-1"]));
     let lag = report["lag_seconds"].as_f64();
     assert!(lag.is_none_or(|lag| lag < 60.0), "{report}");
     let shards = stage.operate(&["shards"]).await;
@@ -56,6 +57,7 @@ async fn status_is_healthy_while_a_relay_runs() {
     let problems = report["problems"].to_string();
     assert!(problems.contains("wrote no heartbeat"), "{problems}");
     assert_eq!(report["shards"][0]["life"], "silent");
+    assert_eq!(report["members"], serde_json::json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
