@@ -20,7 +20,7 @@ use crate::ports::{Lease, MAINTENANCE, SWEEPERS};
 
 /// Interval at which the events of a shard that was read to its end are deferred: a queue that
 /// fails for a moment only may accept them meanwhile.
-const DEFER_INTERVAL: Duration = Duration::from_secs(1);
+const DEFER_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Closes the fence of a shard however its consumer ends, so that nothing more of it is sent, and
 /// its waiting events take no room in the buffer.
