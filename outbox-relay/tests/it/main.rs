@@ -13,6 +13,7 @@ mod checkpoints;
 mod configuration;
 mod console;
 mod index;
+mod lease_items;
 mod membership;
 mod operate;
 mod outages;

@@ -20,7 +20,7 @@ use crate::policy::lease_liveness::{LeaseLiveness, MIN_CHECKPOINT_INTERVAL};
 use crate::ports::{Lease, LeaseError, LeaseRequests, ShardId, maintenance_id};
 
 /// Interval between two polls of the leases, so that a released lease is acquired soon, and the
-/// time added for every open lease, as a poll reads all of them. The interval never exceeds a
+/// time added for every lease that it reads. The interval never exceeds a
 /// quarter of the lease duration.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
 const POLL_INTERVAL_PER_LEASE: Duration = Duration::from_millis(1);
@@ -51,8 +51,8 @@ pub(super) struct LeaseCoordinator {
     random: fastrand::Rng,
     reader: LeaseReader,
     liveness: LeaseLiveness,
-    /// Number of open leases at the last poll.
-    open: usize,
+    /// Number of leases that the last poll read.
+    count: usize,
     held: HeldLeases,
     consumers: JoinSet<(ShardId, LeaseEnd)>,
     /// Time of the last look-up of the stream.
@@ -69,7 +69,7 @@ impl LeaseCoordinator {
             random: random.fork(),
             reader: LeaseReader::default(),
             liveness: LeaseLiveness::default(),
-            open: 0,
+            count: 0,
             held: HeldLeases::default(),
             consumers: JoinSet::new(),
             located_at: Instant::now(),
@@ -129,7 +129,7 @@ impl LeaseCoordinator {
     /// end of a shard shortens the wait, and new leases end it.
     async fn wait_for_next_poll(&mut self) -> Vec<ShardId> {
         let now = Instant::now();
-        let count = u32::try_from(self.open).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.count).unwrap_or(u32::MAX);
         let per_lease = POLL_INTERVAL_PER_LEASE * count;
         let longest = self.ctx.config.lease_duration / 4;
         let mut until = now + POLL_INTERVAL.saturating_add(per_lease).min(longest);
@@ -210,7 +210,10 @@ impl LeaseCoordinator {
         let status = &self.ctx.status;
         match self.ctx.ports.stream.locate().await {
             Ok(stream) => {
-                if std::mem::take(&mut self.has_locate_failed) {
+                // The lister records the outcome of its listings, and an instance that was the
+                // lister before no longer does.
+                let is_lister = self.held.contains(&maintenance_id());
+                if std::mem::take(&mut self.has_locate_failed) || !is_lister {
                     status.record_stream(Ok(()));
                 }
                 if stream != self.ctx.stream {
@@ -274,7 +277,7 @@ impl LeaseCoordinator {
         let unowned = view.available(&open, |shard| self.held.contains(shard));
         let unowned = unowned.iter().map(|lease| lease.shard.clone()).collect();
         status.record_unowned(unowned, now);
-        self.open = open.len();
+        self.count = read.count;
         for shard in of_maintenance.give_up.iter().chain(&of_shards.give_up) {
             if let Some(signals) = self.held.signals(shard) {
                 tracing::info!(%shard, "giving the lease up to an instance with fewer leases");

@@ -19,6 +19,8 @@ pub(super) struct GroupLeases {
     pub(super) maintenance: Vec<Lease>,
     pub(super) members: Vec<Lease>,
     pub(super) unreadable: BTreeSet<ShardId>,
+    /// Number of leases that were read, without those that are remembered.
+    pub(super) count: usize,
 }
 
 impl GroupLeases {
@@ -68,6 +70,7 @@ impl LeaseReader {
             tokio::try_join!(table.list(stream, from), table.list_maintenance(stream))?;
         let mut read = GroupLeases {
             unreadable: listed.unreadable,
+            count: listed.leases.len() + others.leases.len(),
             ..GroupLeases::default()
         };
         (read.shards, read.maintenance) = listed

@@ -160,21 +160,9 @@ impl Lister {
     /// Creates the leases of new shards, marks those of shards that are not listed any more, and
     /// deletes those of consumed ones.
     async fn update_leases(&self, listing: &Listing) -> Result<(), LeaseError> {
+        self.create_new(listing).await?;
         let (table, stream) = (&self.ctx.ports.leases, &self.ctx.stream);
         let leases = &listing.leases;
-        let existing = leases.leases.iter().map(|lease| &lease.shard);
-        let existing: BTreeSet<_> = existing.chain(&leases.unreadable).collect();
-        let lineage = Lineage::new(&listing.shards, &leases.leases);
-        let new = listing
-            .shards
-            .iter()
-            .filter(|shard| !existing.contains(&shard.id))
-            .map(|shard| Lease {
-                start: lineage.start_of(shard),
-                ..Lease::unread(shard.id.clone(), shard.parent.clone())
-            });
-        create_leases(&self.ctx, new.collect()).await?;
-
         let listed: BTreeSet<_> = listing.shards.iter().map(|shard| &shard.id).collect();
         let now = (self.ctx.config.clock)();
         let of_shards = leases.leases.iter().filter(|lease| lease.shard.is_shard());
@@ -196,6 +184,23 @@ impl Lister {
             .filter(|lease| is_deletable(lease, now, KEPT))
             .collect();
         self.delete(stream, &deletable).await
+    }
+
+    /// Creates the leases of new shards. Those that an earlier attempt created are not written
+    /// again: a refused write takes as much of the table's capacity.
+    async fn create_new(&self, listing: &Listing) -> Result<(), LeaseError> {
+        if without_lease(&listing.shards, &listing.leases).is_empty() {
+            return Ok(());
+        }
+        let leases = self.ctx.ports.leases.list(&self.ctx.stream, None).await?;
+        let lineage = Lineage::new(&listing.shards, &leases.leases);
+        let new = without_lease(&listing.shards, &leases)
+            .into_iter()
+            .map(|shard| Lease {
+                start: lineage.start_of(shard),
+                ..Lease::unread(shard.id.clone(), shard.parent.clone())
+            });
+        create_leases(&self.ctx, new.collect()).await
     }
 
     async fn delete(&self, stream: &str, leases: &[&Lease]) -> Result<(), LeaseError> {
@@ -228,6 +233,14 @@ impl Lister {
         }
         table.forget_previous_stream(&previous).await
     }
+}
+
+/// Returns those of `shards` that have no lease item.
+fn without_lease<'a>(shards: &'a [Shard], leases: &Leases) -> Vec<&'a Shard> {
+    let existing = leases.leases.iter().map(|lease| &lease.shard);
+    let existing: BTreeSet<_> = existing.chain(&leases.unreadable).collect();
+    let is_new = |shard: &&Shard| !existing.contains(&shard.id);
+    shards.iter().filter(is_new).collect()
 }
 
 /// Ignores that the item has changed since it was read: the next listing reads it again.
