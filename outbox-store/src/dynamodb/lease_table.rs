@@ -208,20 +208,22 @@ impl LeaseTable for DynamoDbLeaseTable {
     }
 
     async fn previous_stream(&self) -> Result<Option<String>, LeaseError> {
+        // The relay's permissions include Query and not GetItem.
         let read = self
             .client
-            .get_item()
+            .query()
             .table_name(&self.table)
-            .key(attribute::STREAM, text_value(&self.group))
-            .key(attribute::LEASE, text_value(GROUP))
-            .projection_expression("#previous")
-            .expression_attribute_names("#previous", attribute::PREVIOUS_STREAM)
+            .key_condition_expression("#stream = :stream AND #lease = :lease")
+            .expression_attribute_names("#stream", attribute::STREAM)
+            .expression_attribute_names("#lease", attribute::LEASE)
+            .expression_attribute_values(":stream", text_value(&self.group))
+            .expression_attribute_values(":lease", text_value(GROUP))
             .consistent_read(true)
             .send()
             .await
             .map_err(|error| unavailable(&error))?;
-        let item = read.item.unwrap_or_default();
-        Ok(text(&item, attribute::PREVIOUS_STREAM))
+        let item = read.items.unwrap_or_default().into_iter().next();
+        Ok(item.and_then(|item| text(&item, attribute::PREVIOUS_STREAM)))
     }
 
     async fn forget_previous_stream(&self, previous: &str) -> Result<(), LeaseError> {

@@ -15,6 +15,9 @@ use crate::ports::{Lease, LeaseError, ShardId};
 /// request of a relay that was killed.
 const PROOF_OF_LIFE: u32 = 2;
 
+/// Interval at which a running instance checks that its group is still registered.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Leases of another group as they were observed.
 struct OtherGroup {
     name: String,
@@ -57,6 +60,21 @@ pub(super) async fn claim(
                 let outcome = Err(error.to_string());
                 ctx.status.record_coordination(outcome, Instant::now());
                 tokio::time::sleep(backoff::delay(failures, random.f64())).await;
+            }
+        }
+    }
+}
+
+/// Waits until another group has taken the place of this one, which was cut off or suspended for
+/// longer than its leases lasted.
+pub(super) async fn until_replaced(ctx: &ShardContext) -> EngineError {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        match ctx.ports.leases.register_group(&ctx.stream, None).await {
+            Ok(None) => {}
+            Ok(Some(other)) => return EngineError::GroupInUse(other),
+            Err(error) => {
+                tracing::debug!(%error, "registration of the consumer group could not be checked");
             }
         }
     }

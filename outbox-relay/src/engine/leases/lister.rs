@@ -151,8 +151,10 @@ impl Lister {
             }
         }
         self.update_leases(listing).await?;
-        if self.regular >= LISTINGS_BEFORE_DELETION {
-            self.delete_previous_stream().await?;
+        if self.regular >= LISTINGS_BEFORE_DELETION
+            && let Err(error) = self.delete_previous_stream().await
+        {
+            tracing::warn!(%error, "leases of the previous stream could not be deleted; retrying with the next listing");
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ pub(crate) async fn run(
         let reason = tokio::select! {
             biased;
             reason = coordinator.coordinate() => reason,
-            error = membership.keep() => {
+            error = until_replaced(&mut membership, &ctx) => {
                 ctx.stop.cancel();
                 outcome = Err(error);
                 StopReason::Stopping
@@ -67,6 +67,15 @@ pub(crate) async fn run(
     }
     ctx.release.cancelled().await;
     outcome
+}
+
+/// Shows that this instance is alive until another process has taken its id, or another group its
+/// table.
+async fn until_replaced(membership: &mut Membership, ctx: &ShardContext) -> EngineError {
+    tokio::select! {
+        error = membership.keep() => error,
+        error = group_claim::until_replaced(ctx) => error,
+    }
 }
 
 /// Waits until the table has a stream, and returns its ARN, or `None` if the engine stops before.
