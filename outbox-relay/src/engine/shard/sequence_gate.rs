@@ -27,24 +27,50 @@ use crate::ports::{EventKey, StoredStatus};
 const MAX_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAITED_READS: u32 = 20;
 
-/// Time after a wait in vain for which later events of the aggregate are left to the table without
-/// a wait, and number of aggregates for which that is remembered at least. A wait lets an aggregate
-/// return from the table to the stream; waits that are always in vain would only delay the shard.
+/// Time after a wait in vain, or after an event was left to the table because of a quarantined one,
+/// for which later events of the aggregate are left to the table without a wait, and number of
+/// aggregates for which that is remembered at least. A wait lets an aggregate return from the table
+/// to the stream; waits that are always in vain would only delay the shard.
 const BLOCKED_FOR: Duration = Duration::from_secs(60);
-const MAX_BLOCKED: usize = 1_000;
+const MAX_BLOCKED: usize = 4_000;
 
 /// Gate of one shard.
 pub(super) struct SequenceGate {
     gate: OrderGate,
-    /// Aggregates with an event that waited in vain for a deferred predecessor, and when.
+    /// Aggregates whose later events would wait in vain for a deferred predecessor, and since
+    /// when.
     blocked: RecentMap<AggregateHash, Instant>,
 }
 
-/// Status of an event that is among those of the page and was not dispatched.
-const PENDING: Option<StoredStatus> = Some(StoredStatus {
-    status: Status::Pending,
-    is_deferred: false,
-});
+/// What was read of the events before those of a page.
+struct Known {
+    statuses: EventStatuses,
+    nearest: NearestEarlier,
+    /// Events of the page that wait for a deferred one, directly or behind others.
+    behind_deferred: HashSet<EventKey>,
+}
+
+impl Known {
+    /// Returns the status by which the event with this key decides about the next one.
+    fn status_of(&self, key: &EventKey) -> Option<StoredStatus> {
+        if self.statuses.contains(key) && !self.behind_deferred.contains(key) {
+            return self.statuses.of(key);
+        }
+        // It is among the events of the page, and could not be dispatched yet.
+        Some(StoredStatus {
+            status: Status::Pending,
+            is_deferred: self.behind_deferred.contains(key),
+        })
+    }
+
+    /// Records that an event of the page waits for its predecessor.
+    fn record_waiting(&mut self, event: &Event) {
+        let key = predecessor(event);
+        if self.statuses.is_deferred(&key) || self.behind_deferred.contains(&key) {
+            self.behind_deferred.insert(event.key.clone());
+        }
+    }
+}
 
 /// Bytes that wait for predecessors.
 struct WaitingRoom {
@@ -104,13 +130,17 @@ impl SequenceGate {
         let keys = self.keys_to_look_up(&events, &statuses);
         statuses.extend(self.gate.outbox.statuses(keys).await);
         let keys = self.events_to_look_back(&events, &statuses);
-        let nearest = self.gate.nearest_earlier(keys).await;
+        let mut known = Known {
+            nearest: self.gate.nearest_earlier(keys).await,
+            statuses,
+            behind_deferred: HashSet::new(),
+        };
         let mut room = self.waiting_room();
         let mut waiting = Vec::new();
         let mut settled = 0;
         for mut read in events {
             let key = &read.event.key;
-            if read.in_takeover_window && statuses.is_deferred(key) {
+            if read.in_takeover_window && known.statuses.is_deferred(key) {
                 // The previous owner left it to the table.
                 settled += 1;
                 self.gate.shard().tracker().settle(read.record.number);
@@ -118,16 +148,17 @@ impl SequenceGate {
             }
             let forgotten = self.gate.forgotten();
             let path = self.path_of(&read, &room);
-            match self.decide(&read.event, path, &statuses, &nearest) {
+            match self.decide(&read.event, path, &known) {
                 Decision::Follow => {}
                 Decision::Wait => {
                     read.waited_reads += 1;
                     room.used += size_of(&read.event);
+                    known.record_waiting(&read.event);
                     waiting.push(read);
                     continue;
                 }
                 Decision::Leave => {
-                    self.leave(read, path, &mut statuses, &mut waiting).await;
+                    self.leave(read, path, &mut known, &mut waiting).await;
                     continue;
                 }
                 Decision::LookBack | Decision::PublishEarlier => {
@@ -138,14 +169,14 @@ impl SequenceGate {
                         .await;
                     self.log_earlier(&read.event, earlier.count);
                     if earlier.is_blocked {
-                        self.leave(read, path, &mut statuses, &mut waiting).await;
+                        self.leave(read, path, &mut known, &mut waiting).await;
                         continue;
                     }
                 }
             }
             let (id, sequence) = (&read.event.key.aggregate_id, read.event.sequence);
             if (read.in_takeover_window || self.gate.was_dispatched(&read.event.key))
-                && statuses.is_settled(&read.event.key)
+                && known.statuses.is_settled(&read.event.key)
             {
                 settled += 1;
                 let mut sequences = self.gate.shard().sequences();
@@ -158,7 +189,7 @@ impl SequenceGate {
                 continue;
             }
             let record = Some(read.record.clone());
-            let is_published = statuses.is_published(&predecessor(&read.event));
+            let is_published = known.statuses.is_published(&predecessor(&read.event));
             let dispatch = self
                 .gate
                 .dispatch_after(&read.event, record, is_published, forgotten);
@@ -193,24 +224,13 @@ impl SequenceGate {
     }
 
     /// Decides about an event by what was read of the events before it.
-    fn decide(
-        &self,
-        event: &Event,
-        path: Path,
-        statuses: &EventStatuses,
-        nearest: &NearestEarlier,
-    ) -> Decision {
+    fn decide(&self, event: &Event, path: Path, known: &Known) -> Decision {
         if self.gate.may_follow(event) {
             return Decision::Follow;
         }
         let key = predecessor(event);
-        let decision = if statuses.contains(&key) {
-            self.gate.decide(event, path, &key, statuses.of(&key))
-        } else {
-            // It is among the events of the page, and could not be dispatched yet.
-            self.gate.decide(event, path, &key, PENDING)
-        };
-        match nearest.get(&event.key) {
+        let decision = self.gate.decide(event, path, &key, known.status_of(&key));
+        match known.nearest.get(&event.key) {
             Some(nearest) if decision == Decision::LookBack => match nearest {
                 None => Decision::Follow,
                 Some(earlier) => {
@@ -228,12 +248,13 @@ impl SequenceGate {
         &mut self,
         read: ReadEvent,
         path: Path,
-        statuses: &mut EventStatuses,
+        known: &mut Known,
         waiting: &mut Vec<ReadEvent>,
     ) {
+        // No event waits for a deferred one of an impaired queue, whatever is remembered here.
         if let Path::Stream {
+            is_impaired: false,
             was_in_vain: false,
-            may_wait: false,
             ..
         } = path
         {
@@ -241,7 +262,8 @@ impl SequenceGate {
             self.blocked.insert(aggregate, Instant::now());
         }
         // Later events of the page follow it in the table.
-        statuses.record_deferred(&read.event.key);
+        known.statuses.record_deferred(&read.event.key);
+        known.behind_deferred.remove(&read.event.key);
         let id = &read.event.key.aggregate_id;
         let is_earlier = |other: &mut ReadEvent| {
             other.event.key.aggregate_id == *id && other.event.is_deferrable
