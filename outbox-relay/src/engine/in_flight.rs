@@ -62,9 +62,14 @@ impl Ack {
         &self.source
     }
 
+    /// Returns `true` if the event was read from the stream.
+    pub(crate) const fn is_of_record(&self) -> bool {
+        self.record.is_some()
+    }
+
     /// Returns `true` if the event was read from the stream of the shard.
     pub(crate) fn is_of_record_in(&self, shard: &ShardId) -> bool {
-        self.record.is_some() && self.shard.id == *shard
+        self.is_of_record() && self.shard.id == *shard
     }
 
     /// Returns the shard whose gate dispatched the event, an event of this aggregate.

@@ -93,8 +93,10 @@ impl Publisher {
         is_any
     }
 
-    /// Defers an event.
-    pub(in crate::engine::publish) fn defer(&mut self, event: &Event, acks: Vec<Ack>) {
+    /// Defers an event. If it was read from the table as well, it is no longer in flight from
+    /// there: a gate would take it as dispatched, and let later events of its aggregate follow.
+    pub(in crate::engine::publish) fn defer(&mut self, event: &Event, mut acks: Vec<Ack>) {
+        acks.retain(Ack::is_of_record);
         let episode = self.episodes.entry(event.queue.clone()).or_default();
         episode.deferred += 1;
         self.deferrals.push(event, acks);
