@@ -35,7 +35,7 @@ pub enum Path {
     Stream {
         /// Its queue accepts too little, so that a wait for an earlier event is in vain.
         is_impaired: bool,
-        /// Its queue accepts nothing: its events are deferred.
+        /// Its events are deferred: its queue accepts nothing, or its shard has ended.
         is_deferring: bool,
         /// An event of the aggregate waited in vain a moment ago.
         was_in_vain: bool,

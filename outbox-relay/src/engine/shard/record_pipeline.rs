@@ -80,9 +80,10 @@ impl RecordPipeline {
         while let Some(page) = pages.recv().await {
             self.process(page).await;
         }
+        self.gate.record_end();
         while !self.waiting.is_empty() {
-            tokio::time::sleep(self.ctx.config.poll_max).await;
             self.dispatch(Vec::new()).await;
+            tokio::time::sleep(self.ctx.config.poll_max).await;
         }
     }
 

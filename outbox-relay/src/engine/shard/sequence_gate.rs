@@ -40,6 +40,8 @@ pub(super) struct SequenceGate {
     /// Aggregates whose later events would wait in vain for a deferred predecessor, and since
     /// when.
     blocked: RecentMap<AggregateHash, Instant>,
+    /// The shard is closed and was read to its end.
+    is_at_end: bool,
 }
 
 /// What was read of the events before those of a page.
@@ -106,7 +108,14 @@ impl SequenceGate {
         Self {
             gate: OrderGate::new(ctx, shard, false, random),
             blocked: RecentMap::new(MAX_BLOCKED),
+            is_at_end: false,
         }
+    }
+
+    /// Records that no event follows in the shard. A pending predecessor is in the table only, so
+    /// that a wait for it would merely delay the children of the shard.
+    pub(super) const fn record_end(&mut self) {
+        self.is_at_end = true;
     }
 
     /// Passes an event that can never be sent; it has no place in the order.
@@ -217,7 +226,7 @@ impl SequenceGate {
             read.waited_reads + 1 >= MAX_WAITED_READS && read.read_at.elapsed() >= MAX_WAIT;
         Path::Stream {
             is_impaired: queues.is_impaired(&read.event.queue),
-            is_deferring: queues.is_deferring(&read.event.queue),
+            is_deferring: self.is_at_end || queues.is_deferring(&read.event.queue),
             was_in_vain: blocked.is_some_and(|since| since.elapsed() < BLOCKED_FOR),
             may_wait: !has_waited && room.used + size_of(&read.event) <= room.max,
         }

@@ -4,8 +4,9 @@ use super::shards::Shards;
 use super::{ShardedStage, assert_in_order};
 use crate::support::{event, string, text, until_answer};
 
-/// Time for which a queue fails before the relay defers its events.
-const DEFERRED_AFTER: Duration = Duration::from_secs(10);
+/// Time for which a queue fails before the relay defers its events, and for which an event waits
+/// for its predecessor.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn split_shards_are_read_parents_first() {
@@ -51,8 +52,26 @@ async fn events_of_a_missing_queue_do_not_delay_the_children_of_their_shard() {
     stage.streams.shards().split_all();
     stage.commit(vec![event("a", 1), event("b", 1)]).await;
     stage.until_sent(2).await;
-    assert!(began.elapsed() < DEFERRED_AFTER, "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     let stuck = stage.stage.event("stuck", 1).await;
     assert_eq!(string(&stuck, "status"), Some("PENDING"));
     assert!(stuck.contains_key("deferred_at"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_without_its_predecessor_does_not_delay_the_children_of_its_shard() {
+    let stage = ShardedStage::new(Shards::open(1), "events").await;
+    let _relay = stage.relay("one", &[]).await;
+    stage.commit(vec![event("read", 1)]).await;
+    stage.until_sent(1).await;
+    // Its record was trimmed.
+    stage.stage.put(event("a", 1)).await;
+    let began = Instant::now();
+    stage.commit(vec![event("a", 2)]).await;
+    stage.streams.shards().split_all();
+    stage.commit(vec![event("b", 1)]).await;
+    stage.until_sent(2).await;
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert_eq!(stage.received().await, ["read:1", "b:1"]);
+    assert!(stage.stage.event("a", 2).await.contains_key("deferred_at"));
 }
