@@ -21,9 +21,9 @@ pub enum TableError {
     /// The index of the outbox table is missing, or does not have what a query needs.
     #[error(
         "index `{BY_STATE_INDEX}` of table `{table}` cannot be read: {reason}; it is missing, or \
-         does not project the attributes that this release needs: `all-in-one provision` names the \
-         steps. Until it is repaired, events are published from the stream, and sweeps, deferred \
-         events and lists wait"
+         does not project the attributes that this release needs. Run `all-in-one provision`, which \
+         names the steps. Until it is repaired, events are published from the stream only; sweeps \
+         and lists fail, and deferred events wait"
     )]
     IndexUnusable { table: String, reason: String },
     /// The change does not fit into the item. The event is unchanged.

@@ -119,7 +119,7 @@ pub struct Quarantine {
     pub attempts: u64,
 }
 
-/// Values that are stored in an event that is left to the table path.
+/// Values that are stored in a deferred event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deferral {
     pub key: EventKey,

@@ -26,8 +26,8 @@ pub struct StoredEvent {
     pub occurred_at: Option<String>,
     pub published_at: Option<String>,
     pub message_id: Option<String>,
-    /// Time at which the relay left the event to its table path, because its queue was
-    /// unavailable.
+    /// Time at which a relay deferred the event: its queue was unavailable, or an earlier event of
+    /// its aggregate was waiting.
     pub deferred_at: Option<String>,
     pub failed_at: Option<String>,
     /// Reason of the quarantine; kept when the event is retried.

@@ -29,8 +29,8 @@ const MAX_PAGE_KIB: u32 = 2 * 1024;
 const MAX_READS: usize = 64;
 const MAX_LOOK_UPS: usize = 32;
 
-/// Maximum time for which an event of the table waits for the budget. The table keeps it, and other
-/// queues may have room.
+/// Maximum time for which an event of the table waits for the budget. It stays pending in the
+/// table, and the sweeper continues with events of other queues.
 const MAX_TABLE_WAIT: Duration = Duration::from_secs(1);
 
 /// Reservation for one event. It ends when it is dropped.
@@ -44,8 +44,8 @@ pub(crate) struct EventReservation {
 /// while it holds another reservation that has not been passed on, so tasks cannot deadlock.
 #[derive(Clone, Debug)]
 pub(crate) struct BufferBudget {
-    // One permit for each KiB. Pages have a part of their own, since a page is held until room for
-    // its events is found.
+    // One permit for each KiB. Pages have a budget of their own, since a page is held until its
+    // events have permits.
     events: Arc<Semaphore>,
     /// The same for events that sweepers read, so that a backlog in the table leaves half of the
     /// budget to the stream.

@@ -68,7 +68,7 @@ impl RelayMetrics {
             ),
             deferred: counter(
                 "outbox_events_deferred_total",
-                "Events left to the table because their queue is unavailable or slow, or they have no route.",
+                "Events deferred because their queue is unavailable or slow, they have no route, or an earlier event of their aggregate waits.",
             ),
             skipped: counter(
                 "outbox_events_skipped_total",

@@ -58,8 +58,8 @@ use crate::routes::Routes;
 /// Maximum number of records that a read returns. DynamoDB Streams: `GetRecords`.
 const MAX_PAGE: usize = 1_000;
 
-/// Number of aggregates whose last dispatched event all leases of an instance together remember at
-/// least, and each of them, however many there are.
+/// Minimum number of aggregates whose last dispatched event is remembered: by all shards of an
+/// instance together if there are at least 8, and by each shard however many there are.
 const MAX_REMEMBERED_AGGREGATES: usize = 40_000;
 const MIN_REMEMBERED_AGGREGATES: usize = 100;
 
@@ -93,15 +93,15 @@ pub struct EngineConfig {
     pub retention: Duration,
     /// Interval between two sweeps, and between two counts of the pending events.
     pub sweep_interval: Duration,
-    /// Minimum age of a pending event that the sweeper publishes, and the time by which the
-    /// readers must be past it.
+    /// Minimum age of a pending event that a sweeper publishes, and upper bound on the margin by
+    /// which the readers must be past the start of the sweep.
     pub sweep_after: Duration,
     /// Memory budget for events between reading and marking, in KiB.
     pub buffer_kib: usize,
     /// Wall clock.
     pub clock: fn() -> Timestamp,
     /// Returns the time for which the machine was suspended since it was started. tokio's clock
-    /// stands still meanwhile, and leases expire.
+    /// does not advance during that time, and leases expire.
     pub suspended: fn() -> Duration,
     /// Seed of the jitter.
     pub seed: u64,
@@ -131,8 +131,8 @@ impl EngineConfig {
         self.buffer_kib * 1024 / 4
     }
 
-    /// Returns the number of aggregates that each of `leases` leases remembers at least. All of
-    /// them together take a few MiB: an aggregate that is forgotten costs a look-up.
+    /// Returns the minimum number of aggregates that each of `leases` leases remembers. All of them
+    /// together take a few MiB. An aggregate that is forgotten costs a look-up.
     fn remembered_aggregates(leases: usize) -> usize {
         (MAX_REMEMBERED_AGGREGATES / leases.max(1))
             .clamp(MIN_REMEMBERED_AGGREGATES, MAX_REMEMBERED_AGGREGATES / 8)

@@ -23,7 +23,7 @@ use crate::ports::{Change, EarlierEvent, EventKey, Item, StoredStatus};
 /// Number of earlier events that are read at once.
 const MAX_EARLIER: usize = 100;
 
-/// Path of an event whose earlier ones are published from the table.
+/// Path of an event whose predecessors are published from the table.
 const TABLE: Path = Path::Table {
     waits_for_readers: false,
 };
@@ -47,10 +47,10 @@ pub(crate) type NearestEarlier = HashMap<EventKey, Option<EarlierEvent>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dispatch {
     Done,
-    /// The publisher left an earlier event to the table, which this one must not overtake.
+    /// The publisher shed an earlier event, which this one must not overtake.
     Overtakes,
-    /// The buffer has no room for an event of the table.
-    NoRoom,
+    /// The buffer has no capacity for an event of the table.
+    NoCapacity,
 }
 
 /// Outcome of the dispatch of the events before an event.
@@ -94,7 +94,7 @@ impl OrderGate {
         self.shard().sequences().set_capacity(capacity);
     }
 
-    /// Returns a number that changes when the publisher leaves events to the table.
+    /// Returns a number that changes when the publisher sheds events.
     pub(crate) fn forgotten(&self) -> u64 {
         self.shard().sequences().forgotten()
     }
@@ -132,8 +132,8 @@ impl OrderGate {
         })
     }
 
-    /// Returns `true` if an event waits for quarantined ones. A replay has been in its place in the
-    /// order before.
+    /// Returns `true` if an event waits for quarantined ones. A replay does not, because the event
+    /// was sent in order before.
     fn holds(&self, event: &Event) -> bool {
         self.ctx.config.on_failure == OnFailure::Hold && event.generation.replays.is_none()
     }
@@ -155,8 +155,8 @@ impl OrderGate {
     /// Dispatches an event whose predecessor was dispatched or is published. `record` is `None` if
     /// it was read from the table.
     ///
-    /// The publisher may leave the predecessor to the table at any time, and makes the gate forget
-    /// it first. So this checks, under the lock of the remembered sequences, that nothing was
+    /// The publisher may shed the predecessor at any time, and makes the gate forget it first. So
+    /// this checks, under the lock of the remembered sequences, that the aggregate was not
     /// forgotten since `forgotten` was read.
     pub(crate) async fn dispatch_after(
         &self,
@@ -168,7 +168,7 @@ impl OrderGate {
         let (id, sequence) = (&event.key.aggregate_id, event.sequence);
         let size = event.message.size();
         let Some(ack) = self.reserve(&event.key, size, record).await else {
-            return Dispatch::NoRoom;
+            return Dispatch::NoCapacity;
         };
         let mut sequences = self.shard().sequences();
         let may_follow = is_published
@@ -191,7 +191,7 @@ impl OrderGate {
                 self.dispatcher.send(command);
                 Dispatch::Done
             }
-            None => Dispatch::NoRoom,
+            None => Dispatch::NoCapacity,
         }
     }
 
@@ -204,7 +204,7 @@ impl OrderGate {
     }
 
     /// Dispatches, from the table, the pending events before `event` that were not dispatched yet.
-    /// Stops when the publisher leaves events to the table since `forgotten` was read.
+    /// Stops if the publisher has shed events of the aggregate since `forgotten` was read.
     pub(crate) async fn dispatch_earlier(
         &self,
         event: &Event,
@@ -270,7 +270,7 @@ impl OrderGate {
                         match self.dispatch_after(&earlier, None, false, forgotten).await {
                             Dispatch::Done => count += 1,
                             Dispatch::Overtakes => return done(count),
-                            Dispatch::NoRoom => return blocked(count),
+                            Dispatch::NoCapacity => return blocked(count),
                         }
                     }
                 }
@@ -282,9 +282,9 @@ impl OrderGate {
     /// Returns the pending events before `event`, the latest first. The search ends at an event
     /// that is published or was dispatched: its cost does not grow with the history.
     ///
-    /// Returns `None` if `event` is left to the table, because of one of them or because they are
-    /// so many that the table path gets to them first. An event that is not in the index of pending
-    /// events would not be found there, so it is never left to the table.
+    /// Returns `None` if `event` is to be deferred, because of one of them or because there are so
+    /// many that sweepers should publish them. An event that is not in the index of pending events
+    /// is never deferred, since no sweeper would find it.
     async fn pending_before(
         &self,
         event: &Event,
@@ -307,7 +307,7 @@ impl OrderGate {
                 match self.decide(event, path, &earlier.key, earlier.status) {
                     Decision::Follow => return Some(pending),
                     Decision::LookBack => {}
-                    Decision::Leave => return None,
+                    Decision::Defer => return None,
                     Decision::Wait | Decision::PublishEarlier => {
                         if event.is_deferrable && pending.len() >= MAX_EARLIER {
                             return None;

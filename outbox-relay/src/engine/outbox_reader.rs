@@ -42,7 +42,7 @@ impl EventStatuses {
         self.0.extend(other.0);
     }
 
-    /// Records that an event was left to the table path since it was looked up.
+    /// Records that an event was deferred since it was looked up.
     pub(crate) fn record_deferred(&mut self, key: &EventKey) {
         let deferred = StoredStatus {
             status: Status::Pending,
@@ -63,7 +63,7 @@ impl EventStatuses {
     }
 
     /// Returns `true` if the event was looked up and the stream path must not send it: it is
-    /// published, quarantined, discarded, left to the table path, or deleted.
+    /// published, quarantined, discarded, deferred, or deleted.
     pub(crate) fn is_settled(&self, key: &EventKey) -> bool {
         self.contains(key)
             && self
@@ -77,7 +77,7 @@ impl EventStatuses {
             .is_some_and(|stored| stored.status == Status::Published)
     }
 
-    /// Returns `true` if the event is pending and left to the table path.
+    /// Returns `true` if the event is pending and deferred.
     pub(crate) fn is_deferred(&self, key: &EventKey) -> bool {
         self.of(key)
             .is_some_and(|stored| stored.status == Status::Pending && stored.is_deferred)

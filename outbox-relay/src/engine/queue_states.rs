@@ -1,4 +1,4 @@
-//! Queue states: which queues accept events, as the publisher tells the other tasks.
+//! Queue states: which queues accept events, as the publisher reports it to the other tasks.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -10,12 +10,12 @@ use tokio::sync::Notify;
 
 use crate::routes::QueueRef;
 
-/// State of one queue that does not simply accept events.
+/// State of a queue that is not healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueCondition {
     /// Its events are deferred.
     pub(crate) is_deferring: bool,
-    /// It has as many events of the table as may wait for an impaired queue.
+    /// The number of its waiting events from the table is the maximum for an impaired queue.
     pub(crate) has_table_batch: bool,
 }
 
@@ -33,8 +33,8 @@ pub(crate) struct QueueStates {
 }
 
 impl QueueStates {
-    /// Returns `true` if the queue is unavailable for so long that its events are deferred. Events
-    /// without a route are always deferred.
+    /// Returns `true` if the queue has been unavailable for so long that its events are deferred.
+    /// Events without a route are always deferred.
     pub(crate) fn is_deferring(&self, queue: &QueueRef) -> bool {
         !queue.is_routed()
             || self

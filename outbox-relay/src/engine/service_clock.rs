@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use outbox::timestamp::Timestamp;
 
-/// Deviation up to which the host's clock counts as right: the service reports whole seconds, some
-/// time before its response arrives.
+/// Maximum deviation for which the host's clock is used unchanged: the service reports whole
+/// seconds, some time before its response arrives.
 const TOLERANCE_MILLIS: i64 = 5_000;
 
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl ServiceClock {
         if self.ahead_millis.swap(ahead, Ordering::Relaxed) == 0 && ahead != 0 {
             tracing::warn!(
                 ahead_seconds = ahead / 1000,
-                "the clock of this host deviates from that of the stream; using the latter for low-water marks. Synchronise the host's clock"
+                "the clock of this host deviates from that of the stream; using the stream's clock for low-water marks; synchronise the clock of this host"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Shards of the stream as the lease items of the group show them.
+//! Shard directory: what the lease items of the group show of the stream's shards.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::policy::lease_liveness::MIN_CHECKPOINT_INTERVAL;
 use crate::ports::{Lease, ShardId};
 
-/// What the tasks of an instance need to know of all shards. Written by the coordinator after each
+/// State of all shards that the tasks of an instance share. Written by the coordinator after each
 /// list of the leases.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ShardDirectory(Arc<Shared>);
@@ -18,7 +18,7 @@ pub(crate) struct ShardDirectory(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     directory: Mutex<Directory>,
-    /// Leases were created, so that the next list is worthwhile at once.
+    /// Leases were created, so the coordinator should list them at once.
     has_new_leases: Notify,
 }
 
@@ -26,7 +26,7 @@ struct Shared {
 struct Directory {
     /// Shards that have a child.
     parents: BTreeSet<ShardId>,
-    /// Shards that the lister of the group did not find in the stream any more.
+    /// Shards that the lister of the group no longer found in the stream.
     unlisted: BTreeSet<ShardId>,
     checkpoint_interval: Duration,
     is_listing_requested: bool,
@@ -44,7 +44,7 @@ impl Default for Directory {
 }
 
 impl ShardDirectory {
-    /// Returns `true` if the lister did not find `shard` in the stream any more. Requests a listing
+    /// Returns `true` if the lister no longer found `shard` in the stream. Requests a listing
     /// otherwise.
     pub(crate) fn is_deleted(&self, shard: &ShardId) -> bool {
         let mut directory = self.0.directory.lock();

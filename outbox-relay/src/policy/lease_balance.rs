@@ -1,9 +1,9 @@
 //! Decides which leases this instance acquires, gives up and requests, so that the leases are
 //! divided evenly among the live instances (the "balance" rule).
 //!
-//! Every instance reads the same lease items and computes the same shares, so no instance has to
-//! tell another what to do: one that has too many leases releases them, and those that have too few
-//! acquire them.
+//! Every instance reads the same lease items and computes the same shares, so instances need not
+//! send each other requests: one that has too many leases releases them, and those that have too
+//! few acquire them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +22,8 @@ pub struct Division<'v, 'a> {
     pub leases: &'v [&'a Lease],
     /// Those of them that no live instance owns.
     pub available: &'v [&'a Lease],
-    /// Those of `available` that nobody acquired for so long that the view of the live instances
-    /// may be wrong.
+    /// Those of `available` that no instance acquired for so long that the view of the live
+    /// instances may be wrong.
     pub left_over: &'v [&'a Lease],
     /// Leases that the deciding instance holds and does not give up yet, in the order in which it
     /// acquired them.
@@ -118,8 +118,8 @@ impl<'v, 'a> Division<'v, 'a> {
     }
 
     /// Returns the `count` leases to give up: the most recently acquired ones, so that after a
-    /// restart the same leases return. The maintenance lease moves last, because its holder's
-    /// listing of the stream begins anew.
+    /// restart the same leases return. The maintenance lease moves last, because its next holder
+    /// starts the listing of the stream from the beginning.
     fn surplus(&self, count: usize) -> Vec<ShardId> {
         let maintenance = maintenance_id();
         let (last, rest): (Vec<_>, Vec<_>) =
@@ -129,8 +129,8 @@ impl<'v, 'a> Division<'v, 'a> {
     }
 
     /// Returns the available leases in the order in which this instance acquires them: those that
-    /// an earlier process of it owns, then those that each instance with too few leases
-    /// prefers, so that these compete for few.
+    /// an earlier process of this instance owns, then the others by rendezvous hashing among the
+    /// instances with too few leases, so that these rarely compete for the same lease.
     fn by_preference(&self, counts: &BTreeMap<&'v str, usize>) -> Vec<&'a Lease> {
         let most = self.leases.len().div_ceil(self.live.len());
         let takers: Vec<_> = counts
@@ -152,7 +152,7 @@ impl<'v, 'a> Division<'v, 'a> {
     }
 
     /// Returns up to `lacking` leases of owners of an older release that have more than their
-    /// share, less those that are requested already.
+    /// share, minus those that are requested already.
     fn to_request(&self, counts: &BTreeMap<&'v str, usize>, lacking: usize) -> Vec<&'a Lease> {
         let is_own = |lease: &&&Lease| lease.requests.requested_by.as_deref() == Some(self.name);
         let open = self.leases.iter().filter(is_own).count();

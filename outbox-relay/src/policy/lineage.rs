@@ -1,11 +1,10 @@
-//! Decides from which position on the records of a new shard are the consumer group's to read (the
-//! "gap" rule).
+//! Decides at which position the consumer group starts to read a new shard (the "gap" rule).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ports::{Lease, SequenceNumber, Shard, ShardId};
 
-/// Listed shards by what the group knows of their parents.
+/// Listed shards, and which of their parents the group has begun to read.
 #[derive(Debug)]
 pub struct Lineage<'a> {
     /// Shards that the group has begun to read, and those whose start it knew before.

@@ -37,8 +37,8 @@ pub struct Event {
     pub generation: Generation,
     /// The table can return the event later, from its index of pending events.
     pub is_deferrable: bool,
-    /// Time at which a relay left it to the table, as of the read of its item. Records of the
-    /// stream do not contain it.
+    /// Time at which a relay deferred the event, if its item was read from the table. Records of
+    /// the stream do not contain it.
     pub deferred_at: Option<Timestamp>,
     /// [`QueueRef::unrouted`] if no route matches.
     pub queue: QueueRef,
@@ -131,7 +131,7 @@ fn prepare(
     };
     // A mark could not be conditional on the generation.
     if is_malformed {
-        let failure = "`replays` must be missing or a whole number (N) of at least 0: only the relay's operators write it; remove it and retry, or discard the event";
+        let failure = "`replays` must be missing or a whole number (N) of at least 0, and only operators' commands write it; remove it and retry, or discard the event";
         return reject(key, "malformed_item", failure.to_owned(), trace_id);
     }
     let message = match Message::from_item(&item) {

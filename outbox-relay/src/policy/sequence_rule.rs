@@ -1,45 +1,47 @@
 //! Decides whether an event may follow the events before it in its aggregate (the "per-aggregate
 //! order" rule).
 //!
-//! The decision looks at one earlier event at a time, from the supposed predecessor backwards.
-//! Every event before a published or dispatched one is settled or dispatched as well, so that the
-//! search ends there.
+//! The decision considers one earlier event at a time: first the one with the next lower
+//! `sequence`, then those before it. Every event before a published or dispatched one is settled or
+//! dispatched as well, so the search ends there.
 
 use outbox::Status;
 
 use crate::ports::StoredStatus;
 
-/// An event before the one in question.
+/// An earlier event of the aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Earlier {
     /// Status in the table; `None` if the item does not exist or its status is malformed.
     pub stored: Option<StoredStatus>,
-    /// The same gate dispatched it or a later one of the aggregate, and the publisher did not
-    /// leave it to the table since.
+    /// The same gate dispatched it or a later one of the aggregate, and the publisher has not
+    /// removed it from the scheduler since.
     pub is_dispatched: bool,
 }
 
-/// The event in question.
+/// The event that is decided about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Successor {
-    /// The table path can publish it: it is in the index of pending events.
+    /// Sweepers can find it: it is in the index of pending events.
     pub is_deferrable: bool,
-    /// It waits for an earlier event that is quarantined.
+    /// It must wait for earlier events that are quarantined (the "failure mode" rule).
     pub holds: bool,
     pub path: Path,
 }
 
-/// Path on which an event arrived.
+/// Path on which an event was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     Stream {
-        /// Its queue accepts too little, so that a wait for an earlier event is in vain.
+        /// Its queue is unavailable or slow, so a deferred predecessor will not be published soon.
         is_impaired: bool,
-        /// Its events are deferred: its queue accepts nothing, or its shard has ended.
+        /// Its queue has failed for so long that all of its events are deferred, or its shard was
+        /// read to its end.
         is_deferring: bool,
-        /// An event of the aggregate waited in vain a moment ago.
-        was_in_vain: bool,
-        /// It has not waited long, and there is room for it.
+        /// A previous event of the aggregate was deferred after its wait, or because of a
+        /// quarantined one, less than a minute ago.
+        is_blocked: bool,
+        /// It has not waited for the maximum time, and there is capacity for waiting events.
         may_wait: bool,
     },
     Table {
@@ -52,14 +54,14 @@ pub enum Path {
 /// Decision about an event by an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It follows.
+    /// The event may be dispatched now.
     Follow,
     /// The next earlier event decides.
     LookBack,
     /// The earlier event is expected from the stream or from the table path.
     Wait,
-    /// It stays in the table, from where it is published after the earlier event.
-    Leave,
+    /// The event is deferred, or stays in the table: a sweeper publishes it after the earlier one.
+    Defer,
     /// The earlier event is published from the table first.
     PublishEarlier,
 }
@@ -75,37 +77,37 @@ impl Successor {
             Some(Status::Pending) => {
                 self.decide_by_pending(earlier.stored.is_some_and(|stored| stored.is_deferred))
             }
-            // An event outside the index would not be found again.
-            Some(Status::Failed) if self.holds && self.is_deferrable => Decision::Leave,
+            // A sweeper would not find an event that is not in the index.
+            Some(Status::Failed) if self.holds && self.is_deferrable => Decision::Defer,
             Some(Status::Failed | Status::Discarded) | None => Decision::LookBack,
         }
     }
 
     const fn decide_by_pending(self, is_deferred: bool) -> Decision {
-        let (is_impaired, is_deferring, was_in_vain, may_wait) = match self.path {
+        let (is_impaired, is_deferring, is_blocked, may_wait) = match self.path {
             Path::Stream {
                 is_impaired,
                 is_deferring,
-                was_in_vain,
+                is_blocked,
                 may_wait,
-            } => (is_impaired, is_deferring, was_in_vain, may_wait),
+            } => (is_impaired, is_deferring, is_blocked, may_wait),
             Path::Table { waits_for_readers } => {
                 return if waits_for_readers && self.is_deferrable && !is_deferred {
-                    Decision::Leave
+                    Decision::Defer
                 } else {
                     Decision::PublishEarlier
                 };
             }
         };
-        // Only the table path publishes a deferred event. A wait for it lets the aggregate return
-        // to the stream, unless it does not end soon.
-        let is_in_vain = is_deferring || (is_deferred && (is_impaired || was_in_vain));
-        if self.is_deferrable && is_in_vain {
-            Decision::Leave
+        // Only sweepers publish a deferred event. Waiting for it lets the aggregate return to the
+        // stream path, but only if it is published soon.
+        let defers_at_once = is_deferring || (is_deferred && (is_impaired || is_blocked));
+        if self.is_deferrable && defers_at_once {
+            Decision::Defer
         } else if may_wait {
             Decision::Wait
         } else if self.is_deferrable && is_deferred {
-            Decision::Leave
+            Decision::Defer
         } else {
             Decision::PublishEarlier
         }
@@ -119,14 +121,14 @@ mod tests {
     const STREAM: Path = Path::Stream {
         is_impaired: false,
         is_deferring: false,
-        was_in_vain: false,
+        is_blocked: false,
         may_wait: true,
     };
 
     const WAITED: Path = Path::Stream {
         is_impaired: false,
         is_deferring: false,
-        was_in_vain: false,
+        is_blocked: false,
         may_wait: false,
     };
 
@@ -225,11 +227,11 @@ mod tests {
     }
 
     #[test]
-    fn a_quarantined_event_holds_back_indexed_events_only_and_only_if_it_is_to() {
+    fn in_hold_mode_indexed_events_wait_for_a_quarantined_one() {
         for path in [STREAM, WAITED, TABLE] {
             let failed = earlier(Status::Failed);
             assert_eq!(event(path).decide(failed), Decision::LookBack);
-            assert_eq!(holding(path).decide(failed), Decision::Leave);
+            assert_eq!(holding(path).decide(failed), Decision::Defer);
             let unindexed = Successor {
                 is_deferrable: false,
                 ..holding(path)
@@ -248,24 +250,24 @@ mod tests {
     }
 
     #[test]
-    fn an_event_waits_for_a_deferred_one_and_is_then_left_to_the_table() {
+    fn an_event_waits_for_a_deferred_one_and_is_then_deferred() {
         assert_eq!(event(STREAM).decide(deferred()), Decision::Wait);
-        assert_eq!(event(WAITED).decide(deferred()), Decision::Leave);
+        assert_eq!(event(WAITED).decide(deferred()), Decision::Defer);
         assert_eq!(unindexed(STREAM).decide(deferred()), Decision::Wait);
         let waited = unindexed(WAITED).decide(deferred());
         assert_eq!(waited, Decision::PublishEarlier);
     }
 
     #[test]
-    fn an_event_does_not_wait_in_vain_for_a_deferred_one() {
-        for (is_impaired, was_in_vain) in [(true, false), (false, true)] {
+    fn an_event_of_an_impaired_queue_or_blocked_aggregate_does_not_wait_for_a_deferred_one() {
+        for (is_impaired, is_blocked) in [(true, false), (false, true)] {
             let path = Path::Stream {
                 is_impaired,
                 is_deferring: false,
-                was_in_vain,
+                is_blocked,
                 may_wait: true,
             };
-            assert_eq!(event(path).decide(deferred()), Decision::Leave);
+            assert_eq!(event(path).decide(deferred()), Decision::Defer);
             assert_eq!(unindexed(path).decide(deferred()), Decision::Wait);
             // This one is expected from the stream.
             let pending = earlier(Status::Pending);
@@ -278,11 +280,11 @@ mod tests {
         let path = Path::Stream {
             is_impaired: true,
             is_deferring: true,
-            was_in_vain: false,
+            is_blocked: false,
             may_wait: true,
         };
         for pending in [earlier(Status::Pending), deferred()] {
-            assert_eq!(event(path).decide(pending), Decision::Leave);
+            assert_eq!(event(path).decide(pending), Decision::Defer);
             assert_eq!(unindexed(path).decide(pending), Decision::Wait);
         }
     }
@@ -298,12 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn the_table_path_leaves_to_the_readers_what_they_may_still_have() {
+    fn a_recently_deferred_event_waits_for_those_that_readers_may_still_have() {
         let path = Path::Table {
             waits_for_readers: true,
         };
         let pending = earlier(Status::Pending);
-        assert_eq!(event(path).decide(pending), Decision::Leave);
+        assert_eq!(event(path).decide(pending), Decision::Defer);
         assert_eq!(event(path).decide(deferred()), Decision::PublishEarlier);
         assert_eq!(unindexed(path).decide(pending), Decision::PublishEarlier);
     }

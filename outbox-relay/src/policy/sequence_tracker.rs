@@ -24,8 +24,8 @@ impl AggregateHash {
     }
 }
 
-/// Number of forgotten aggregates that are remembered as such at least: those of the time in which
-/// an event is dispatched.
+/// Minimum number of forgotten aggregates that are remembered as such: more than are forgotten
+/// while one event is dispatched.
 const MAX_FORGOTTEN: usize = 1_000;
 
 /// Highest dispatched sequence of each of the most recent aggregates of one shard. An event of an
@@ -71,7 +71,7 @@ impl SequenceTracker {
         self.highest.get(&AggregateHash::of(aggregate_id)).copied()
     }
 
-    /// Forgets an aggregate: dispatched events of it were left to the table.
+    /// Forgets an aggregate, because dispatched events of it are removed from the scheduler.
     pub fn forget(&mut self, aggregate_id: &str) {
         let aggregate = AggregateHash::of(aggregate_id);
         self.highest.remove(&aggregate);

@@ -1,4 +1,4 @@
-//! Relays that must not run beside each other, and what only one relay of a group does.
+//! Relays that must not run at the same time, and work that only one relay of a group does.
 
 use std::time::{Duration, Instant};
 

@@ -19,9 +19,9 @@ use crate::policy::lease_assignment::InstanceView;
 use crate::policy::lease_liveness::{LeaseLiveness, MIN_CHECKPOINT_INTERVAL};
 use crate::ports::{Lease, LeaseError, LeaseRequests, ShardId, maintenance_id};
 
-/// Interval between two polls of the leases, so that a released lease is acquired soon, and the
-/// time added for every lease that it reads. The interval never exceeds a
-/// quarter of the lease duration.
+/// Interval between two polls of the leases, and the time added to it for every lease that a poll
+/// reads. The interval never exceeds a quarter of the lease duration, so that a released lease is
+/// acquired soon.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
 const POLL_INTERVAL_PER_LEASE: Duration = Duration::from_millis(1);
 

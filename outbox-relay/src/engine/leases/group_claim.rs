@@ -13,7 +13,7 @@ use crate::ports::{Lease, LeaseError, ShardId};
 
 /// Number of heartbeats of one lease that show that a group is alive. A single one may be the last
 /// request of a relay that was killed.
-const PROOF_OF_LIFE: u32 = 2;
+const ALIVE_AFTER_HEARTBEATS: u32 = 2;
 
 /// Interval at which a running instance checks that its group is still registered.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -130,7 +130,10 @@ impl OtherGroup {
 
     fn life(&self, lease_duration: Duration) -> Life {
         let owners = self.leases.values();
-        if owners.clone().any(|(_, writes)| *writes >= PROOF_OF_LIFE) {
+        if owners
+            .clone()
+            .any(|(_, writes)| *writes >= ALIVE_AFTER_HEARTBEATS)
+        {
             return Life::Alive;
         }
         let longest = owners.filter_map(|(lease, _)| lease.lease_duration).max();

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use crate::engine::context::ShardContext;
 use crate::ports::{Lease, LeaseError, LeaseState, ShardId, maintenance_id};
 
-/// Number of leases of consumed shards from which they are not read every time. A stream keeps a
-/// closed shard for a day, and ids of shards increase with time, so that they come first.
+/// Number of leases of consumed shards from which on reads usually omit them. A stream keeps a
+/// closed shard for a day, and shard ids increase with time, so the consumed ones are first.
 const MANY_ENDED: usize = 1_000;
 
-/// Leases of the group as they were read at once.
+/// Leases of the group as of one read.
 #[derive(Debug, Default)]
 pub(super) struct GroupLeases {
     pub(super) shards: Vec<Lease>,

@@ -16,7 +16,7 @@ const HEARTBEATS: u32 = 8;
 
 /// Number of heartbeats that show that another process with the same id is alive. A single one may
 /// be the last request of a process that was killed.
-const PROOF_OF_LIFE: u32 = 2;
+const ALIVE_AFTER_HEARTBEATS: u32 = 2;
 
 /// Membership of this instance in the group.
 pub(super) struct Membership {
@@ -65,7 +65,7 @@ pub(super) async fn join(
             }
         }
         if let Some(other) = &other {
-            if other.heartbeats >= PROOF_OF_LIFE {
+            if other.heartbeats >= ALIVE_AFTER_HEARTBEATS {
                 let instance = ctx.config.instance.clone();
                 return Err(EngineError::InstanceIdInUse(instance));
             }

@@ -1,5 +1,5 @@
-//! Session on one stream after the other: enters the stream of the table, coordinates its leases,
-//! and leaves the group at the end.
+//! Session: joins the group for the table's stream, coordinates the leases until the table has
+//! another stream or the engine stops, and leaves the group.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub(crate) async fn run(
     outcome
 }
 
-/// Shows that this instance is alive until another process has taken its id, or another group its
+/// Writes heartbeats of this instance until another process has taken its id, or another group its
 /// table.
 async fn until_replaced(membership: &mut Membership, ctx: &ShardContext) -> EngineError {
     tokio::select! {

@@ -18,12 +18,12 @@ use crate::policy::checkpoint_tracker::CheckpointTracker;
 use crate::policy::sweep_policy::{MAX_MARGIN, SweepPartition, is_past};
 use crate::ports::{Lease, MAINTENANCE, SWEEPERS};
 
-/// Interval at which the events of a shard that was read to its end are deferred: a queue that
-/// fails for a moment only may accept them meanwhile.
+/// Interval at which the events of a shard that was read to its end are deferred. A queue may fail
+/// after the first request for deferral.
 const DEFER_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Closes the fence of a shard however its consumer ends, so that nothing more of it is sent, and
-/// its waiting events take no room in the buffer.
+/// its waiting events are removed from the buffer.
 struct CloseOnDrop {
     shard: Arc<ShardState>,
     ctx: ShardContext,
@@ -116,8 +116,9 @@ pub(super) async fn run_shard(
     end
 }
 
-/// Has the events of a shard that was read to its end deferred if their queue does not accept them:
-/// its children are read when it has none in flight, and events of other queues wait in them.
+/// Requests, until dropped, that events of a shard that was read to its end are deferred if their
+/// queue is impaired. The children of the shard are read only when it has no event in flight, and
+/// contain events of other queues.
 async fn defer_impaired(ctx: &ShardContext, shard: &ShardState) {
     loop {
         let shard = shard.id.clone();

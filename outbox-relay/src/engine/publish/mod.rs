@@ -1,5 +1,5 @@
 //! Publishes dispatched events: sends them to their queues and marks them in the outbox table,
-//! leaves them to the table, or quarantines them (the "publish → mark → checkpoint", "deferral" and
+//! defers them, or quarantines them (the "publish → mark → checkpoint", "deferral" and
 //! "error classes" rules).
 //!
 //! ```text

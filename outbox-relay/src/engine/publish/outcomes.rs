@@ -95,8 +95,7 @@ impl Publisher {
     }
 
     /// Schedules an event again that failed while its queue accepts others. Only its aggregate is
-    /// delayed. It is left to the table when it has failed for so long that it would hold up the
-    /// checkpoint.
+    /// delayed. It is deferred when it has failed for so long that it would delay the checkpoint.
     fn retry_alone(
         &mut self,
         queue: &QueueRef,

@@ -53,7 +53,7 @@ pub(crate) struct Publisher {
     pub(super) quarantine: QuarantineQueue,
     /// Conditions of the queues as they were published last.
     pub(super) conditions: BTreeMap<QueueRef, QueueCondition>,
-    /// Queues whose events are left to the table.
+    /// Queues whose events are deferred.
     episodes: BTreeMap<QueueRef, Episode>,
     /// Shards whose events are deferred while their queues are impaired, at the next opportunity.
     ending: Vec<ShardId>,
@@ -163,8 +163,8 @@ impl Publisher {
         }
     }
 
-    /// Starts the requests that are possible now, apart from marks, and leaves to the table what
-    /// exceeds the shares of the queues.
+    /// Starts the requests that are possible now, apart from marks, and sheds the events that
+    /// exceed the shares of the queues.
     fn start_requests(&mut self, now: Instant) {
         self.shed_ending(now);
         self.start_sends(now);

@@ -1,5 +1,5 @@
 //! Requests sweeps from the instances that hold the sweepers' leases, for events that this instance
-//! has left to the table.
+//! has deferred.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -27,18 +27,17 @@ use crate::ports::{EventKey, StoredStatus};
 const MAX_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAITED_READS: u32 = 20;
 
-/// Time after a wait in vain, or after an event was left to the table because of a quarantined one,
-/// for which later events of the aggregate are left to the table without a wait, and number of
-/// aggregates for which that is remembered at least. A wait lets an aggregate return from the table
-/// to the stream; waits that are always in vain would only delay the shard.
+/// Time for which an aggregate counts as blocked after one of its events was deferred at the end of
+/// its wait, or because of a quarantined one: later events of it are deferred without a wait. Also
+/// the minimum number of aggregates for which that is remembered. A wait lets an aggregate return
+/// from the table path to the stream path; without an end in sight it only delays the shard.
 const BLOCKED_FOR: Duration = Duration::from_secs(60);
 const MAX_BLOCKED: usize = 4_000;
 
 /// Gate of one shard.
 pub(super) struct SequenceGate {
     gate: OrderGate,
-    /// Aggregates whose later events would wait in vain for a deferred predecessor, and since
-    /// when.
+    /// Blocked aggregates, and the times since which they are.
     blocked: RecentMap<AggregateHash, Instant>,
     /// The shard is closed and was read to its end.
     is_at_end: bool,
@@ -48,7 +47,7 @@ pub(super) struct SequenceGate {
 struct Known {
     statuses: EventStatuses,
     nearest: NearestEarlier,
-    /// Events of the page that wait for a deferred one, directly or behind others.
+    /// Events of the page that wait for a deferred one, directly or indirectly.
     behind_deferred: HashSet<EventKey>,
 }
 
@@ -58,7 +57,7 @@ impl Known {
         if self.statuses.contains(key) && !self.behind_deferred.contains(key) {
             return self.statuses.of(key);
         }
-        // It is among the events of the page, and could not be dispatched yet.
+        // It is an event of the same page that could not be dispatched yet.
         Some(StoredStatus {
             status: Status::Pending,
             is_deferred: self.behind_deferred.contains(key),
@@ -74,13 +73,13 @@ impl Known {
     }
 }
 
-/// Bytes that wait for predecessors.
-struct WaitingRoom {
+/// Capacity for events that wait for predecessors, in bytes.
+struct WaitingCapacity {
     used: usize,
     max: usize,
 }
 
-/// Returns the room that an event takes while it waits.
+/// Returns the capacity that an event takes while it waits, in bytes.
 fn size_of(event: &Event) -> usize {
     event.message.size() + EVENT_OVERHEAD
 }
@@ -91,12 +90,12 @@ const fn without_wait(path: Path) -> Path {
         Path::Stream {
             is_impaired,
             is_deferring,
-            was_in_vain,
+            is_blocked,
             may_wait: _,
         } => Path::Stream {
             is_impaired,
             is_deferring,
-            was_in_vain,
+            is_blocked,
             may_wait: false,
         },
         Path::Table { .. } => path,
@@ -112,13 +111,14 @@ impl SequenceGate {
         }
     }
 
-    /// Records that no event follows in the shard. A pending predecessor is in the table only, so
-    /// that a wait for it would merely delay the children of the shard.
+    /// Records that the shard has no further records. A predecessor that is pending and was not
+    /// read can then come from the table only, so waiting for it would only delay the shard's
+    /// children.
     pub(super) const fn record_end(&mut self) {
         self.is_at_end = true;
     }
 
-    /// Passes an event that can never be sent; it has no place in the order.
+    /// Dispatches an event that can never be sent, which has no place in the order.
     pub(super) async fn dispatch_rejected(&self, rejected: Rejected, record: RecordRef) {
         self.gate
             .dispatcher
@@ -126,9 +126,9 @@ impl SequenceGate {
             .await;
     }
 
-    /// Dispatches the events of a page whose predecessor is dispatched or settled, leaves those to
-    /// the table that must follow an event there, and settles those that are settled in the table
-    /// already. Returns the events that wait for a predecessor.
+    /// Dispatches the events of a page whose predecessor is dispatched or settled, defers those
+    /// that must follow an event of the table path, and settles the records of those that are
+    /// settled in the table already. Returns the events that wait for a predecessor.
     pub(super) async fn admit(&mut self, checked: CheckedEvents) -> Vec<ReadEvent> {
         let CheckedEvents {
             mut events,
@@ -144,30 +144,30 @@ impl SequenceGate {
             statuses,
             behind_deferred: HashSet::new(),
         };
-        let mut room = self.waiting_room();
+        let mut capacity = self.waiting_capacity();
         let mut waiting = Vec::new();
         let mut settled = 0;
         for mut read in events {
             let key = &read.event.key;
             if read.in_takeover_window && known.statuses.is_deferred(key) {
-                // The previous owner left it to the table.
+                // The previous owner deferred it.
                 settled += 1;
                 self.gate.shard().tracker().settle(read.record.number);
                 continue;
             }
             let forgotten = self.gate.forgotten();
-            let path = self.path_of(&read, &room);
+            let path = self.path_of(&read, &capacity);
             match self.decide(&read.event, path, &known) {
                 Decision::Follow => {}
                 Decision::Wait => {
                     read.waited_reads += 1;
-                    room.used += size_of(&read.event);
+                    capacity.used += size_of(&read.event);
                     known.record_waiting(&read.event);
                     waiting.push(read);
                     continue;
                 }
-                Decision::Leave => {
-                    self.leave(read, path, &mut known, &mut waiting).await;
+                Decision::Defer => {
+                    self.defer(read, path, &mut known, &mut waiting).await;
                     continue;
                 }
                 Decision::LookBack | Decision::PublishEarlier => {
@@ -178,7 +178,7 @@ impl SequenceGate {
                         .await;
                     self.log_earlier(&read.event, earlier.count);
                     if earlier.is_blocked {
-                        self.leave(read, path, &mut known, &mut waiting).await;
+                        self.defer(read, path, &mut known, &mut waiting).await;
                         continue;
                     }
                 }
@@ -189,7 +189,7 @@ impl SequenceGate {
             {
                 settled += 1;
                 let mut sequences = self.gate.shard().sequences();
-                // If events before it were left to the table, the next one must not follow yet.
+                // If events before it were shed since, the next one must not follow yet.
                 if sequences.may_follow(id, sequence) || sequences.is_unchanged(id, forgotten) {
                     sequences.record_dispatched(id, sequence);
                 }
@@ -210,15 +210,15 @@ impl SequenceGate {
         waiting
     }
 
-    fn waiting_room(&self) -> WaitingRoom {
+    fn waiting_capacity(&self) -> WaitingCapacity {
         let ctx = &self.gate.ctx;
-        WaitingRoom {
+        WaitingCapacity {
             used: 0,
             max: ctx.config.max_waiting_bytes() / ctx.status.shards_held().max(1),
         }
     }
 
-    fn path_of(&self, read: &ReadEvent, room: &WaitingRoom) -> Path {
+    fn path_of(&self, read: &ReadEvent, capacity: &WaitingCapacity) -> Path {
         let queues = &self.gate.ctx.queues;
         let aggregate = AggregateHash::of(&read.event.key.aggregate_id);
         let blocked = self.blocked.get(&aggregate);
@@ -227,8 +227,8 @@ impl SequenceGate {
         Path::Stream {
             is_impaired: queues.is_impaired(&read.event.queue),
             is_deferring: self.is_at_end || queues.is_deferring(&read.event.queue),
-            was_in_vain: blocked.is_some_and(|since| since.elapsed() < BLOCKED_FOR),
-            may_wait: !has_waited && room.used + size_of(&read.event) <= room.max,
+            is_blocked: blocked.is_some_and(|since| since.elapsed() < BLOCKED_FOR),
+            may_wait: !has_waited && capacity.used + size_of(&read.event) <= capacity.max,
         }
     }
 
@@ -251,26 +251,26 @@ impl SequenceGate {
         }
     }
 
-    /// Leaves an event to the table, and the earlier ones of its aggregate that wait here: the
-    /// table path would publish those as well.
-    async fn leave(
+    /// Defers an event, and the earlier ones of its aggregate that wait here: a sweeper would
+    /// publish those as well.
+    async fn defer(
         &mut self,
         read: ReadEvent,
         path: Path,
         known: &mut Known,
         waiting: &mut Vec<ReadEvent>,
     ) {
-        // No event waits for a deferred one of an impaired queue, whatever is remembered here.
+        // Events of an impaired queue are deferred at once anyway.
         if let Path::Stream {
             is_impaired: false,
-            was_in_vain: false,
+            is_blocked: false,
             ..
         } = path
         {
             let aggregate = AggregateHash::of(&read.event.key.aggregate_id);
             self.blocked.insert(aggregate, Instant::now());
         }
-        // Later events of the page follow it in the table.
+        // Later events of the page are deferred behind it.
         known.statuses.record_deferred(&read.event.key);
         known.behind_deferred.remove(&read.event.key);
         let id = &read.event.key.aggregate_id;
@@ -330,12 +330,13 @@ impl SequenceGate {
         keys
     }
 
-    /// Returns the events whose predecessor does not exist or was given up.
+    /// Returns the events whose predecessor does not exist, was discarded, or was quarantined and
+    /// is not waited for.
     fn events_to_look_back(&self, events: &[ReadEvent], statuses: &EventStatuses) -> Vec<EventKey> {
-        let room = self.waiting_room();
+        let capacity = self.waiting_capacity();
         let looks_back = |read: &&ReadEvent| {
             let key = predecessor(&read.event);
-            let path = self.path_of(read, &room);
+            let path = self.path_of(read, &capacity);
             statuses.contains(&key)
                 && !self.gate.may_follow(&read.event)
                 && self.gate.decide(&read.event, path, &key, statuses.of(&key))

@@ -91,8 +91,8 @@ impl ShardReader {
         let mut pacing = ReadPacing::new(self.ctx.config.poll_min, self.ctx.config.poll_max);
         loop {
             let (id, status) = (&self.shard.id, &self.ctx.status);
-            // Hundreds of shards that keep up must not delay each other, so that they reserve room
-            // once the size of the page is known.
+            // Hundreds of shards that keep up must not delay each other, so they reserve permits
+            // only once the size of the page is known.
             let mut permit = None;
             if self.is_behind {
                 permit = Some(self.ctx.budget.reserve_largest_page(id, status).await);

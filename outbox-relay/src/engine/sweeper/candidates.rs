@@ -11,7 +11,7 @@ const MAX_CANDIDATES: usize = 20_000;
 /// Pending events by the hash of their key. Two events with the same hash cost at most a repeat.
 pub(super) struct Candidates {
     hashes: HashSet<u64>,
-    /// Maximum number for each bucket, so that a backlog in one leaves room to the others.
+    /// Maximum number for each bucket, so that a backlog in one leaves capacity for the others.
     part: usize,
     is_full: bool,
 }
@@ -30,18 +30,18 @@ impl Candidates {
         }
     }
 
-    /// Adds an event of the bucket of which `collected` were added, if there is room.
+    /// Adds an event of the bucket of which `collected` were added, if there is capacity.
     pub(super) fn insert(&mut self, key: &EventKey, collected: &mut Collected) {
-        if !self.has_room(*collected) {
+        if !self.has_capacity(*collected) {
             self.is_full = true;
         } else if self.hashes.insert(hash(key)) {
             collected.0 += 1;
         }
     }
 
-    /// Returns `true` if there is room for more events of the bucket of which `collected` were
+    /// Returns `true` if there is capacity for more events of the bucket of which `collected` were
     /// added.
-    pub(super) const fn has_room(&self, collected: Collected) -> bool {
+    pub(super) const fn has_capacity(&self, collected: Collected) -> bool {
         collected.0 < self.part
     }
 
@@ -53,7 +53,7 @@ impl Candidates {
         self.hashes.is_empty()
     }
 
-    /// Returns `true` if there was no room for some event.
+    /// Returns `true` if there was no capacity for some event.
     pub(super) const fn is_full(&self) -> bool {
         self.is_full
     }
@@ -77,14 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_in_one_bucket_leaves_room_to_the_others() {
+    fn a_backlog_in_one_bucket_leaves_capacity_for_the_others() {
         let mut candidates = Candidates::new(4);
         let mut collected = Collected::default();
         for n in 0..MAX_CANDIDATES {
             candidates.insert(&key(n), &mut collected);
         }
         assert!(candidates.is_full());
-        assert!(!candidates.has_room(collected));
+        assert!(!candidates.has_capacity(collected));
         assert!(candidates.contains(&key(MAX_CANDIDATES / 4 - 1)));
         assert!(!candidates.contains(&key(MAX_CANDIDATES / 4)));
         candidates.insert(&key(MAX_CANDIDATES), &mut Collected::default());

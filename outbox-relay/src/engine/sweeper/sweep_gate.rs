@@ -14,7 +14,7 @@ use crate::policy::sweep_policy::is_recent;
 use crate::ports::{Change, EventKey, Item, PendingEntry};
 use crate::routes::{QueueRef, Target};
 
-/// Number of aggregates that are remembered at least as blocked.
+/// Minimum number of blocked aggregates that are remembered.
 const MAX_BLOCKED: usize = 5_000;
 
 /// Outcome of one walk.
@@ -24,12 +24,12 @@ pub(super) struct Walked {
     pub(super) dispatched: usize,
     /// Some of them were dispatched to queues that accept events.
     pub(super) has_progress: bool,
-    /// The buffer had no room for an event.
+    /// The buffer had no capacity for an event.
     pub(super) is_limited: bool,
     /// Some of the events that wait may wait for a reader of the stream.
     pub(super) awaits_readers: bool,
-    /// Number of events that wait in the table, by queue: it accepts nothing, or they wait for an
-    /// earlier event.
+    /// Number of events that wait in the table, by queue: their queue does not accept them, or
+    /// they wait for an earlier event.
     pub(super) remaining: BTreeMap<String, u64>,
 }
 
@@ -99,8 +99,8 @@ impl SweepGate {
         *remaining.entry(queue.name().to_owned()).or_default() += 1;
     }
 
-    /// Leaves an event in the table until the next walk, and those after it.
-    fn leave(&mut self, event: &Event) {
+    /// Skips an event and the later ones of its aggregate until the next walk.
+    fn skip(&mut self, event: &Event) {
         self.count_remaining(&event.queue);
         let aggregate = AggregateHash::of(&event.key.aggregate_id);
         let blocked = self.blocked.get(&aggregate).copied();
@@ -117,7 +117,7 @@ impl SweepGate {
                 Classified::Event(event) => events.push(event),
                 Classified::Reject(rejected) => match self.gate.dispatch_rejected(rejected).await {
                     Dispatch::Done => self.count_dispatched(1),
-                    Dispatch::NoRoom | Dispatch::Overtakes => self.walked.is_limited = true,
+                    Dispatch::NoCapacity | Dispatch::Overtakes => self.walked.is_limited = true,
                 },
                 Classified::Skip(_) => {}
             }
@@ -137,7 +137,7 @@ impl SweepGate {
     /// Dispatches an event. `is_published`: its predecessor is published.
     async fn dispatch_event(&mut self, event: &Arc<Event>, is_published: bool) {
         if self.full.contains(&event.queue) || self.is_blocked(&event.key) {
-            self.leave(event);
+            self.skip(event);
             return;
         }
         let forgotten = self.gate.forgotten();
@@ -149,7 +149,7 @@ impl SweepGate {
             self.count_dispatched(earlier.count);
             if earlier.is_blocked {
                 self.walked.awaits_readers |= waits_for_readers;
-                self.leave(event);
+                self.skip(event);
                 return;
             }
         }
@@ -163,11 +163,11 @@ impl SweepGate {
                 self.walked.has_progress |= !is_impaired;
                 self.count_dispatched(1);
             }
-            Dispatch::Overtakes => self.leave(event),
-            Dispatch::NoRoom => {
+            Dispatch::Overtakes => self.skip(event),
+            Dispatch::NoCapacity => {
                 self.full.insert(event.queue.clone());
                 self.walked.is_limited = true;
-                self.leave(event);
+                self.skip(event);
             }
         }
     }

@@ -109,7 +109,7 @@ impl<'a> Walk<'a> {
                     for key in other.filter(|key| !shard.is_in_flight_from_table(key)) {
                         candidates.insert(key, &mut collected);
                     }
-                    if candidates.is_full() && !candidates.has_room(collected) && !looks {
+                    if candidates.is_full() && !candidates.has_capacity(collected) && !looks {
                         return;
                     }
                 }
@@ -132,7 +132,7 @@ impl<'a> Walk<'a> {
     /// are not.
     async fn publish_deferred(&mut self, entries: &[&PendingEntry], unmarked: &mut usize) {
         for entries in entries.chunks(MAX_EVENTS) {
-            // A queue that fails meanwhile accepts no more.
+            // A queue may have failed since the entry was checked.
             let mut keys = Vec::new();
             for entry in entries {
                 if self.gate.is_possible(entry) {

@@ -1,4 +1,4 @@
-//! Shares: how much of the buffer and of the send slots one queue may use.
+//! Computes the shares of the buffer and of the send slots that one queue may use.
 //!
 //! The outbox table is the durable buffer: what exceeds a queue's share of the memory buffer is
 //! deferred, that is, left pending in the table until the queue accepts it (the "deferral" rule).
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 pub const MAX_SENDS: usize = 16;
 
 /// Number of send slots that are left free for every other queue with events, and for all of them
-/// together by the queues that are impaired: those hold a slot for as long as their answer takes.
+/// together by the queues that are impaired, whose requests hold a slot for long.
 const RESERVED_SENDS: usize = 4;
 
 /// Time after its last request for which a queue counts as having events: between two batches of a
@@ -22,17 +22,17 @@ const ACTIVE_FOR: Duration = Duration::from_secs(10);
 pub(super) const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// Time for which a queue fails before all of its events are deferred. Shorter outages are bridged
-/// by the buffer, as the way through the table costs a write and several reads for each event.
+/// by the buffer, because the table path costs a write and several reads for each event.
 pub const DEFER_AFTER: Duration = Duration::from_secs(10);
 
 /// Divisor of the buffer for the share of an impaired queue.
 const IMPAIRED_DIVISOR: usize = 4;
 
-/// How well a queue accepts events.
+/// Health of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueHealth {
     Healthy,
-    /// Its last request failed, or one takes long.
+    /// Its last request failed, or one has been in flight for [`SLOW_AFTER`].
     Impaired,
     /// It has failed for so long that its events are deferred.
     Deferring,
@@ -78,7 +78,7 @@ impl QueueHealth {
     }
 }
 
-/// Use of the send slots, as one queue sees it.
+/// Use of the send slots, from the view of one queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlotUse {
     /// Requests in flight to the queue itself.
@@ -97,14 +97,15 @@ impl SlotUse {
     pub(super) fn allows_another(&self) -> bool {
         let reserved = RESERVED_SENDS * self.active_others;
         let limit = MAX_SENDS.saturating_sub(reserved).max(RESERVED_SENDS);
-        let leaves_room = self.health == QueueHealth::Healthy
+        let leaves_slots = self.health == QueueHealth::Healthy
             || self.others == 0
             || self.impaired < MAX_SENDS - RESERVED_SENDS;
-        self.own < limit && leaves_room
+        self.own < limit && leaves_slots
     }
 }
 
-/// Returns `true` if a queue whose last request started at `last_request` has events soon again.
+/// Returns `true` if a queue whose last request started at `last_request` is expected to have
+/// events again soon.
 pub(super) fn was_active(last_request: Option<Instant>, now: Instant) -> bool {
     last_request.is_some_and(|at| now < at + ACTIVE_FOR)
 }

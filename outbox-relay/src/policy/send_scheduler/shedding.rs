@@ -1,4 +1,5 @@
-//! Sheds what exceeds the shares of impaired queues, and reports how well the queues accept events.
+//! Removes (sheds) the events that exceed the shares of impaired queues, and reports the health of
+//! the queues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::{EventRef, MAX_BATCH, Permission, SendScheduler};
 use crate::policy::record_classifier::Event;
 use crate::routes::QueueRef;
 
-/// Waiting event that was removed to be left to the table.
+/// Waiting event that was removed from the scheduler. It is published from the table later.
 #[derive(Debug)]
 pub struct Shed<A> {
     pub event: Arc<Event>,
@@ -25,8 +26,8 @@ pub struct Shed<A> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueReport {
     pub health: QueueHealth,
-    /// As many events that were read from the table wait for the queue as may while it is
-    /// impaired.
+    /// The number of waiting events that were read from the table is the maximum for an impaired
+    /// queue.
     pub has_table_batch: bool,
 }
 
@@ -38,9 +39,9 @@ struct AggregateShare<'a, A> {
 }
 
 impl<A> SendScheduler<A> {
-    /// Returns the events from which on the waiting events of their aggregates exceed the shares of
-    /// the queues in a buffer of `buffer_kib`: of the aggregates that arrived last. Each of them is
-    /// then passed to [`Self::shed`].
+    /// Returns the first event to remove of each aggregate whose waiting events exceed the share of
+    /// their queue in a buffer of `buffer_kib`: of the aggregates that arrived last. Each of them
+    /// is then passed to [`Self::shed`].
     ///
     /// One batch of the events that were read from the table stays, to probe the queue.
     pub fn excess(&self, now: Instant, buffer_kib: usize) -> Vec<EventRef> {
@@ -111,13 +112,13 @@ impl<A> SendScheduler<A> {
         shares.sort_by_key(|share| share.aggregate.arrival);
         let (mut kib, mut from_table) = (0, 0);
         for share in shares {
-            let room = max_from_table - from_table;
+            let capacity = max_from_table - from_table;
             let first = if kib + share.waiting.deferrable_kib > max_kib {
                 share.first_waiting()
             } else {
                 kib += share.waiting.deferrable_kib;
-                from_table += share.waiting.from_table.min(room);
-                share.nth_from_table(queue, room)
+                from_table += share.waiting.from_table.min(capacity);
+                share.nth_from_table(queue, capacity)
             };
             if let Some(slot) = first {
                 excess
@@ -130,7 +131,7 @@ impl<A> SendScheduler<A> {
 
     /// Removes the waiting events of an aggregate from `first` on, whatever their queues, so that
     /// none of them overtakes another. Removes none if one of them is not in the table's index of
-    /// pending events, since it could not be left to the table.
+    /// pending events, since no sweeper would find it.
     pub fn shed(&mut self, first: &EventRef, now: Instant) -> Vec<Shed<A>> {
         let Some(aggregate) = self.aggregates.get_mut(&first.aggregate_id) else {
             return Vec::new();

@@ -1,5 +1,5 @@
-//! Deferral: leaves events to the outbox table, and tells the other tasks how well the queues
-//! accept events (the "deferral" rule).
+//! Deferral: removes events from the buffer that sweepers will publish from the outbox table, and
+//! reports the health of the queues to the other tasks (the "deferral" rule).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::policy::record_classifier::Event;
 use crate::policy::send_scheduler::{EventRef, QueueHealth, QueueReport};
 use crate::routes::QueueRef;
 
-/// Time in which a queue's events are left to the table.
+/// Period in which events of a queue are deferred.
 #[derive(Debug, Default)]
 pub(super) struct Episode {
     /// Number of events that were deferred.
@@ -24,8 +24,7 @@ pub(super) struct Episode {
 }
 
 impl Publisher {
-    /// Leaves to the table what exceeds the shares of the queues. Returns `true` if there was
-    /// something.
+    /// Sheds the events that exceed the shares of the queues. Returns `true` if there were any.
     pub(in crate::engine::publish) fn shed_excess(&mut self, now: Instant) -> bool {
         let excess = self.scheduler.excess(now, self.buffer_kib);
         if !excess.is_empty() {
@@ -34,8 +33,7 @@ impl Publisher {
         !excess.is_empty()
     }
 
-    /// Leaves to the table the events of the shards that were read to their end and wait for
-    /// impaired queues only.
+    /// Sheds the events that wait for impaired queues, of shards that were read to their end.
     pub(in crate::engine::publish) fn shed_ending(&mut self, now: Instant) {
         for shard in std::mem::take(&mut self.ending) {
             let first = self
@@ -47,14 +45,14 @@ impl Publisher {
         }
     }
 
-    /// Leaves the waiting events of some aggregates to the table, each from the given event on:
-    /// those that were read from the stream are deferred, and the others are in the table anyway.
+    /// Sheds the waiting events of some aggregates, each from the given event on: defers those that
+    /// were read from the stream, and drops the others, which are pending in the table anyway.
     ///
-    /// No later event of these aggregates may follow without them. Hence the order: their shards
-    /// forget that they were dispatched, so that the gates look them up in the table; the commands
-    /// that the gates sent before that are executed; and the events are removed. A gate may have
-    /// looked between the first step and the last, so the steps are repeated until there is nothing
-    /// left to remove.
+    /// No later event of these aggregates may be sent before them. Therefore their shards first
+    /// forget that they were dispatched, so that the gates look them up in the table; then the
+    /// commands that the gates sent before that are executed; then the events are removed. A gate
+    /// may dispatch an event between these steps, so they are repeated until there is nothing left
+    /// to remove.
     pub(in crate::engine::publish) fn shed(&mut self, first: &[EventRef], now: Instant) {
         let mut shards: Vec<DispatchedBy> = Vec::new();
         let mut is_first = true;
@@ -102,8 +100,8 @@ impl Publisher {
         self.deferrals.push(event, acks);
     }
 
-    /// Leaves the later events of an aggregate to the table after one of it was quarantined, if
-    /// they are to wait for it.
+    /// Sheds the later events of an aggregate after one of it was quarantined, if they have to wait
+    /// for it (the "failure mode" rule).
     pub(in crate::engine::publish) fn hold_successors(
         &mut self,
         quarantined: &EventRef,
@@ -122,8 +120,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes the conditions of the queues to the other tasks, and logs which of them begin and
-    /// end to leave their events to the table.
+    /// Reports the conditions of the queues to the other tasks, and logs for which of them deferral
+    /// begins or ends.
     pub(in crate::engine::publish) fn update_queue_states(&mut self, now: Instant) {
         let reports = self.scheduler.reports(now);
         for (queue, report) in &reports {

@@ -1,4 +1,4 @@
-//! What is left to the table when a queue does not accept its events.
+//! Events that are deferred while their queue does not accept them.
 
 use super::*;
 
