@@ -1,5 +1,5 @@
-//! Effects of the outage of one queue: the delay of the events of the other queues meanwhile, and
-//! the events that were left to the table.
+//! Effects of the outage of one queue: the delay of the events of the other queues during it, and
+//! the events that were deferred.
 
 use super::super::history::{FaultKind, History, Program};
 use super::event_timeline::{EventTimeline, event_timelines};

@@ -6,13 +6,13 @@ use super::super::analysis::latency::Percentiles;
 use super::super::history::History;
 use super::{Findings, Invariant};
 
-/// Time within which 99 % of the events of the other queues are accepted, and each of them: those
-/// of a shard whose parent has just closed wait for a moment.
+/// Limits for the time from commit to acceptance of the events of the other queues: for 99 % of
+/// them, and for each. Events of a shard whose parent has just closed wait until it is consumed.
 const P99_MS: u64 = 1_000;
 const MAX_MS: u64 = 3_000;
 
-/// Length of an outage from which relays defer the events of the queue: they bridge shorter ones
-/// with their buffer.
+/// Length of an outage from which relays defer the events of the queue. During shorter ones the
+/// events wait in their buffers.
 const DEFERRED_FROM_MS: u64 = 14_000;
 
 /// Checks each outage of one queue.

@@ -33,7 +33,7 @@ pub(crate) struct GapCount {
     pub counted: u64,
 }
 
-/// Events that a relay left to the table: an increase of its `outbox_events_deferred_total`.
+/// Events that a relay deferred: an increase of its `outbox_events_deferred_total`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Deferral {
     /// Time of the poll.

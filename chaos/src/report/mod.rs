@@ -144,7 +144,7 @@ pub(super) struct QueueOutageFigures {
     pub queue: String,
     pub at: u64,
     pub until: u64,
-    /// Number of its events that relays left to the table.
+    /// Number of its events that relays deferred.
     pub deferred: u64,
     /// Events of the other queues from the commit to the acceptance, in milliseconds, while there
     /// was no other fault.

@@ -254,7 +254,7 @@ function queueOutages() {
   return [
     section(
       "Outages of one queue",
-      soft("Deferred: left to the table. The percentiles are of the events of the other queues, from commit to acceptance."),
+      soft("Deferred events are published from the table after the outage. The percentiles are of the events of the other queues, from commit to acceptance."),
       wide(table(head("queue", ">at", ">for", ">events deferred", ...PERCENTILES), rows)),
     ),
   ];

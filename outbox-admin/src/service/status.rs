@@ -154,7 +154,7 @@ impl Operator {
                 "no relay of the group `{group}` has read this stream yet"
             )];
         }
-        // A member without a heartbeat has ended; what it held is named by itself.
+        // A member without a heartbeat has stopped. The leases that it held are reported instead.
         let named = |is: &dyn Fn(&LeaseView) -> bool| {
             let found: Vec<_> = leases
                 .iter()

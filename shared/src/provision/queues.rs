@@ -144,7 +144,7 @@ impl Queue {
     }
 }
 
-/// Returns `true` if a stored redrive policy says the same, in whatever form.
+/// Returns `true` if a stored redrive policy has the same values. The number may be stored as text.
 fn is_same_policy(found: &str, policy: &Value) -> bool {
     let Ok(found) = serde_json::from_str::<Value>(found) else {
         return false;

@@ -31,9 +31,9 @@ const INDEX_ATTRIBUTES: [&str; 5] = [
 /// Steps to replace the index, whose projection cannot be changed. DynamoDB limits how fast an
 /// index is filled in on-demand mode, and throttles writers beyond it.
 const MOVE: &str = "delete the index if there is one, wait until it is gone, and create it again \
-                    with UpdateTable and projection INCLUDE of those attributes, at a quiet hour. \
-                    Until it is ACTIVE, events are published from the stream as before, but sweeps, \
-                    deferred events and lists pause";
+                    with UpdateTable and projection INCLUDE of those attributes, at a time of low \
+                    traffic. Until it is ACTIVE, events are published from the stream only: sweeps \
+                    and lists fail, and deferred events wait";
 
 /// A key attribute and its type.
 type KeyAttribute = (&'static str, ScalarAttributeType);

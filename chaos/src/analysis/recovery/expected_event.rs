@@ -62,8 +62,8 @@ impl<'a> Measure<'a> {
         shards.filter_map(of_shard).max_by_key(slowest)
     }
 
-    /// Returns, of the events of the queue that were committed and not sent at `at`, the one that
-    /// was accepted last; `None` if there is none. An event that was never sent may be of any
+    /// Returns the event of the queue that was accepted last, of those that were committed and not
+    /// sent at `at`; `None` if there is none. An event that was never sent may be of any
     /// queue.
     pub(super) fn last_event(&self, queue: &str, at: u64) -> Option<ExpectedEvent> {
         let waiting = self.event_timelines.iter().filter(|event| {

@@ -2,12 +2,12 @@
 //! close and are trimmed, as in DynamoDB.
 //!
 //! - `tree`: the shards of one stream. `iterator`: shard iterators. `requests`: `DescribeStream`,
-//!   `GetShardIterator` and `GetRecords`. `options`: what a cloud is started with.
+//!   `GetShardIterator` and `GetRecords`. `options`: the options of a cloud.
 //!
 //! A virtual shard is a filter over the records of the stream: those of a hash range of the
 //! partition key, between two sequence numbers. All changes of one partition key are therefore in
-//! one open shard, in the order of the stream. Nothing is copied or remembered of a record. The
-//! memory is that of the tree, some 200 bytes for each shard that still has readable records.
+//! one open shard, in the order of the stream. Records are neither copied nor kept. Only the
+//! tree takes memory, some 200 bytes for each shard that still has readable records.
 //!
 //! Costs: a reader of one shard reads the records of all shards from the database, up to
 //! [`requests::MAX_PAGES`] pages of 1,000 in one `GetRecords`, and drops those of other shards.

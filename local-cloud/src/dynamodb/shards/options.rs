@@ -1,4 +1,4 @@
-//! Number of shards and their changes, as a cloud is started with.
+//! Options of the virtual shards: their number, splits and trims.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
