@@ -53,7 +53,7 @@ async fn the_printed_variables_configure_another_program_for_the_cloud() {
 }
 
 #[tokio::test]
-async fn invalid_shard_options_are_one_sentence_and_exit_code_64() {
+async fn invalid_shard_options_are_reported_in_one_sentence_with_exit_code_64() {
     for command in ["cloud", "up"] {
         for (option, value) in [
             ("--shards", "0"),

@@ -36,8 +36,8 @@ pub struct EventDetail {
     pub malformed: Option<String>,
     /// History in the order of time.
     pub timeline: Vec<Moment>,
-    /// The failed event of the aggregate for whose retry or discard this pending event waits, if
-    /// the relays hold the successors of failed events.
+    /// The failed event of the same aggregate that blocks this pending event until it is retried
+    /// or discarded, if the relays hold the successors of failed events.
     pub blocked_by: Option<Box<EventView>>,
     /// Attributes that do not belong to the contract.
     pub other: BTreeMap<String, serde_json::Value>,

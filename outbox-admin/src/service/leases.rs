@@ -58,7 +58,7 @@ pub enum LeaseKind {
     Maintenance,
     /// A part of the pending events.
     Sweeper,
-    /// An instance shows by it that it is alive.
+    /// Heartbeats of an instance.
     Member,
 }
 

@@ -32,8 +32,8 @@ pub struct AggregateView {
     pub events: Vec<EventView>,
     /// `true` if the aggregate has more events.
     pub truncated: bool,
-    /// The failed event for whose retry or discard the pending events after it wait, if the relays
-    /// hold the successors of failed events.
+    /// The failed event that blocks the pending events after it until it is retried or discarded,
+    /// if the relays hold the successors of failed events.
     pub blocked_by: Option<Box<EventView>>,
     pub state: Option<AggregateState>,
 }

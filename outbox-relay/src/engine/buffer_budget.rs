@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_take_their_size_of_the_budget() {
+    async fn a_page_takes_its_size_from_the_budget() {
         const PAGES: usize = PAGES_KIB as usize;
         let status = EngineStatus::new(Duration::from_secs(10));
         let shard = ShardId("s".into());

@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_of_an_older_release_are_asked_for_what_is_lacking() {
+    fn leases_that_an_instance_lacks_are_requested_from_owners_of_an_older_release() {
         let mut leases: Vec<_> = (0..6).map(|n| lease(n, Some("old"))).collect();
         for lease in &mut leases {
             lease.lease_duration = None;

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_one_aggregate_is_none_of_the_others() {
+    fn forgetting_one_aggregate_changes_no_other() {
         let mut sequences = SequenceTracker::new(10);
         sequences.forget("a");
         let since = sequences.forgotten();

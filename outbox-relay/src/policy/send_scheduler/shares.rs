@@ -32,7 +32,7 @@ const IMPAIRED_DIVISOR: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueHealth {
     Healthy,
-    /// Its last request failed, or one has been in flight for [`SLOW_AFTER`].
+    /// Its last request failed, or one has been in flight for a second or more.
     Impaired,
     /// It has failed for so long that its events are deferred.
     Deferring,
