@@ -52,9 +52,9 @@ pub struct Config {
     )]
     pub routes: Routes,
 
-    /// What becomes of the later events of an aggregate when one is
-    /// quarantined: they are sent (`pass`), or wait in the table until it is
-    /// retried or discarded (`hold`).
+    /// Treatment of the later events of an aggregate when one is quarantined:
+    /// they are sent (`pass`), or wait in the table until it is retried or
+    /// discarded (`hold`).
     #[arg(
         long,
         env = "RELAY_ON_FAILURE",

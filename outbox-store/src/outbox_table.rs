@@ -80,7 +80,7 @@ pub struct Generation {
     pub replays: Option<u64>,
     /// Time of the last retry of a quarantined event, as stored.
     pub retried_at: Option<String>,
-    /// The item has a number of replays that is none. Such an event can be quarantined only.
+    /// The number of replays in the item is malformed. Such an event can only be quarantined.
     pub is_malformed: bool,
 }
 

@@ -63,7 +63,7 @@ const MAX_PAGE: usize = 1_000;
 const MAX_REMEMBERED_AGGREGATES: usize = 40_000;
 const MIN_REMEMBERED_AGGREGATES: usize = 100;
 
-/// What becomes of the later events of an aggregate when one is quarantined.
+/// Treatment of the later events of an aggregate when one is quarantined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnFailure {
     /// They are sent without it.

@@ -30,7 +30,7 @@ pub struct Division<'v, 'a> {
     pub held: &'v [ShardId],
 }
 
-/// What the deciding instance does.
+/// Changes that the deciding instance makes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision<'a> {
     pub acquire: Vec<&'a Lease>,

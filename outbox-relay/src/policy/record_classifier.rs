@@ -57,7 +57,7 @@ impl Event {
     }
 }
 
-/// What classification depends on, apart from the record.
+/// Configuration of the classification.
 #[derive(Clone, Copy, Debug)]
 pub struct ClassifierConfig<'a> {
     /// Name of the outbox table.

@@ -285,7 +285,7 @@ impl DynamoDbOutboxTable {
                 Some(_) => "#replays = :replays",
             },
             match retried_at {
-                // An attribute of another type is no time of a retry.
+                // An attribute of another type is not the time of a retry.
                 None => "NOT attribute_type(#retried_at, :string)",
                 Some(_) => "#retried_at = :retried_at",
             }

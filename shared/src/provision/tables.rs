@@ -367,7 +367,7 @@ pub async fn stock(
     Ok(())
 }
 
-/// How the projection of an existing index differs from [`INDEX_ATTRIBUTES`].
+/// Difference between the projection of an existing index and [`INDEX_ATTRIBUTES`].
 #[derive(Debug, PartialEq, Eq)]
 enum Projects {
     Exactly,

@@ -96,7 +96,7 @@ async fn try_claim(
         if let Some(stopped) = stopped {
             tracing::warn!(
                 stopped,
-                "this consumer group takes the place of one that has stopped"
+                "registered this consumer group for the table in place of one that has stopped"
             );
         }
         return Ok(None);

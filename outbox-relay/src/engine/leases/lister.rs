@@ -20,7 +20,8 @@ use crate::policy::lineage::Lineage;
 use crate::ports::{Lease, LeaseError, Leases, Shard, ShardId, StreamError};
 
 /// Interval of regular listings. A shorter one would use up the few DescribeStream calls of a busy
-/// stream. A listing that takes longer continues: it is started again only if the stream is gone.
+/// stream. A listing that takes longer continues: it is started again only if the stream no longer
+/// exists.
 const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Pause between two DescribeStream calls, of which a stream allows 10 a second.

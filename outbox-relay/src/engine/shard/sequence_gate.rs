@@ -43,7 +43,7 @@ pub(super) struct SequenceGate {
     is_at_end: bool,
 }
 
-/// What was read of the events before those of a page.
+/// Statuses of earlier events, as they were looked up for the events of one page.
 struct Known {
     statuses: EventStatuses,
     nearest: NearestEarlier,

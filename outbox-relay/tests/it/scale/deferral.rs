@@ -29,7 +29,7 @@ const MIN_RATIO: f64 = if cfg!(debug_assertions) { 0.3 } else { 0.5 };
 /// Upper bound on the events that one kill may repeat: those that were sent and not marked.
 const REPEATS_PER_KILL: usize = 500;
 
-/// What keeps the backlog from being sent.
+/// Reason for which the backlog cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Obstacle {
     MissingQueue,
