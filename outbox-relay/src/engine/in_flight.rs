@@ -80,6 +80,13 @@ impl Ack {
         }
     }
 
+    /// Records that the event is about to be quarantined: it no longer counts as dispatched.
+    pub(crate) fn record_rejected(&self) {
+        if let Some(key) = &self.table_key {
+            self.shard.record_rejected(key);
+        }
+    }
+
     /// Settles the event: it is published and marked, quarantined, deferred, or was settled before.
     pub(crate) fn settle(self) {
         if let Some(number) = self.record {

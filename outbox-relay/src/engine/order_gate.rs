@@ -256,6 +256,12 @@ impl OrderGate {
                     // Events that were dispatched a moment ago are still pending in the table.
                     Classified::Event(earlier) if self.was_dispatched(&earlier.key) => {}
                     Classified::Event(earlier) if in_flight.contains(&earlier.key) => {
+                        // What waits for a queue that fails would fill the buffer.
+                        if (is_held && shard.is_rejected(&earlier.key))
+                            || (self.is_sweeper && self.ctx.queues.is_impaired(&earlier.queue))
+                        {
+                            return blocked(count);
+                        }
                         let mut sequences = shard.sequences();
                         if !sequences.is_unchanged(id, forgotten) {
                             return done(count);

@@ -31,6 +31,8 @@ pub(crate) struct ShardState {
     /// Keys of those that were read from the table. A later read of the table returns them again
     /// until they are settled.
     from_table: Mutex<HashSet<EventKey>>,
+    /// Those of them that are about to be quarantined.
+    rejected: Mutex<HashSet<EventKey>>,
     /// Number of deferred events by queue, as of the last pass of a sweeper.
     deferred: Mutex<BTreeMap<String, u64>>,
 }
@@ -59,6 +61,7 @@ impl ShardState {
             suspended,
             in_flight: AtomicUsize::new(0),
             from_table: Mutex::default(),
+            rejected: Mutex::default(),
             deferred: Mutex::default(),
         }
     }
@@ -108,6 +111,16 @@ impl ShardState {
         self.from_table.lock().contains(key)
     }
 
+    /// Records that an event that was read from the table is about to be quarantined.
+    pub(super) fn record_rejected(&self, key: &EventKey) {
+        self.rejected.lock().insert(key.clone());
+    }
+
+    /// Returns `true` if the event was read from the table and is about to be quarantined.
+    pub(crate) fn is_rejected(&self, key: &EventKey) -> bool {
+        self.rejected.lock().contains(key)
+    }
+
     /// Returns the events of an aggregate that were read from the table and are in flight.
     pub(crate) fn in_flight_from_table(&self, aggregate_id: &str) -> HashSet<EventKey> {
         let is_of_aggregate = |key: &&EventKey| key.aggregate_id == aggregate_id;
@@ -126,6 +139,7 @@ impl ShardState {
     /// Records the end of an event's flight, whether it was settled or forgotten.
     pub(super) fn end_flight(&self, table_key: Option<&EventKey>) {
         if let Some(key) = table_key {
+            self.rejected.lock().remove(key);
             self.from_table.lock().remove(key);
         }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);

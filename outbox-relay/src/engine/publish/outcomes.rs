@@ -133,6 +133,10 @@ impl Publisher {
         self.scheduler.record_batch_failure(batch, now, |failures| {
             backoff::delay(failures, random.f64())
         });
+        let behind = self.scheduler.behind_probes(batch, now);
+        if !behind.is_empty() {
+            self.shed(&behind, now);
+        }
     }
 
     /// Processes the failure of a whole request.
@@ -193,6 +197,10 @@ impl Publisher {
     fn reject(&mut self, outgoing: &Outgoing, failure: String, now: Instant) {
         let event = &outgoing.event;
         let reference = EventRef::of(event);
+        // Before the gates forget it, so that none takes it as dispatched afterwards.
+        for ack in self.scheduler.acks(&reference) {
+            ack.record_rejected();
+        }
         self.hold_successors(&reference, now);
         let acks = self.scheduler.remove_rejected(&reference, now);
         let rejected = Rejected {

@@ -102,6 +102,11 @@ impl SweepGate {
     /// Skips an event and the later ones of its aggregate until the next walk.
     fn skip(&mut self, event: &Event) {
         self.count_remaining(&event.queue);
+        self.block(event);
+    }
+
+    /// Leaves later events of an aggregate in the table until the next walk.
+    fn block(&mut self, event: &Event) {
         let aggregate = AggregateHash::of(&event.key.aggregate_id);
         let blocked = self.blocked.get(&aggregate).copied();
         let lowest = blocked.map_or(event.sequence, |blocked| blocked.min(event.sequence));
@@ -160,6 +165,10 @@ impl SweepGate {
         match dispatch {
             Dispatch::Done => {
                 let is_impaired = self.gate.ctx.queues.is_impaired(&event.queue);
+                if is_impaired {
+                    // What waits behind it would fill the buffer.
+                    self.block(event);
+                }
                 self.walked.has_progress |= !is_impaired;
                 self.count_dispatched(1);
             }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::aggregate::{Aggregate, Slot};
 use super::queue_state::{QueueState, WaitingEvents};
 use super::shares::QueueHealth;
-use super::{EventRef, MAX_BATCH, Permission, SendScheduler};
+use super::{Batch, EventRef, MAX_BATCH, Permission, SendScheduler};
 use crate::policy::record_classifier::Event;
 use crate::routes::QueueRef;
 
@@ -127,6 +127,26 @@ impl<A> SendScheduler<A> {
                     .or_insert(slot);
             }
         }
+    }
+
+    /// Returns the first event that waits behind an event of `failed`, a batch that probed a queue
+    /// whose events are deferred, by aggregate. Each of them is then passed to [`Self::shed`]: the
+    /// probes are repeated for as long as the queue fails, and what waits behind them, whatever its
+    /// queue, would take room in the buffer and hold up checkpoints.
+    pub fn behind_probes(&self, failed: &Batch, now: Instant) -> Vec<EventRef> {
+        let state = self.queues.get(&failed.queue);
+        if state.is_none_or(|state| health(&failed.queue, state, now) != QueueHealth::Deferring) {
+            return Vec::new();
+        }
+        let probes = failed.events.iter().map(|outgoing| &outgoing.event);
+        probes
+            .filter_map(|probe| {
+                let aggregate = self.aggregates.get(&probe.key.aggregate_id)?;
+                let mut waiting = aggregate.waiting_from(Slot::FIRST);
+                let (_, scheduled) = waiting.find(|(slot, _)| slot.sequence > probe.sequence)?;
+                Some(EventRef::of(&scheduled.event))
+            })
+            .collect()
     }
 
     /// Removes the waiting events of an aggregate from `first` on, whatever their queues, so that

@@ -181,3 +181,40 @@ fn an_event_that_fails_alone_is_timed_from_its_first_failure() {
     assert_eq!(shed.len(), 1);
     assert!(!shed[0].is_from_table);
 }
+
+#[test]
+fn no_event_waits_behind_the_probes_of_a_queue_that_fails() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    shed_excess(&mut scheduler, now);
+    let later = now + Duration::from_secs(1);
+    scheduler.push(event("a", 1, "down", 1), 0, true, later);
+    push(&mut scheduler, event("a", 2, "up", 1), 0);
+    scheduler.push(event("b", 1, "down", 1), 0, true, later);
+    scheduler.push(event("b", 2, "up", 1), 0, true, later);
+    push(&mut scheduler, event("c", 2, "up", 1), 0);
+    let probe = scheduler.next_batch(later, |_| Permission::Send).unwrap();
+    assert_eq!(probe.queue.name(), "down");
+    assert_eq!(shed_excess(&mut scheduler, later), [""; 0]);
+    for aggregate in ["a", "b"] {
+        scheduler.retry(&reference(aggregate, 1), None, false, later);
+    }
+    scheduler.record_batch_failure(&probe, later, |_| Duration::from_secs(1));
+    assert_eq!(
+        scheduler.behind_probes(&probe, later),
+        [reference("a", 2), reference("b", 2)],
+        "the probes themselves stay"
+    );
+}
+
+#[test]
+fn events_wait_behind_an_event_of_a_queue_that_fails_for_a_moment() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    scheduler.push(event("a", 1, "down", 1), 0, true, now);
+    push(&mut scheduler, event("a", 2, "up", 1), 0);
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    scheduler.retry(&reference("a", 1), None, false, now);
+    scheduler.record_batch_failure(&batch, now, |_| Duration::from_secs(1));
+    assert_eq!(scheduler.behind_probes(&batch, now), []);
+}
