@@ -6,7 +6,7 @@ use outbox::Status;
 use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::EventKey;
 
-use crate::world::{Delivery, Disturbance, EventModel, TABLE_PATH_WAITS, World};
+use crate::world::{Delivery, Disturbance, EventModel, World};
 
 /// Adds violations to `world.violations`, and returns the number of repeated deliveries.
 pub(crate) fn check(world: &mut World) -> u64 {
@@ -139,15 +139,18 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
     found
 }
 
-/// Returns `true` if both paths may send the event, because of a later one of its aggregate: an
-/// event that cannot be deferred follows the deferred ones before it, and the table path publishes
-/// the pending ones before a deferred one.
+/// Returns `true` if two instances may read the event from the table and send it: for a later event
+/// of its aggregate that cannot be deferred and follows the deferred ones before it, or for a later
+/// one whose earlier ones the stream has lost while their queue fails.
 fn is_sent_twice(world: &World, key: &EventKey) -> bool {
     let sequence = |key: &EventKey| key.sequence.parse::<u64>().ok();
-    let is_deferred = world.events[key].deferred;
-    world.events.iter().any(|(other, event)| {
-        other.aggregate_id == key.aggregate_id
-            && sequence(other) > sequence(key)
-            && (is_deferred && !event.wrote_bucket || event.deferred && !TABLE_PATH_WAITS)
-    })
+    let is_before_unindexed = || {
+        world.events.iter().any(|(other, event)| {
+            other.aggregate_id == key.aggregate_id
+                && sequence(other) > sequence(key)
+                && !event.wrote_bucket
+        })
+    };
+    let is_lost = world.setup.failing_queue.is_some() && !world.has_record(key);
+    is_lost || (world.events[key].deferred && is_before_unindexed())
 }

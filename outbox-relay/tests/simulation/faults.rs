@@ -40,6 +40,7 @@ impl Faults {
         "lease answer lost",
         "lookup failed",
         "queue unavailable",
+        "queue fails",
         "send throttled",
         "malformed event",
         "refused event",

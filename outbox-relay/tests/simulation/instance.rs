@@ -5,19 +5,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox::Buckets;
-use outbox_relay::engine::{Engine, EngineConfig, EngineError, EngineStatus};
+use outbox_relay::engine::{Engine, EngineConfig, EngineError, EngineStatus, OnFailure};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::meter::Gaps;
 use crate::ports::{Mutation, View};
-use crate::run::{SETTLE_LIMIT, locked};
+use crate::run::{MAX_INSTANCES, SETTLE_LIMIT, locked};
 use crate::world::{CLOCKS, RETENTION, World};
 
 /// Time limit for health to become green in the quiet phase: a listing of the shards is due once a
 /// minute, and the leases of the shards that it finds must then be acquired.
 const HEALTH_LIMIT: Duration = Duration::from_secs(120);
+
+/// Shortest interval between two reads of a shard, by instance, in milliseconds.
+pub(crate) const POLL_MIN_MILLIS: [u64; MAX_INSTANCES] = [10, 50, 100];
 
 /// Relay process that is started repeatedly.
 pub(crate) struct Instance {
@@ -84,16 +87,22 @@ impl Instance {
             mutation: self.mutation,
         };
         let setup = locked(&self.world).setup.clone();
+        let has_no_pauses = self.mutation == Some(Mutation::NoPauses);
+        let poll = |millis| if has_no_pauses { 1 } else { millis };
         self.has_old_routes = setup.has_old_routes;
         let config = EngineConfig {
             instance,
             outbox_table: "outbox".to_owned(),
             buckets: Buckets::default(),
             routes: setup.routes(self.number).parse().expect("a route"),
-            on_failure: setup.on_failure,
+            on_failure: if self.mutation == Some(Mutation::NotHolding) {
+                OnFailure::Pass
+            } else {
+                setup.on_failure
+            },
             lease_duration: setup.lease_duration(self.number),
-            poll_min: Duration::from_millis([10, 50, 100][self.number]),
-            poll_max: Duration::from_millis(200),
+            poll_min: Duration::from_millis(poll(POLL_MIN_MILLIS[self.number])),
+            poll_max: Duration::from_millis(poll(200)),
             retention: Duration::from_secs(RETENTION.unsigned_abs()),
             sweep_interval: Duration::from_secs(5),
             sweep_after: Duration::from_secs(12),
@@ -182,9 +191,13 @@ impl Instance {
 
     pub(crate) async fn stop(&mut self) {
         self.thaw();
-        self.stop.cancel();
         if let Some(running) = self.running.take() {
             let abort = running.task.abort_handle();
+            if self.mutation == Some(Mutation::NoShutdown) {
+                abort.abort();
+            } else {
+                self.stop.cancel();
+            }
             let stopped = tokio::time::timeout(SETTLE_LIMIT, running.task).await;
             let mut world = locked(&self.world);
             match stopped {
@@ -201,6 +214,7 @@ impl Instance {
                 }
             }
             world.check_gap(&running.name, running.gaps.count());
+            world.check_released(&running.name);
         }
     }
 
@@ -227,7 +241,8 @@ impl Instance {
     /// Returns `true` if `/healthz` is green.
     pub(crate) fn is_live(&self) -> bool {
         let running = self.running.as_ref();
-        running.is_none_or(|running| running.status.live(Instant::now()).healthy())
+        self.mutation == Some(Mutation::AlwaysGreen)
+            || running.is_none_or(|running| running.status.live(Instant::now()).healthy())
     }
 
     /// Returns the name of the current incarnation.

@@ -44,7 +44,7 @@ mod world;
 use faults::Faults;
 use ports::Mutation;
 use run::{BUFFER_EVENTS, Outcome, outage, simulate, simulate_without};
-use world::PAGE;
+use world::{PAGE, Setup};
 
 /// Number of seeds of a regular run.
 const SEEDS: u64 = 2_000;
@@ -99,10 +99,13 @@ fn every_guarantee_holds_for_every_seed() {
         .iter()
         .filter(|outcome| !outcome.violations.is_empty())
         .collect();
-    for outcome in failed.iter().take(5) {
+    for outcome in failed.iter().take(10) {
         println!(
-            "seed {} (replay with SIM_SEED={}): {:#?}",
-            outcome.seed, outcome.seed, outcome.violations
+            "seed {} (replay with SIM_SEED={}), {:?}: {:#?}",
+            outcome.seed,
+            outcome.seed,
+            Setup::new(outcome.seed),
+            outcome.violations
         );
     }
     assert!(

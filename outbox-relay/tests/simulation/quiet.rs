@@ -45,6 +45,7 @@ pub(crate) async fn quiet_phase(world: &Mutex<World>, instances: &mut [Instance]
     for instance in instances.iter() {
         instance.check_health(true).await;
     }
+    check_balance(world, instances).await;
     let fault = locked(world).setup.health_fault;
     if let Some(fault) = fault {
         check_green(world, instances).await;
@@ -78,10 +79,6 @@ async fn everything_else_settles(world: &Mutex<World>) {
         ));
         return;
     }
-    // An event that cannot be deferred stays in the buffer, and the checkpoint before it.
-    if locked(world).setup.has_items_without_bucket {
-        return;
-    }
     let advanced = wait_until(world, |world| {
         let stream = world.stream();
         let leases = world.leases.iter().filter(|((of, _), _)| *of == stream);
@@ -94,6 +91,15 @@ async fn everything_else_settles(world: &Mutex<World>) {
     .await;
     if !advanced {
         let violation = "deferral: a low-water mark stands still while a queue is unavailable";
+        locked(world).violations.push(violation.to_owned());
+    }
+}
+
+/// Checks balance: soon the instances hold equal numbers of shards.
+async fn check_balance(world: &Mutex<World>, instances: &[Instance]) {
+    let names: Vec<_> = instances.iter().filter_map(Instance::name).collect();
+    if !wait_until(world, |world| world.is_balanced(&names)).await {
+        let violation = "balance: an instance holds more shards than its share";
         locked(world).violations.push(violation.to_owned());
     }
 }

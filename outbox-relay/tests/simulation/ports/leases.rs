@@ -18,6 +18,11 @@ fn unavailable() -> LeaseError {
     LeaseError::Unavailable("simulated".to_owned())
 }
 
+/// Returns `true` if it is the item of a member of the group.
+fn is_member(id: &ShardId) -> bool {
+    id.to_string().starts_with("member#")
+}
+
 fn lease_id(stream: &str, shard: &ShardId) -> (String, ShardId) {
     (stream.to_owned(), shard.clone())
 }
@@ -125,6 +130,9 @@ impl LeaseTable for View {
             return Err(unavailable());
         }
         let mut world = self.world();
+        if self.lacks(Mutation::NoBalance) {
+            return Ok(());
+        }
         let Some(stored) = world.leases.get_mut(&lease_id(stream, &seen.shard)) else {
             return Err(LeaseError::Lost(None));
         };
@@ -213,7 +221,8 @@ impl View {
             let of_stream = world
                 .leases
                 .iter()
-                .filter(|((of, id), _)| of == stream && is_listed(id));
+                .filter(|((of, id), _)| of == stream && is_listed(id))
+                .filter(|((_, id), _)| !(self.lacks(Mutation::NoBalance) && is_member(id)));
             let leases = of_stream.map(|(_, lease)| lease.clone());
             leases.map(|lease| self.as_seen(lease)).collect()
         };
@@ -272,11 +281,12 @@ impl View {
         world.check_progress(&stored, lease);
         let name = &self.name;
         world.log(format!(
-            "{name} writes {} owner {:?} epoch {} checkpoint {:?}",
+            "{name} writes {} owner {:?} epoch {} checkpoint {:?} until {:?}",
             lease.shard,
             lease.owner,
             lease.epoch,
-            lease.checkpoint.as_ref().map(ToString::to_string)
+            lease.checkpoint.as_ref().map(ToString::to_string),
+            lease.low_watermark.map(|mark| mark.to_string()),
         ));
         let mut written = lease.clone();
         let is_change = stored.epoch != lease.epoch;

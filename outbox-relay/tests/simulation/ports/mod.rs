@@ -44,10 +44,36 @@ pub(crate) enum Mutation {
     NoExpiry,
     /// Sweeper: the low-water marks of the readers are in the future.
     NotWaitingForReaders,
+    /// Shard discovery: shards that a split opens are never listed.
+    NoNewShards,
+    /// Pacing: shards are read without pauses.
+    NoPauses,
+    /// Gap: a trimmed position is read from the oldest record on, without an error.
+    SilentGap,
+    /// Batches: the size of messages is underestimated.
+    LargeBatches,
+    /// Error classes: an outage is answered as the refusal of each entry.
+    OutageRejects,
+    /// Deferral: no event can be deferred.
+    NotDeferring,
+    /// Failure mode: the instances pass quarantined events although they are to hold.
+    NotHolding,
+    /// Health: `/healthz` is always green.
+    AlwaysGreen,
+    /// Per-aggregate order: a look-up of an earlier event returns it as published.
+    NoPredecessors,
+    /// Publish → mark → checkpoint: a mark also counts for a later replay.
+    SwallowedReplays,
+    /// Batches: messages are deduplicated by the id of their event.
+    DeduplicationByEventId,
+    /// Balance: an instance knows of no other.
+    NoBalance,
+    /// Graceful shutdown: the process ends without it.
+    NoShutdown,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::ChildrenFirst,
         Self::NoFence,
         Self::LostUnnoticed,
@@ -59,6 +85,19 @@ impl Mutation {
         Self::NoRepublishedEvents,
         Self::NoExpiry,
         Self::NotWaitingForReaders,
+        Self::NoNewShards,
+        Self::NoPauses,
+        Self::SilentGap,
+        Self::LargeBatches,
+        Self::OutageRejects,
+        Self::NotDeferring,
+        Self::NotHolding,
+        Self::AlwaysGreen,
+        Self::NoBalance,
+        Self::NoShutdown,
+        Self::NoPredecessors,
+        Self::SwallowedReplays,
+        Self::DeduplicationByEventId,
     ];
 
     /// Returns the checker that must notice.
@@ -68,10 +107,24 @@ impl Mutation {
             Self::NoFence | Self::NotMarking => "fencing",
             Self::LostUnnoticed => "fence on loss",
             Self::NoBound => "bounded memory",
-            Self::NotWaitingForSends => "per-aggregate order",
+            Self::NotWaitingForSends | Self::NotHolding | Self::NoPredecessors => {
+                "per-aggregate order"
+            }
             Self::NoLookUps | Self::NotWaitingForReaders => "bounded repeats",
+            Self::NoPauses => "pacing",
+            Self::SilentGap => "gap",
+            Self::LargeBatches => "batches",
+            Self::OutageRejects => "error classes",
+            Self::NotDeferring => "deferral",
+            Self::AlwaysGreen => "health",
+            Self::NoBalance => "balance",
+            Self::NoShutdown => "graceful shutdown",
             Self::NoExpiry => "publish → mark",
-            Self::NoSweeper | Self::NoRepublishedEvents => "no loss",
+            Self::NoSweeper
+            | Self::NoRepublishedEvents
+            | Self::NoNewShards
+            | Self::SwallowedReplays
+            | Self::DeduplicationByEventId => "no loss",
         }
     }
 }
@@ -172,6 +225,9 @@ impl View {
     /// Returns the listed shards as this instance receives them.
     fn listed(&self) -> Vec<Shard> {
         let mut shards = self.world().listed();
+        if self.lacks(Mutation::NoNewShards) {
+            shards.retain(|shard| shard.parent.is_none());
+        }
         if self.lacks(Mutation::ChildrenFirst) {
             for shard in &mut shards {
                 shard.parent = None;

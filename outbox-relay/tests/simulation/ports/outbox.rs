@@ -43,6 +43,9 @@ impl OutboxTable for View {
 
     async fn defer(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {
         assert!((1..=25).contains(&deferrals.len()));
+        if self.lacks(Mutation::NotDeferring) {
+            return Err(simulated());
+        }
         let deferrals = deferrals.to_vec();
         self.request(Some(Err(simulated())), move |view, _| {
             view.defer_all(&deferrals)
@@ -114,6 +117,11 @@ impl OutboxTable for View {
         let mut earlier = self.world().latest_before(aggregate_id, before, limit);
         for event in &mut earlier {
             event.status = self.looked_up(event.status);
+            if let Some(stored) = &mut event.status
+                && self.lacks(Mutation::NoPredecessors)
+            {
+                stored.status = Status::Published;
+            }
         }
         self.travel().await;
         Ok(earlier)
@@ -138,6 +146,16 @@ impl View {
             },
             _ => stored,
         })
+    }
+
+    /// Returns a mark as this instance writes it.
+    fn as_marked(&self, mark: &Published) -> Published {
+        let mut mark = mark.clone();
+        if self.lacks(Mutation::SwallowedReplays) {
+            let replays = self.world().events[&mark.key].added.replays;
+            mark.generation.replays = (replays > 0).then_some(replays);
+        }
+        mark
     }
 
     fn defer_all(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {
@@ -175,7 +193,7 @@ impl View {
             .map(|mark| {
                 if self.strikes("mark failed", 0.02) {
                     MarkOutcome::TryAgain
-                } else if self.world().mark(&self.name, mark) {
+                } else if self.world().mark(&self.name, &self.as_marked(mark)) {
                     MarkOutcome::Marked
                 } else {
                     MarkOutcome::NotPending
@@ -183,6 +201,8 @@ impl View {
             })
             .collect();
         if self.strikes("mark answer lost", 0.02) {
+            // The mark will be repeated.
+            self.world().replay_some(&published[0].key);
             Err(simulated())
         } else {
             Ok(outcomes)

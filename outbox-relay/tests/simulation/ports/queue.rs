@@ -37,10 +37,28 @@ fn message_of(entry: &SendEntry<'_>) -> Message {
     }
 }
 
+fn event_id_of(entry: &SendEntry<'_>) -> String {
+    let body: serde_json::Value = serde_json::from_str(&entry.message.body).expect("a JSON body");
+    body["id"].as_str().expect("a text").to_owned()
+}
+
 fn unavailable() -> SendError {
     SendError::Unavailable {
         kind: "simulated".to_owned(),
         message: "simulated".to_owned(),
+    }
+}
+
+fn entry_failure(sender_fault: bool) -> EntryFailure {
+    let code = if sender_fault {
+        "InvalidMessageContents"
+    } else {
+        "InternalError"
+    };
+    EntryFailure {
+        code: code.to_owned(),
+        message: "simulated".to_owned(),
+        sender_fault,
     }
 }
 
@@ -65,6 +83,10 @@ impl View {
         is_lost: bool,
     ) -> Answer {
         if self.world().unavailable.contains(logical(queue)) || self.strikes("send failed", 0.05) {
+            if self.lacks(Mutation::OutageRejects) {
+                return Ok(messages.iter().map(|_| Err(entry_failure(true))).collect());
+            }
+            self.log_failure(messages);
             return Err(unavailable());
         }
         let refused = |code: &str| SendError::Refused {
@@ -84,16 +106,7 @@ impl View {
             .map(|message| {
                 let at_fault = at_fault(&message.key);
                 if at_fault || self.strikes("entry failed", 0.03) {
-                    let code = if at_fault {
-                        "InvalidMessageContents"
-                    } else {
-                        "InternalError"
-                    };
-                    return Err(EntryFailure {
-                        code: code.to_owned(),
-                        message: "simulated".to_owned(),
-                        sender_fault: at_fault,
-                    });
+                    return Err(entry_failure(at_fault));
                 }
                 let delivery = Delivery {
                     key: message.key.clone(),
@@ -115,6 +128,19 @@ impl View {
         }
     }
 
+    fn log_failure(&self, messages: &[Message]) {
+        let name = |message: &Message| {
+            let EventKey {
+                aggregate_id,
+                sequence,
+            } = &message.key;
+            format!("{aggregate_id}:{sequence}")
+        };
+        let names: Vec<_> = messages.iter().map(name).collect();
+        let line = format!("{} fails to send {}", self.name, names.join(", "));
+        self.world().log(line);
+    }
+
     /// Decides at random whether the whole request is refused because of one entry, as some
     /// services do.
     fn refuses_all(&self) -> bool {
@@ -132,7 +158,12 @@ impl Queue for View {
     async fn send(&self, queue: &QueueRef, entries: &[SendEntry<'_>]) -> Answer {
         assert!((1..=10).contains(&entries.len()));
         let bytes: usize = entries.iter().map(|entry| entry.message.size()).sum();
-        if bytes > MAX_MESSAGE_BYTES {
+        let limit = if self.lacks(Mutation::LargeBatches) {
+            MAX_MESSAGE_BYTES / 2
+        } else {
+            MAX_MESSAGE_BYTES
+        };
+        if bytes > limit {
             let violation = format!("batches: {} sends {bytes} bytes at once", self.name);
             self.world().violations.push(violation);
         }
@@ -152,7 +183,12 @@ impl Queue for View {
             return Ok(entries.iter().map(|_| Ok("m".to_owned())).collect());
         }
         let (name, sent_at) = (queue.name().to_owned(), Instant::now());
-        let messages: Vec<_> = entries.iter().map(message_of).collect();
+        let mut messages: Vec<_> = entries.iter().map(message_of).collect();
+        if self.lacks(Mutation::DeduplicationByEventId) {
+            for (message, entry) in messages.iter_mut().zip(entries) {
+                message.deduplication = event_id_of(entry);
+            }
+        }
         let is_slow = self.world().setup.slow_queue == Some(logical(&name));
         if is_slow && self.strikes("slow queue", 1.0) {
             let millis = self.world().random.u64(500..4_000);

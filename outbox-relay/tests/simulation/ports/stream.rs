@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use outbox_relay::ports::{Page, Position, Shard, ShardId, ShardIterator, Stream, StreamError};
 use tokio::time::Instant;
 
-use super::View;
+use super::{Mutation, View};
 use crate::world::{Limit, PAGE};
 
 /// Maximum number of shards in a page of a listing: low, so that a listing takes several requests.
@@ -61,7 +61,7 @@ impl Stream for View {
             return Err(StreamError::Unavailable("simulated".to_owned()));
         }
         self.check_stream(stream)?;
-        let mut children = self.world().listed();
+        let mut children = self.listed();
         children.retain(|shard| shard.parent.as_ref() == Some(parent));
         Ok(Some(children))
     }
@@ -82,9 +82,11 @@ impl Stream for View {
             Position::At(number) => number.0.parse::<u64>().expect("a number made here") - 1,
             Position::After(number) => number.0.parse().expect("a number made here"),
         };
-        if after < self.world().trimmed(shard) {
+        let trimmed = self.world().trimmed(shard);
+        if after < trimmed && !self.ignores_gap() {
             return Err(self.trimmed());
         }
+        let after = after.max(trimmed);
         // A reader that has not read a record of the shard knows of no gap.
         let unread = if *position == Position::TrimHorizon {
             UNREAD
@@ -120,7 +122,8 @@ impl Stream for View {
         if self.world().is_throttled(Limit::Reads(id.clone())) {
             return Err(StreamError::Throttled("simulated".to_owned()));
         }
-        if after < self.world().trimmed(&id) {
+        let trimmed = self.world().trimmed(&id);
+        if after < trimmed && (is_unread || !self.ignores_gap()) {
             return Err(if is_unread {
                 StreamError::Trimmed
             } else {
@@ -146,6 +149,9 @@ impl Stream for View {
                 .iter()
                 .filter_map(|record| record.event.clone())
                 .collect();
+            if found.len() < PAGE / 2 {
+                world.check_pacing(&self.name, &id);
+            }
             let records = found.iter().map(|record| world.record(record)).collect();
             world.read(&self.name, &id, keys);
             if lags {
@@ -172,6 +178,15 @@ impl Stream for View {
 }
 
 impl View {
+    /// Returns `true` if a trimmed position is no error, because of a disabled rule.
+    fn ignores_gap(&self) -> bool {
+        let ignores = self.lacks(Mutation::SilentGap);
+        if ignores {
+            self.world().saw_gap.insert(self.name.clone());
+        }
+        ignores
+    }
+
     /// Returns the error for a trimmed position. The engine must count a gap.
     fn trimmed(&self) -> StreamError {
         self.world().saw_gap.insert(self.name.clone());

@@ -47,8 +47,9 @@ impl World {
         event.was_failed = true;
         event.added.failed_at = failed_at;
         if event.flaw.is_none() {
-            self.violations
-                .push(format!("{instance} quarantined the valid event {key:?}"));
+            self.violations.push(format!(
+                "error classes: {instance} quarantined the valid event {key:?}"
+            ));
         }
         self.settled(key, instance);
         true
@@ -151,6 +152,16 @@ impl World {
         event.added.replays += 1;
         event.added.replayed_at = Some(clock().to_string());
         self.republish(key, "event replayed");
+    }
+
+    /// Lets an operator replay an event in some cases, if it is published.
+    pub(crate) fn replay_some(&mut self, key: &EventKey) {
+        let is_published = self
+            .status(key)
+            .is_some_and(|stored| stored.status == Status::Published);
+        if is_published && self.random.f64() < 0.3 {
+            self.replay(key);
+        }
     }
 
     fn republish(&mut self, key: &EventKey, kind: &'static str) {

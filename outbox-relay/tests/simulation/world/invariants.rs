@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::stream::RecordModel;
 use super::table::Flaw;
 use super::{PAGE, RETENTION, World, clock};
+use crate::instance::POLL_MIN_MILLIS;
 
 impl World {
     /// Checks lineage: a shard is read only if its parent is fully consumed or no longer exists.
@@ -184,6 +185,42 @@ impl World {
             self.violations.push(format!(
                 "publish → mark: {instance} marked {name} to expire in {left} s"
             ));
+        }
+    }
+
+    /// Checks pacing: in a second, a shard is read at most as often as the shortest interval
+    /// allows, apart from nearly full pages, which are followed by a read at once.
+    pub(crate) fn check_pacing(&mut self, name: &str, shard: &ShardId) {
+        let instance = name.split('.').next().and_then(|n| n.parse::<usize>().ok());
+        let interval = POLL_MIN_MILLIS[instance.expect("a number of an instance")];
+        let now = Instant::now();
+        let of_shard = (name.to_owned(), shard.clone());
+        let (since, count) = self.reads.entry(of_shard).or_insert((now, 0));
+        if now.duration_since(*since) >= Duration::from_secs(1) {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        // Requests that take long arrive with shorter intervals.
+        if *count > 1_000 / interval + 5 {
+            let violation = format!("pacing: {name} reads {shard} {count} times in a second");
+            self.violations.push(violation);
+            *count = 0;
+        }
+    }
+
+    /// Checks graceful shutdown: an instance that has stopped holds no lease.
+    pub(crate) fn check_released(&mut self, name: &str) {
+        if self.has_faults || self.setup.is_limited {
+            return;
+        }
+        let stream = self.stream();
+        let held = self
+            .holders
+            .iter()
+            .find(|((of, _), holder)| *of == stream && *holder == name);
+        if let Some(((_, shard), _)) = held {
+            let violation = format!("graceful shutdown: {name} has stopped and holds {shard}");
+            self.violations.push(violation);
         }
     }
 

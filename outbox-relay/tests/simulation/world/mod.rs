@@ -20,7 +20,7 @@ use outbox::Status;
 use outbox::timestamp::Timestamp;
 use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::{EventKey, Lease, ShardId};
-pub(crate) use setup::{HealthFault, LATE_LEASE_WRITES, LEASE, QUEUES, Setup, TABLE_PATH_WAITS};
+pub(crate) use setup::{HealthFault, LATE_LEASE_WRITES, LEASE, QUEUES, Setup};
 use stream::ShardModel;
 pub(crate) use table::EventModel;
 use table::{Added, Flaw};
@@ -86,6 +86,8 @@ pub(crate) struct World {
     /// Events that each incarnation has read of each shard and that are not settled.
     unsettled: BTreeMap<(String, ShardId), BTreeSet<EventKey>>,
     pub(crate) max_unsettled: usize,
+    /// Start of a second, and number of reads of each incarnation and shard since.
+    reads: BTreeMap<(String, ShardId), (Instant, u64)>,
     /// Time at which an incarnation was informed that it lost a shard.
     informed_lost: BTreeMap<(String, ShardId), Instant>,
 }
@@ -134,6 +136,7 @@ impl World {
             values: 0,
             unsettled: BTreeMap::new(),
             max_unsettled: 0,
+            reads: BTreeMap::new(),
             informed_lost: BTreeMap::new(),
         }
     }
@@ -238,6 +241,23 @@ impl World {
         Some((shard.id.clone(), holder.clone()))
     }
 
+    /// Returns `true` if every open shard of the current stream is held, and none of `instances`
+    /// holds two more than another.
+    pub(crate) fn is_balanced(&self, instances: &[&str]) -> bool {
+        let stream = self.stream();
+        let open = self.shards.iter().filter(|shard| !shard.closed);
+        let holders: Vec<_> = open
+            .map(|shard| self.holders.get(&(stream.clone(), shard.id.clone())))
+            .collect();
+        let held = |name: &&str| {
+            let of_name = |holder: &&Option<&String>| holder.is_some_and(|holder| holder == name);
+            holders.iter().filter(of_name).count()
+        };
+        let counts = || instances.iter().map(held);
+        holders.iter().all(Option::is_some)
+            && counts().max().unwrap_or(0) <= counts().min().unwrap_or(0) + 1
+    }
+
     pub(crate) fn is_settled_but_for_failing_queue(&mut self) -> bool {
         self.unsettled_but_for_failing_queue().is_empty()
     }
@@ -267,7 +287,7 @@ impl World {
             let is_blocked = blocked.contains(&key.aggregate_id);
             let may_stay = event.is_lost
                 || is_blocked && !event.is_unsettled()
-                || is_blocked && !event.has_bucket;
+                || is_blocked && !(event.has_bucket && self.has_record(key));
             if !may_stay {
                 left.push(format!("{}:{}", key.aggregate_id, key.sequence));
             }

@@ -96,7 +96,8 @@ impl Setup {
             has_holes: has(0.3),
             has_event_ids: has(0.3) && DEDUPLICATION,
             has_large_payloads: has(0.1),
-            has_items_without_bucket: has(0.2),
+            // Those would stay in the buffer until the failing queue is available.
+            has_items_without_bucket: has(0.2) && failing_queue.is_none(),
             is_limited: has(0.3),
             has_different_leases: has(0.2) && DIFFERENT_LEASES,
             has_old_routes: has(0.2) && UNROUTED,
@@ -134,9 +135,9 @@ impl Setup {
 }
 
 /// Features that the engine does not have yet.
-const HOLD: bool = false;
-const DEFERRAL: bool = false;
-const DEDUPLICATION: bool = false;
+const HOLD: bool = true;
+const DEFERRAL: bool = true;
+const DEDUPLICATION: bool = true;
 const DIFFERENT_LEASES: bool = false;
 const UNROUTED: bool = false;
 const WRONG_CLOCKS: bool = false;
@@ -144,5 +145,3 @@ const WRONG_CLOCKS: bool = false;
 pub(crate) const REPLAYS: bool = true;
 /// Lease writes take effect after their caller gave up.
 pub(crate) const LATE_LEASE_WRITES: bool = true;
-/// The table path waits for earlier events that a reader of the stream is going to send.
-pub(crate) const TABLE_PATH_WAITS: bool = true;

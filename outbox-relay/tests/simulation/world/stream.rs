@@ -203,6 +203,18 @@ impl World {
         }
     }
 
+    /// Returns `true` if a reader can still read the event from the stream. Others stay in the
+    /// table until the sweeper publishes them.
+    pub(crate) fn has_record(&self, key: &EventKey) -> bool {
+        self.shards.iter().any(|shard| {
+            let mut records = shard.records.iter();
+            !shard.deleted
+                && records.any(|record| {
+                    record.number > shard.trimmed && record.event.as_ref() == Some(key)
+                })
+        })
+    }
+
     /// Returns a record as the service does.
     pub(crate) fn record(&self, record: &RecordModel) -> Record {
         let change = match &record.event {
