@@ -213,6 +213,8 @@ impl OrderGate {
     ) -> EarlierDispatch {
         let id = &event.key.aggregate_id;
         let shard = self.shard();
+        // Read first: one that is rejected from now on is also forgotten, which is noticed below.
+        let rejected = shard.rejected(id);
         let in_flight = shard.in_flight_from_table(id);
         let blocked = |count| EarlierDispatch {
             count,
@@ -257,7 +259,7 @@ impl OrderGate {
                     Classified::Event(earlier) if self.was_dispatched(&earlier.key) => {}
                     Classified::Event(earlier) if in_flight.contains(&earlier.key) => {
                         // What waits for a queue that fails would fill the buffer.
-                        if (is_held && shard.is_rejected(&earlier.key))
+                        if (is_held && rejected.contains(&earlier.key))
                             || (self.is_sweeper && self.ctx.queues.is_impaired(&earlier.queue))
                         {
                             return blocked(count);

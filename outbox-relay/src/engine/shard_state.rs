@@ -116,9 +116,12 @@ impl ShardState {
         self.rejected.lock().insert(key.clone());
     }
 
-    /// Returns `true` if the event was read from the table and is about to be quarantined.
-    pub(crate) fn is_rejected(&self, key: &EventKey) -> bool {
-        self.rejected.lock().contains(key)
+    /// Returns the events of an aggregate that were read from the table and are about to be
+    /// quarantined.
+    pub(crate) fn rejected(&self, aggregate_id: &str) -> HashSet<EventKey> {
+        let is_of_aggregate = |key: &&EventKey| key.aggregate_id == aggregate_id;
+        let rejected = self.rejected.lock();
+        rejected.iter().filter(is_of_aggregate).cloned().collect()
     }
 
     /// Returns the events of an aggregate that were read from the table and are in flight.

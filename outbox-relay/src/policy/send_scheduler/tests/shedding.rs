@@ -192,7 +192,6 @@ fn no_event_waits_behind_the_probes_of_a_queue_that_fails() {
     push(&mut scheduler, event("a", 2, "up", 1), 0);
     scheduler.push(event("b", 1, "down", 1), 0, true, later);
     scheduler.push(event("b", 2, "up", 1), 0, true, later);
-    push(&mut scheduler, event("c", 2, "up", 1), 0);
     let probe = scheduler.next_batch(later, |_| Permission::Send).unwrap();
     assert_eq!(probe.queue.name(), "down");
     assert_eq!(shed_excess(&mut scheduler, later), [""; 0]);
