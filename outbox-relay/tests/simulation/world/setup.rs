@@ -135,7 +135,7 @@ impl Setup {
 }
 
 /// Features that the engine does not have yet.
-const HOLD: bool = true;
+const HOLD: bool = false;
 const DEFERRAL: bool = true;
 const DEDUPLICATION: bool = true;
 const DIFFERENT_LEASES: bool = false;
