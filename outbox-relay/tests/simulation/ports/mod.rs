@@ -60,8 +60,6 @@ pub(crate) enum Mutation {
     AlwaysGreen,
     /// Per-aggregate order: a look-up of an earlier event returns it as published.
     NoPredecessors,
-    /// Publish → mark → checkpoint: a mark also counts for a later replay.
-    SwallowedReplays,
     /// Batches: messages are deduplicated by the id of their event.
     DeduplicationByEventId,
     /// Balance: an instance knows of no other.
@@ -71,7 +69,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::ChildrenFirst,
         Self::NoFence,
         Self::LostUnnoticed,
@@ -93,7 +91,6 @@ impl Mutation {
         Self::NoBalance,
         Self::NoShutdown,
         Self::NoPredecessors,
-        Self::SwallowedReplays,
         Self::DeduplicationByEventId,
     ];
 
@@ -118,7 +115,6 @@ impl Mutation {
             Self::NoSweeper
             | Self::NoRepublishedEvents
             | Self::NoNewShards
-            | Self::SwallowedReplays
             | Self::DeduplicationByEventId => "no loss",
         }
     }

@@ -148,16 +148,6 @@ impl View {
         })
     }
 
-    /// Returns a mark as this instance writes it.
-    fn as_marked(&self, mark: &Published) -> Published {
-        let mut mark = mark.clone();
-        if self.lacks(Mutation::SwallowedReplays) {
-            let replays = self.world().events[&mark.key].added.replays;
-            mark.generation.replays = (replays > 0).then_some(replays);
-        }
-        mark
-    }
-
     fn defer_all(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {
         if self.strikes("defer failed", 0.05) {
             return Err(simulated());
@@ -193,7 +183,7 @@ impl View {
             .map(|mark| {
                 if self.strikes("mark failed", 0.02) {
                     MarkOutcome::TryAgain
-                } else if self.world().mark(&self.name, &self.as_marked(mark)) {
+                } else if self.world().mark(&self.name, mark) {
                     MarkOutcome::Marked
                 } else {
                     MarkOutcome::NotPending
