@@ -134,7 +134,7 @@ impl Setup {
     }
 }
 
-/// Features that the engine does not have yet.
+/// Models that runs use, or do not use until every seed passes with them.
 const HOLD: bool = false;
 const DEFERRAL: bool = true;
 const DEDUPLICATION: bool = true;
