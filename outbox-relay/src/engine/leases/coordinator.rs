@@ -35,9 +35,6 @@ const MIN_LOCATE_INTERVAL: Duration = Duration::from_secs(2);
 /// children of more shards with fewer requests.
 const MAX_CHILD_REQUESTS: usize = 4;
 
-/// Time after which the item of a member that is not alive is deleted, in lease durations.
-const MEMBER_KEPT: u32 = 10;
-
 /// Reason for which a coordinator ended.
 pub(super) enum StopReason {
     Stopping,
@@ -319,12 +316,12 @@ impl LeaseCoordinator {
         }
     }
 
-    /// Deletes the items of members that have not been alive for long.
+    /// Deletes the items of members that are not alive: an instance that starts would count them
+    /// for a lease duration.
     async fn delete_members(&self, members: &[Lease], view: InstanceView<'_>) {
-        let kept = self.ctx.config.lease_duration * MEMBER_KEPT;
         let table = &self.ctx.ports.leases;
         for member in members {
-            if self.liveness.is_expired(member, view.now, kept)
+            if view.is_expired(member)
                 && let Err(LeaseError::Unavailable(reason)) =
                     table.remove(&self.ctx.stream, member).await
             {
