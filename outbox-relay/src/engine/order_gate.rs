@@ -228,6 +228,11 @@ impl OrderGate {
             return blocked(0);
         };
         let is_held = event.is_deferrable && self.holds(event);
+        // An event of the stream would wait in the buffer until the queue of the earlier one
+        // accepts events again.
+        let is_behind_failing = |earlier: &Event| {
+            !self.is_sweeper && event.is_deferrable && self.ctx.queues.is_deferring(&earlier.queue)
+        };
         let mut count = 0;
         while !keys.is_empty() {
             let first = keys.split_off(keys.len().saturating_sub(MAX_EARLIER));
@@ -261,6 +266,7 @@ impl OrderGate {
                         // What waits for a queue that fails would fill the buffer.
                         if (is_held && rejected.contains(&earlier.key))
                             || (self.is_sweeper && self.ctx.queues.is_impaired(&earlier.queue))
+                            || is_behind_failing(&earlier)
                         {
                             return blocked(count);
                         }
@@ -271,7 +277,9 @@ impl OrderGate {
                         sequences.record_dispatched(id, earlier.sequence);
                     }
                     Classified::Event(earlier) => {
-                        if self.is_sweeper && !self.ctx.queues.accepts_table_events(&earlier.queue)
+                        let queues = &self.ctx.queues;
+                        if (self.is_sweeper && !queues.accepts_table_events(&earlier.queue))
+                            || is_behind_failing(&earlier)
                         {
                             return blocked(count);
                         }

@@ -79,6 +79,12 @@ struct WaitingCapacity {
     max: usize,
 }
 
+impl WaitingCapacity {
+    fn fits(&self, event: &Event) -> bool {
+        self.used + size_of(event) <= self.max
+    }
+}
+
 /// Returns the capacity that an event takes while it waits, in bytes.
 fn size_of(event: &Event) -> usize {
     event.message.size() + EVENT_OVERHEAD
@@ -203,7 +209,13 @@ impl SequenceGate {
                 .gate
                 .dispatch_after(&read.event, record, is_published, forgotten);
             if dispatch.await != Dispatch::Done {
-                waiting.push(read);
+                // Its predecessor was shed meanwhile.
+                if read.event.is_deferrable && !capacity.fits(&read.event) {
+                    self.defer(read, path, &mut known, &mut waiting).await;
+                } else {
+                    capacity.used += size_of(&read.event);
+                    waiting.push(read);
+                }
             }
         }
         self.record_settled(settled);
@@ -228,7 +240,7 @@ impl SequenceGate {
             is_impaired: queues.is_impaired(&read.event.queue),
             is_deferring: self.is_at_end || queues.is_deferring(&read.event.queue),
             is_blocked: blocked.is_some_and(|since| since.elapsed() < BLOCKED_FOR),
-            may_wait: !has_waited && capacity.used + size_of(&read.event) <= capacity.max,
+            may_wait: !has_waited && capacity.fits(&read.event),
         }
     }
 
