@@ -198,7 +198,9 @@ impl LeaseTable for View {
         let mut world = self.world();
         match world.leases.get(&lease_id(stream, &seen.shard)) {
             Some(stored) if stored.is_same_write(seen) => {
-                world.leases.remove(&lease_id(stream, &seen.shard));
+                let lease = lease_id(stream, &seen.shard);
+                world.leases.remove(&lease);
+                world.holders.remove(&lease);
                 Ok(())
             }
             _ => Err(LeaseError::Lost(None)),
