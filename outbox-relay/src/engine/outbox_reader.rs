@@ -77,6 +77,12 @@ impl EventStatuses {
             .is_some_and(|stored| stored.status == Status::Published)
     }
 
+    /// Returns `true` if the event is quarantined.
+    pub(crate) fn is_failed(&self, key: &EventKey) -> bool {
+        self.of(key)
+            .is_some_and(|stored| stored.status == Status::Failed)
+    }
+
     /// Returns `true` if the event is pending and deferred.
     pub(crate) fn is_deferred(&self, key: &EventKey) -> bool {
         self.of(key)

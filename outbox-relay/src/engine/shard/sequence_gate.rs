@@ -194,9 +194,13 @@ impl SequenceGate {
                 && known.statuses.is_settled(&read.event.key)
             {
                 settled += 1;
+                let is_failed = known.statuses.is_failed(&read.event.key);
                 let mut sequences = self.gate.shard().sequences();
-                // If events before it were shed since, the next one must not follow yet.
-                if sequences.may_follow(id, sequence) || sequences.is_unchanged(id, forgotten) {
+                // If events before it were shed since, the next one must not follow yet. After a
+                // quarantined one, it may have to wait.
+                if !is_failed
+                    && (sequences.may_follow(id, sequence) || sequences.is_unchanged(id, forgotten))
+                {
                     sequences.record_dispatched(id, sequence);
                 }
                 drop(sequences);
