@@ -16,7 +16,7 @@ use serde::Serialize;
 use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
-use super::outbox_table::{item_key, number, string};
+use super::attribute_value::{item_key, number, string};
 use crate::item::text;
 use crate::{EventKey, TableError};
 

@@ -15,7 +15,7 @@ use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute};
 use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
-use super::outbox_table::item_key;
+use super::attribute_value::item_key;
 use crate::page_token::{Part, Position, merge};
 use crate::{
     EventFilter, EventKey, EventPage, EventState, Item, PageToken, StoredEvent, TableError,

@@ -6,8 +6,8 @@ use outbox::item::{FAILED_BUCKET, attribute};
 use shared::aws::error::{ErrorClass, classify};
 
 use super::DynamoDbOutboxTable;
+use super::attribute_value::{item_key, number, projection, string};
 use super::event_list::shown;
-use super::outbox_table::{item_key, number, projection, string};
 use crate::{EventKey, StoredEvent, StoredEventDetail, TableError};
 
 /// Events per request of a search for the event that blocks an aggregate.

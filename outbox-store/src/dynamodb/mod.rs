@@ -1,12 +1,15 @@
 //! The tables in DynamoDB.
 //!
-//! [`DynamoDbOutboxTable`] is one type in several files: `outbox_table` has what the relay does,
-//! `event_list`, `event_lookup`, `event_count` and `event_change` what operators do.
+//! [`DynamoDbOutboxTable`] is one type in several files: `outbox_table` and `event_mark` have what
+//! the relay reads and changes, `event_list`, `event_lookup`, `event_count` and `event_change` what
+//! operators do.
 
+mod attribute_value;
 mod event_change;
 mod event_count;
 mod event_list;
 mod event_lookup;
+mod event_mark;
 mod lease_item;
 mod lease_table;
 mod outbox_table;
