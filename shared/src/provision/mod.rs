@@ -3,13 +3,16 @@
 //! Running it again changes nothing. Resources that differ in a way that would lose events (another
 //! stream view, another key) are an error that names the difference.
 
+mod projection;
 mod queues;
 mod resources;
+mod stock;
 mod tables;
 
 pub use queues::{MAX_RECEIVES, dead_letter_queue_name, queue};
-pub use resources::{ResourceNames, create_resources, stock_widgets};
-pub use tables::{Table, stock, tables};
+pub use resources::{ResourceNames, create_resources};
+pub use stock::{stock, stock_widgets};
+pub use tables::{Table, tables};
 
 /// A resource could not be created, or differs from the contract.
 #[derive(Debug, thiserror::Error)]

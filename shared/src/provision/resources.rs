@@ -96,10 +96,6 @@ impl ResourceNames {
     }
 }
 
-/// SKUs for which orders can be placed at once.
-const SKUS: std::ops::RangeInclusive<u32> = 1..=5;
-const PIECES: u64 = 1_000_000;
-
 /// Creates the missing tables, and the missing queue with its dead-letter queue. Repeated calls
 /// change nothing.
 pub async fn create_resources(
@@ -116,10 +112,4 @@ pub async fn create_resources(
     super::tables(&clients.dynamodb, tables).await?;
     super::queue(&clients.sqs, &names.worker_queue).await?;
     Ok(())
-}
-
-/// Stocks `WIDGET-1` … `WIDGET-5` unless they are already stocked.
-pub async fn stock_widgets(clients: &Clients, names: &ResourceNames) -> Result<(), ProvisionError> {
-    let skus = SKUS.map(|n| format!("WIDGET-{n}"));
-    super::stock(&clients.dynamodb, &names.inventory_table, skus, PIECES).await
 }

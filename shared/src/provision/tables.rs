@@ -5,35 +5,19 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
-    KeyType, Projection, ProjectionType, ScalarAttributeType, StreamSpecification, StreamViewType,
-    TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
+    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType,
+    ScalarAttributeType, StreamSpecification, StreamViewType, TableDescription, TableStatus,
+    TimeToLiveSpecification, TimeToLiveStatus,
 };
 use outbox::item::{BY_STATE_INDEX, attribute};
 
 use super::ProvisionError;
+use super::projection::{INDEX_ATTRIBUTES, MOVE, Projects, compare_projection, new_projection};
 use crate::aws::Causes;
 use crate::order::attribute::{idempotency_keys, inventory, orders};
 
 /// Time limit for a table to become active; it takes seconds on AWS.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(120);
-
-/// Attributes of an event in the index, besides the keys. The payload is not one of them: each of
-/// its KB would be paid for twice more, and would count against the index's write capacity.
-const INDEX_ATTRIBUTES: [&str; 5] = [
-    attribute::EVENT_ID,
-    attribute::EVENT_TYPE,
-    attribute::FAILED_AT,
-    attribute::RETRIED_AT,
-    attribute::REPLAYED_AT,
-];
-
-/// Steps to replace the index, whose projection cannot be changed. DynamoDB limits how fast an
-/// index is filled in on-demand mode, and throttles writers beyond it.
-const MOVE: &str = "delete the index if there is one, wait until it is gone, and create it again \
-                    with UpdateTable and projection INCLUDE of those attributes, at a time of low \
-                    traffic. Until it is ACTIVE, events are published from the stream only: sweeps \
-                    and lists fail, and deferred events wait";
 
 /// A key attribute and its type.
 type KeyAttribute = (&'static str, ScalarAttributeType);
@@ -139,14 +123,7 @@ impl Table {
                     GlobalSecondaryIndex::builder()
                         .index_name(*name)
                         .set_key_schema(Some(key_schema(keys)))
-                        .projection(
-                            Projection::builder()
-                                .projection_type(ProjectionType::Include)
-                                .set_non_key_attributes(Some(
-                                    INDEX_ATTRIBUTES.map(str::to_owned).into(),
-                                ))
-                                .build(),
-                        )
+                        .projection(new_projection())
                         .build()
                         .expect("name and keys are set"),
                 ]
@@ -330,71 +307,6 @@ pub async fn tables(
     Ok(())
 }
 
-/// Creates the inventory items of `skus` with `available` pieces each; existing items are left as
-/// they are.
-pub async fn stock(
-    dynamodb: &Client,
-    inventory_table: &str,
-    skus: impl IntoIterator<Item = String>,
-    available: u64,
-) -> Result<(), ProvisionError> {
-    for sku in skus {
-        let put = dynamodb
-            .put_item()
-            .table_name(inventory_table)
-            .item(inventory::SKU, AttributeValue::S(sku.clone()))
-            .item(
-                inventory::AVAILABLE,
-                AttributeValue::N(available.to_string()),
-            )
-            .item(inventory::RESERVED, AttributeValue::N("0".to_owned()))
-            .condition_expression(format!("attribute_not_exists({})", inventory::SKU))
-            .send()
-            .await;
-        match put {
-            Ok(_) => {}
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() => {}
-            Err(error) => {
-                return Err(ProvisionError::Request {
-                    what: format!("SKU `{sku}`"),
-                    action: "stocked",
-                    reason: Causes(&error).to_string(),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Difference between the projection of an existing index and [`INDEX_ATTRIBUTES`].
-#[derive(Debug, PartialEq, Eq)]
-enum Projects {
-    Exactly,
-    /// More than is needed, which costs more.
-    More,
-    /// Too little: relays and operators cannot read it.
-    Less,
-}
-
-fn compare_projection(projection: Option<&Projection>) -> Projects {
-    let (kind, found) = projection.map_or((None, &[][..]), |projection| {
-        let kind = projection.projection_type.as_ref();
-        (kind, projection.non_key_attributes())
-    });
-    let has_all = INDEX_ATTRIBUTES
-        .iter()
-        .all(|name| found.iter().any(|found| found == name));
-    match kind {
-        Some(ProjectionType::All) => Projects::More,
-        Some(ProjectionType::Include) if has_all && found.len() == INDEX_ATTRIBUTES.len() => {
-            Projects::Exactly
-        }
-        Some(ProjectionType::Include) if has_all => Projects::More,
-        _ => Projects::Less,
-    }
-}
-
 fn new_image() -> StreamSpecification {
     StreamSpecification::builder()
         .stream_enabled(true)
@@ -422,35 +334,4 @@ fn attribute_definition((name, attribute_type): &KeyAttribute) -> AttributeDefin
         .attribute_type(attribute_type.clone())
         .build()
         .expect("name and type are set")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn projection_is_compared_whatever_its_order() {
-        let compared = |projection_type, attributes: &[&str]| {
-            let names = attributes.iter().map(|name| (*name).to_owned()).collect();
-            let projection = Projection::builder()
-                .projection_type(projection_type)
-                .set_non_key_attributes(Some(names))
-                .build();
-            compare_projection(Some(&projection))
-        };
-        let mut reversed = INDEX_ATTRIBUTES.to_vec();
-        reversed.reverse();
-        assert_eq!(
-            compared(ProjectionType::Include, &reversed),
-            Projects::Exactly
-        );
-        reversed.push("payload");
-        assert_eq!(compared(ProjectionType::Include, &reversed), Projects::More);
-        assert_eq!(compared(ProjectionType::All, &[]), Projects::More);
-        assert_eq!(
-            compared(ProjectionType::Include, &["event_id"]),
-            Projects::Less
-        );
-        assert_eq!(compared(ProjectionType::KeysOnly, &[]), Projects::Less);
-    }
 }
