@@ -12,7 +12,7 @@ use outbox_store::{EventFilter, EventKey, EventState};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::events::{FilterOptions, parse_text};
+use super::list::{FilterOptions, parse_text};
 use super::output::{
     OutputOptions, Tone, cell, print, print_json, print_notice, progress_bar, render, single_line,
     table_with_wide_column,

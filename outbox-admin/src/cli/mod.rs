@@ -2,14 +2,16 @@
 //! issues the requests; this module has the arguments, the output and the exit codes.
 //!
 //! - `status`: `status` and `shards`.
-//! - `events`: `list` and `show`.
+//! - `list`: `list`, and the table of events that `show` prints as well.
+//! - `show`: `show`.
 //! - `change`: `retry`, `discard` and `replay`.
 //! - `watch`: `watch`, the status at an interval.
 //! - `output`: text and JSON on standard output, for all of them.
 
 mod change;
-mod events;
+mod list;
 mod output;
+mod show;
 mod status;
 mod watch;
 
@@ -40,8 +42,8 @@ Exit codes: 0 healthy/succeeded; 1 unhealthy, not found or failed; 64 usage; 69 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     Status(status::StatusCommand),
-    List(events::ListCommand),
-    Show(events::ShowCommand),
+    List(list::ListCommand),
+    Show(show::ShowCommand),
     Retry(change::RetryCommand),
     Discard(change::DiscardCommand),
     Replay(change::ReplayCommand),

@@ -6,7 +6,8 @@
 //! - [`lookup`]: one event or aggregate, by an id.
 //! - [`change`]: retry, discard and replay, one event at a time.
 //! - [`bulk`]: the same for many events, in order per aggregate.
-//! - [`leases`]: leases, and whether their owners are alive.
+//! - [`leases`]: leases of shards, sweepers and instances.
+//! - [`lease_observer`]: whether the owners of leases are alive.
 //! - [`status`]: all of it in one report, and whether it is healthy.
 //! - [`aggregate`]: the consumer's result, from the aggregate's own table.
 //!
@@ -17,6 +18,7 @@ pub mod aggregate;
 pub mod bulk;
 pub mod change;
 pub mod event;
+pub mod lease_observer;
 pub mod leases;
 pub mod list;
 pub mod lookup;
@@ -28,7 +30,8 @@ use std::time::Duration;
 pub use aggregate::AggregateState;
 use aws_sdk_dynamodb::Client;
 pub use event::{EventDetail, EventView};
-pub use leases::{LeaseKind, LeaseView, Life, Observer};
+pub use lease_observer::{Life, Observer};
+pub use leases::{LeaseKind, LeaseView};
 pub use list::Listing;
 pub use lookup::{AggregateView, Shown};
 use outbox_store::TableError;

@@ -8,7 +8,8 @@ use outbox_store::ShardId;
 use outbox_store::dynamodb::Count;
 use serde::Serialize;
 
-use super::leases::{LeaseKind, LeaseView, Life, Observer, seconds_between};
+use super::lease_observer::{Life, Observer};
+use super::leases::{LeaseKind, LeaseView, seconds_between};
 use super::{OperateError, Operator};
 
 /// Upper bound on the leases that one problem names; further ones are counted.
