@@ -2,21 +2,24 @@
 //! signal it, and stops it. Each start is a new incarnation. The owner learns from [`Event`]s what
 //! happened and logs or records it.
 
+mod command;
+mod incarnation;
+mod restart_policy;
+
 use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+pub use command::{Command, Commands, Requests};
+pub use incarnation::{Event, Started};
+use incarnation::{Incarnation, Paused, emit};
 use nix::sys::signal::Signal;
-use tokio::process::ChildStderr;
-use tokio::sync::{mpsc, oneshot};
+pub use restart_policy::RestartPolicy;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::child_process::{Process, Spec};
-
-/// Time after the grace period until a process is killed: it abandons unfinished work 2 s after the
-/// grace period, and flushes telemetry for at most 5 s.
-const PAST_GRACE: Duration = Duration::from_secs(8);
 
 /// A supervisor that is not running yet.
 #[derive(Debug)]
@@ -33,117 +36,6 @@ pub struct Supervisor {
     /// Cancelled to keep the process running from now on: a paused process continues, one that is
     /// not running is started, and further commands have no effect.
     pub heal: CancellationToken,
-}
-
-/// Delay between the end of an incarnation and the start of the next one, unless a command
-/// specifies it.
-#[derive(Clone, Copy, Debug)]
-pub enum RestartPolicy {
-    Fixed(Duration),
-    /// `min` after the first early end, doubled after every further one, at most `max`. An end is
-    /// early if the uptime was less than `stable_uptime`.
-    Backoff {
-        min: Duration,
-        max: Duration,
-        stable_uptime: Duration,
-    },
-}
-
-/// An event in the life of a supervised process.
-#[derive(Debug)]
-pub enum Event {
-    Started(Started),
-    StartFailed(io::Error),
-    /// The process was paused by SIGSTOP from `since` until `until`, when it continued or ended.
-    Paused {
-        since: Instant,
-        until: Instant,
-    },
-    /// The process did not end within its grace period, and is killed.
-    GraceExceeded,
-    /// The incarnation has ended.
-    Exited {
-        /// An error if the process could not be signalled or waited for; it is then killed.
-        status: io::Result<ExitStatus>,
-        /// Time and kind of the signal by which the supervisor requested the end (SIGTERM or
-        /// SIGKILL); `None` if the process ended by itself.
-        signalled: Option<(Instant, Signal)>,
-    },
-}
-
-/// The start of an incarnation.
-#[derive(Debug)]
-pub struct Started {
-    /// Number of the incarnation, starting at 1. A failed start has a number as well.
-    pub incarnation: u32,
-    /// Time just before the start.
-    pub at: Instant,
-    pub pid: u32,
-    /// Log, if it is read by this process.
-    pub log: Option<ChildStderr>,
-}
-
-/// A command for a supervised process.
-#[derive(Clone, Copy, Debug)]
-pub enum Command {
-    /// Sends SIGKILL; the process is started again after `delay`.
-    Kill { delay: Duration },
-    /// Sends SIGTERM; the process is started again `delay` after its end.
-    Terminate { delay: Duration },
-    /// Sends SIGSTOP, and SIGCONT after `lasting`.
-    Pause { lasting: Duration },
-    /// Sends SIGCONT to a paused process, and starts one that is not running.
-    Revive,
-}
-
-/// Sends commands to one supervisor.
-#[derive(Clone, Debug)]
-pub struct Commands(mpsc::Sender<Request>);
-
-/// Receiver of the commands of one supervisor.
-#[derive(Debug)]
-pub struct Requests(mpsc::Receiver<Request>);
-
-#[derive(Debug)]
-struct Request {
-    command: Command,
-    done: oneshot::Sender<Option<Instant>>,
-}
-
-impl Commands {
-    /// Creates the sender and the receiver for the supervisor.
-    pub fn new() -> (Self, Requests) {
-        // Commands are executed one at a time, and the sender waits for the result.
-        let (commands, received) = mpsc::channel(8);
-        (Self(commands), Requests(received))
-    }
-
-    /// Executes `command`. Returns the time of the signal, or `None` if there was no process to
-    /// apply it to: it is not running, it is already ending, or the supervisor has ended.
-    pub async fn send(&self, command: Command) -> Option<Instant> {
-        let (done, executed) = oneshot::channel();
-        self.0.send(Request { command, done }).await.ok()?;
-        executed.await.ok().flatten()
-    }
-}
-
-/// One incarnation while it runs.
-struct Incarnation<'a> {
-    process: Process,
-    events: &'a mpsc::UnboundedSender<Event>,
-    paused: Option<Paused>,
-    /// Time and signal of the requested end.
-    signalled: Option<(Instant, Signal)>,
-    /// Time at which a process that was terminated is killed.
-    deadline: Option<Instant>,
-    /// Delay after its end, if a command specifies it.
-    delay: Option<Duration>,
-}
-
-/// A pause by SIGSTOP.
-struct Paused {
-    since: Instant,
-    until: Instant,
 }
 
 impl Supervisor {
@@ -211,7 +103,7 @@ impl Supervisor {
             let deadline = alive.deadline;
             tokio::select! {
                 status = alive.process.ended() => return status,
-                Some(request) = self.requests.0.recv() => {
+                Some(request) = self.requests.recv() => {
                     let signalled_at = self.execute(alive, request.command)?;
                     // The sender may not wait for the result.
                     let _ = request.done.send(signalled_at);
@@ -283,7 +175,7 @@ impl Supervisor {
                 () = tokio::time::sleep_until(until) => return,
                 () = self.heal.cancelled() => return,
                 () = self.stop.cancelled() => return,
-                Some(request) = self.requests.0.recv() => {
+                Some(request) = self.requests.recv() => {
                     let _ = request.done.send(None);
                     if matches!(request.command, Command::Revive) {
                         return;
@@ -292,61 +184,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-impl Incarnation<'_> {
-    /// Sends SIGTERM and sets the deadline.
-    fn terminate(&mut self, grace: Duration) -> io::Result<()> {
-        let now = Instant::now();
-        self.signalled.get_or_insert((now, Signal::SIGTERM));
-        // A paused process receives the signal when it continues.
-        let from = self.paused.as_ref().map_or(now, |paused| paused.until);
-        self.deadline = Some(from + grace + PAST_GRACE);
-        self.process.signal(Signal::SIGTERM)
-    }
-
-    /// Sends SIGCONT if the process is paused.
-    fn resume(&mut self) -> io::Result<()> {
-        if self.paused.is_some() {
-            self.end_pause();
-            self.process.signal(Signal::SIGCONT)?;
-        }
-        Ok(())
-    }
-
-    /// Emits the pause that has ended by SIGCONT or by the end of the process.
-    fn end_pause(&mut self) {
-        if let Some(Paused { since, .. }) = self.paused.take() {
-            let until = Instant::now();
-            emit(self.events, Event::Paused { since, until });
-        }
-    }
-}
-
-impl RestartPolicy {
-    /// Returns the number of consecutive early ends after one more end.
-    fn early_ends(self, before: u32, uptime: Duration) -> u32 {
-        match self {
-            Self::Backoff { stable_uptime, .. } if uptime < stable_uptime => before + 1,
-            Self::Backoff { .. } | Self::Fixed(_) => 0,
-        }
-    }
-
-    /// Returns the delay before the next start, after this many early ends.
-    fn delay(self, early_ends: u32) -> Duration {
-        match self {
-            Self::Fixed(delay) => delay,
-            Self::Backoff { min, max, .. } => {
-                let doublings = early_ends.saturating_sub(1).min(16);
-                (min * 2_u32.pow(doublings)).min(max)
-            }
-        }
-    }
-}
-
-fn emit(events: &mpsc::UnboundedSender<Event>, event: Event) {
-    // The owner may have dropped the receiver.
-    let _ = events.send(event);
 }
 
 /// Waits until `instant`, or indefinitely if it is `None`.
@@ -407,21 +244,5 @@ mod tests {
         force.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(30), run).await;
         ended.expect("the process was not killed").unwrap();
-    }
-
-    #[test]
-    fn restart_delay_doubles_up_to_its_limit() {
-        let min = Duration::from_millis(100);
-        let max = Duration::from_secs(5);
-        let policy = RestartPolicy::Backoff {
-            min,
-            max,
-            stable_uptime: Duration::from_secs(10),
-        };
-        assert_eq!(policy.delay(0), min);
-        assert_eq!(policy.delay(1), min);
-        assert_eq!(policy.delay(2), min * 2);
-        assert_eq!(policy.delay(7), max);
-        assert_eq!(policy.delay(u32::MAX), max);
     }
 }
