@@ -108,7 +108,7 @@ impl Services {
     /// Waits until every service is ready.
     ///
     /// # Errors
-    /// When a service ends first or exceeds the time limit.
+    /// If a service ends first or exceeds the time limit.
     pub(crate) async fn ready(&self, probe: &Probe) -> Result<(), NotReady> {
         try_join_all(self.services.iter().map(|service| service.ready(probe))).await?;
         Ok(())

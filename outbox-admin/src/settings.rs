@@ -19,10 +19,10 @@ pub struct Settings {
     pub leases_table: String,
     /// Consumer group whose leases are shown.
     pub consumer_group: String,
-    /// Lease duration of the relays: an owner without a heartbeat for this long is silent.
+    /// Lease duration of the relays: an owner without a heartbeat for this long is not alive.
     pub lease_duration: Duration,
-    /// The relays hold the successors of a failed event until it is retried or discarded.
-    pub holds_aggregates: bool,
+    /// A failed event blocks the later events of its aggregate until it is retried or discarded.
+    pub failed_events_block: bool,
     /// Tables in which aggregates are stored, to show the consumer's result beside an event.
     pub aggregate_tables: AggregateTables,
     /// Base URL of Jaeger's pages, without a trailing slash, for links to traces.

@@ -43,7 +43,9 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
 
     /// Queues of the events: comma-separated `event type pattern=queue
-    /// name or URL`; `*` matches any characters, the first match decides.
+    /// name or URL`; `*` matches any characters, the first match decides. The
+    /// target `!quarantine` quarantines events of the type. Events of a type
+    /// without a route are deferred until a relay has one.
     #[arg(
         long,
         env = "RELAY_ROUTES",
@@ -205,7 +207,7 @@ impl Config {
             leases_table: self.leases_table.clone(),
             consumer_group: self.consumer_group.clone(),
             lease_duration: self.lease_duration,
-            holds_aggregates: self.on_failure == OnFailure::Hold,
+            failed_events_block: self.on_failure == OnFailure::Hold,
             aggregate_tables: self.aggregate_tables.clone(),
             jaeger_ui_url: self.jaeger_ui_url.clone(),
         }

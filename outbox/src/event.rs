@@ -43,7 +43,7 @@ pub enum EventError {
     /// The item would be too large.
     #[error(
         "the item of the event has {bytes} bytes; the limit is {limit}, because DynamoDB allows \
-         400 KiB and the relay's mark needs room"
+         400 KiB and the relay adds its mark"
     )]
     ItemTooLarge {
         /// Size of the item as DynamoDB counts it, in bytes.

@@ -35,7 +35,7 @@ pub struct Spec {
     pub program: PathBuf,
     /// Additions to the environment of this process.
     pub environment: Vec<(&'static str, String)>,
-    /// Whether this process reads the log; otherwise it goes to the terminal.
+    /// This process reads the log; otherwise it is written to the terminal.
     pub log_is_read: bool,
 }
 

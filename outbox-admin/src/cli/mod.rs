@@ -2,7 +2,7 @@
 //! issues the requests; this module has the arguments, the output and the exit codes.
 //!
 //! - `status`: `status` and `shards`.
-//! - `list`: `list`, and the table of events that `show` prints as well.
+//! - `list`: `list`, and the table of events that `show` also prints.
 //! - `show`: `show`.
 //! - `change`: `retry`, `discard` and `replay`.
 //! - `watch`: `watch`, the status at an interval.

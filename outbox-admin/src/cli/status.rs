@@ -12,7 +12,9 @@ use super::output::{
     OutputOptions, Tone, cell, colored, escape_controls, format_seconds, print, print_json,
     print_notice, render, single_line, spinner, table,
 };
-use crate::service::{LeaseKind, LeaseView, Life, Limits, Observer, Operator, StatusReport};
+use crate::service::{
+    LeaseKind, LeaseObserver, LeaseView, Limits, Liveness, Operator, StatusReport,
+};
 
 /// Report whether the outbox and its relays are healthy; exit code 1 if not.
 ///
@@ -78,7 +80,7 @@ pub struct ShardsCommand {
 
 impl StatusCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
-        let mut observer = Observer::default();
+        let mut observer = LeaseObserver::default();
         // An error of the leases is one of the problems in the report below.
         let _ = observe_leases(operator, &mut observer).await;
         let report = operator.status(&mut observer, self.limits.into()).await?;
@@ -93,10 +95,15 @@ impl StatusCommand {
 
 impl ShardsCommand {
     pub(super) async fn run(self, operator: &Operator) -> Outcome {
-        let mut leases = observe_leases(operator, &mut Observer::default()).await?;
+        let mut leases = observe_leases(operator, &mut LeaseObserver::default()).await?;
         leases.retain(|lease| lease.kind != LeaseKind::Member);
         if !self.all {
-            leases.retain(|lease| !matches!(lease.life, Life::Ended | Life::NotInStream));
+            leases.retain(|lease| {
+                !matches!(
+                    lease.liveness,
+                    Liveness::FullyConsumed | Liveness::NotInStream
+                )
+            });
         }
         if self.output.is_json() {
             print_json(&leases)?;
@@ -115,13 +122,13 @@ impl ShardsCommand {
 /// Reads the leases until the state of each is known, at most for a lease duration.
 async fn observe_leases(
     operator: &Operator,
-    observer: &mut Observer,
+    observer: &mut LeaseObserver,
 ) -> Result<Vec<LeaseView>, crate::service::OperateError> {
     let spinner = spinner(format!(
         "waiting for the heartbeats of the leases, at most {}",
-        humantime::format_duration(operator.silence())
+        humantime::format_duration(operator.lease_duration())
     ));
-    let leases = operator.observe(observer).await;
+    let leases = operator.observe_leases(observer).await;
     spinner.finish_and_clear();
     leases
 }
@@ -140,12 +147,12 @@ pub(super) fn report_text(report: &StatusReport) -> String {
         });
     let maintenance = report.sweeper.as_ref().map_or_else(
         || "no lease".to_owned(),
-        |lease| format!("{} ({})", owner(lease), life_label(lease.life).0),
+        |lease| format!("{} ({})", owner(lease), liveness_label(lease.liveness).0),
     );
     let alive = report
         .sweepers
         .iter()
-        .filter(|lease| lease.life == Life::Alive);
+        .filter(|lease| lease.liveness == Liveness::Alive);
     lines.extend([
         format!("pending      {}{oldest}", format_count(report.pending)),
         format!("deferred     {}", deferred(report)),
@@ -226,7 +233,7 @@ fn lease_table(leases: &[LeaseView]) -> Table {
         "REQUESTED BY",
     ]);
     for lease in leases {
-        let (label, tone) = life_label(lease.life);
+        let (label, tone) = liveness_label(lease.liveness);
         table.add_row(vec![
             cell(&single_line(&lease.lease, 128), Tone::Neutral),
             cell(label, tone),
@@ -249,14 +256,14 @@ fn or_dash(text: Option<&str>) -> String {
 }
 
 /// Returns the state of a lease for people, in the words of the console.
-fn life_label(life: Life) -> (&'static str, Tone) {
-    match life {
-        Life::Alive => ("alive", Tone::Good),
-        Life::Unknown => ("unknown", Tone::Neutral),
-        Life::Silent => ("no heartbeat", Tone::Bad),
-        Life::Free => ("no owner", Tone::Bad),
-        Life::Waiting => ("waits for parent", Tone::Neutral),
-        Life::Ended => ("fully consumed", Tone::Neutral),
-        Life::NotInStream => ("not in stream", Tone::Neutral),
+fn liveness_label(liveness: Liveness) -> (&'static str, Tone) {
+    match liveness {
+        Liveness::Alive => ("alive", Tone::Good),
+        Liveness::Unknown => ("unknown", Tone::Neutral),
+        Liveness::NoHeartbeat => ("no heartbeat", Tone::Bad),
+        Liveness::NoOwner => ("no owner", Tone::Bad),
+        Liveness::WaitsForParent => ("waits for parent", Tone::Neutral),
+        Liveness::FullyConsumed => ("fully consumed", Tone::Neutral),
+        Liveness::NotInStream => ("not in stream", Tone::Neutral),
     }
 }

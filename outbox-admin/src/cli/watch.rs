@@ -15,7 +15,7 @@ use super::output::{
 };
 use super::status::{LimitOptions, format_count, report_text, verdict};
 use super::{CommandError, Outcome};
-use crate::service::{Life, Observer, OperateError, Operator, StatusReport};
+use crate::service::{LeaseObserver, Liveness, OperateError, Operator, StatusReport};
 
 /// Show the status at an interval until Ctrl-C: redrawn on a terminal, else one line each time.
 ///
@@ -42,7 +42,7 @@ impl WatchCommand {
     pub(super) async fn run(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
         let terminal = Term::stdout();
         let is_redrawn = terminal.is_term() && !self.output.is_json();
-        let mut observer = Observer::default();
+        let mut observer = LeaseObserver::default();
         let mut interval = tokio::time::interval(self.interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reads = 0;
@@ -111,7 +111,7 @@ fn summary(report: &StatusReport) -> String {
     let alive = report
         .shards
         .iter()
-        .filter(|lease| lease.life == Life::Alive)
+        .filter(|lease| lease.liveness == Liveness::Alive)
         .count();
     let mut line = format!(
         "{} {} pending={} oldest={} deferred={} failed={} lag={} shards={} alive={alive}",

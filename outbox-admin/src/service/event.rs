@@ -37,7 +37,7 @@ pub struct EventDetail {
     /// History in the order of time.
     pub timeline: Vec<Moment>,
     /// The failed event of the same aggregate that blocks this pending event until it is retried
-    /// or discarded, if the relays hold the successors of failed events.
+    /// or discarded, with `RELAY_ON_FAILURE`=`hold`.
     pub blocked_by: Option<Box<EventView>>,
     /// Attributes that do not belong to the contract.
     pub other: BTreeMap<String, serde_json::Value>,

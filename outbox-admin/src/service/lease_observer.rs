@@ -1,7 +1,7 @@
-//! Whether the owners of leases are alive.
+//! Observes whether the owners of leases are alive.
 //!
-//! A single read of a lease does not show that, because clocks of two machines are not compared. A
-//! live owner increments `heartbeat` at least every third of a lease duration. An [`Observer`]
+//! A single read of a lease does not show it, because clocks of two machines are not compared. A
+//! live owner increments `heartbeat` at least every third of a lease duration. An [`LeaseObserver`]
 //! therefore compares repeated reads of the leases and measures with its own clock, as the relays
 //! do among themselves.
 
@@ -16,78 +16,94 @@ use tokio::time::Instant;
 /// Observed state of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Life {
+pub enum Liveness {
     /// The owner wrote a heartbeat while it was observed.
     Alive,
     /// The lease was not observed for long enough.
     Unknown,
     /// The owner wrote no heartbeat for a lease duration.
-    Silent,
-    /// The lease has no owner.
-    Free,
-    /// The shard starts once its parent is fully read.
-    Waiting,
-    /// The shard is fully read.
-    Ended,
+    #[serde(rename = "silent")]
+    NoHeartbeat,
+    /// No instance owned the lease for a lease duration.
+    #[serde(rename = "free")]
+    NoOwner,
+    /// The shard is read once its parent is fully consumed.
+    #[serde(rename = "waiting")]
+    WaitsForParent,
+    /// The shard is fully consumed.
+    #[serde(rename = "ended")]
+    FullyConsumed,
     /// The shard is no longer in the stream.
     #[serde(rename = "gone")]
     NotInStream,
 }
 
-/// Earlier observations of the leases.
+/// Earlier reads of the leases.
 #[derive(Debug, Default)]
-pub struct Observer {
+pub struct LeaseObserver {
     pub(super) stream: Option<(Arc<str>, Instant)>,
-    seen: BTreeMap<ShardId, Seen>,
+    observations: BTreeMap<ShardId, Observation>,
     pub(super) listed: Option<(Vec<Shard>, Instant)>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Observation {
     epoch: u64,
     heartbeat: u64,
     /// Time at which this epoch and heartbeat were first observed.
     since: Instant,
     /// `true` if they differ from the first observation.
-    moved: bool,
+    has_changed: bool,
 }
 
-impl Observer {
-    pub(super) fn note(&mut self, leases: &[Lease], now: Instant) {
+impl LeaseObserver {
+    pub(super) fn record(&mut self, leases: &[Lease], now: Instant) {
         for lease in leases {
             let (epoch, heartbeat) = (lease.epoch, lease.heartbeat);
-            let seen = self.seen.entry(lease.shard.clone()).or_insert(Seen {
-                epoch,
-                heartbeat,
-                since: now,
-                moved: false,
-            });
-            if (seen.epoch, seen.heartbeat) != (epoch, heartbeat) {
-                *seen = Seen {
+            let known = self
+                .observations
+                .entry(lease.shard.clone())
+                .or_insert(Observation {
                     epoch,
                     heartbeat,
                     since: now,
-                    moved: true,
+                    has_changed: false,
+                });
+            if (known.epoch, known.heartbeat) != (epoch, heartbeat) {
+                *known = Observation {
+                    epoch,
+                    heartbeat,
+                    since: now,
+                    has_changed: true,
                 };
             }
         }
         let listed: BTreeSet<_> = leases.iter().map(|lease| &lease.shard).collect();
-        self.seen.retain(|shard, _| listed.contains(shard));
+        self.observations.retain(|shard, _| listed.contains(shard));
     }
 
     /// Returns the time for which the lease was observed to be unchanged.
     fn unchanged_for(&self, lease: &Lease, now: Instant) -> Duration {
-        self.seen.get(&lease.shard).map_or(Duration::ZERO, |seen| {
-            now.saturating_duration_since(seen.since)
-        })
+        self.observations
+            .get(&lease.shard)
+            .map_or(Duration::ZERO, |known| {
+                now.saturating_duration_since(known.since)
+            })
     }
 
-    fn moved(&self, lease: &Lease) -> bool {
-        self.seen.get(&lease.shard).is_some_and(|seen| seen.moved)
+    fn has_changed(&self, lease: &Lease) -> bool {
+        self.observations
+            .get(&lease.shard)
+            .is_some_and(|known| known.has_changed)
     }
 
     /// Returns the observed state of each of `leases`.
-    pub(super) fn lives(&self, leases: &[Lease], now: Instant, silence: Duration) -> Vec<Life> {
+    pub(super) fn liveness(
+        &self,
+        leases: &[Lease],
+        now: Instant,
+        lease_duration: Duration,
+    ) -> Vec<Liveness> {
         let ended: BTreeMap<_, _> = leases
             .iter()
             .map(|lease| (&lease.shard, lease.state == LeaseState::Ended))
@@ -114,17 +130,17 @@ impl Observer {
                             .as_ref()
                             .is_some_and(|ids| !ids.contains(&lease.shard))
                 };
-                let silence = lease
+                let expiry = lease
                     .lease_duration
-                    .map_or(silence, |owners| owners.max(silence));
+                    .map_or(lease_duration, |owners| owners.max(lease_duration));
                 match &lease.owner {
-                    _ if lease.state == LeaseState::Ended => Life::Ended,
-                    None if parent_ended == Some(&false) => Life::Waiting,
-                    _ if unchanged >= silence && is_not_in_stream() => Life::NotInStream,
-                    None if unchanged >= silence => Life::Free,
-                    Some(_) if unchanged >= silence => Life::Silent,
-                    Some(_) if self.moved(lease) => Life::Alive,
-                    _ => Life::Unknown,
+                    _ if lease.state == LeaseState::Ended => Liveness::FullyConsumed,
+                    None if parent_ended == Some(&false) => Liveness::WaitsForParent,
+                    _ if unchanged >= expiry && is_not_in_stream() => Liveness::NotInStream,
+                    None if unchanged >= expiry => Liveness::NoOwner,
+                    Some(_) if unchanged >= expiry => Liveness::NoHeartbeat,
+                    Some(_) if self.has_changed(lease) => Liveness::Alive,
+                    _ => Liveness::Unknown,
                 }
             })
             .collect()
@@ -137,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    const SILENCE: Duration = Duration::from_secs(5);
+    const LEASE_DURATION: Duration = Duration::from_secs(5);
 
     fn lease(shard: &str, owner: Option<&str>, heartbeat: u64) -> Lease {
         Lease {
@@ -148,42 +164,48 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_alive_after_a_heartbeat_and_silent_without_one() {
-        let mut observer = Observer::default();
+    fn an_owner_is_alive_after_a_heartbeat_and_has_none_after_a_lease_duration() {
+        let mut observer = LeaseObserver::default();
         let start = Instant::now();
         let first = [lease("a", Some("x"), 1), lease("b", Some("y"), 1)];
-        observer.note(&first, start);
-        assert_eq!(observer.lives(&first, start, SILENCE), [Life::Unknown; 2]);
+        observer.record(&first, start);
+        assert_eq!(
+            observer.liveness(&first, start, LEASE_DURATION),
+            [Liveness::Unknown; 2]
+        );
         let later = start + Duration::from_secs(4);
         let second = [lease("a", Some("x"), 2), lease("b", Some("y"), 1)];
-        observer.note(&second, later);
+        observer.record(&second, later);
         assert_eq!(
-            observer.lives(&second, later, SILENCE),
-            [Life::Alive, Life::Unknown]
+            observer.liveness(&second, later, LEASE_DURATION),
+            [Liveness::Alive, Liveness::Unknown]
         );
-        let end = start + SILENCE;
+        let end = start + LEASE_DURATION;
         assert_eq!(
-            observer.lives(&second, end, SILENCE),
-            [Life::Alive, Life::Silent]
+            observer.liveness(&second, end, LEASE_DURATION),
+            [Liveness::Alive, Liveness::NoHeartbeat]
         );
     }
 
     #[test]
-    fn a_lease_is_free_after_a_lease_duration_without_owner() {
-        let mut observer = Observer::default();
+    fn a_lease_has_no_owner_after_a_lease_duration_without_one() {
+        let mut observer = LeaseObserver::default();
         let start = Instant::now();
-        let free = [lease("a", None, 1)];
-        observer.note(&free, start);
-        assert_eq!(observer.lives(&free, start, SILENCE), [Life::Unknown]);
+        let unowned = [lease("a", None, 1)];
+        observer.record(&unowned, start);
         assert_eq!(
-            observer.lives(&free, start + SILENCE, SILENCE),
-            [Life::Free]
+            observer.liveness(&unowned, start, LEASE_DURATION),
+            [Liveness::Unknown]
+        );
+        assert_eq!(
+            observer.liveness(&unowned, start + LEASE_DURATION, LEASE_DURATION),
+            [Liveness::NoOwner]
         );
     }
 
     #[test]
     fn a_child_waits_for_its_parent_and_the_lease_of_an_unlisted_shard_is_not_in_stream() {
-        let mut observer = Observer::default();
+        let mut observer = LeaseObserver::default();
         let start = Instant::now();
         let mut child = lease("b", None, 0);
         child.parent = Some(ShardId("a".into()));
@@ -192,16 +214,24 @@ mod tests {
             child,
             lease(MAINTENANCE, Some("x"), 1),
         ];
-        observer.note(&leases, start);
-        let later = start + SILENCE;
+        observer.record(&leases, start);
+        let later = start + LEASE_DURATION;
         assert_eq!(
-            observer.lives(&leases, later, SILENCE),
-            [Life::Silent, Life::Waiting, Life::Silent]
+            observer.liveness(&leases, later, LEASE_DURATION),
+            [
+                Liveness::NoHeartbeat,
+                Liveness::WaitsForParent,
+                Liveness::NoHeartbeat
+            ]
         );
         observer.listed = Some((Vec::new(), later));
         assert_eq!(
-            observer.lives(&leases, later, SILENCE),
-            [Life::NotInStream, Life::Waiting, Life::Silent]
+            observer.liveness(&leases, later, LEASE_DURATION),
+            [
+                Liveness::NotInStream,
+                Liveness::WaitsForParent,
+                Liveness::NoHeartbeat
+            ]
         );
     }
 }

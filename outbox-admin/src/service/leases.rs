@@ -1,4 +1,4 @@
-//! Leases, and whether their owners are alive.
+//! Leases of shards, sweepers and instances, with the liveness of their owners.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use outbox_store::{Lease, LeaseState, MAINTENANCE, ShardId};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::lease_observer::{Life, Observer};
+use super::lease_observer::{LeaseObserver, Liveness};
 use super::{OperateError, Operator};
 
 /// Interval between two look-ups of the stream, which may have been replaced.
-const LOCATED_FOR: Duration = Duration::from_secs(10);
+const LOCATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Minimum interval between two listings of the stream's shards: all readers of a stream share its
 /// low limit of DescribeStream calls.
-const LISTED_FOR: Duration = Duration::from_secs(60);
+const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One lease, and what was observed of its owner.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -42,7 +42,8 @@ pub struct LeaseView {
     pub requested_by: Option<String>,
     /// On the lease of a sweeper: number of deferred events by queue, as of its last pass.
     pub deferred: BTreeMap<String, u64>,
-    pub life: Life,
+    #[serde(rename = "life")]
+    pub liveness: Liveness,
 }
 
 /// Subject of a lease.
@@ -73,17 +74,20 @@ impl LeaseKind {
 }
 
 impl Operator {
-    /// Returns the time without a heartbeat after which an owner is silent: a lease duration, after
-    /// which other relays take its leases over.
-    pub fn silence(&self) -> Duration {
+    /// Returns the lease duration of the relays: an owner that writes no heartbeat for this long is
+    /// not alive, and other relays take its leases over.
+    pub fn lease_duration(&self) -> Duration {
         self.lease_duration
     }
 
     /// Reads the leases once and adds the result to `observer`.
-    pub async fn look(&self, observer: &mut Observer) -> Result<Vec<LeaseView>, OperateError> {
+    pub async fn read_leases(
+        &self,
+        observer: &mut LeaseObserver,
+    ) -> Result<Vec<LeaseView>, OperateError> {
         let now = Instant::now();
         let stream = match &observer.stream {
-            Some((stream, at)) if now.saturating_duration_since(*at) < LOCATED_FOR => {
+            Some((stream, at)) if now.saturating_duration_since(*at) < LOCATE_INTERVAL => {
                 Arc::clone(stream)
             }
             _ => {
@@ -93,7 +97,7 @@ impl Operator {
                     .as_ref()
                     .is_some_and(|(old, _)| *old != stream)
                 {
-                    *observer = Observer::default();
+                    *observer = LeaseObserver::default();
                 }
                 observer.stream = Some((Arc::clone(&stream), now));
                 stream
@@ -101,22 +105,22 @@ impl Operator {
         };
         let leases = self.all_leases(&stream).await?;
         let now = Instant::now();
-        observer.note(&leases, now);
-        let mut lives = observer.lives(&leases, now, self.silence());
-        let is_suspect = lives
+        observer.record(&leases, now);
+        let mut liveness = observer.liveness(&leases, now, self.lease_duration);
+        let is_suspect = liveness
             .iter()
-            .any(|life| matches!(life, Life::Silent | Life::Free));
+            .any(|one| matches!(one, Liveness::NoHeartbeat | Liveness::NoOwner));
         let is_listed = observer
             .listed
             .as_ref()
-            .is_some_and(|(_, at)| now.saturating_duration_since(*at) < LISTED_FOR);
+            .is_some_and(|(_, at)| now.saturating_duration_since(*at) < LISTING_INTERVAL);
         if is_suspect && !is_listed {
             // Leases of deleted shards remain if no relay ran while their shards ended. Without a
-            // listing of the stream they cannot be told from abandoned leases.
+            // listing of the stream they cannot be distinguished from abandoned leases.
             match self.stream.all_shards(&stream).await {
                 Ok(shards) => {
                     observer.listed = Some((shards, now));
-                    lives = observer.lives(&leases, now, self.silence());
+                    liveness = observer.liveness(&leases, now, self.lease_duration);
                 }
                 Err(error) => tracing::debug!(%error, "listing the stream's shards failed"),
             }
@@ -124,8 +128,8 @@ impl Operator {
         let wall = Timestamp::now();
         Ok(leases
             .iter()
-            .zip(lives)
-            .map(|(lease, life)| view(lease, life, wall))
+            .zip(liveness)
+            .map(|(lease, liveness)| view(lease, liveness, wall))
             .collect())
     }
 
@@ -155,12 +159,18 @@ impl Operator {
     }
 
     /// Reads the leases until the state of each is known, which takes at most
-    /// [`Operator::silence`].
-    pub async fn observe(&self, observer: &mut Observer) -> Result<Vec<LeaseView>, OperateError> {
-        let pause = (self.silence() / 20).min(Duration::from_millis(250));
+    /// [`Operator::lease_duration`].
+    pub async fn observe_leases(
+        &self,
+        observer: &mut LeaseObserver,
+    ) -> Result<Vec<LeaseView>, OperateError> {
+        let pause = (self.lease_duration / 20).min(Duration::from_millis(250));
         loop {
-            let leases = self.look(observer).await?;
-            if leases.iter().all(|lease| lease.life != Life::Unknown) {
+            let leases = self.read_leases(observer).await?;
+            if leases
+                .iter()
+                .all(|lease| lease.liveness != Liveness::Unknown)
+            {
                 return Ok(leases);
             }
             tokio::time::sleep(pause).await;
@@ -179,7 +189,7 @@ impl Operator {
     }
 }
 
-fn view(lease: &Lease, life: Life, now: Timestamp) -> LeaseView {
+fn view(lease: &Lease, liveness: Liveness, now: Timestamp) -> LeaseView {
     let seconds = |passed: Timestamp| seconds_between(passed, now);
     LeaseView {
         lease: lease.shard.to_string(),
@@ -195,7 +205,7 @@ fn view(lease: &Lease, life: Life, now: Timestamp) -> LeaseView {
             .map(seconds),
         requested_by: lease.requests.requested_by.clone(),
         deferred: lease.deferred.clone(),
-        life,
+        liveness,
     }
 }
 

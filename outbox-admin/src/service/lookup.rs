@@ -33,7 +33,7 @@ pub struct AggregateView {
     /// `true` if the aggregate has more events.
     pub truncated: bool,
     /// The failed event that blocks the pending events after it until it is retried or discarded,
-    /// if the relays hold the successors of failed events.
+    /// with `RELAY_ON_FAILURE`=`hold`.
     pub blocked_by: Option<Box<EventView>>,
     pub state: Option<AggregateState>,
 }
@@ -142,7 +142,7 @@ impl Operator {
         aggregate_id: &str,
         sequence: Option<&str>,
     ) -> Result<Option<Box<EventView>>, OperateError> {
-        if !self.holds_aggregates {
+        if !self.failed_events_block {
             return Ok(None);
         }
         let blocking = self.outbox.blocking_event(aggregate_id, sequence).await?;

@@ -30,7 +30,7 @@ use std::time::Duration;
 pub use aggregate::AggregateState;
 use aws_sdk_dynamodb::Client;
 pub use event::{EventDetail, EventView};
-pub use lease_observer::{Life, Observer};
+pub use lease_observer::{LeaseObserver, Liveness};
 pub use leases::{LeaseKind, LeaseView};
 pub use list::Listing;
 pub use lookup::{AggregateView, Shown};
@@ -52,7 +52,7 @@ pub struct Operator {
     outbox_table: String,
     consumer_group: String,
     lease_duration: Duration,
-    holds_aggregates: bool,
+    failed_events_block: bool,
     aggregate_tables: AggregateTables,
     jaeger_ui_url: Option<String>,
 }
@@ -96,7 +96,7 @@ impl Operator {
             outbox_table: settings.outbox_table.clone(),
             consumer_group: settings.consumer_group.clone(),
             lease_duration: settings.lease_duration,
-            holds_aggregates: settings.holds_aggregates,
+            failed_events_block: settings.failed_events_block,
             aggregate_tables: settings.aggregate_tables.clone(),
             jaeger_ui_url: settings.jaeger_ui_url.clone(),
         }

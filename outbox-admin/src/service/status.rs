@@ -8,7 +8,7 @@ use outbox_store::ShardId;
 use outbox_store::dynamodb::Count;
 use serde::Serialize;
 
-use super::lease_observer::{Life, Observer};
+use super::lease_observer::{LeaseObserver, Liveness};
 use super::leases::{LeaseKind, LeaseView, seconds_between};
 use super::{OperateError, Operator};
 
@@ -63,17 +63,17 @@ pub struct StatusReport {
 
 impl Operator {
     /// Returns the current state. The states of leases are those that `observer` has observed; call
-    /// [`Operator::observe`] first to know them all.
+    /// [Operator::observe_leases] first to know them all.
     pub async fn status(
         &self,
-        observer: &mut Observer,
+        observer: &mut LeaseObserver,
         limits: Limits,
     ) -> Result<StatusReport, OperateError> {
         let (pending, oldest_pending, failed_count, leases) = tokio::join!(
             self.outbox.count_all_pending(),
             self.outbox.oldest_pending(),
             self.outbox.count_all_failed(),
-            self.look(observer),
+            self.read_leases(observer),
         );
         let (pending, oldest_pending, failed) = (pending?, oldest_pending?, failed_count?);
         let mut problems = Vec::new();
@@ -163,10 +163,10 @@ impl Operator {
                 .collect();
             (!found.is_empty()).then(|| names(&found))
         };
-        let watched = humantime::format_duration(self.silence());
+        let watched = humantime::format_duration(self.lease_duration);
         let max_lag = limits.max_lag.as_secs_f64();
         let is_behind = |lease: &LeaseView| {
-            lease.life == Life::Alive && lease.behind_seconds.is_some_and(|by| by > max_lag)
+            lease.liveness == Liveness::Alive && lease.behind_seconds.is_some_and(|by| by > max_lag)
         };
         let by = leases
             .iter()
@@ -175,9 +175,9 @@ impl Operator {
             .max_by(f64::total_cmp)
             .unwrap_or_default();
         [
-            named(&|lease| lease.life == Life::Silent)
+            named(&|lease| lease.liveness == Liveness::NoHeartbeat)
                 .map(|names| format!("the owner of {names} wrote no heartbeat for {watched}")),
-            named(&|lease| lease.life == Life::Free)
+            named(&|lease| lease.liveness == Liveness::NoOwner)
                 .map(|names| format!("no relay acquired {names} for {watched}")),
             named(&is_behind).map(|names| {
                 format!(
@@ -198,7 +198,7 @@ impl Operator {
 fn members(leases: &[LeaseView]) -> Vec<String> {
     let names = leases
         .iter()
-        .filter(|lease| matches!(lease.life, Life::Alive | Life::Unknown));
+        .filter(|lease| matches!(lease.liveness, Liveness::Alive | Liveness::Unknown));
     let names = names.filter_map(|lease| match lease.kind {
         LeaseKind::Member => ShardId(lease.lease.as_str().into())
             .member()
@@ -219,7 +219,10 @@ fn deferred(sweepers: &[LeaseView]) -> BTreeMap<String, u64> {
 }
 
 fn is_open(lease: &LeaseView) -> bool {
-    !matches!(lease.life, Life::Ended | Life::NotInStream)
+    !matches!(
+        lease.liveness,
+        Liveness::FullyConsumed | Liveness::NotInStream
+    )
 }
 
 fn names(leases: &[&LeaseView]) -> String {

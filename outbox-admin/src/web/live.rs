@@ -27,7 +27,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use super::bounded_page::{PAGE_SIZE, list_page};
 use super::problem::Problem;
 use super::relay_view::{ActivitySlot, PublishedEvent, RelayView, RelayViewSource, ViewedUpTo};
-use crate::service::{Limits, Listing, Observer, OperateError, Operator};
+use crate::service::{LeaseObserver, Limits, Listing, OperateError, Operator};
 
 /// Maximum number of connected viewers. Each costs a connection and little more.
 const MAX_VIEWERS: usize = 64;
@@ -119,7 +119,7 @@ impl Live {
             max_failed: u64::MAX,
             ..Limits::default()
         };
-        let mut observer = Observer::default();
+        let mut observer = LeaseObserver::default();
         let mut schedule = PollSchedule::new(self);
         while schedule.next().await {
             let report = self.operator.status(&mut observer, limits).await;

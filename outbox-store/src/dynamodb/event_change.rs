@@ -151,7 +151,7 @@ impl DynamoDbOutboxTable {
 
     /// Returns the update from `from` to pending with the names and values that it needs: it puts
     /// the event into the index and removes its time to live, which on a pending event would be
-    /// loss. It is not deferred any more: the relay decides anew.
+    /// loss. It is not deferred any more: the relay decides that again.
     fn pending_again(&self, key: &EventKey, from: Status) -> UpdateItemFluentBuilder {
         let bucket = self.buckets.partition_of(&key.aggregate_id);
         self.update(key, from, Status::Pending)

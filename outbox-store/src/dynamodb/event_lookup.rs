@@ -87,8 +87,8 @@ impl DynamoDbOutboxTable {
     }
 
     /// Returns the failed event that blocks an event of `aggregate_id` before `sequence`, or the
-    /// latest event of the aggregate for `None`, if relays hold the successors of failed events. It
-    /// is the first failed one after the latest published one. Strongly consistent.
+    /// latest event of the aggregate for `None`, if failed events block their successors. It is the
+    /// first failed one after the latest published one. Strongly consistent.
     pub async fn blocking_event(
         &self,
         aggregate_id: &str,

@@ -105,7 +105,7 @@ impl DynamoDbOutboxTable {
                         BatchStatementErrorCodeEnum::ValidationError
                         | BatchStatementErrorCodeEnum::ItemCollectionSizeLimitExceeded,
                     ) => MarkOutcome::Impossible,
-                    // `ResourceNotFound` among them: the table is gone, perhaps to be restored.
+                    // `ResourceNotFound` among them: the table was deleted, perhaps to be restored.
                     code => {
                         tracing::warn!(
                             operation,

@@ -16,7 +16,7 @@ pub(super) const INDEX_ATTRIBUTES: [&str; 5] = [
 
 /// Steps to replace the index, whose projection cannot be changed. DynamoDB limits how fast an
 /// index is filled in on-demand mode, and throttles writers beyond it.
-pub(super) const MOVE: &str = "delete the index if there is one, wait until it is gone, and create it again \
+pub(super) const MOVE: &str = "delete the index if there is one, wait until it is deleted, and create it again \
                     with UpdateTable and projection INCLUDE of those attributes, at a time of low \
                     traffic. Until it is ACTIVE, events are published from the stream only: sweeps \
                     and lists fail, and deferred events wait";

@@ -1,4 +1,4 @@
-//! When an ended process is started again.
+//! The delay until an ended process is started again.
 
 use std::time::Duration;
 
