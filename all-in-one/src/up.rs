@@ -21,8 +21,7 @@ use crate::services::Services;
 /// last accepted orders are still published and processed.
 pub(crate) const SERVICES: [&str; 3] = ["order-api", "outbox-relay", "inventory-worker"];
 
-/// The relay keeps its name across restarts, so that it acquires its own leases at once instead of
-/// waiting for them to expire.
+/// The relay keeps its name across restarts, so that it reacquires its leases before they expire.
 const RELAY_INSTANCE: &str = "relay-1";
 
 /// Read interval of the relay: reads of the embedded stream cost nothing.

@@ -80,7 +80,8 @@ pub struct Config {
     pub consumer_group: String,
 
     /// Name of this instance in the lease table; unique among running instances.
-    /// A restarted process with the same name reacquires its leases at once.
+    /// A process that restarts with the same name reacquires its leases after a
+    /// quarter of the lease duration.
     /// [default: host, pid and a random part]
     #[arg(long, env = "RELAY_INSTANCE_ID", value_name = "NAME", value_parser = parse_name)]
     pub instance_id: Option<String>,

@@ -187,8 +187,8 @@ pub trait OutboxTable: Send + Sync {
         limit: usize,
     ) -> Result<Vec<EarlierEvent>, TableError>;
 
-    /// Counts the events that are pending according to the index. The result is a lower bound if
-    /// there are more than about 10,000.
+    /// Counts the events that are pending according to the index, in the first 5 MB of each
+    /// bucket. The result is a lower bound if a bucket has more.
     async fn count_pending(&self) -> Result<u64, TableError>;
 
     /// Counts the events that are quarantined according to the index, within one request: those of

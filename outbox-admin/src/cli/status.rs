@@ -25,7 +25,7 @@ use crate::service::{
 ///
 /// Deferred events are pending ones that their queue does not accept, or that
 /// wait for an earlier event of their aggregate. Their numbers by queue are
-/// those of each sweeper's last pass.
+/// those that each sweeper last counted.
 ///
 /// A single read of a lease does not show whether its owner is alive, because
 /// clocks of two machines are not compared. The command therefore observes the

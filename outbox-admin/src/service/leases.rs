@@ -40,7 +40,7 @@ pub struct LeaseView {
     /// Instance that requested the shard.
     #[serde(rename = "wanted_by")]
     pub requested_by: Option<String>,
-    /// On the lease of a sweeper: number of deferred events by queue, as of its last pass.
+    /// On the lease of a sweeper: number of deferred events by queue when it last counted them.
     pub deferred: BTreeMap<String, u64>,
     #[serde(rename = "life")]
     pub liveness: Liveness,

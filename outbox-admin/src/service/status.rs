@@ -46,7 +46,7 @@ pub struct StatusReport {
     pub oldest_pending: Option<String>,
     pub oldest_pending_seconds: Option<f64>,
     pub failed: Count,
-    /// Number of deferred events by queue, as of the last pass of each sweeper. They are pending.
+    /// Number of deferred events by queue when each sweeper last counted them. They are pending.
     pub deferred: BTreeMap<String, u64>,
     /// Lag of the slowest reader; `None` if none has read.
     pub lag_seconds: Option<f64>,

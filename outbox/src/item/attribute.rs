@@ -40,8 +40,8 @@ pub const RETRIED_AT: &str = "retried_at";
 pub const REPLAYS: &str = "replays";
 /// RFC 3339 time of the last replay (S).
 pub const REPLAYED_AT: &str = "replayed_at";
-/// RFC 3339 time (S) at which the relay left the event to its table path, because the event's
-/// queue was unavailable or an earlier event blocked it; kept when the event is published.
+/// RFC 3339 time (S) at which the relay deferred the event, because its queue was unavailable or
+/// an earlier event of its aggregate was waiting; kept when the event is published.
 pub const DEFERRED_AT: &str = "deferred_at";
 /// RFC 3339 time at which an operator discarded the event (S).
 pub const DISCARDED_AT: &str = "discarded_at";

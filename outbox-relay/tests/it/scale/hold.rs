@@ -28,7 +28,7 @@ const fn poisoned(n: u64) -> u64 {
 fn items(aggregates: u64) -> impl Iterator<Item = Item> {
     (1..=SEQUENCES).flat_map(move |sequence| {
         (0..aggregates).map(move |n| {
-            let mut item = event(&format!("held-{n}"), sequence);
+            let mut item = event(&format!("blocked-{n}"), sequence);
             if sequence == poisoned(n) {
                 item.insert("payload".to_owned(), text("not JSON"));
             }
@@ -43,7 +43,7 @@ impl Stage {
         self.dynamodb
             .update_item()
             .table_name("outbox")
-            .key("aggregate_id", text(format!("held-{n}")))
+            .key("aggregate_id", text(format!("blocked-{n}")))
             .key("sequence", AttributeValue::N(poisoned(n).to_string()))
             .update_expression("SET payload = :payload")
             .expression_attribute_values(":payload", text("{}"))
@@ -70,7 +70,7 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
     stage.write_paced(items(aggregates), rate).await;
     let before: u64 = (0..aggregates).map(|n| poisoned(n) - 1).sum();
     let before = usize::try_from(before).unwrap();
-    sqs.until_sent("held-", before, PATIENCE).await;
+    sqs.until_sent("blocked-", before, PATIENCE).await;
     eventually(PATIENCE, || async {
         match sum_of(&relay, "outbox_events_quarantined_total").await {
             count if count == aggregates => Ok(()),
@@ -81,8 +81,8 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
     .unwrap();
     // Nothing must be sent in this time, so there is nothing to wait for but the time.
     tokio::time::sleep(pause).await;
-    let (count, held_lag) = steady.lag(&sqs.sends(), began, Instant::now());
-    assert_eq!(sqs.sends().count("held-"), before, "successors were sent");
+    let (count, blocked_lag) = steady.lag(&sqs.sends(), began, Instant::now());
+    assert_eq!(sqs.sends().count("blocked-"), before, "successors were sent");
 
     let retried = Instant::now();
     let mends = stream::iter(0..aggregates).map(|n| stage.mend(n));
@@ -90,7 +90,7 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
     let retry = stage.operate(&["retry", "--all-failed"]).await;
     assert_eq!(retry.code, Some(0), "{retry:?}");
     let all = usize::try_from(aggregates * SEQUENCES).unwrap();
-    sqs.until_sent("held-", all, PATIENCE).await;
+    sqs.until_sent("blocked-", all, PATIENCE).await;
     let followed = retried.elapsed();
     let (after, lag) = steady.lag(&sqs.sends(), retried, Instant::now());
     steady.stop().await;
@@ -104,7 +104,7 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
     .unwrap();
     let sends = sqs.sends();
     println!(
-        "{aggregates} held aggregates: p99 lag of {count} other events {held_lag:.0?} while they are held, of {after} after the retry {lag:.0?}; all follow in {followed:.1?}; {} repeats, {:?}",
+        "{aggregates} blocked aggregates: p99 lag of {count} other events {blocked_lag:.0?} while they are blocked, of {after} after the retry {lag:.0?}; all follow in {followed:.1?}; {} repeats, {:?}",
         sends.repeats,
         Memory::of(&relay)
     );
@@ -115,16 +115,16 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
         &sends.out_of_order[..sends.out_of_order.len().min(5)]
     );
     assert_eq!(sends.repeats, 0);
-    assert!(held_lag < MAX_LAG && lag < MAX_LAG, "{held_lag:?}, {lag:?}");
+    assert!(blocked_lag < MAX_LAG && lag < MAX_LAG, "{blocked_lag:?}, {lag:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn held_aggregates_delay_no_others_and_continue_in_order_after_a_retry() {
+async fn blocked_aggregates_delay_no_others_and_continue_in_order_after_a_retry() {
     run(60, 600, Duration::from_secs(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full size"]
-async fn a_thousand_held_aggregates_delay_no_others_and_continue_in_order_after_a_retry() {
+async fn a_thousand_blocked_aggregates_delay_no_others_and_continue_in_order_after_a_retry() {
     run(1_000, 1_000, Duration::from_secs(60)).await;
 }
