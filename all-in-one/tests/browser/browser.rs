@@ -1,5 +1,6 @@
 //! A headless Chromium with a profile of its own.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -143,9 +144,14 @@ impl Browser {
         assert!(errors.is_empty(), "{errors:?}");
     }
 
+    /// Returns `true` if [`Browser::picture`] saves screenshots.
+    pub(crate) fn takes_pictures() -> bool {
+        pictures().is_some()
+    }
+
     /// Saves a screenshot of the window if `CONSOLE_SCREENSHOTS` is set.
     pub(crate) async fn picture(&self, name: &str) {
-        let Some(folder) = std::env::var_os("CONSOLE_SCREENSHOTS") else {
+        let Some(folder) = pictures() else {
             return;
         };
         let file = PathBuf::from(folder).join(format!("{name}.png"));
@@ -156,6 +162,11 @@ impl Browser {
     pub(crate) async fn stop(self) {
         self.page.quit().await.unwrap();
     }
+}
+
+/// Returns the folder for screenshots, if they are requested.
+fn pictures() -> Option<OsString> {
+    std::env::var_os("CONSOLE_SCREENSHOTS")
 }
 
 /// Returns the port that the driver printed.

@@ -1,5 +1,7 @@
 //! The console in a browser, as an operator uses it.
 
+use std::time::Duration;
+
 use thirtyfour::Key;
 
 use crate::browser::Browser;
@@ -288,21 +290,12 @@ async fn the_token_is_requested_kept_for_the_tab_and_cleared() {
 async fn the_page_fits_wide_and_narrow_windows_light_and_dark() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;
-    for n in 1..=40 {
-        system.order().await;
-        let (event_type, payload) = match n % 10 {
-            3 => ("order.placed", "{\"total\": 12,}"),
-            6 => ("invoice.sent", "{}"),
-            9 => ("order.placed", "\"\u{FFFE}\""),
-            _ => continue,
-        };
-        system
-            .event(&format!("order-{n:04}"), event_type, payload)
-            .await;
-    }
+    let failed = produce_activity(&system).await;
     let browser = Browser::start().await;
     browser.page.goto(relay.url("/")).await.unwrap();
-    browser.until_text("#failed-count", "12").await;
+    browser
+        .until_text("#failed-count", &failed.to_string())
+        .await;
     browser
         .until("document.querySelector('#published-chart svg .bars') !== null")
         .await;
@@ -343,11 +336,46 @@ async fn the_page_fits_wide_and_narrow_windows_light_and_dark() {
                     .until("[...document.querySelectorAll('#list td:empty')].every((cell) => cell.offsetParent === null)")
                     .await;
             }
-            browser
-                .picture(&format!("console-{name}-{place}-{scheme}"))
-                .await;
+            let picture = match (name, place, scheme) {
+                ("reason", "wide", "light") => "console-light",
+                ("event", "wide", "dark") => "console-dark",
+                ("failed", "narrow", "light") => "console-narrow",
+                ("reason", "narrow", "dark") => "console-narrow-dark",
+                _ => continue,
+            };
+            browser.picture(picture).await;
         }
     }
     browser.has_no_errors().await;
     browser.stop().await;
+}
+
+/// Places orders and writes events, some of which can never be sent. For pictures, this takes five
+/// minutes, so that the charts have a history. Returns the number of failed events.
+async fn produce_activity(system: &System) -> usize {
+    // Three events of each period fail.
+    let (rounds, period, pause) = if Browser::takes_pictures() {
+        (600, 60, Duration::from_millis(500))
+    } else {
+        (40, 10, Duration::ZERO)
+    };
+    let mut failed = 0;
+    for n in 1..=rounds {
+        tokio::time::sleep(pause).await;
+        // More in some minutes than in others.
+        for _ in 0..=(n / 50 % 3) {
+            system.order().await;
+        }
+        let (event_type, payload) = match n % period {
+            3 => ("order.placed", "{\"total\": 12,}"),
+            6 => ("invoice.sent", "{}"),
+            9 => ("order.placed", "\"\u{FFFE}\""),
+            _ => continue,
+        };
+        failed += 1;
+        system
+            .event(&format!("order-{n:04}"), event_type, payload)
+            .await;
+    }
+    failed
 }
