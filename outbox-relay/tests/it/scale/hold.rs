@@ -82,7 +82,11 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
     // Nothing must be sent in this time, so there is nothing to wait for but the time.
     tokio::time::sleep(pause).await;
     let (count, blocked_lag) = steady.lag(&sqs.sends(), began, Instant::now());
-    assert_eq!(sqs.sends().count("blocked-"), before, "successors were sent");
+    assert_eq!(
+        sqs.sends().count("blocked-"),
+        before,
+        "successors were sent"
+    );
 
     let retried = Instant::now();
     let mends = stream::iter(0..aggregates).map(|n| stage.mend(n));
@@ -115,7 +119,10 @@ async fn run(aggregates: u64, rate: u32, pause: Duration) {
         &sends.out_of_order[..sends.out_of_order.len().min(5)]
     );
     assert_eq!(sends.repeats, 0);
-    assert!(blocked_lag < MAX_LAG && lag < MAX_LAG, "{blocked_lag:?}, {lag:?}");
+    assert!(
+        blocked_lag < MAX_LAG && lag < MAX_LAG,
+        "{blocked_lag:?}, {lag:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
