@@ -9,6 +9,7 @@ mod resources;
 mod stock;
 mod tables;
 
+use projection::REPLACEMENT;
 pub use queues::{MAX_RECEIVES, dead_letter_queue_name, queue};
 pub use resources::{ResourceNames, create_resources};
 pub use stock::{stock, stock_widgets};
@@ -25,6 +26,11 @@ pub enum ProvisionError {
     },
     #[error("{what} exists, but {difference}; delete or rename it, or choose another name")]
     Differs { what: String, difference: String },
+    #[error(
+        "table `{table}` has {difference}. To replace the index while relays and writers run: \
+         {REPLACEMENT}"
+    )]
+    IndexDiffers { table: String, difference: String },
     #[error("{what} did not become active within {seconds} s")]
     NotActive { what: String, seconds: u64 },
 }

@@ -16,10 +16,11 @@ pub(super) const INDEX_ATTRIBUTES: [&str; 5] = [
 
 /// Steps to replace the index, whose projection cannot be changed. DynamoDB limits how fast an
 /// index is filled in on-demand mode, and throttles writers beyond it.
-pub(super) const MOVE: &str = "delete the index if there is one, wait until it is deleted, and create it again \
-                    with UpdateTable and projection INCLUDE of those attributes, at a time of low \
-                    traffic. Until it is ACTIVE, events are published from the stream only: sweeps \
-                    and lists fail, and deferred events wait";
+pub(super) const REPLACEMENT: &str = "\
+delete the index if there is one, wait until it is deleted, and create it again with UpdateTable \
+and the projection INCLUDE of event_id, event_type, failed_at, retried_at, replayed_at, at a time \
+of low traffic. Until it is ACTIVE, events are published from the stream only: sweeps and lists \
+fail, and deferred events wait";
 
 /// Difference between the projection of an existing index and [`INDEX_ATTRIBUTES`].
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +62,11 @@ pub(super) fn compare_projection(projection: Option<&Projection>) -> Projects {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replacement_names_the_attributes() {
+        assert!(REPLACEMENT.contains(&INDEX_ATTRIBUTES.join(", ")));
+    }
 
     #[test]
     fn projection_is_compared_whatever_its_order() {

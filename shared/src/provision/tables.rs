@@ -12,7 +12,9 @@ use aws_sdk_dynamodb::types::{
 use outbox::item::{BY_STATE_INDEX, attribute};
 
 use super::ProvisionError;
-use super::projection::{INDEX_ATTRIBUTES, MOVE, Projects, compare_projection, new_projection};
+use super::projection::{
+    INDEX_ATTRIBUTES, Projects, REPLACEMENT, compare_projection, new_projection,
+};
 use crate::aws::Causes;
 use crate::order::attribute::{idempotency_keys, inventory, orders};
 
@@ -172,60 +174,56 @@ impl Table {
     /// Checks the keys and the index: a table of the same name may belong to another application,
     /// or to an earlier release.
     fn check(&self, table: &TableDescription) -> Result<(), ProvisionError> {
-        let differs = |difference: String| ProvisionError::Differs {
-            what: format!("table `{}`", self.name),
+        let found = key_names(table.key_schema());
+        if found != names(&self.keys) || !are_defined(&self.keys, table) {
+            return Err(ProvisionError::Differs {
+                what: format!("table `{}`", self.name),
+                difference: format!("its key is {found:?}; {:?} is required", self.keys),
+            });
+        }
+        match &self.index {
+            Some((name, keys)) => self.check_index(table, name, keys),
+            None => Ok(()),
+        }
+    }
+
+    fn check_index(
+        &self,
+        table: &TableDescription,
+        name: &str,
+        keys: &[KeyAttribute],
+    ) -> Result<(), ProvisionError> {
+        let differs = |difference| ProvisionError::IndexDiffers {
+            table: self.name.clone(),
             difference,
         };
-        let key_of = |schema: &[KeySchemaElement]| {
-            schema
-                .iter()
-                .map(|key| key.attribute_name.clone())
-                .collect::<Vec<_>>()
-        };
-        let types = table.attribute_definitions();
-        let has = |key: &KeyAttribute| {
-            types
-                .iter()
-                .any(|d| d.attribute_name == key.0 && d.attribute_type == key.1)
-        };
-        let required: Vec<_> = self.keys.iter().map(|(name, _)| *name).collect();
-        let found = key_of(table.key_schema());
-        if found != required || !self.keys.iter().all(has) {
-            return Err(differs(format!(
-                "its key is {found:?}; {:?} is required",
-                self.keys
-            )));
-        }
-        if let Some((name, keys)) = &self.index {
-            let required: Vec<_> = keys.iter().map(|(name, _)| *name).collect();
-            let index = table.global_secondary_indexes().iter().find(|index| {
-                index.index_name.as_deref() == Some(*name) && key_of(index.key_schema()) == required
-            });
-            let Some(index) = index.filter(|_| keys.iter().all(has)) else {
-                return Err(differs(format!(
-                    "it has no index `{name}` with the key {required:?}. To create it while relays \
-                     and writers run: {MOVE}"
-                )));
-            };
-            match compare_projection(index.projection.as_ref()) {
-                Projects::Exactly => {}
-                Projects::More => tracing::warn!(
+        let required = names(keys);
+        let index = table
+            .global_secondary_indexes()
+            .iter()
+            .filter(|_| are_defined(keys, table))
+            .find(|index| {
+                index.index_name.as_deref() == Some(name)
+                    && key_names(index.key_schema()) == required
+            })
+            .ok_or_else(|| differs(format!("no index `{name}` with the key {required:?}")))?;
+        let projected = INDEX_ATTRIBUTES.join(", ");
+        match compare_projection(index.projection.as_ref()) {
+            Projects::Exactly => Ok(()),
+            Projects::More => {
+                tracing::warn!(
                     table = %self.name,
                     index = name,
-                    "the index projects more than {}: it works, but each KB of payload is paid for \
-                     twice more; it is left unchanged. To move while relays and writers run: {MOVE}",
-                    INDEX_ATTRIBUTES.join(", ")
-                ),
-                Projects::Less => {
-                    return Err(differs(format!(
-                        "its index `{name}` does not project all of {}. To move while relays and \
-                         writers run: {MOVE}",
-                        INDEX_ATTRIBUTES.join(", ")
-                    )));
-                }
+                    "the index projects more than {projected}: it works, but each KB of payload \
+                     costs two more write units; it is left unchanged. To replace it while relays \
+                     and writers run: {REPLACEMENT}",
+                );
+                Ok(())
             }
+            Projects::Less => Err(differs(format!(
+                "an index `{name}` that does not project all of {projected}"
+            ))),
         }
-        Ok(())
     }
 
     async fn enable_stream(
@@ -305,6 +303,24 @@ pub async fn tables(
         }
     }
     Ok(())
+}
+
+fn names(keys: &[KeyAttribute]) -> Vec<&str> {
+    keys.iter().map(|(name, _)| *name).collect()
+}
+
+fn key_names(schema: &[KeySchemaElement]) -> Vec<&str> {
+    schema.iter().map(|key| key.attribute_name()).collect()
+}
+
+/// Returns `true` if the table defines all `keys` with their types.
+fn are_defined(keys: &[KeyAttribute], table: &TableDescription) -> bool {
+    let definitions = table.attribute_definitions();
+    keys.iter().all(|(name, attribute_type)| {
+        definitions.iter().any(|defined| {
+            defined.attribute_name == *name && defined.attribute_type == *attribute_type
+        })
+    })
 }
 
 fn new_image() -> StreamSpecification {

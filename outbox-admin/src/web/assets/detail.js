@@ -198,7 +198,7 @@ function timeline(event) {
 function expectedStep(event) {
   if (event.status === "PENDING") {
     if (event.blocked_by) return `Waiting for ${event.blocked_by.event_id}`;
-    return event.deferred_at ? "Waiting in the table for its queue" : "Waiting to be published";
+    return event.deferred_at ? "Waiting in the table for its queue or an earlier event" : "Waiting to be published";
   }
   if (event.status === "PUBLISHED" && isInProgress(event)) return "Waiting to be processed";
   return null;
