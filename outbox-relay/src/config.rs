@@ -68,7 +68,8 @@ pub struct Config {
     pub on_failure: OnFailure,
 
     /// Name of the group of relays that share the shards of a stream. Their
-    /// leases and checkpoints are stored under this name.
+    /// leases and checkpoints are stored under this name. One group owns an
+    /// outbox table: a relay of another one exits with code 64.
     #[arg(
         long,
         env = "RELAY_CONSUMER_GROUP",

@@ -18,10 +18,10 @@ use crate::service::{
 
 /// Report whether the outbox and its relays are healthy; exit code 1 if not.
 ///
-/// Unhealthy is: an event that has been pending for longer than --max-lag, or
-/// a reader of the stream that is further behind than that; more than
-/// --max-failed failed events; a shard, the maintenance lease or a sweeper's
-/// lease without an owner or whose owner sends no heartbeats; no relay at all.
+/// The outbox is unhealthy if an event has been pending for longer than
+/// --max-lag, a reader of the stream is further behind than that, more than
+/// --max-failed events are failed, the lease of a shard or sweeper or the
+/// maintenance lease has no owner or one without heartbeats, or no relay runs.
 ///
 /// Deferred events are pending ones that their queue does not accept, or that
 /// wait for an earlier event of their aggregate. Their numbers by queue are
@@ -45,7 +45,7 @@ pub struct StatusCommand {
 /// Limits beyond which the status is unhealthy.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct LimitOptions {
-    /// Maximum age of a pending event, and maximum distance of a reader behind the stream.
+    /// Maximum age of a pending event, and maximum lag of a reader of the stream.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
     max_lag: Duration,
 
