@@ -5,8 +5,7 @@ use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest,
-    ReturnValuesOnConditionCheckFailure,
+    BatchStatementErrorCodeEnum, BatchStatementRequest, ReturnValuesOnConditionCheckFailure,
 };
 use outbox::Status;
 use outbox::item::{FAILED_BUCKET, attribute};
@@ -15,66 +14,6 @@ use shared::aws::error::{Causes, ErrorClass, classify};
 use super::DynamoDbOutboxTable;
 use super::attribute_value::{item_key, number, string};
 use crate::{Deferral, EventKey, Generation, MarkOutcome, Published, Quarantine, TableError};
-
-/// PartiQL statement that updates one pending event of a generation.
-#[derive(Clone, Debug)]
-pub(super) struct ConditionalUpdate {
-    first: String,
-    replayed: String,
-}
-
-impl ConditionalUpdate {
-    /// Marks one event as published.
-    pub(super) fn publication(table: &str) -> Self {
-        use attribute::{EXPIRES_AT, MESSAGE_ID, PUBLISHED_AT, STATE_BUCKET, STATUS};
-        let published = Status::Published.as_str();
-        let changes = format!(
-            r#"SET "{STATUS}" = '{published}' SET "{PUBLISHED_AT}" = ? SET "{MESSAGE_ID}" = ? SET "{EXPIRES_AT}" = ? REMOVE "{STATE_BUCKET}""#
-        );
-        Self::new(table, &changes)
-    }
-
-    /// Defers one event.
-    pub(super) fn deferral(table: &str) -> Self {
-        Self::new(table, &format!(r#"SET "{}" = ?"#, attribute::DEFERRED_AT))
-    }
-
-    /// PartiQL's UPDATE never creates an item, and this one changes pending events only. The
-    /// parameters are those of `changes`, then those of [`Self::request`].
-    fn new(table: &str, changes: &str) -> Self {
-        use attribute::{AGGREGATE_ID, REPLAYS, SEQUENCE, STATUS};
-        let pending = Status::Pending.as_str();
-        let update = format!(
-            r#"UPDATE "{table}" {changes} WHERE "{AGGREGATE_ID}" = ? AND "{SEQUENCE}" = ? AND "{STATUS}" = '{pending}' AND "{REPLAYS}""#
-        );
-        Self {
-            first: format!("{update} IS MISSING"),
-            replayed: format!("{update} = ?"),
-        }
-    }
-
-    fn request(
-        &self,
-        parameters: impl IntoIterator<Item = AttributeValue>,
-        key: &EventKey,
-        generation: &Generation,
-    ) -> BatchStatementRequest {
-        let statement = match generation.replays {
-            None => &self.first,
-            Some(_) => &self.replayed,
-        };
-        let parameters = parameters
-            .into_iter()
-            .chain([string(&key.aggregate_id), number(&key.sequence)])
-            .chain(generation.replays.map(number))
-            .collect();
-        BatchStatementRequest::builder()
-            .statement(statement)
-            .set_parameters(Some(parameters))
-            .build()
-            .expect("the statement is set")
-    }
-}
 
 impl DynamoDbOutboxTable {
     /// Executes 1–25 statements. Returns one outcome each, in order.

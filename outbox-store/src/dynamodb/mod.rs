@@ -5,6 +5,7 @@
 //! operators do.
 
 mod attribute_value;
+mod conditional_update;
 mod event_change;
 mod event_count;
 mod event_list;

@@ -11,7 +11,7 @@ use outbox::item::{BY_STATE_INDEX, FAILED_BUCKET, attribute, bucket_name};
 use outbox::{Buckets, Status};
 
 use super::attribute_value::{item_key, number, projection, string};
-use super::event_mark::ConditionalUpdate;
+use super::conditional_update::ConditionalUpdate;
 use crate::{
     Deferral, EarlierEvent, EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingEntry,
     PendingPage, Published, Quarantine, StoredStatus, TableError,
