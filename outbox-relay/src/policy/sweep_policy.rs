@@ -39,6 +39,20 @@ impl SweepPartition {
     }
 }
 
+/// Pause after a read of the whole index of pending events that published nothing, in multiples of
+/// its duration. Several sweepers may read at the same time, and events of other queues need the
+/// capacity of the table.
+const PAUSE_FACTOR: u32 = 10;
+
+/// Upper bound on that pause.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// Returns the pause after a read of the whole index of pending events that took `duration` and
+/// published nothing: a backlog of an unavailable queue makes it long.
+pub fn pause_after(duration: Duration) -> Duration {
+    (duration * PAUSE_FACTOR).min(MAX_PAUSE)
+}
+
 /// Upper bound on the margin of [`is_past`]. It exceeds the difference between two clocks and the
 /// time that a record takes to appear in the stream.
 pub const MAX_MARGIN: Duration = Duration::from_secs(10);

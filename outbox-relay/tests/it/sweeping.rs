@@ -154,3 +154,31 @@ async fn an_event_from_the_future_is_swept_like_others() {
         .await;
     assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
 }
+
+/// The index shows which events are pending and not which of them are deferred.
+#[tokio::test(flavor = "multi_thread")]
+async fn deferred_events_behind_the_backlog_of_a_stuck_shard_are_published() {
+    let stage = Stage::new().await;
+    // Events that are not in the stream stay pending, like those of a shard that cannot be read.
+    stream(&stage, false).await;
+    let in_one_bucket = |aggregate: &str| {
+        let mut item = event(aggregate, 1);
+        item.insert("state_bucket".to_owned(), text("PENDING#0"));
+        item
+    };
+    let stuck = (0..1_100).map(|n| in_one_bucket(&format!("stuck-{n}")));
+    stage.put_all(stuck.collect()).await;
+    let mut deferred = in_one_bucket("deferred");
+    let at = outbox::timestamp::Timestamp::now();
+    deferred.insert("deferred_at".to_owned(), text(at));
+    stage.put(deferred).await;
+    stream(&stage, true).await;
+    let _relay = stage
+        .relay(&[
+            ("RELAY_SWEEP_INTERVAL", "100ms"),
+            ("RELAY_SWEEP_AFTER", "1h"),
+        ])
+        .await;
+    stage.until_status("deferred", 1, "PUBLISHED").await;
+    assert_eq!(stage.count("PENDING").await, 1_100);
+}

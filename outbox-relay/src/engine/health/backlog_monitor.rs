@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use outbox::Buckets;
 use outbox::timestamp::Timestamp;
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 
 use super::status::{Counts, EngineStatus};
 use crate::engine::EngineConfig;
+use crate::policy::sweep_policy::pause_after;
 use crate::ports::{OutboxTable, TableError};
 
 pub(crate) struct BacklogMonitor {
     table: Arc<dyn OutboxTable>,
     buckets: Buckets,
     status: EngineStatus,
-    /// Pause between two counts.
+    /// Minimum pause between two counts.
     interval: Duration,
     clock: fn() -> Timestamp,
 }
@@ -44,19 +45,19 @@ impl BacklogMonitor {
         }
     }
 
-    /// Counts at every interval until dropped.
+    /// Counts until dropped, at every interval or less often if the index is large.
     pub(crate) async fn run(self) {
         let _forget = ForgetOnDrop(self.status.clone());
-        let mut ticks = tokio::time::interval(self.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let began = Instant::now();
             if let Err(error) = self.count().await {
                 tracing::warn!(
                     %error,
                     "pending and quarantined events could not be counted; the gauges keep their last values"
                 );
             }
+            let pause = pause_after(began.elapsed()).max(self.interval);
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -19,20 +19,16 @@ use std::sync::Arc;
 
 use outbox::timestamp::Timestamp;
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use self::candidates::Candidates;
 use self::sweep_gate::Walked;
-use self::walk::{Task, Walk};
+use self::walk::{ResumePoints, Task, Walk};
 use super::OnFailure;
 use super::context::ShardContext;
 use super::outbox_reader::OutboxReader;
 use super::shard_state::ShardState;
-use crate::policy::sweep_policy::{SweepPartition, is_past, low_watermark};
-
-/// Pause after a walk that published nothing, in multiples of its duration, before the next request
-/// starts another one: a walk over many events of an unavailable queue takes long.
-const PAUSE_FACTOR: u32 = 4;
+use crate::policy::sweep_policy::{SweepPartition, is_past, low_watermark, pause_after};
 
 pub(crate) struct Sweeper {
     ctx: ShardContext,
@@ -40,13 +36,14 @@ pub(crate) struct Sweeper {
     partition: SweepPartition,
     outbox: OutboxReader,
     random: fastrand::Rng,
+    resume: ResumePoints,
     /// Lost-event sweep that waits until the readers are past its start.
     waiting: Option<LostEventSweep>,
     /// The last walk found marked events that it could not publish, or none has been made yet.
     has_marked: bool,
     /// Some of them may wait for a reader of the stream.
     awaits_readers: bool,
-    /// Earliest start of the next walk that is requested.
+    /// Earliest start of the next walk, unless a queue recovers before.
     next_walk: Instant,
     /// The last walk published events, and there are more.
     continues: bool,
@@ -84,6 +81,7 @@ impl Sweeper {
             partition,
             outbox,
             random,
+            resume: ResumePoints::new(),
             waiting: None,
             has_marked: true,
             awaits_readers: false,
@@ -104,7 +102,7 @@ impl Sweeper {
             let trigger = tokio::select! {
                 biased;
                 () = std::future::ready(()), if self.continues => Trigger::Requested,
-                _ = ticks.tick() => Trigger::Interval,
+                () = tick_after(&mut ticks, self.next_walk) => Trigger::Interval,
                 count = queues.recovered(recoveries) => {
                     recoveries = count;
                     Trigger::Recovered
@@ -172,7 +170,7 @@ impl Sweeper {
         self.continues = self.has_marked && walked.has_progress;
         self.next_walk = Instant::now();
         if !walked.has_progress {
-            self.next_walk += walk_started_at.elapsed() * PAUSE_FACTOR;
+            self.next_walk += pause_after(walk_started_at.elapsed());
         }
         self.shard.set_deferred(walked.remaining);
         if self.waiting.is_none() && !candidates.is_empty() {
@@ -189,6 +187,7 @@ impl Sweeper {
             &self.shard,
             self.partition,
             &self.outbox,
+            &mut self.resume,
             self.random.fork(),
         );
         walk.run(task).await
@@ -208,6 +207,12 @@ impl Sweeper {
             }
         }
     }
+}
+
+/// Waits for the next tick from `earliest` on.
+async fn tick_after(ticks: &mut Interval, earliest: Instant) {
+    tokio::time::sleep_until(earliest).await;
+    ticks.tick().await;
 }
 
 /// Waits for a request from `earliest` on. One that was made before counts.

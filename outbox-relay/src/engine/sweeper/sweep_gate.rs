@@ -53,24 +53,28 @@ impl SweepGate {
         }
     }
 
-    /// Returns `true` if the event can be dispatched: it is not in flight since an earlier walk,
-    /// its queue accepts events of the table, and no earlier event of its aggregate is known to
-    /// wait. An event that has to stay in the table is counted.
+    /// Returns `true` if the event can be dispatched. One that has to stay in the table is counted.
     pub(super) fn is_possible(&mut self, entry: &PendingEntry) -> bool {
-        let gate = &self.gate;
-        if gate.shard().is_in_flight_from_table(&entry.key) {
-            return false;
-        }
-        let Some(queue) = self.queue_of(entry) else {
-            return true;
-        };
-        let is_possible = gate.ctx.queues.accepts_table_events(&queue)
-            && !self.full.contains(&queue)
-            && !self.is_blocked(&entry.key);
-        if !is_possible {
+        let is_possible = self.accepts(entry);
+        if !is_possible
+            && !self.gate.shard().is_in_flight_from_table(&entry.key)
+            && let Some(queue) = self.queue_of(entry)
+        {
             self.count_remaining(&queue);
         }
         is_possible
+    }
+
+    /// Returns `true` if the event can be dispatched: it is not in flight since an earlier walk,
+    /// its queue accepts events of the table, and no earlier event of its aggregate is known to
+    /// wait.
+    pub(super) fn accepts(&self, entry: &PendingEntry) -> bool {
+        !self.gate.shard().is_in_flight_from_table(&entry.key)
+            && self.queue_of(entry).is_none_or(|queue| {
+                self.gate.ctx.queues.accepts_table_events(&queue)
+                    && !self.full.contains(&queue)
+                    && !self.is_blocked(&entry.key)
+            })
     }
 
     /// Returns the destination of an event, or `None` if it is to be quarantined.

@@ -1,5 +1,6 @@
 //! Walk over the index of pending events: dispatches those that are due.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outbox::item::attribute;
@@ -10,7 +11,7 @@ use crate::engine::context::ShardContext;
 use crate::engine::outbox_reader::OutboxReader;
 use crate::engine::shard_state::ShardState;
 use crate::policy::sweep_policy::{SweepPartition, is_old};
-use crate::ports::{EventKey, PendingEntry};
+use crate::ports::{EventKey, PendingCursor, PendingEntry};
 
 /// Number of events that are read and dispatched at once.
 const MAX_EVENTS: usize = 100;
@@ -21,8 +22,9 @@ const MAX_EVENTS: usize = 100;
 /// all of a backlog in every walk would cost capacity that is needed to publish it.
 const MAX_YOUNG_PAGES: usize = 5;
 
-/// Number of consecutive events without a mark after which a walk looks for no more marked ones in
-/// the bucket: the rest is the backlog of the readers, and each look reads a whole item.
+/// Number of consecutive events that are not deferred after which a walk looks for no more deferred
+/// ones in the bucket: the rest is the backlog of the readers, and each look reads a whole item.
+/// The next walk continues there.
 const MAX_UNMARKED: usize = 500;
 
 /// Task of one walk.
@@ -43,7 +45,11 @@ pub(super) struct Walk<'a> {
     partition: SweepPartition,
     outbox: &'a OutboxReader,
     gate: SweepGate,
+    resume: &'a mut ResumePoints,
 }
+
+/// Positions at which the next walk continues to look for deferred events, by bucket.
+pub(super) type ResumePoints = BTreeMap<u32, PendingCursor>;
 
 impl<'a> Walk<'a> {
     pub(super) fn new(
@@ -51,6 +57,7 @@ impl<'a> Walk<'a> {
         shard: &'a Arc<ShardState>,
         partition: SweepPartition,
         outbox: &'a OutboxReader,
+        resume: &'a mut ResumePoints,
         random: fastrand::Rng,
     ) -> Self {
         Self {
@@ -59,6 +66,7 @@ impl<'a> Walk<'a> {
             partition,
             outbox,
             gate: SweepGate::new(ctx, shard, random),
+            resume,
         }
     }
 
@@ -66,6 +74,9 @@ impl<'a> Walk<'a> {
     pub(super) async fn run(mut self, mut task: Task<'_>) -> Walked {
         for bucket in self.partition.buckets(self.ctx.config.buckets.get()) {
             self.walk_bucket(bucket, &mut task).await;
+            if let Task::Collect { .. } = task {
+                self.resume_look(bucket).await;
+            }
         }
         self.gate.walked
     }
@@ -102,6 +113,9 @@ impl<'a> Walk<'a> {
                         let all: Vec<_> = other.iter().chain(&young).collect();
                         self.publish_deferred(&all, &mut unmarked).await;
                         looks = unmarked < MAX_UNMARKED;
+                        if !looks && let Some(next) = &page.next {
+                            self.resume.entry(bucket).or_insert_with(|| next.clone());
+                        }
                     }
                     // Those that were dispatched just now are in flight.
                     let shard = self.shard;
@@ -147,7 +161,23 @@ impl<'a> Walk<'a> {
                 *unmarked = 0;
             }
             self.gate.dispatch(items).await;
-            if *unmarked >= MAX_UNMARKED {
+        }
+    }
+
+    /// Looks for deferred events from the position on at which this walk or an earlier one stopped,
+    /// in the same way.
+    async fn resume_look(&mut self, bucket: u32) {
+        let mut unmarked = 0;
+        while let Some(after) = self.resume.remove(&bucket) {
+            let page = self.outbox.pending(bucket, Some(&after)).await;
+            // Those that have to stay in the table are counted already.
+            let entries = page.entries.iter();
+            let due: Vec<_> = entries.filter(|entry| self.gate.accepts(entry)).collect();
+            self.publish_deferred(&due, &mut unmarked).await;
+            if let Some(next) = page.next {
+                self.resume.insert(bucket, next);
+            }
+            if unmarked >= MAX_UNMARKED {
                 return;
             }
         }
