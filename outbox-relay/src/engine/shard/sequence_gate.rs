@@ -57,7 +57,8 @@ impl Known {
         if self.statuses.contains(key) && !self.behind_deferred.contains(key) {
             return self.statuses.of(key);
         }
-        // It is an event of the same page that could not be dispatched yet.
+        // It is an event of the same page that could not be dispatched yet, or one that was pending
+        // a few reads ago.
         Some(StoredStatus {
             status: Status::Pending,
             is_deferred: self.behind_deferred.contains(key),
@@ -88,6 +89,13 @@ impl WaitingCapacity {
 /// Returns the capacity that an event takes while it waits, in bytes.
 fn size_of(event: &Event) -> usize {
     event.message.size() + EVENT_OVERHEAD
+}
+
+/// Returns `true` if the predecessor of an event that has waited for `reads` reads is to be looked
+/// up: after 0, 1, 2, 4 and 8 reads, after every eighth from then on, and at the end of the wait.
+/// The events behind a burst would otherwise take the capacity of the table with each page.
+const fn is_look_up_due(reads: u32) -> bool {
+    reads.is_multiple_of(8) || reads.is_power_of_two() || reads + 1 >= MAX_WAITED_READS
 }
 
 /// Returns the path of an event that does not wait any longer.
@@ -324,7 +332,8 @@ impl SequenceGate {
     }
 
     /// Returns the events to look up: repeated ones, and predecessors that are neither remembered
-    /// nor among `events`. Those in `known` are left out.
+    /// nor among `events`, unless they were looked up a few reads ago. Those in `known` are left
+    /// out.
     fn keys_to_look_up(&self, events: &[ReadEvent], known: &EventStatuses) -> BTreeSet<EventKey> {
         let among_events: HashSet<_> = events
             .iter()
@@ -338,7 +347,10 @@ impl SequenceGate {
             if sequences.is_repeat(id, sequence) {
                 keys.insert(key.clone());
             }
-            if !sequences.may_follow(id, sequence) && !among_events.contains(&(id, sequence - 1)) {
+            if !sequences.may_follow(id, sequence)
+                && !among_events.contains(&(id, sequence - 1))
+                && is_look_up_due(read.waited_reads)
+            {
                 keys.insert(predecessor(&read.event));
             }
         }
