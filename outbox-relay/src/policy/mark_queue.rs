@@ -72,7 +72,7 @@ impl<T> MarkQueue<T> {
     }
 
     /// Removes the waiting writes that `keep` rejects.
-    pub fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         self.waiting.retain(|attempt| keep(&attempt.item));
         self.delayed.retain(|_, attempt| keep(&attempt.item));
     }

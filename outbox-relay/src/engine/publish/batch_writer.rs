@@ -133,7 +133,7 @@ impl<T: Send + 'static> BatchWriter<T> {
     }
 
     /// Removes the waiting writes for which `keep` returns `false`.
-    pub(super) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+    pub(super) fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
         self.queue.retain(keep);
         if self.queue.is_empty() && self.requests.is_empty() {
             // Nothing is retried any more, so no success would end a reported failure.

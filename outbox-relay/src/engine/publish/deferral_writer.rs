@@ -2,6 +2,7 @@
 //! stream records are settled: the table path publishes them later (the "deferral" rule).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use outbox::timestamp::Timestamp;
@@ -17,11 +18,12 @@ use crate::policy::send_scheduler::Permission;
 use crate::ports::{Deferral, EventKey, Generation, MarkOutcome, OutboxTable};
 use crate::routes::QueueRef;
 
-/// Event that is to be marked as deferred, and the acknowledgements that wait for it.
-struct DeferredEvent {
+/// Event that is to be marked as deferred.
+#[derive(Debug)]
+pub(super) struct DeferredEvent {
+    key: EventKey,
     generation: Generation,
     queue: QueueRef,
-    acks: Vec<Ack>,
 }
 
 /// Writes the marks of deferred events. Their number is bounded by the buffer budget that each of
@@ -30,12 +32,13 @@ pub(super) struct DeferralWriter {
     table: Arc<dyn OutboxTable>,
     clock: fn() -> Timestamp,
     metrics: RelayMetrics,
-    writer: BatchWriter<EventKey>,
-    /// By key, since one request must not name an item twice.
-    events: HashMap<EventKey, DeferredEvent>,
+    writer: BatchWriter<DeferredEvent>,
+    /// Acknowledgements of the events that wait or are in flight. One request must not name an
+    /// item twice.
+    acks: HashMap<EventKey, Vec<Ack>>,
 }
 
-pub(super) type DeferralAnswer = WriteAnswer<EventKey>;
+pub(super) type DeferralAnswer = WriteAnswer<DeferredEvent>;
 
 impl DeferralWriter {
     pub(super) fn new(
@@ -50,23 +53,23 @@ impl DeferralWriter {
             clock,
             metrics: metrics.clone(),
             writer: BatchWriter::new("defer", metrics, monitor, random),
-            events: HashMap::new(),
+            acks: HashMap::new(),
         }
     }
 
     /// Adds an event.
     pub(super) fn push(&mut self, event: &Event, acks: Vec<Ack>) {
-        if let Some(known) = self.events.get_mut(&event.key) {
-            known.acks.extend(acks);
-            return;
+        match self.acks.entry(event.key.clone()) {
+            Entry::Occupied(known) => known.into_mut().extend(acks),
+            Entry::Vacant(unknown) => {
+                unknown.insert(acks);
+                self.writer.push(DeferredEvent {
+                    key: event.key.clone(),
+                    generation: event.generation.clone(),
+                    queue: event.queue.clone(),
+                });
+            }
         }
-        let deferred = DeferredEvent {
-            generation: event.generation.clone(),
-            queue: event.queue.clone(),
-            acks,
-        };
-        self.events.insert(event.key.clone(), deferred);
-        self.writer.push(event.key.clone());
     }
 
     /// Returns `true` if no request is in flight. Waiting events do not count: a stop does not
@@ -80,35 +83,29 @@ impl DeferralWriter {
         self.writer.queue().next_due(now)
     }
 
-    /// Forgets events of closed shards: the next owner reads them again.
+    /// Forgets the waiting events of closed shards: the next owner reads them again.
     pub(super) fn remove_lost(&mut self, now: Instant) {
-        let events = &mut self.events;
-        let is_lost = |key: &EventKey| {
-            events
-                .get(key)
-                .is_some_and(|event| in_flight::permission(&event.acks, now) == Permission::Never)
-        };
-        let mut lost = Vec::new();
-        self.writer.retain(|key| !is_lost(key));
-        lost.extend(events.keys().filter(|key| is_lost(key)).cloned());
-        for key in lost {
-            events.remove(&key);
-        }
+        let all_acks = &mut self.acks;
+        self.writer.retain(|event| {
+            let acks = all_acks.get(&event.key).map_or(&[][..], Vec::as_slice);
+            let is_lost = in_flight::permission(acks, now) == Permission::Never;
+            if is_lost {
+                all_acks.remove(&event.key);
+            }
+            !is_lost
+        });
     }
 
     /// Starts the requests that are possible now.
     pub(super) fn start_requests(&mut self, now: Instant) {
         let deferred_at = (self.clock)();
-        let (table, events) = (&self.table, &self.events);
-        self.writer.start_requests(now, |keys| {
-            let deferrals: Vec<_> = keys
+        let table = &self.table;
+        self.writer.start_requests(now, |events| {
+            let deferrals: Vec<_> = events
                 .into_iter()
-                .map(|key| Deferral {
-                    key: key.clone(),
-                    generation: events
-                        .get(key)
-                        .map(|event| event.generation.clone())
-                        .unwrap_or_default(),
+                .map(|event| Deferral {
+                    key: event.key.clone(),
+                    generation: event.generation.clone(),
                     deferred_at,
                 })
                 .collect();
@@ -125,22 +122,20 @@ impl DeferralWriter {
     /// Processes the end of a request: settles the records of the events that are deferred, or no
     /// longer pending.
     pub(super) fn process(&mut self, answer: Result<DeferralAnswer, JoinError>, now: Instant) {
-        for (key, outcome) in self.writer.process(answer, now) {
-            let Some(event) = self.events.remove(&key) else {
-                continue;
-            };
+        for (event, outcome) in self.writer.process(answer, now) {
             match outcome {
                 MarkOutcome::Marked => self.metrics.record_deferred(&event.queue),
                 // It is pending and beyond the checkpoint: the sweeper publishes it when all
                 // readers are past it.
                 MarkOutcome::Impossible => tracing::warn!(
-                    aggregate_id = key.aggregate_id,
-                    sequence = key.sequence,
+                    aggregate_id = event.key.aggregate_id,
+                    sequence = event.key.sequence,
                     "event is left to the sweeper, as its item rejects the mark of a deferred event"
                 ),
                 MarkOutcome::NotPending | MarkOutcome::TryAgain => {}
             }
-            event.acks.into_iter().for_each(Ack::settle);
+            let acks = self.acks.remove(&event.key).unwrap_or_default();
+            acks.into_iter().for_each(Ack::settle);
         }
     }
 }
