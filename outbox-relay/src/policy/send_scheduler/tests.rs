@@ -1,5 +1,7 @@
 mod shedding;
 
+use std::time::Duration;
+
 use outbox::Message;
 use outbox::trace_context::TraceContext;
 
