@@ -33,6 +33,9 @@ const AFTER_TERM_MS: u64 = 1_000;
 /// first.
 const AFTER_DISTURBANCE_MS: u64 = 2_000;
 const AFTER_OUTAGE_MS: u64 = 2_000;
+/// Time that is added for each generation of shards that was closed during an outage: its rest is
+/// published and marked, before the leases of its children are acquired.
+const PER_GENERATION_MS: u64 = 1_000;
 /// The longest pause between two attempts, and the time in which the deferred events are published.
 const AFTER_QUEUE_OUTAGE_MS: u64 = 4_000;
 
@@ -106,6 +109,8 @@ pub(crate) struct Recovery<'a> {
     pub disturbed_by: Option<String>,
     /// Length of its last part, after the last other disturbance.
     quiet_ms: Option<u64>,
+    /// Number of generations of shards that were closed during the outage, rounded up.
+    generations: u64,
 }
 
 impl Recovery<'_> {
@@ -118,7 +123,7 @@ impl Recovery<'_> {
     /// fault, or from the last disturbance if there was one, which may have caused the loss of a
     /// lease.
     pub(crate) fn late(&self, lease_duration_ms: u64) -> Option<(u64, Option<u64>)> {
-        let limit = self.trigger.limit(lease_duration_ms)?;
+        let limit = self.trigger.limit(lease_duration_ms)? + self.generations * PER_GENERATION_MS;
         let (took, limit) = match self.disturbed_by {
             None => (self.took_ms, limit),
             // Events that were never published are found by the checks of pending events.
@@ -143,7 +148,7 @@ pub(crate) fn recoveries(history: &History) -> Vec<Recovery<'_>> {
     };
     let deaths = history.lives.iter().filter_map(|life| all.of_life(life));
     let outages = history.faults.iter().filter_map(|fault| match fault.kind {
-        FaultKind::Outage => all.of_outage(fault.until?),
+        FaultKind::Outage => all.of_outage(fault.at, fault.until?),
         FaultKind::QueueOutage => all.of_queue_outage(fault.queue.as_deref()?, fault.until?),
         _ => None,
     });
@@ -206,12 +211,18 @@ impl<'a> Measure<'a> {
         Some(self.recovery(trigger, at, Some(life), expected_event))
     }
 
-    fn of_outage(&self, ended: u64) -> Option<Recovery<'a>> {
+    fn of_outage(&self, at: u64, ended: u64) -> Option<Recovery<'a>> {
         if !self.under_load(ended) {
             return None;
         }
         let expected_event = self.expected_event(ended, self.shards.iter().copied(), |_| true)?;
-        Some(self.recovery(Trigger::Outage, ended, None, expected_event))
+        let settings = &self.history.settings;
+        let lifetime = settings.split_every_ms.zip(settings.shards);
+        let lifetime = lifetime.map(|(every, shards)| every * u64::from(shards));
+        Some(Recovery {
+            generations: lifetime.map_or(0, |lifetime| (ended - at).div_ceil(lifetime)),
+            ..self.recovery(Trigger::Outage, ended, None, expected_event)
+        })
     }
 
     fn of_queue_outage(&self, queue: &str, ended: u64) -> Option<Recovery<'a>> {
@@ -241,6 +252,7 @@ impl<'a> Measure<'a> {
             took_ms,
             disturbed_by: self.disturbed(trigger, at, took_ms, victim),
             quiet_ms,
+            generations: 0,
         }
     }
 

@@ -107,14 +107,13 @@ pub(super) fn memory(history: &History, found: &mut Findings) {
         // The first third is the warm-up.
         let warm = &samples[samples.len() / 3..];
         let quarter = warm.len() / 4;
-        if lasted < GROWTH_MS || quarter == 0 {
+        if lasted < GROWTH_MS || quarter == 0 || has_outage(history, warm) {
             continue;
         }
         let sizes: Vec<u64> = warm.chunks_exact(quarter).map(median).collect();
         let (middle, last) = (sizes[0], sizes[3]);
         let growth = last.saturating_sub(middle);
-        // An outage causes a single step: pending requests use memory that the allocator keeps. A
-        // leak continues to grow.
+        // A single step is permitted. A leak continues to grow.
         let steady = sizes[..4]
             .windows(2)
             .all(|pair| pair[1].saturating_sub(pair[0]) > growth / 10);
@@ -128,6 +127,17 @@ pub(super) fn memory(history: &History, found: &mut Findings) {
             );
         }
     }
+}
+
+/// Returns `true` if a service was unavailable in the time of `samples`: the requests that wait for
+/// it use memory up to a bound, and the allocator keeps it.
+fn has_outage(history: &History, samples: &[&MemorySample]) -> bool {
+    let (first, last) = (samples[0].at, samples[samples.len() - 1].at);
+    history.faults.iter().any(|fault| {
+        fault.kind == FaultKind::Outage
+            && fault.at < last
+            && fault.until.is_none_or(|until| until > first)
+    })
 }
 
 fn median(samples: &[&MemorySample]) -> u64 {
@@ -219,6 +229,19 @@ mod tests {
         // Growth in two minutes: 60 MiB, and 7.5 MiB.
         assert_violations(Invariant::Memory, 1, |history| grow(history, 1 << 19));
         assert_valid(|history| grow(history, 1 << 16));
+    }
+
+    #[test]
+    fn memory_that_grows_during_an_outage_is_allowed() {
+        assert_valid(|history| {
+            for sample in &mut history.memory {
+                sample.rss_bytes += sample.at / 1_000 * (1 << 18);
+            }
+            let mut outage = fault(70_000, FaultKind::Outage, "", CloudService::Dynamodb);
+            outage.process = None;
+            outage.until = Some(90_000);
+            history.faults.push(outage);
+        });
     }
 
     #[test]
