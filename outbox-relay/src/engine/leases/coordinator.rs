@@ -15,6 +15,7 @@ use super::lease_renewer::{LeaseEnd, ShardSignals};
 use super::shard_consumer::run_shard;
 use crate::engine::context::ShardContext;
 use crate::engine::crash;
+use crate::policy::child_lookups::ChildLookups;
 use crate::policy::lease_assignment::InstanceView;
 use crate::policy::lease_liveness::{LeaseLiveness, MIN_CHECKPOINT_INTERVAL};
 use crate::ports::{Lease, LeaseError, LeaseRequests, ShardId, maintenance_id};
@@ -51,6 +52,9 @@ pub(super) struct LeaseCoordinator {
     /// Number of leases that the last poll read.
     count: usize,
     held: HeldLeases,
+    child_lookups: ChildLookups,
+    /// Consumed shards whose children are looked up before the next poll.
+    consumed: Vec<ShardId>,
     consumers: JoinSet<(ShardId, LeaseEnd)>,
     /// Time of the last look-up of the stream.
     located_at: Instant,
@@ -68,6 +72,8 @@ impl LeaseCoordinator {
             liveness: LeaseLiveness::default(),
             count: 0,
             held: HeldLeases::default(),
+            child_lookups: ChildLookups::default(),
+            consumed: Vec::new(),
             consumers: JoinSet::new(),
             located_at: Instant::now(),
             has_locate_failed: false,
@@ -103,8 +109,8 @@ impl LeaseCoordinator {
                 biased;
                 () = stop.cancelled() => return StopReason::Stopping,
                 () = async {
-                    let consumed = self.wait_for_next_poll().await;
-                    self.find_children(&consumed).await;
+                    self.wait_for_next_poll().await;
+                    self.find_children().await;
                 } => {}
             }
         }
@@ -122,50 +128,49 @@ impl LeaseCoordinator {
         self.consumers.shutdown().await;
     }
 
-    /// Waits until the next poll, and returns the shards that were fully consumed meanwhile. The
-    /// end of a shard shortens the wait, and new leases end it.
-    async fn wait_for_next_poll(&mut self) -> Vec<ShardId> {
+    /// Waits until the next poll, unless children have to be looked up. The end of a shard shortens
+    /// the wait, and new leases end it.
+    async fn wait_for_next_poll(&mut self) {
+        if !self.consumed.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let count = u32::try_from(self.count).unwrap_or(u32::MAX);
         let per_lease = POLL_INTERVAL_PER_LEASE * count;
         let longest = self.ctx.config.lease_duration / 4;
         let mut until = now + POLL_INTERVAL.saturating_add(per_lease).min(longest);
-        let mut consumed = Vec::new();
         let directory = self.ctx.directory.clone();
         loop {
             tokio::select! {
                 biased;
                 Some(ended) = self.consumers.join_next() => {
                     until = until.min(now + per_lease);
-                    consumed.extend(self.remove_consumer(ended));
+                    self.remove_consumer(ended);
                 }
-                () = tokio::time::sleep_until(until) => return consumed,
-                () = directory.new_leases() => return consumed,
+                () = tokio::time::sleep_until(until) => return,
+                () = directory.new_leases() => return,
             }
         }
     }
 
-    /// Removes a consumer that has ended, and returns its shard if it is fully consumed.
-    fn remove_consumer(
-        &mut self,
-        ended: Result<(ShardId, LeaseEnd), JoinError>,
-    ) -> Option<ShardId> {
+    /// Removes a consumer that has ended.
+    fn remove_consumer(&mut self, ended: Result<(ShardId, LeaseEnd), JoinError>) {
         match ended {
             Ok((shard, end)) => {
                 self.held.remove(&shard);
-                (end == LeaseEnd::FullyConsumed).then_some(shard)
+                if end == LeaseEnd::FullyConsumed {
+                    self.consumed.push(shard);
+                }
             }
-            Err(error) => {
-                crash(error);
-                None
-            }
+            Err(error) => crash(error),
         }
     }
 
     /// Creates the leases of the children of fully consumed shards, unless they exist already.
-    async fn find_children(&self, consumed: &[ShardId]) {
+    pub(super) async fn find_children(&mut self) {
+        let consumed = std::mem::take(&mut self.consumed);
         let ctx = &self.ctx;
-        let parents = ctx.directory.without_children(consumed);
+        let parents = ctx.directory.without_children(&consumed);
         if parents.len() > MAX_CHILD_REQUESTS {
             ctx.directory.request_listing();
             return;
@@ -284,6 +289,8 @@ impl LeaseCoordinator {
         self.request(&of_shards.request).await;
         if self.held.contains(&maintenance_id()) {
             self.delete_members(&read.members, view).await;
+            self.consumed
+                .extend(self.child_lookups.due(&read.shards, now));
         }
         // The maintenance lease first: its holder finds the shards.
         let acquire = of_maintenance.acquire.iter().chain(&of_shards.acquire);

@@ -58,6 +58,8 @@ pub(crate) async fn run(
                 }
             }
             membership.leave().await;
+            // Other instances acquire the children of shards that ended meanwhile.
+            coordinator.find_children().await;
             break;
         }
         // The shards of the old stream no longer exist; the sweeper of the new one publishes what

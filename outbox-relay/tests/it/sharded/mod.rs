@@ -22,7 +22,7 @@ use server::StreamsServer;
 use shards::Shards;
 use test_support::{Service, eventually};
 
-use crate::support::{Item, RELAY, Stage, event, ids, string};
+use crate::support::{Item, RELAY, Stage, event, ids, string, text};
 
 /// Time limit for several unoptimised relays and the cloud on one machine.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -110,6 +110,22 @@ impl ShardedStage {
                 && string(row, "lease").is_some_and(|lease| lease.starts_with("shardId-"))
         });
         rows
+    }
+
+    /// Returns the lease of `shard`.
+    async fn lease(&self, shard: &str) -> Item {
+        let mut leases = self.leases().await.into_iter();
+        let lease = leases.find(|lease| string(lease, "lease") == Some(shard));
+        lease.unwrap_or_else(|| panic!("no lease of {shard}"))
+    }
+
+    /// Writes to the lease of `shard` what its owner writes when it has consumed the shard.
+    async fn end_lease(&self, shard: &str) {
+        let mut lease = self.lease(shard).await;
+        lease.insert("state".to_owned(), text("ENDED"));
+        lease.remove("owner");
+        let table = self.stage.dynamodb.put_item().table_name("relay_leases");
+        table.set_item(Some(lease)).send().await.unwrap();
     }
 
     /// Waits until every shard that may be read has been, and a checkpoint is written.

@@ -40,6 +40,35 @@ async fn split_shards_are_read_parents_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn children_are_found_when_the_reader_of_their_parent_ends_before_it_looks_them_up() {
+    let stage = ShardedStage::new(Shards::open(2), "events").await;
+    let mut relays = [stage.relay("one", &[]).await, stage.relay("two", &[]).await];
+    stage.until_shares(&[("one", 1), ("two", 1)]).await;
+    stage.commit_round(20, 1).await;
+    stage.until_published(20).await;
+    stage.until_checkpointed().await;
+
+    // The lister survives.
+    let lister = stage.lease("sweeper").await;
+    let (name, reader) = match string(&lister, "owner") {
+        Some("one") => ("two", &mut relays[1]),
+        _ => ("one", &mut relays[0]),
+    };
+    let lease = stage.open_leases().await;
+    let lease = lease
+        .iter()
+        .find(|lease| string(lease, "owner") == Some(name));
+    let shard = string(lease.unwrap(), "lease").unwrap().to_owned();
+    reader.kill().await.unwrap();
+    stage.streams.shards().split_all();
+    stage.end_lease(&shard).await;
+    let began = Instant::now();
+    stage.commit_round(20, 2).await;
+    stage.until_published(40).await;
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_missing_queue_do_not_delay_the_children_of_their_shard() {
     let stage = ShardedStage::new(Shards::open(1), "events").await;
     let routes = [("RELAY_ROUTES", "down.*=missing,*=events")];

@@ -1,0 +1,119 @@
+//! Decides for which consumed shards the holder of the maintenance lease looks up the children.
+//!
+//! An instance creates the leases of the children of a shard that it has consumed. If it ends in
+//! between, no lease shows that the shard has children.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ports::{Lease, LeaseState, ShardId};
+
+/// Time that the instance that consumed a shard has for the leases of its children, and delay of
+/// the second look-up. The delay doubles with every look-up.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+
+/// Number of look-ups of a shard, within about 30 seconds. The last shards of a stream that was
+/// disabled have no children; later ones are found by the regular listings.
+const MAX_LOOKUPS: u32 = 7;
+
+/// Consumed shards without a child among the leases, and their look-ups so far.
+#[derive(Debug, Default)]
+pub struct ChildLookups(BTreeMap<ShardId, Lookup>);
+
+#[derive(Debug)]
+struct Lookup {
+    count: u32,
+    next: Instant,
+}
+
+impl ChildLookups {
+    /// Returns the shards whose children are to be looked up at `now`, when the group has `leases`.
+    pub fn due(&mut self, leases: &[Lease], now: Instant) -> Vec<ShardId> {
+        let parents = leases.iter().filter_map(|lease| lease.parent.as_ref());
+        let parents: BTreeSet<_> = parents.collect();
+        let is_childless = |lease: &&Lease| {
+            lease.state == LeaseState::Ended
+                && lease.unlisted_at.is_none()
+                && !parents.contains(&lease.shard)
+        };
+        let mut before = std::mem::take(&mut self.0);
+        let mut due = Vec::new();
+        for lease in leases.iter().filter(is_childless) {
+            let mut lookup = before.remove(&lease.shard).unwrap_or(Lookup {
+                count: 0,
+                next: now + FIRST_DELAY,
+            });
+            if lookup.count < MAX_LOOKUPS && lookup.next <= now {
+                lookup.next = now + FIRST_DELAY * 2_u32.pow(lookup.count);
+                lookup.count += 1;
+                due.push(lease.shard.clone());
+            }
+            self.0.insert(lease.shard.clone(), lookup);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outbox::timestamp::Timestamp;
+
+    use super::*;
+
+    fn id(name: &str) -> ShardId {
+        ShardId(name.into())
+    }
+
+    fn consumed(name: &str) -> Lease {
+        Lease {
+            state: LeaseState::Ended,
+            ..Lease::unread(id(name), None)
+        }
+    }
+
+    /// Returns the times, in milliseconds, at which polls every 50 ms look up children.
+    fn lookups(leases: &[Lease], until: u64) -> Vec<u64> {
+        let start = Instant::now();
+        let mut lookups = ChildLookups::default();
+        let polls = (0..=until).step_by(50);
+        polls
+            .filter(|at| {
+                let now = start + Duration::from_millis(*at);
+                !lookups.due(leases, now).is_empty()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn consumed_shards_without_a_child_are_looked_up_at_growing_intervals_and_a_bounded_number_of_times()
+     {
+        let times = lookups(&[consumed("a")], 100_000);
+        assert_eq!(times, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000]);
+    }
+
+    #[test]
+    fn shards_that_are_open_or_have_a_child_or_are_deleted_are_not_looked_up() {
+        let open = Lease::unread(id("open"), None);
+        let child = Lease::unread(id("child"), Some(id("parent")));
+        let deleted = Lease {
+            unlisted_at: Some(Timestamp::from_millis(1)),
+            ..consumed("deleted")
+        };
+        let leases = [open, consumed("parent"), child, deleted];
+        assert!(lookups(&leases, 10_000).is_empty());
+    }
+
+    #[test]
+    fn a_shard_is_not_remembered_after_its_child_has_a_lease() {
+        let start = Instant::now();
+        let mut lookups = ChildLookups::default();
+        let parent = consumed("a");
+        assert!(lookups.due(std::slice::from_ref(&parent), start).is_empty());
+        let child = Lease::unread(id("b"), Some(id("a")));
+        let later = start + FIRST_DELAY;
+        assert!(lookups.due(&[parent, child], later).is_empty());
+        assert!(lookups.0.is_empty());
+    }
+}
