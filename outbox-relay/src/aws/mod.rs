@@ -1,6 +1,7 @@
 //! The ports in AWS.
 
 mod queue;
+mod record_images;
 mod stream;
 
 use std::sync::Arc;

@@ -18,6 +18,7 @@ use outbox_store::dynamodb::{DescribeStreamError, StreamDescriber};
 use shared::aws::error::{ErrorClass, classify};
 use shared::aws::{Causes, Clients};
 
+use super::record_images::WithoutImages;
 use crate::ports::{
     Change, Page, Position, Record, SequenceNumber, Shard, ShardId, ShardIterator, Stream,
     StreamError,
@@ -114,6 +115,7 @@ impl Stream for OutboxStream {
             .shard_iterator(&iterator.0)
             .customize()
             .interceptor(date.clone())
+            .interceptor(WithoutImages)
             .send()
             .await
             .map_err(|error| match classify(&error) {
