@@ -24,7 +24,7 @@ pub(super) mod attribute {
     pub(in crate::dynamodb) const LOW_WATERMARK: &str = "passed";
     pub(in crate::dynamodb) const UNLISTED_AT: &str = "unlisted_at";
     pub(in crate::dynamodb) const DEFERRED: &str = "deferred";
-    pub(in crate::dynamodb) const WANTED_BY: &str = "wanted_by";
+    pub(in crate::dynamodb) const REQUESTED_BY: &str = "wanted_by";
     pub(in crate::dynamodb) const SWEEP_REQUESTED: &str = "sweep_requested";
     pub(in crate::dynamodb) const LISTING_REQUESTED: &str = "listing_requested";
     pub(in crate::dynamodb) const STREAM_ARN: &str = "stream_arn";
@@ -162,7 +162,7 @@ pub(super) fn text(item: &HashMap<String, AttributeValue>, name: &str) -> Option
 /// Returns the requests that an item has.
 pub(super) fn requests(item: &HashMap<String, AttributeValue>) -> LeaseRequests {
     LeaseRequests {
-        requested_by: text(item, attribute::WANTED_BY),
+        requested_by: text(item, attribute::REQUESTED_BY),
         sweep: text(item, attribute::SWEEP_REQUESTED),
         listing: text(item, attribute::LISTING_REQUESTED),
     }

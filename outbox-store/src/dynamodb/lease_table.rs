@@ -7,8 +7,6 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::{
     AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as OnConditionFailure,
 };
@@ -16,8 +14,9 @@ use futures::future::try_join_all;
 use outbox::timestamp::Timestamp;
 use parking_lot::Mutex;
 use shared::aws::ATTEMPT_TIMEOUT;
-use shared::aws::error::{Causes, ErrorClass, classify};
+use shared::aws::error::{ErrorClass, classify};
 
+use super::lease_error::{ignore_lost, unavailable, update_error};
 use super::lease_item::{
     Update, attribute, deferred_value, duration_value, from_item, number_value, requests,
     state_value, text, text_value,
@@ -27,23 +26,15 @@ use crate::{
     TableError, sweeper_id,
 };
 
-/// Sort key of the item, in a partition named like the consumer group, that records which stream
-/// the group reads.
-const GROUP: &str = "group";
-
-/// Sort key of the item, in a partition named like the table's ARN, that records which consumer
-/// group reads the table.
-const REGISTRATION: &str = "registration";
-
 #[derive(Debug)]
 pub struct DynamoDbLeaseTable {
     /// Reads, which the SDK may retry.
-    client: Client,
+    pub(super) client: Client,
     /// Writes. The SDK does not retry them: its second attempt would find the condition failed by
     /// the first one, and the caller would take its own write for that of another instance.
-    writer: Client,
-    table: String,
-    group: String,
+    pub(super) writer: Client,
+    pub(super) table: String,
+    pub(super) group: String,
     /// Unreadable items that were logged.
     reported: Mutex<BTreeSet<ShardId>>,
 }
@@ -144,7 +135,8 @@ impl DynamoDbLeaseTable {
         self.update_item(partition, &id.0, update).await
     }
 
-    async fn update_item(
+    /// Updates the item with this key, and returns its attributes afterwards.
+    pub(super) async fn update_item(
         &self,
         partition: String,
         sort_key: &str,
@@ -173,67 +165,18 @@ fn maintenance_partition(group: &str, stream: &str) -> String {
     format!("{group}|{stream}|maintenance")
 }
 
-/// Returns the ARN of the table whose stream this is.
-fn table_of(stream: &str) -> &str {
-    stream
-        .split_once("/stream/")
-        .map_or(stream, |(table, _)| table)
-}
-
 #[async_trait]
 impl LeaseTable for DynamoDbLeaseTable {
     async fn register_stream(&self, stream: &str) -> Result<Option<String>, LeaseError> {
-        let registered: Result<UpdateItemOutput, _> = self
-            .writer
-            .update_item()
-            .table_name(&self.table)
-            .key(attribute::STREAM, text_value(&self.group))
-            .key(attribute::LEASE, text_value(GROUP))
-            .condition_expression("attribute_not_exists(#arn) OR #arn <> :arn")
-            .update_expression("SET #previous = if_not_exists(#arn, :arn), #arn = :arn")
-            .expression_attribute_names("#arn", attribute::STREAM_ARN)
-            .expression_attribute_names("#previous", attribute::PREVIOUS_STREAM)
-            .expression_attribute_values(":arn", text_value(stream))
-            .return_values(ReturnValue::UpdatedOld)
-            .send()
-            .await;
-        match registered.map_err(update_error) {
-            Ok(output) => Ok(text(
-                &output.attributes.unwrap_or_default(),
-                attribute::STREAM_ARN,
-            )),
-            Err(LeaseError::Lost(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.record_stream(stream).await
     }
 
     async fn previous_stream(&self) -> Result<Option<String>, LeaseError> {
-        // The relay's permissions include Query and not GetItem.
-        let read = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .key_condition_expression("#stream = :stream AND #lease = :lease")
-            .expression_attribute_names("#stream", attribute::STREAM)
-            .expression_attribute_names("#lease", attribute::LEASE)
-            .expression_attribute_values(":stream", text_value(&self.group))
-            .expression_attribute_values(":lease", text_value(GROUP))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| unavailable(&error))?;
-        let item = read.items.unwrap_or_default().into_iter().next();
-        Ok(item.and_then(|item| text(&item, attribute::PREVIOUS_STREAM)))
+        self.read_previous_stream().await
     }
 
     async fn forget_previous_stream(&self, previous: &str) -> Result<(), LeaseError> {
-        let update = Update::default()
-            .remove(attribute::PREVIOUS_STREAM)
-            .when_text(attribute::PREVIOUS_STREAM, Some(previous));
-        match self.update_item(self.group.clone(), GROUP, update).await {
-            Ok(_) | Err(LeaseError::Lost(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.remove_previous_stream(previous).await
     }
 
     async fn register_group(
@@ -241,43 +184,7 @@ impl LeaseTable for DynamoDbLeaseTable {
         stream: &str,
         stopped: Option<&str>,
     ) -> Result<Option<String>, LeaseError> {
-        let mut request = self
-            .writer
-            .update_item()
-            .table_name(&self.table)
-            .key(attribute::STREAM, text_value(table_of(stream)))
-            .key(attribute::LEASE, text_value(REGISTRATION))
-            .update_expression("SET #owner = :own")
-            .expression_attribute_names("#owner", attribute::OWNER)
-            .expression_attribute_values(":own", text_value(&self.group))
-            .return_values_on_condition_check_failure(OnConditionFailure::AllOld);
-        request = match stopped {
-            None => request.condition_expression("attribute_not_exists(#owner) OR #owner = :own"),
-            Some(stopped) => request
-                .condition_expression("#owner IN (:own, :stopped)")
-                .expression_attribute_values(":stopped", text_value(stopped)),
-        };
-        let error = match request.send().await {
-            Ok(_) => return Ok(None),
-            Err(error) => error,
-        };
-        let UpdateItemError::ConditionalCheckFailedException(failed) =
-            (match error.as_service_error() {
-                Some(error) => error,
-                None => return Err(unavailable(&error)),
-            })
-        else {
-            return Err(unavailable(&error));
-        };
-        let registered = failed
-            .item
-            .as_ref()
-            .and_then(|item| text(item, attribute::OWNER));
-        match registered {
-            Some(registered) => Ok(Some(registered)),
-            // The group that was registered has left no name; the next attempt registers this one.
-            None => Err(LeaseError::Lost(None)),
-        }
+        self.record_group(stream, stopped).await
     }
 
     async fn list_of_group(&self, stream: &str, group: &str) -> Result<Leases, LeaseError> {
@@ -321,10 +228,7 @@ impl LeaseTable for DynamoDbLeaseTable {
                 update = update.set(name, value);
             }
         }
-        match self.update(stream, &lease.shard, update).await {
-            Ok(_) | Err(LeaseError::Lost(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        ignore_lost(self.update(stream, &lease.shard, update).await)
     }
 
     async fn acquire(&self, stream: &str, seen: &Lease, new: &Lease) -> Result<(), LeaseError> {
@@ -333,7 +237,7 @@ impl LeaseTable for DynamoDbLeaseTable {
             .set(attribute::EPOCH, number_value(new.epoch))
             .set(attribute::HEARTBEAT, number_value(new.heartbeat))
             .set_or_remove(attribute::LEASE_MS, new.lease_duration.map(duration_value))
-            .remove(attribute::WANTED_BY)
+            .remove(attribute::REQUESTED_BY)
             .remove(attribute::SWEEP_REQUESTED)
             .remove(attribute::LISTING_REQUESTED)
             .when_text(attribute::OWNER, seen.owner.as_deref())
@@ -372,7 +276,7 @@ impl LeaseTable for DynamoDbLeaseTable {
             .when(attribute::EPOCH, "=", number_value(lease.epoch))
             .when(attribute::HEARTBEAT, "<", number_value(lease.heartbeat));
         if lease.owner.as_deref() != Some(holder) {
-            update = update.remove(attribute::WANTED_BY);
+            update = update.remove(attribute::REQUESTED_BY);
         }
         let item = self.update(stream, &lease.shard, update).await?;
         Ok(requests(&item))
@@ -380,7 +284,7 @@ impl LeaseTable for DynamoDbLeaseTable {
 
     async fn request(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {
         let update = Update::default()
-            .set(attribute::WANTED_BY, text_value(instance))
+            .set(attribute::REQUESTED_BY, text_value(instance))
             .when_text(attribute::OWNER, seen.owner.as_deref())
             .when(attribute::EPOCH, "=", number_value(seen.epoch));
         self.update(stream, &seen.shard, update).await.map(drop)
@@ -398,12 +302,7 @@ impl LeaseTable for DynamoDbLeaseTable {
         let requests = (0..SWEEPERS)
             .map(|index| (sweeper_id(index), request()))
             .chain([(maintenance, of_older_release)])
-            .map(
-                async |(id, update)| match self.update(stream, &id, update).await {
-                    Ok(_) | Err(LeaseError::Lost(_)) => Ok(()),
-                    Err(error) => Err(error),
-                },
-            );
+            .map(async |(id, update)| ignore_lost(self.update(stream, &id, update).await));
         try_join_all(requests).await.map(drop)
     }
 
@@ -412,10 +311,7 @@ impl LeaseTable for DynamoDbLeaseTable {
             .set(attribute::LISTING_REQUESTED, text_value(Timestamp::now()))
             .when_exists(attribute::LEASE, true);
         let maintenance = ShardId(MAINTENANCE.into());
-        match self.update(stream, &maintenance, update).await {
-            Ok(_) | Err(LeaseError::Lost(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        ignore_lost(self.update(stream, &maintenance, update).await)
     }
 
     async fn mark_unlisted(
@@ -433,7 +329,7 @@ impl LeaseTable for DynamoDbLeaseTable {
     async fn remove(&self, stream: &str, seen: &Lease) -> Result<(), LeaseError> {
         let mut values = HashMap::from([
             (":epoch".to_owned(), number_value(seen.epoch)),
-            (":beat".to_owned(), number_value(seen.heartbeat)),
+            (":heartbeat".to_owned(), number_value(seen.heartbeat)),
         ]);
         let owner = match &seen.owner {
             Some(owner) => {
@@ -451,10 +347,12 @@ impl LeaseTable for DynamoDbLeaseTable {
                 text_value(self.partition(stream, &seen.shard)),
             )
             .key(attribute::LEASE, text_value(&seen.shard))
-            .condition_expression(format!("{owner} AND #epoch = :epoch AND #beat = :beat"))
+            .condition_expression(format!(
+                "{owner} AND #epoch = :epoch AND #heartbeat = :heartbeat"
+            ))
             .expression_attribute_names("#owner", attribute::OWNER)
             .expression_attribute_names("#epoch", attribute::EPOCH)
-            .expression_attribute_names("#beat", attribute::HEARTBEAT)
+            .expression_attribute_names("#heartbeat", attribute::HEARTBEAT)
             .set_expression_attribute_values(Some(values))
             .send()
             .await;
@@ -486,22 +384,4 @@ fn with_short_timeouts(
     let mut config = config.to_builder().timeout_config(timeouts);
     config.set_retry_config(retries);
     Client::from_conf(config.build())
-}
-
-fn update_error(error: SdkError<UpdateItemError>) -> LeaseError {
-    if classify(&error) != ErrorClass::ConditionFailed {
-        return unavailable(&error);
-    }
-    let stored = match error.into_service_error() {
-        UpdateItemError::ConditionalCheckFailedException(failed) => failed.item,
-        _ => None,
-    };
-    LeaseError::Lost(stored.and_then(|item| from_item(&item)).map(Box::new))
-}
-
-fn unavailable<E>(error: &SdkError<E>) -> LeaseError
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    LeaseError::Unavailable(Causes(error).to_string())
 }
