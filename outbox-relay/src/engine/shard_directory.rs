@@ -46,6 +46,11 @@ impl Default for Directory {
 impl ShardDirectory {
     /// Returns `true` if the lister no longer found `shard` in the stream. Requests a listing
     /// otherwise.
+    ///
+    /// A holder of the maintenance lease of an older release records nothing of its listings: until
+    /// an instance of this release holds the lease, no shard counts as deleted, and its reader
+    /// retries. To list the stream in each instance meanwhile would exceed its DescribeStream
+    /// limit, which the older instances already use.
     pub(crate) fn is_deleted(&self, shard: &ShardId) -> bool {
         let mut directory = self.0.directory.lock();
         let is_deleted = directory.unlisted.contains(shard);
