@@ -49,6 +49,7 @@ impl Faults {
         "quarantine answer lost",
         "event deleted",
         "event retried",
+        "event retried at once",
         "event replayed",
         "event discarded",
         "pending event discarded",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox::Buckets;
-use outbox_relay::engine::{Engine, EngineConfig, EngineError, EngineStatus};
+use outbox_relay::engine::{Engine, EngineConfig, EngineError, EngineStatus, OnFailure};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -95,7 +95,11 @@ impl Instance {
             outbox_table: "outbox".to_owned(),
             buckets: Buckets::default(),
             routes: setup.routes(self.number).parse().expect("a route"),
-            on_failure: setup.on_failure,
+            on_failure: if self.mutation == Some(Mutation::NotHolding) {
+                OnFailure::Pass
+            } else {
+                setup.on_failure
+            },
             lease_duration: setup.lease_duration(self.number),
             poll_min: Duration::from_millis(poll(POLL_MIN_MILLIS[self.number])),
             poll_max: Duration::from_millis(poll(200)),

@@ -13,6 +13,7 @@
 //! - **bounded repeats**: an event is repeated at most once for each lost answer or disturbance of
 //!   a sender between sending and marking it.
 //! - **per-aggregate order**: first deliveries of an aggregate are in the order of `sequence`.
+//! - **failure mode**: in hold mode no event passes a quarantined one.
 //! - **publish → mark**: a mark has the id of a message of its replay, and the retention.
 //! - **fencing**: no checkpoint is past an event that is not marked.
 //! - **bounded memory**: the events that an instance has read and not settled are bounded by its

@@ -56,6 +56,8 @@ pub(crate) enum Mutation {
     OutageRejects,
     /// Deferral: no event can be deferred.
     NotDeferring,
+    /// Failure mode: the instances pass quarantined events although they are to hold.
+    NotHolding,
     /// Health: `/healthz` is always green.
     AlwaysGreen,
     /// Per-aggregate order: a look-up of an earlier event returns it as published.
@@ -69,7 +71,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::ChildrenFirst,
         Self::NoFence,
         Self::LostUnnoticed,
@@ -87,6 +89,7 @@ impl Mutation {
         Self::LargeBatches,
         Self::OutageRejects,
         Self::NotDeferring,
+        Self::NotHolding,
         Self::AlwaysGreen,
         Self::NoBalance,
         Self::NoShutdown,
@@ -102,6 +105,7 @@ impl Mutation {
             Self::LostUnnoticed => "fence on loss",
             Self::NoBound => "bounded memory",
             Self::NotWaitingForSends | Self::NoPredecessors => "per-aggregate order",
+            Self::NotHolding => "failure mode",
             Self::NoLookUps | Self::NotWaitingForReaders => "bounded repeats",
             Self::NoPauses => "pacing",
             Self::SilentGap => "gap",

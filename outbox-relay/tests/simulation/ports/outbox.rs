@@ -1,7 +1,10 @@
 //! Outbox table port.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use outbox::Status;
+use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::{
     Deferral, EarlierEvent, EventKey, Item, MarkOutcome, OutboxTable, PendingCursor, PendingPage,
     Published, Quarantine, StoredStatus, TableError,
@@ -30,6 +33,7 @@ impl OutboxTable for View {
                 return Err(simulated());
             }
             let quarantined = view.world().quarantine(&view.name, &event);
+            view.retry_some(&event.key);
             if view.strikes("quarantine answer lost", 0.05) {
                 Err(simulated())
             } else if quarantined {
@@ -146,6 +150,20 @@ impl View {
             },
             _ => stored,
         })
+    }
+
+    /// Lets an operator retry a quarantined event in some cases, around the time of the answer to
+    /// its quarantine.
+    fn retry_some(&self, key: &EventKey) {
+        let holds = self.world().setup.on_failure == OnFailure::Hold;
+        if holds && self.strikes("event retried at once", 0.2) {
+            let delay = Duration::from_millis(self.world().random.u64(..30));
+            let (view, key) = (self.clone(), key.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                view.world().retry_quarantined(&key);
+            });
+        }
     }
 
     fn defer_all(&self, deferrals: &[Deferral]) -> Result<Vec<MarkOutcome>, TableError> {

@@ -128,6 +128,17 @@ impl World {
         }
     }
 
+    /// Lets an operator retry an event if it is quarantined, and request a sweep in some cases.
+    pub(crate) fn retry_quarantined(&mut self, key: &EventKey) {
+        let stored = self.status(key);
+        if stored.is_some_and(|stored| stored.status == Status::Failed) {
+            self.retry(key);
+            if self.random.bool() {
+                self.request_sweep();
+            }
+        }
+    }
+
     /// Returns the keys of the stored events that satisfy `condition`.
     fn keys(&self, condition: impl Fn(&EventModel) -> bool) -> Vec<EventKey> {
         let stored = self.events.iter().filter(|(_, event)| !event.deleted);

@@ -61,6 +61,7 @@ impl World {
             ));
             return id;
         }
+        self.check_held(&delivery.key);
         self.log(format!(
             "{} delivers {}:{} replay {}",
             delivery.sender, delivery.key.aggregate_id, delivery.key.sequence, delivery.replay

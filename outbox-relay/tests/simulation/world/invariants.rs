@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use outbox::Status;
+use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::{EventKey, Lease, LeaseState, Published, ShardId};
 use tokio::time::Instant;
 
@@ -160,6 +162,30 @@ impl World {
         if unsettled > bound {
             self.violations.push(format!(
                 "bounded memory: {name} has read {unsettled} unsettled events, {bound} are allowed"
+            ));
+        }
+    }
+
+    /// Checks failure mode: no event is first delivered while an earlier one of its aggregate is
+    /// quarantined. Those that the index does not contain do not wait, nor do the ones before them.
+    pub(crate) fn check_held(&mut self, key: &EventKey) {
+        let is_repeat = self.deliveries.iter().any(|sent| sent.key == *key);
+        if self.setup.on_failure != OnFailure::Hold || is_repeat {
+            return;
+        }
+        let sequence = |key: &EventKey| key.sequence.parse::<u64>().ok();
+        let of_aggregate = || {
+            let events = self.events.iter();
+            events.filter(|(other, _)| other.aggregate_id == key.aggregate_id)
+        };
+        let quarantined = of_aggregate().find(|(other, event)| {
+            sequence(other) < sequence(key) && event.status == Status::Failed && !event.deleted
+        });
+        let is_held = of_aggregate().all(|(_, event)| event.wrote_bucket);
+        if let Some((other, _)) = quarantined.filter(|_| is_held) {
+            self.violations.push(format!(
+                "failure mode: {}:{} was first delivered while {} is quarantined",
+                key.aggregate_id, key.sequence, other.sequence
             ));
         }
     }

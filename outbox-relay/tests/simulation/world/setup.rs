@@ -135,7 +135,7 @@ impl Setup {
 }
 
 /// Models that runs use, or do not use until every seed passes with them.
-const HOLD: bool = false;
+const HOLD: bool = true;
 const DEFERRAL: bool = true;
 const DEDUPLICATION: bool = true;
 const DIFFERENT_LEASES: bool = false;
