@@ -43,6 +43,8 @@ pub(super) struct WaitingEvents {
     pub(super) deferrable_kib: usize,
     /// Number of those that were read from the table only.
     pub(super) from_table: usize,
+    /// Size of those, in KiB.
+    pub(super) table_kib: usize,
 }
 
 /// Size of a buffered event apart from its message, in bytes: that of the buffer budget.
@@ -57,6 +59,7 @@ impl WaitingEvents {
             count: 1,
             deferrable_kib: if is_deferrable { kib } else { 0 },
             from_table: usize::from(scheduled.is_from_table),
+            table_kib: if scheduled.is_from_table { kib } else { 0 },
         }
     }
 
@@ -65,6 +68,7 @@ impl WaitingEvents {
         self.count += one.count;
         self.deferrable_kib += one.deferrable_kib;
         self.from_table += one.from_table;
+        self.table_kib += one.table_kib;
     }
 
     pub(super) fn remove<A>(&mut self, scheduled: &ScheduledEvent<A>) {
@@ -72,6 +76,7 @@ impl WaitingEvents {
         self.count -= one.count;
         self.deferrable_kib -= one.deferrable_kib;
         self.from_table -= one.from_table;
+        self.table_kib -= one.table_kib;
     }
 }
 

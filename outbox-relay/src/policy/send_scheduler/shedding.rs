@@ -13,6 +13,9 @@ use super::{Batch, EventRef, MAX_BATCH, Permission, SendScheduler};
 use crate::policy::record_classifier::Event;
 use crate::routes::QueueRef;
 
+/// Divisor of the buffer for the events from the table that may wait for impaired queues.
+const TABLE_DIVISOR: usize = 8;
+
 /// Waiting event that was removed from the scheduler. It is published from the table later.
 #[derive(Debug)]
 pub struct Shed<A> {
@@ -26,9 +29,30 @@ pub struct Shed<A> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueReport {
     pub health: QueueHealth,
-    /// The number of waiting events that were read from the table is the maximum for an impaired
+    /// The waiting events that were read from the table are as many as may wait for an impaired
     /// queue.
     pub has_table_batch: bool,
+}
+
+/// Limit of the waiting events of a queue that were read from the table.
+#[derive(Clone, Copy, Debug)]
+struct TableLimit {
+    events: usize,
+    kib: usize,
+}
+
+impl TableLimit {
+    /// Returns `true` if no further event is to be read from the table.
+    const fn is_reached(self, waiting: WaitingEvents) -> bool {
+        waiting.from_table >= self.events || waiting.table_kib >= self.kib
+    }
+
+    /// Returns `true` if some of the events exceed the limit. It is twice the size, because a
+    /// sweeper dispatches several events at once; one event is never too large.
+    const fn is_exceeded(self, waiting: WaitingEvents) -> bool {
+        let is_too_large = waiting.table_kib > self.kib.saturating_mul(2);
+        waiting.from_table > self.events || (waiting.from_table > 1 && is_too_large)
+    }
 }
 
 /// Waiting events of one aggregate for one queue.
@@ -45,6 +69,7 @@ impl<A> SendScheduler<A> {
     ///
     /// One batch of the events that were read from the table stays, to probe the queue.
     pub fn excess(&self, now: Instant, buffer_kib: usize) -> Vec<EventRef> {
+        let table_kib = self.table_share(now, buffer_kib);
         let mut excess = BTreeMap::new();
         for (queue, state) in &self.queues {
             let health = health(queue, state, now);
@@ -53,9 +78,9 @@ impl<A> SendScheduler<A> {
                 continue;
             }
             let max_kib = health.buffer_share(buffer_kib);
-            let max_from_table = table_limit(queue, state, now);
-            if state.waiting.deferrable_kib > max_kib || state.waiting.from_table > max_from_table {
-                self.collect_excess(queue, max_kib, max_from_table, &mut excess);
+            let limit = table_limit(queue, state, now, table_kib);
+            if state.waiting.deferrable_kib > max_kib || limit.is_exceeded(state.waiting) {
+                self.collect_excess(queue, max_kib, limit, &mut excess);
             }
         }
         excess
@@ -101,7 +126,7 @@ impl<A> SendScheduler<A> {
         &'a self,
         queue: &QueueRef,
         max_kib: usize,
-        max_from_table: usize,
+        limit: TableLimit,
         excess: &mut BTreeMap<&'a str, Slot>,
     ) {
         let mut shares: Vec<_> = self
@@ -110,15 +135,14 @@ impl<A> SendScheduler<A> {
             .filter_map(|(id, aggregate)| AggregateShare::of(id, aggregate, queue))
             .collect();
         shares.sort_by_key(|share| share.aggregate.arrival);
-        let (mut kib, mut from_table) = (0, 0);
+        let mut kib = 0;
+        let mut from_table = WaitingEvents::default();
         for share in shares {
-            let capacity = max_from_table - from_table;
             let first = if kib + share.waiting.deferrable_kib > max_kib {
                 share.first_waiting()
             } else {
                 kib += share.waiting.deferrable_kib;
-                from_table += share.waiting.from_table.min(capacity);
-                share.nth_from_table(queue, capacity)
+                share.first_beyond(queue, limit, &mut from_table)
             };
             if let Some(slot) = first {
                 excess
@@ -209,18 +233,31 @@ impl<A> SendScheduler<A> {
     }
 
     /// Returns the state of every queue that had events.
-    pub fn reports(&mut self, now: Instant) -> BTreeMap<QueueRef, QueueReport> {
+    pub fn reports(&mut self, now: Instant, buffer_kib: usize) -> BTreeMap<QueueRef, QueueReport> {
+        let table_kib = self.table_share(now, buffer_kib);
         self.queues
             .iter_mut()
             .map(|(queue, state)| {
                 state.forget_old_failures(now);
+                let limit = table_limit(queue, state, now, table_kib);
                 let report = QueueReport {
                     health: health(queue, state, now),
-                    has_table_batch: state.waiting.from_table >= table_limit(queue, state, now),
+                    has_table_batch: limit.is_reached(state.waiting),
                 };
                 (queue.clone(), report)
             })
             .collect()
+    }
+
+    /// Returns the size, in KiB, of the events from the table that may wait for each impaired
+    /// queue. Together they leave half of the sweepers' part of the buffer, or more, to the
+    /// other queues.
+    fn table_share(&self, now: Instant, buffer_kib: usize) -> usize {
+        let queues = self.queues.iter();
+        let impaired = queues
+            .filter(|(queue, state)| health(queue, state, now) != QueueHealth::Healthy)
+            .count();
+        (buffer_kib / TABLE_DIVISOR / impaired.max(1)).max(1)
     }
 
     /// Returns the next instant at which the report of a queue changes without an event.
@@ -265,13 +302,28 @@ impl<'a, A> AggregateShare<'a, A> {
         waiting.next().map(|(slot, _)| slot)
     }
 
-    /// Returns the slot of the `n`-th waiting event for the queue that was read from the table.
-    fn nth_from_table(&self, queue: &QueueRef, n: usize) -> Option<Slot> {
-        self.aggregate
+    /// Returns the first waiting event for the queue that was read from the table and exceeds the
+    /// limit, and adds those before it to `waiting`.
+    fn first_beyond(
+        &self,
+        queue: &QueueRef,
+        limit: TableLimit,
+        waiting: &mut WaitingEvents,
+    ) -> Option<Slot> {
+        let mut from_table = self
+            .aggregate
             .waiting_from(Slot::FIRST)
-            .filter(|(_, scheduled)| scheduled.is_from_table && scheduled.event.queue == *queue)
-            .map(|(slot, _)| slot)
-            .nth(n)
+            .filter(|(_, scheduled)| scheduled.is_from_table && scheduled.event.queue == *queue);
+        let beyond = from_table.find(|(_, scheduled)| {
+            let mut with_next = *waiting;
+            with_next.add(scheduled);
+            let is_beyond = limit.is_exceeded(with_next);
+            if !is_beyond {
+                *waiting = with_next;
+            }
+            is_beyond
+        });
+        beyond.map(|(slot, _)| slot)
     }
 }
 
@@ -284,11 +336,12 @@ fn health(queue: &QueueRef, state: &QueueState, now: Instant) -> QueueHealth {
     }
 }
 
-/// Returns the maximum number of waiting events that were read from the table.
-fn table_limit(queue: &QueueRef, state: &QueueState, now: Instant) -> usize {
-    match health(queue, state, now) {
-        QueueHealth::Healthy => usize::MAX,
-        _ if queue.is_routed() => MAX_BATCH,
-        _ => 0,
-    }
+/// Returns the maximum of the waiting events that were read from the table.
+fn table_limit(queue: &QueueRef, state: &QueueState, now: Instant, share_kib: usize) -> TableLimit {
+    let (events, kib) = match health(queue, state, now) {
+        QueueHealth::Healthy => (usize::MAX, usize::MAX),
+        _ if queue.is_routed() => (MAX_BATCH, share_kib),
+        _ => (0, 0),
+    };
+    TableLimit { events, kib }
 }

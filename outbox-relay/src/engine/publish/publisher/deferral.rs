@@ -123,7 +123,7 @@ impl Publisher {
     /// Reports the conditions of the queues to the other tasks, and logs for which of them deferral
     /// begins or ends.
     pub(in crate::engine::publish) fn update_queue_states(&mut self, now: Instant) {
-        let reports = self.scheduler.reports(now);
+        let reports = self.scheduler.reports(now, self.buffer_kib);
         for (queue, report) in &reports {
             self.update_episode(queue, *report);
         }

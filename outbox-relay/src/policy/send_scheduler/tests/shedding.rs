@@ -95,14 +95,17 @@ fn a_queue_that_fails_for_ten_seconds_keeps_nothing_but_a_probe() {
     assert_eq!(shed_excess(&mut scheduler, later), ["c:1"]);
     let down = QueueRef::new("down");
     assert_eq!(
-        scheduler.reports(later)[&down].health,
+        scheduler.reports(later, BUFFER_KIB)[&down].health,
         QueueHealth::Deferring
     );
     scheduler.record_sent(&reference("b", 1), later);
     scheduler.record_batch_success(&probe);
     push(&mut scheduler, event("d", 1, "down", 1), 1);
     assert_eq!(shed_excess(&mut scheduler, later), [""; 0]);
-    assert_eq!(scheduler.reports(later)[&down].health, QueueHealth::Healthy);
+    assert_eq!(
+        scheduler.reports(later, BUFFER_KIB)[&down].health,
+        QueueHealth::Healthy
+    );
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn one_batch_of_events_from_the_table_may_wait_for_an_impaired_queue() {
     let now = fail_for_ten_seconds(&mut scheduler);
     shed_excess(&mut scheduler, now);
     let down = QueueRef::new("down");
-    assert!(!scheduler.reports(now)[&down].has_table_batch);
+    assert!(!scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch);
     for sequence in 1..=12 {
         scheduler.push(event("a", sequence, "down", 1), 0, true, now);
     }
@@ -120,9 +123,43 @@ fn one_batch_of_events_from_the_table_may_wait_for_an_impaired_queue() {
         ["a:11", "a:12"],
         "the later ones of the aggregate"
     );
-    assert!(scheduler.reports(now)[&down].has_table_batch);
+    assert!(scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch);
     let later = now + Duration::from_secs(1);
     assert_eq!(next(&mut scheduler, later), ["a:1"], "it is the probe");
+}
+
+#[test]
+fn impaired_queues_leave_half_of_the_table_events_in_the_buffer_to_the_others() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    shed_excess(&mut scheduler, now);
+    let down = QueueRef::new("down");
+    let has_table_batch = |scheduler: &mut SendScheduler<u32>| {
+        scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch
+    };
+    // 6 KiB each, of 10 KiB, or 20 KiB at most.
+    let large = 5 * 1_024;
+    scheduler.push(event("a", 1, "down", large), 0, true, now);
+    assert!(!has_table_batch(&mut scheduler));
+    for (aggregate_id, sequence) in [("a", 2), ("a", 3), ("a", 4), ("b", 1)] {
+        scheduler.push(event(aggregate_id, sequence, "down", large), 0, true, now);
+    }
+    scheduler.push(event("c", 1, "up", large), 0, true, now);
+    assert_eq!(shed_excess(&mut scheduler, now), ["a:4", "b:1"]);
+    assert!(has_table_batch(&mut scheduler));
+    assert_eq!(shed_excess(&mut scheduler, now), [""; 0]);
+}
+
+#[test]
+fn one_event_from_the_table_waits_for_an_impaired_queue_whatever_its_size() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    shed_excess(&mut scheduler, now);
+    for sequence in 1..=2 {
+        let large = event("a", sequence, "down", BUFFER_KIB * 1_024);
+        scheduler.push(large, 0, true, now);
+    }
+    assert_eq!(shed_excess(&mut scheduler, now), ["a:2"]);
 }
 
 #[test]
@@ -160,8 +197,9 @@ fn a_request_without_an_answer_for_a_second_impairs_its_queue() {
     let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
     let slow = now + Duration::from_secs(1);
     assert_eq!(scheduler.next_change(now), Some(slow));
-    let health =
-        |scheduler: &mut SendScheduler<u32>| scheduler.reports(slow)[&QueueRef::new("q")].health;
+    let health = |scheduler: &mut SendScheduler<u32>| {
+        scheduler.reports(slow, BUFFER_KIB)[&QueueRef::new("q")].health
+    };
     assert_eq!(health(&mut scheduler), QueueHealth::Impaired);
     scheduler.record_batch_success(&batch);
     assert_eq!(health(&mut scheduler), QueueHealth::Healthy);
