@@ -216,7 +216,11 @@ impl Publisher {
             {
                 ack.settle();
             }
-            PublishCommand::Defer { event, ack } if event.is_deferrable => {
+            // One that is in flight, since it was also read from the table, is not left to a
+            // sweeper of another instance: it would be sent twice.
+            PublishCommand::Defer { event, ack }
+                if event.is_deferrable && !self.scheduler.contains(&EventRef::of(&event)) =>
+            {
                 self.defer(&event, vec![ack]);
             }
             PublishCommand::Publish { event, ack } | PublishCommand::Defer { event, ack } => {

@@ -326,6 +326,11 @@ impl<A> SendScheduler<A> {
         events
     }
 
+    /// Returns `true` if the event was pushed, and not removed since.
+    pub fn contains(&self, event: &EventRef) -> bool {
+        self.scheduled(event).is_some()
+    }
+
     fn scheduled(&self, event: &EventRef) -> Option<&ScheduledEvent<A>> {
         let aggregate = self.aggregates.get(&event.aggregate_id)?;
         aggregate.events.get(&Slot::of(event))
