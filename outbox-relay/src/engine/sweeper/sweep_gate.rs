@@ -143,6 +143,16 @@ impl SweepGate {
         }
     }
 
+    /// Returns `true` if a reader of the stream may still have earlier events, or wait for the end
+    /// of their marks: the event was deferred, or an operator retried it, a moment ago.
+    fn waits_for_readers(&self, event: &Event) -> bool {
+        let now = (self.gate.ctx.config.clock)();
+        let retried_at = event.generation.retried_at.as_deref();
+        let retried_at = retried_at.and_then(|at| at.parse().ok());
+        let mut times = event.deferred_at.into_iter().chain(retried_at);
+        times.any(|at| is_recent(at, now))
+    }
+
     /// Dispatches an event. `is_published`: its predecessor is published.
     async fn dispatch_event(&mut self, event: &Arc<Event>, is_published: bool) {
         if self.full.contains(&event.queue) || self.is_blocked(&event.key) {
@@ -151,8 +161,7 @@ impl SweepGate {
         }
         let forgotten = self.gate.forgotten();
         if !is_published && !self.gate.may_follow(event) {
-            let now = (self.gate.ctx.config.clock)();
-            let waits_for_readers = event.deferred_at.is_some_and(|at| is_recent(at, now));
+            let waits_for_readers = self.waits_for_readers(event);
             let path = Path::Table { waits_for_readers };
             let earlier = self.gate.dispatch_earlier(event, path, forgotten).await;
             self.count_dispatched(earlier.count);
