@@ -255,3 +255,38 @@ async fn an_event_without_its_time_is_quarantined_and_blocks_no_other() {
         .await;
     assert!(listed.stdout.contains("o-1:1"), "{listed:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_hold_mode_no_event_follows_a_quarantined_one_after_a_takeover() {
+    const HOLD: [(&str, &str); 1] = [("RELAY_ON_FAILURE", "hold")];
+    let stage = Stage::new().await;
+    let mut relay = stage.relay(&HOLD).await;
+    // The embedded queue accepts messages of up to 256 KiB.
+    let mut refused = event("a", 2);
+    let payload = format!("\"{}\"", "x".repeat(390_000));
+    refused.insert("payload".to_owned(), text(payload));
+    stage.put_all(vec![event("a", 1), refused]).await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    stage.until_status("a", 2, "FAILED").await;
+    relay.kill().await.unwrap();
+    stage.delete_lease().await;
+
+    stage.put(event("a", 3)).await;
+    let _successor = stage.relay(&HOLD).await;
+    eventually(DEADLINE, || async {
+        let item = stage.event("a", 3).await;
+        if item.contains_key("deferred_at") {
+            Ok(())
+        } else {
+            Err(format!("{item:?}"))
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);
+
+    let discard = ["discard", "a:2", "--reason", "for the test"];
+    let discarded = stage.operate(&discard).await;
+    assert_eq!(discarded.code, Some(0), "{discarded:?}");
+    assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:3"]);
+}

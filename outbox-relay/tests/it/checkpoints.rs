@@ -43,16 +43,7 @@ async fn a_marked_event_is_not_sent_again_without_a_checkpoint() {
         .await;
     stage.until_count("PUBLISHED", 150).await;
     relay.kill().await.unwrap();
-    let lease = stage.lease().await.unwrap();
-    stage
-        .dynamodb
-        .delete_item()
-        .table_name("relay_leases")
-        .key("stream", lease["stream"].clone())
-        .key("lease", lease["lease"].clone())
-        .send()
-        .await
-        .unwrap();
+    stage.delete_lease().await;
     let _successor = stage.relay(&[]).await;
     stage.put(event("b", 1)).await;
     stage.until_status("b", 1, "PUBLISHED").await;

@@ -222,6 +222,19 @@ impl Stage {
             .find(is_shard_lease)
     }
 
+    /// Deletes that lease: the next owner reads the shard from its oldest record.
+    pub(crate) async fn delete_lease(&self) {
+        let lease = self.lease().await.unwrap();
+        self.dynamodb
+            .delete_item()
+            .table_name("relay_leases")
+            .key("stream", lease["stream"].clone())
+            .key("lease", lease["lease"].clone())
+            .send()
+            .await
+            .unwrap();
+    }
+
     /// Acquires that lease for another instance. Every call is a heartbeat of that instance.
     pub(crate) async fn steal_lease(&self) {
         let lease = self.lease().await.unwrap();
