@@ -258,7 +258,10 @@ async fn an_event_without_its_time_is_quarantined_and_blocks_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_hold_mode_no_event_follows_a_quarantined_one_after_a_takeover() {
-    const HOLD: [(&str, &str); 1] = [("RELAY_ON_FAILURE", "hold")];
+    const HOLD: [(&str, &str); 2] = [
+        ("RELAY_ON_FAILURE", "hold"),
+        ("RELAY_SWEEP_INTERVAL", "300ms"),
+    ];
     let stage = Stage::new().await;
     let mut relay = stage.relay(&HOLD).await;
     // The embedded queue accepts messages of up to 256 KiB.

@@ -82,7 +82,6 @@ impl Instance {
         let view = View {
             world: Arc::clone(&self.world),
             name: name.clone(),
-            instance: instance.clone(),
             frozen: Arc::clone(&self.frozen),
             mutation: self.mutation,
         };

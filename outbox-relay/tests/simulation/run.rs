@@ -129,7 +129,7 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
         }
         if locked(world).setup.has_wrong_clocks && random.f64() < 0.05 {
             set_clock(random.usize(..MAX_INSTANCES), random.i64(-20..20));
-            locked(world).faults.note("clock set");
+            locked(world).log("clock set");
         }
         let condemned = std::mem::take(&mut locked(world).condemned);
         for instance in &mut instances {

@@ -7,11 +7,11 @@ use outbox_relay::ports::{
 };
 
 use super::{Mutation, View};
-use crate::world::{LATE_LEASE_WRITES, Limit};
+use crate::world::Limit;
 
 /// Returns the error of a write that takes effect after its sender gave up.
 fn may_time_out<T>() -> Option<Result<T, LeaseError>> {
-    LATE_LEASE_WRITES.then(|| Err(unavailable()))
+    Some(Err(unavailable()))
 }
 
 fn unavailable() -> LeaseError {
@@ -270,7 +270,10 @@ impl View {
             return Err(LeaseError::Lost(None));
         };
         if !condition(&stored) {
-            world.inform(&self.name, &lease.shard, true);
+            // A late write of the same epoch fails as well, and loses nothing.
+            if stored.epoch != lease.epoch {
+                world.inform(&self.name, &lease.shard, true);
+            }
             if self.lacks(Mutation::LostUnnoticed) {
                 return Ok(LeaseRequests::default());
             }

@@ -40,6 +40,8 @@ pub(crate) enum Mutation {
     NoSweeper,
     /// Sweeper: the index does not contain the events that an operator made pending again.
     NoRepublishedEvents,
+    /// Publish → mark → checkpoint: a mark does not depend on the number of replays.
+    SwallowedReplays,
     /// Publish → mark → checkpoint: a published event never expires.
     NoExpiry,
     /// Sweeper: the low-water marks of the readers are in the future.
@@ -71,7 +73,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::ChildrenFirst,
         Self::NoFence,
         Self::LostUnnoticed,
@@ -81,6 +83,7 @@ impl Mutation {
         Self::NoLookUps,
         Self::NoSweeper,
         Self::NoRepublishedEvents,
+        Self::SwallowedReplays,
         Self::NoExpiry,
         Self::NotWaitingForReaders,
         Self::NoNewShards,
@@ -115,7 +118,7 @@ impl Mutation {
             Self::AlwaysGreen => "health",
             Self::NoBalance => "balance",
             Self::NoShutdown => "graceful shutdown",
-            Self::NoExpiry => "publish → mark",
+            Self::NoExpiry | Self::SwallowedReplays => "publish → mark",
             Self::NoSweeper
             | Self::NoRepublishedEvents
             | Self::NoNewShards
@@ -130,8 +133,6 @@ pub(crate) struct View {
     pub(crate) world: Arc<Mutex<World>>,
     /// Instance and incarnation.
     pub(crate) name: String,
-    /// Its name in the lease table.
-    pub(crate) instance: String,
     /// While this is set the process is suspended (SIGSTOP): it sends no request and receives no
     /// answer.
     pub(crate) frozen: Arc<AtomicBool>,

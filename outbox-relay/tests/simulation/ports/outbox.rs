@@ -199,9 +199,13 @@ impl View {
         let outcomes = published
             .iter()
             .map(|mark| {
+                let mut mark = mark.clone();
+                if self.lacks(Mutation::SwallowedReplays) {
+                    mark.generation.replays = self.world().replays(&mark.key);
+                }
                 if self.strikes("mark failed", 0.02) {
                     MarkOutcome::TryAgain
-                } else if self.world().mark(&self.name, mark) {
+                } else if self.world().mark(&self.name, &mark) {
                     MarkOutcome::Marked
                 } else {
                     MarkOutcome::NotPending

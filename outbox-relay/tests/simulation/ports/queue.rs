@@ -169,7 +169,7 @@ impl Queue for View {
         }
         for entry in entries {
             self.world()
-                .check_sender(&self.name, &self.instance, &message_of(entry).key);
+                .check_sender(&self.name, &message_of(entry).key);
         }
         if self.lacks(Mutation::NotWaitingForSends) {
             for entry in entries {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use outbox::timestamp::Timestamp;
 use outbox_relay::ports::{Page, Position, Shard, ShardId, ShardIterator, Stream, StreamError};
 use tokio::time::Instant;
 
 use super::{Mutation, View};
-use crate::world::{Limit, PAGE};
+use crate::world::{Limit, PAGE, clock};
 
 /// Maximum number of shards in a page of a listing: low, so that a listing takes several requests.
 const LISTING_PAGE: usize = 3;
@@ -159,7 +160,7 @@ impl Stream for View {
             }
             Page {
                 records,
-                served_at: None,
+                served_at: Some(Timestamp::from_millis(clock().as_seconds() * 1_000)),
                 // A page counts as nearly full from half of its limit on.
                 bytes: found.len() * (1_000_000 / PAGE),
                 next: (!ended).then(|| {

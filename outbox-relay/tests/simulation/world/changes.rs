@@ -4,7 +4,6 @@ use outbox::Status;
 use outbox_relay::ports::{EventKey, Generation, Published, Quarantine};
 use tokio::time::Instant;
 
-use super::setup::REPLAYS;
 use super::table::{EventModel, Flaw};
 use super::{World, clock};
 
@@ -23,6 +22,12 @@ impl World {
         self.check_mark(instance, mark, replays);
         self.settled(&mark.key, instance);
         true
+    }
+
+    /// Returns the number of replays of an event, as its item contains it.
+    pub(crate) fn replays(&self, key: &EventKey) -> Option<u64> {
+        let replays = self.events.get(key)?.added.replays;
+        (replays > 0).then_some(replays)
     }
 
     /// Quarantines an event, which must have a flaw. Returns `false` if it was not pending.
@@ -101,11 +106,11 @@ impl World {
         match self.events[&key].status {
             Status::Failed if self.random.f64() < 0.7 => self.retry(&key),
             Status::Failed => self.discard(&key, "event discarded"),
-            Status::Published if REPLAYS => self.replay(&key),
+            Status::Published => self.replay(&key),
             Status::Pending if self.random.f64() < 0.3 => {
                 self.discard(&key, "pending event discarded");
             }
-            Status::Pending | Status::Published | Status::Discarded => {}
+            Status::Pending | Status::Discarded => {}
         }
         if self.random.f64() < 0.8 {
             self.request_sweep();

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outbox::Status;
+use outbox::item::bucket_name;
+use outbox::{Buckets, Status};
 use outbox_relay::engine::OnFailure;
-use outbox_relay::ports::{EventKey, Lease, LeaseState, Published, ShardId};
+use outbox_relay::ports::{EventKey, Lease, LeaseState, Published, SWEEPERS, ShardId, sweeper_id};
 use tokio::time::Instant;
 
 use super::stream::RecordModel;
@@ -34,19 +35,22 @@ impl World {
     /// Records that `name` was informed that it lost `shard`, or that it acquired it again.
     pub(crate) fn inform(&mut self, name: &str, shard: &ShardId, lost: bool) {
         let key = (name.to_owned(), shard.clone());
+        let informed = self.informed.entry(key).or_default();
         if lost {
-            self.informed_lost.entry(key).or_insert_with(Instant::now);
+            informed.get_or_insert_with(Instant::now);
         } else {
-            self.informed_lost.remove(&key);
+            *informed = None;
         }
     }
 
     /// Checks fence on loss: an instance that was informed of the loss of a shard sends no event of
-    /// it. Events that it reads from the table, as the sweeper, are excluded.
-    pub(crate) fn check_sender(&mut self, name: &str, instance: &str, key: &EventKey) {
-        let sweeps = self.leases.values().any(|lease| {
-            lease.shard.sweeper_index().is_some() && lease.owner.as_deref() == Some(instance)
-        });
+    /// it. Those that it reads from the table, as their sweeper, are excluded.
+    pub(crate) fn check_sender(&mut self, name: &str, key: &EventKey) {
+        let partition = Buckets::default().partition_of(&key.aggregate_id);
+        let bucket = (0..).find(|bucket| bucket_name(*bucket) == partition);
+        let sweeper = bucket.map(|bucket| sweeper_id(bucket % SWEEPERS));
+        let informed = |id| self.informed.get(&(name.to_owned(), id));
+        let sweeps = sweeper.and_then(informed) == Some(&None);
         // Events whose records were trimmed are read from the table.
         let shard = self.shards.iter().find(|shard| {
             let readable = |record: &&RecordModel| !shard.deleted && record.number > shard.trimmed;
@@ -59,7 +63,7 @@ impl World {
         let open = self
             .lease(&shard)
             .is_some_and(|lease| lease.state == LeaseState::Open);
-        let informed_lost = self.informed_lost.get(&(name.to_owned(), shard.clone()));
+        let informed_lost = informed(shard.clone()).copied().flatten();
         // A request that was sent at the same instant was already in flight.
         if !sweeps && open && informed_lost.is_some_and(|at| at.elapsed() > Duration::ZERO) {
             self.violations.push(format!(

@@ -20,7 +20,7 @@ use outbox::Status;
 use outbox::timestamp::Timestamp;
 use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::{EventKey, Lease, ShardId};
-pub(crate) use setup::{HealthFault, LATE_LEASE_WRITES, LEASE, QUEUES, Setup};
+pub(crate) use setup::{HealthFault, LEASE, QUEUES, Setup};
 use stream::ShardModel;
 pub(crate) use table::EventModel;
 use table::{Added, Flaw};
@@ -88,8 +88,9 @@ pub(crate) struct World {
     pub(crate) max_unsettled: usize,
     /// Start of a second, and number of reads of each incarnation and shard since.
     reads: BTreeMap<(String, ShardId), (Instant, u64)>,
-    /// Time at which an incarnation was informed that it lost a shard.
-    informed_lost: BTreeMap<(String, ShardId), Instant>,
+    /// What an incarnation was last informed of about a lease: that it holds it, or that it lost
+    /// it at this time.
+    informed: BTreeMap<(String, ShardId), Option<Instant>>,
 }
 
 impl World {
@@ -137,7 +138,7 @@ impl World {
             unsettled: BTreeMap::new(),
             max_unsettled: 0,
             reads: BTreeMap::new(),
-            informed_lost: BTreeMap::new(),
+            informed: BTreeMap::new(),
         }
     }
 
@@ -181,7 +182,7 @@ impl World {
                 .then(|| format!("event-{}", self.random.u32(..5)));
             let has_bucket = !(self.setup.has_items_without_bucket && self.random.f64() < 0.2);
             let payload_bytes = match self.random.u32(..10) {
-                0 if self.setup.has_large_payloads => self.random.usize(1..380_000),
+                0..5 if self.setup.has_large_payloads => self.random.usize(1..380_000),
                 0 => self.random.usize(1..2_000),
                 _ => 0,
             };
@@ -281,7 +282,10 @@ impl World {
                 blocked.insert(&key.aggregate_id);
                 continue;
             }
-            if event.queue() == failing && event.flaw != Some(Flaw::Malformed) {
+            // A malformed one is quarantined when it is read, and a sweeper does not read those of
+            // the queue.
+            let is_read = event.is_unsettled() && self.has_record(key);
+            if event.queue() == failing && !(event.flaw == Some(Flaw::Malformed) && is_read) {
                 blocked.insert(&key.aggregate_id);
             }
             let is_blocked = blocked.contains(&key.aggregate_id);

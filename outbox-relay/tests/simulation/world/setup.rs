@@ -85,23 +85,23 @@ impl Setup {
         };
         let mut has = |probability| random.f64() < probability;
         Self {
-            on_failure: if has(0.25) && HOLD {
+            on_failure: if has(0.25) {
                 OnFailure::Hold
             } else {
                 OnFailure::Pass
             },
-            failing_queue: failing_queue.filter(|_| DEFERRAL),
+            failing_queue,
             slow_queue,
             has_fifo: has(0.3),
             has_holes: has(0.3),
-            has_event_ids: has(0.3) && DEDUPLICATION,
+            has_event_ids: has(0.3),
             has_large_payloads: has(0.1),
             // Those would stay in the buffer until the failing queue is available.
             has_items_without_bucket: has(0.2) && failing_queue.is_none(),
             is_limited: has(0.3),
-            has_different_leases: has(0.2) && DIFFERENT_LEASES,
-            has_old_routes: has(0.2) && UNROUTED,
-            has_wrong_clocks: has(0.1) && WRONG_CLOCKS,
+            has_different_leases: has(0.2),
+            has_old_routes: has(0.2),
+            has_wrong_clocks: has(0.1) && std::env::var("SIM_CLOCKS").is_ok(),
             health_fault,
         }
     }
@@ -133,15 +133,3 @@ impl Setup {
         }
     }
 }
-
-/// Models that runs use, or do not use until every seed passes with them.
-const HOLD: bool = true;
-const DEFERRAL: bool = true;
-const DEDUPLICATION: bool = true;
-const DIFFERENT_LEASES: bool = false;
-const UNROUTED: bool = false;
-const WRONG_CLOCKS: bool = false;
-/// Operators replay events, which a late mark must not swallow.
-pub(crate) const REPLAYS: bool = true;
-/// Lease writes take effect after their caller gave up.
-pub(crate) const LATE_LEASE_WRITES: bool = true;
