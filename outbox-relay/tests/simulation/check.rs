@@ -40,10 +40,7 @@ pub(crate) fn check(world: &mut World) -> u64 {
             .iter()
             .filter_map(|(key, event)| lost(world, key, event)),
     );
-    // A wrong clock ends the look-ups after a takeover early, and those of the lost-event sweep.
-    if !world.setup.has_wrong_clocks {
-        found.extend(unexplained_repeats(world));
-    }
+    found.extend(unexplained_repeats(world));
     world.violations.extend(found);
     (world.deliveries.len() - world.messages.len()) as u64
 }

@@ -10,7 +10,7 @@ use crate::faults::Faults;
 use crate::instance::Instance;
 use crate::ports::Mutation;
 use crate::quiet::quiet_phase;
-use crate::world::{EventModel, QUEUES, Setup, World, set_clock, start_clock};
+use crate::world::{EventModel, QUEUES, Setup, World, start_clock};
 
 /// Number of events that fit the buffer of one instance; each takes 2 KiB of it.
 pub(crate) const BUFFER_EVENTS: usize = 24;
@@ -126,10 +126,6 @@ async fn play(world: &Arc<Mutex<World>>, seed: u64, rule: Option<Mutation>) {
                 let n = random.usize(..instances.len());
                 instances[n].disturb(&mut random).await;
             }
-        }
-        if locked(world).setup.has_wrong_clocks && random.f64() < 0.05 {
-            set_clock(random.usize(..MAX_INSTANCES), random.i64(-20..20));
-            locked(world).log("clock set");
         }
         let condemned = std::mem::take(&mut locked(world).condemned);
         for instance in &mut instances {

@@ -206,12 +206,7 @@ impl World {
             ));
         }
         let left = mark.expires_at - clock().as_seconds();
-        let margin = if self.setup.has_wrong_clocks {
-            1_300
-        } else {
-            60
-        };
-        if (left - RETENTION).abs() > margin {
+        if (left - RETENTION).abs() > 60 {
             self.violations.push(format!(
                 "publish → mark: {instance} marked {name} to expire in {left} s"
             ));

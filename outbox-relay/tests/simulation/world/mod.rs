@@ -12,7 +12,7 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub(crate) use clock::{CLOCKS, clock, set_clock, start_clock};
+pub(crate) use clock::{CLOCKS, clock, start_clock};
 pub(crate) use deliveries::{Delivery, Disturbance};
 pub(crate) use limits::Limit;
 use limits::TokenBuckets;

@@ -36,8 +36,6 @@ pub(crate) struct Setup {
     pub(crate) has_different_leases: bool,
     /// One instance does not know the route of some events yet.
     pub(crate) has_old_routes: bool,
-    /// Clocks of instances are set wrong by minutes.
-    pub(crate) has_wrong_clocks: bool,
     /// System that stops answering in the quiet phase, to examine health.
     pub(crate) health_fault: Option<HealthFault>,
 }
@@ -66,7 +64,6 @@ impl Setup {
             is_limited: false,
             has_different_leases: false,
             has_old_routes: false,
-            has_wrong_clocks: false,
             health_fault: None,
         }
     }
@@ -101,7 +98,6 @@ impl Setup {
             is_limited: has(0.3),
             has_different_leases: has(0.2),
             has_old_routes: has(0.2),
-            has_wrong_clocks: has(0.1) && std::env::var("SIM_CLOCKS").is_ok(),
             health_fault,
         }
     }
