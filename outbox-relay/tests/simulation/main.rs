@@ -80,6 +80,9 @@ fn every_guarantee_holds_for_every_seed() {
                         .map(|seed| {
                             let mut outcome = simulate(seed);
                             outcome.history = Vec::new();
+                            if !outcome.violations.is_empty() {
+                                println!("seed {seed}: {:?}", outcome.violations);
+                            }
                             outcome
                         })
                         .collect::<Vec<_>>()

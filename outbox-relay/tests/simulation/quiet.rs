@@ -18,16 +18,17 @@ const GREEN: Duration = Duration::from_secs(15);
 const NOTICE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn quiet_phase(world: &Mutex<World>, instances: &mut [Instance]) {
+    // Before the faults end: an instance that is stopped during its start releases nothing.
+    locked(world).setup.has_old_routes = false;
+    for instance in instances.iter_mut() {
+        instance.ensure_running().await;
+    }
     {
         let mut world = locked(world);
         world.has_faults = false;
         let failing = world.setup.failing_queue;
         world.unavailable.retain(|queue| Some(*queue) == failing);
-        world.setup.has_old_routes = false;
         world.log("quiet phase");
-    }
-    for instance in instances.iter_mut() {
-        instance.ensure_running().await;
     }
     if locked(world).setup.failing_queue.is_some() {
         everything_else_settles(world).await;
