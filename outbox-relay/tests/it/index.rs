@@ -14,6 +14,11 @@ fn key(name: &str, key_type: KeyType) -> KeySchemaElement {
     key.key_type(key_type).build().unwrap()
 }
 
+fn index_keys() -> Vec<KeySchemaElement> {
+    let sort = key("occurred_at", KeyType::Range);
+    vec![key("state_bucket", KeyType::Hash), sort]
+}
+
 fn attribute(name: &str, attribute_type: ScalarAttributeType) -> AttributeDefinition {
     let attribute = AttributeDefinition::builder().attribute_name(name);
     attribute.attribute_type(attribute_type).build().unwrap()
@@ -44,8 +49,7 @@ pub(crate) async fn create_outbox(
         let projection = Projection::builder().projection_type(projection).build();
         let index = GlobalSecondaryIndex::builder()
             .index_name("by_state")
-            .key_schema(key("state_bucket", KeyType::Hash))
-            .key_schema(key("occurred_at", KeyType::Range))
+            .set_key_schema(Some(index_keys()))
             .projection(projection)
             .build()
             .unwrap();
@@ -72,8 +76,7 @@ async fn add_index(dynamodb: &aws_sdk_dynamodb::Client) {
         .build();
     let index = CreateGlobalSecondaryIndexAction::builder()
         .index_name("by_state")
-        .key_schema(key("state_bucket", KeyType::Hash))
-        .key_schema(key("occurred_at", KeyType::Range))
+        .set_key_schema(Some(index_keys()))
         .projection(projection)
         .build()
         .unwrap();

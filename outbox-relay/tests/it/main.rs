@@ -18,6 +18,7 @@ mod membership;
 mod operate;
 mod outages;
 mod publishing;
+mod replaced_stream;
 mod scale;
 mod sharded;
 mod skewed_clock;

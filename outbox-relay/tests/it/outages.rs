@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
+use aws_sdk_dynamodb::types::StreamViewType;
 use outbox::timestamp::Timestamp;
 use test_support::{Fault, Proxy, eventually};
 
@@ -150,28 +150,19 @@ async fn readiness_ignores_a_failed_queue_that_receives_no_more_events() {
     assert_eq!(stage.count("PENDING").await, 1);
 }
 
-async fn stream(stage: &Stage, view: Option<StreamViewType>) {
-    let specification = StreamSpecification::builder()
-        .stream_enabled(view.is_some())
-        .set_stream_view_type(view)
-        .build()
-        .unwrap();
-    let change = stage.dynamodb.update_table().table_name("outbox");
-    let change = change.stream_specification(specification);
-    change.send().await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_without_new_images_is_rejected() {
     let stage = Stage::new().await;
     for view in [StreamViewType::KeysOnly, StreamViewType::OldImage] {
-        stream(&stage, None).await;
-        stream(&stage, Some(view.clone())).await;
+        stage.set_stream(None).await;
+        stage.set_stream(Some(view.clone())).await;
         let relay = stage.relay(&[]).await;
         until_answer(&relay, "/readyz", 503, view.as_str()).await;
     }
-    stream(&stage, None).await;
-    stream(&stage, Some(StreamViewType::NewAndOldImages)).await;
+    stage.set_stream(None).await;
+    stage
+        .set_stream(Some(StreamViewType::NewAndOldImages))
+        .await;
     let relay = stage.relay(&[]).await;
     stage.put(event("a", 1)).await;
     assert_eq!(ids(&stage.receive("order-events", 1).await), ["a:1"]);

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, Select, WriteRequest};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, PutRequest, Select, StreamSpecification, StreamViewType, WriteRequest,
+};
 use aws_sdk_sqs::types::Message;
 use local_cloud::{Config, LocalCloud};
 use outbox::Buckets;
@@ -207,19 +209,36 @@ impl Stage {
         pending
     }
 
-    /// Returns the lease of the only shard.
-    pub(crate) async fn lease(&self) -> Option<Item> {
-        self.dynamodb
+    /// Enables the stream of the outbox table, or disables it for `None`.
+    pub(crate) async fn set_stream(&self, view: Option<StreamViewType>) {
+        let specification = StreamSpecification::builder()
+            .stream_enabled(view.is_some())
+            .set_stream_view_type(view)
+            .build()
+            .unwrap();
+        let change = self.dynamodb.update_table().table_name("outbox");
+        let change = change.stream_specification(specification);
+        change.send().await.unwrap();
+    }
+
+    /// Returns all items of the lease table.
+    pub(crate) async fn leases(&self) -> Vec<Item> {
+        let items: Result<Vec<_>, _> = self
+            .dynamodb
             .scan()
             .table_name("relay_leases")
             .consistent_read(true)
+            .into_paginator()
+            .items()
             .send()
-            .await
-            .unwrap()
-            .items
-            .unwrap_or_default()
-            .into_iter()
-            .find(is_shard_lease)
+            .collect()
+            .await;
+        items.unwrap()
+    }
+
+    /// Returns the lease of the only shard.
+    pub(crate) async fn lease(&self) -> Option<Item> {
+        self.leases().await.into_iter().find(is_shard_lease)
     }
 
     /// Deletes that lease: the next owner reads the shard from its oldest record.
@@ -254,9 +273,7 @@ impl Stage {
 
     /// Writes the request for a sweep to the lease table, as an operator's command does.
     pub(crate) async fn ask_for_sweep(&self) {
-        let rows = self.dynamodb.scan().table_name("relay_leases");
-        let rows = rows.send().await.unwrap().items.unwrap();
-        for row in rows {
+        for row in self.leases().await {
             if string(&row, "lease").is_some_and(|id| id.starts_with("sweeper#")) {
                 self.dynamodb
                     .update_item()

@@ -42,6 +42,19 @@ impl ShardedStage {
             .collect()
     }
 
+    /// Waits until the stream has answered `count` more reads, and returns their number.
+    async fn until_read(&self, count: u64) -> u64 {
+        const LIMIT: Duration = Duration::from_secs(120);
+        let before = self.requests("GetRecords").answered;
+        let read = eventually(LIMIT, || async {
+            match self.requests("GetRecords").answered - before {
+                reads if reads >= count => Ok(reads),
+                reads => Err(format!("{reads} of {count} reads after {LIMIT:?}")),
+            }
+        });
+        read.await.unwrap()
+    }
+
     /// Waits until each of `relays` has a number of shards within one of its share. Returns the
     /// time taken.
     async fn until_balanced(&self, shards: usize, relays: usize, limit: Duration) -> Duration {
@@ -214,7 +227,9 @@ async fn a_rolling_restart_moves_each_of_three_hundred_shards_at_most_twice() {
 
 /// Counts the lease writes of relays whose shards all have new records all the time.
 async fn lease_writes(shards: usize, instances: usize, most_per_second: f64) {
-    const WINDOW: Duration = Duration::from_secs(20);
+    /// Reads of each shard until the relays have adapted to the traffic, and during the count.
+    const READS_BEFORE: u64 = 25;
+    const READS_COUNTED: u64 = 50;
     const RECORD_INTERVAL: Duration = Duration::from_millis(500);
     let stage = ShardedStage::new(Shards::open(shards as u64), "events").await;
     let proxy = stage.stage.proxy().await;
@@ -236,18 +251,17 @@ async fn lease_writes(shards: usize, instances: usize, most_per_second: f64) {
         }
     };
     let count = async {
-        // The relays adapt to the traffic first.
-        tokio::time::sleep(WINDOW / 2).await;
-        let (before, reads) = (writes(&proxy), stage.requests("GetRecords"));
-        tokio::time::sleep(WINDOW).await;
-        let reads = stage.requests("GetRecords").answered - reads.answered;
-        (writes(&proxy) - before, reads)
+        let shards = shards as u64;
+        stage.until_read(READS_BEFORE * shards).await;
+        let (before, began) = (writes(&proxy), Instant::now());
+        let reads = stage.until_read(READS_COUNTED * shards).await;
+        (writes(&proxy) - before, reads, began.elapsed())
     };
-    let (count, reads) = tokio::select! {
+    let (count, reads, took) = tokio::select! {
         count = count => count,
         () = traffic => unreachable!("the traffic does not end"),
     };
-    let rate = |count: f64| count / WINDOW.as_secs_f64();
+    let rate = |count: f64| count / took.as_secs_f64();
     #[allow(clippy::cast_precision_loss, reason = "small numbers")]
     let (written, read) = (rate(count as f64), rate(reads as f64));
     println!(

@@ -86,25 +86,9 @@ impl ShardedStage {
         self.commit(round.collect()).await;
     }
 
-    /// Returns all items of the lease table.
-    async fn leases(&self) -> Vec<Item> {
-        let rows: Result<Vec<_>, _> = self
-            .stage
-            .dynamodb
-            .scan()
-            .table_name("relay_leases")
-            .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send()
-            .collect()
-            .await;
-        rows.unwrap()
-    }
-
     /// Returns the leases of shards that are not fully read.
     async fn open_leases(&self) -> Vec<Item> {
-        let mut rows = self.leases().await;
+        let mut rows = self.stage.leases().await;
         rows.retain(|row| {
             string(row, "state") == Some("OPEN")
                 && string(row, "lease").is_some_and(|lease| lease.starts_with("shardId-"))
@@ -114,7 +98,7 @@ impl ShardedStage {
 
     /// Returns the lease of `shard`.
     async fn lease(&self, shard: &str) -> Item {
-        let mut leases = self.leases().await.into_iter();
+        let mut leases = self.stage.leases().await.into_iter();
         let lease = leases.find(|lease| string(lease, "lease") == Some(shard));
         lease.unwrap_or_else(|| panic!("no lease of {shard}"))
     }
@@ -213,14 +197,7 @@ impl ShardedStage {
 
     /// Waits until no event is pending; then asserts that all `count` events are PUBLISHED.
     async fn until_published(&self, count: usize) {
-        eventually(PATIENCE, || async {
-            match self.stage.pending().await {
-                0 => Ok(()),
-                pending => Err(format!("{pending} of {count} events are pending")),
-            }
-        })
-        .await
-        .unwrap();
+        self.until_none_pending(PATIENCE).await;
         assert_eq!(self.stage.count("PUBLISHED").await, count);
     }
 

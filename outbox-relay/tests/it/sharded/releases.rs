@@ -59,7 +59,7 @@ impl Releases {
     }
 
     async fn inspect(&mut self) {
-        for row in self.stage.leases().await {
+        for row in self.stage.stage.leases().await {
             let (Some(lease), Some(owner)) = (string(&row, "lease"), string(&row, "owner")) else {
                 continue;
             };

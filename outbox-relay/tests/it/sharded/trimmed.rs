@@ -4,22 +4,30 @@ use super::shards::Shards;
 use super::{PATIENCE, ShardedStage, assert_in_order, metric};
 use crate::support::event;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn events_trimmed_while_the_relay_is_down_are_published_from_the_table() {
+/// Options of a relay that soon sweeps what it could not read.
+const SWEEPS: [(&str, &str); 2] = [
+    ("RELAY_SWEEP_AFTER", "1s"),
+    ("RELAY_SWEEP_INTERVAL", "500ms"),
+];
+
+/// Starts a relay on one shard and kills it once it has published `rounds` of 20 events and written
+/// a checkpoint: a relay that has read nothing cannot detect that records are missing.
+async fn stage_of_a_killed_relay(rounds: u64) -> ShardedStage {
     let stage = ShardedStage::new(Shards::open(1), "events.fifo").await;
-    let options = [
-        ("RELAY_SWEEP_AFTER", "1s"),
-        ("RELAY_SWEEP_INTERVAL", "500ms"),
-    ];
-    let mut relay = stage.relay("relay", &options).await;
-    for sequence in 1..=5 {
+    let mut relay = stage.relay("relay", &SWEEPS).await;
+    for sequence in 1..=rounds {
         stage.commit_round(20, sequence).await;
     }
-    stage.until_published(100).await;
-    // A relay that has read nothing cannot detect that records are missing.
+    let committed = 20 * usize::try_from(rounds).unwrap();
+    stage.until_published(committed).await;
     stage.until_checkpointed().await;
     relay.kill().await.unwrap();
+    stage
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn events_trimmed_while_the_relay_is_down_are_published_from_the_table() {
+    let stage = stage_of_a_killed_relay(5).await;
     for sequence in 6..=10 {
         stage.commit_round(20, sequence).await;
     }
@@ -28,7 +36,7 @@ async fn events_trimmed_while_the_relay_is_down_are_published_from_the_table() {
     let late = (0..10).map(|n| event(&format!("late-{n}"), 1));
     stage.commit(late.collect()).await;
 
-    let relay = stage.relay("relay", &options).await;
+    let relay = stage.relay("relay", &SWEEPS).await;
     stage.until_published(210).await;
     let gaps = metric(&relay, "outbox_stream_gaps_total").await;
     assert_eq!(gaps, Some(1));
@@ -50,17 +58,7 @@ async fn events_trimmed_while_the_relay_is_down_are_published_from_the_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_deleted_before_they_are_fully_read_are_a_gap() {
-    let stage = ShardedStage::new(Shards::open(1), "events.fifo").await;
-    let options = [
-        ("RELAY_SWEEP_AFTER", "1s"),
-        ("RELAY_SWEEP_INTERVAL", "500ms"),
-    ];
-    let mut relay = stage.relay("relay", &options).await;
-    stage.commit_round(20, 1).await;
-    stage.until_published(20).await;
-    stage.until_checkpointed().await;
-    relay.kill().await.unwrap();
-
+    let stage = stage_of_a_killed_relay(1).await;
     // After more than a day the shard that the relay was reading is closed and deleted, and so is
     // the next generation.
     stage.commit_round(20, 2).await;
@@ -70,7 +68,7 @@ async fn shards_deleted_before_they_are_fully_read_are_a_gap() {
     stage.streams.shards().trim_away();
     stage.commit_round(20, 4).await;
 
-    let relay = stage.relay("relay", &options).await;
+    let relay = stage.relay("relay", &SWEEPS).await;
     stage.until_published(80).await;
     eventually(PATIENCE, || async {
         let gaps = metric(&relay, "outbox_stream_gaps_total").await;
@@ -91,23 +89,13 @@ async fn shards_deleted_before_they_are_fully_read_are_a_gap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trimmed_start_of_a_shard_that_was_never_read_is_a_gap() {
-    let stage = ShardedStage::new(Shards::open(1), "events.fifo").await;
-    let options = [
-        ("RELAY_SWEEP_AFTER", "1s"),
-        ("RELAY_SWEEP_INTERVAL", "500ms"),
-    ];
-    let mut relay = stage.relay("relay", &options).await;
-    stage.commit_round(20, 1).await;
-    stage.until_published(20).await;
-    stage.until_checkpointed().await;
-    relay.kill().await.unwrap();
-
+    let stage = stage_of_a_killed_relay(1).await;
     // The children wait for their parent until their records are trimmed.
     stage.streams.shards().split_all();
     stage.commit_round(20, 2).await;
     stage.streams.shards().trim_open();
 
-    let relay = stage.relay("relay", &options).await;
+    let relay = stage.relay("relay", &SWEEPS).await;
     stage.until_published(40).await;
     let gaps = metric(&relay, "outbox_stream_gaps_total").await;
     assert_eq!(gaps, Some(2));
