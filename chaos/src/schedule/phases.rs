@@ -18,8 +18,8 @@ const QUIET: Duration = Duration::from_secs(4);
 /// Time to recover from the fault, in addition to a lease.
 const RECOVERY: Duration = Duration::from_secs(3);
 
-/// Minimum length of a run with outages of one queue, and the maximum length of such an outage.
-const QUEUE_OUTAGE_RUN: Duration = Duration::from_secs(60);
+/// Maximum length of an outage of one queue. Runs that have time for it, a kill and a stop have
+/// one.
 pub(super) const QUEUE_OUTAGE: Duration = Duration::from_secs(15);
 
 /// Time after an outage of one queue until the next fault: its events are published from the table.
@@ -53,10 +53,15 @@ pub(super) struct QuietPhase {
 
 impl QuietPhase {
     /// Returns a phase that starts at `at` and ends with `measured`.
-    fn new(at: Duration, measured: Measured, lease_duration: Duration, run: Duration) -> Self {
+    fn new(
+        at: Duration,
+        measured: Measured,
+        lease_duration: Duration,
+        has_queue_outages: bool,
+    ) -> Self {
         let mut faults = Vec::new();
         let mut next = at + lease_duration * 2 + QUIET;
-        if measured == Measured::Term && run >= QUEUE_OUTAGE_RUN {
+        if measured == Measured::Term && has_queue_outages {
             // It begins as soon as every shard has an owner: by the time events are deferred, the
             // effects of the fault phase are over.
             let queue_outage_at = at + lease_duration;
@@ -85,11 +90,18 @@ pub(super) struct Phases {
 impl Phases {
     /// Divides a run. It begins and ends with a fault phase; the shortest runs are one fault phase.
     pub(super) fn of(duration: Duration, lease_duration: Duration) -> Self {
-        let quiet_phase = |at, measured| QuietPhase::new(at, measured, lease_duration, duration);
-        let two =
-            [Measured::Kill, Measured::Term].map(|it| quiet_phase(Duration::ZERO, it).lasting);
-        let two = two.into_iter().sum();
-        let fault_phase = (duration.saturating_sub(two) / 3).clamp(MIN_FAULT_PHASE, FAULT_PHASE);
+        let two = |has_queue_outages| -> Duration {
+            [Measured::Kill, Measured::Term]
+                .map(|it| QuietPhase::new(Duration::ZERO, it, lease_duration, has_queue_outages))
+                .map(|quiet_phase| quiet_phase.lasting)
+                .into_iter()
+                .sum()
+        };
+        let has_queue_outages = duration >= two(true) + 3 * MIN_FAULT_PHASE;
+        let quiet_phase =
+            |at, measured| QuietPhase::new(at, measured, lease_duration, has_queue_outages);
+        let fault_phase = (duration.saturating_sub(two(has_queue_outages)) / 3)
+            .clamp(MIN_FAULT_PHASE, FAULT_PHASE);
         let mut quiet_phases: Vec<QuietPhase> = Vec::new();
         let mut at = fault_phase;
         loop {
@@ -159,10 +171,16 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_a_minute_measures_a_kill_and_a_stop() {
-        for (seconds, lease) in [(60, LEASE), (36, Duration::from_secs(2))] {
+    fn a_run_of_a_minute_measures_a_kill_an_outage_of_one_queue_and_a_stop() {
+        let short = Duration::from_secs(2);
+        for (seconds, lease, has_queue_outage) in [
+            (60, LEASE, true),
+            (56, LEASE, false),
+            (52, short, true),
+            (36, short, false),
+        ] {
             let phases = Phases::of(Duration::from_secs(seconds), lease);
-            let queue_outage = (seconds >= 60).then_some(Measured::QueueOutage);
+            let queue_outage = has_queue_outage.then_some(Measured::QueueOutage);
             let expected = [Some(Measured::Kill), queue_outage, Some(Measured::Term)];
             let expected: Vec<_> = expected.into_iter().flatten().collect();
             assert_eq!(measured(&phases), expected, "{seconds} s");

@@ -6,7 +6,7 @@ use super::{Ended, run};
 use crate::support::runs;
 
 /// Names of the faults, as in `--faults`.
-const FAULTS: [&str; 13] = [
+const FAULTS: [&str; 14] = [
     "kill",
     "kill-all",
     "stop",
@@ -20,6 +20,7 @@ const FAULTS: [&str; 13] = [
     "transaction-conflict",
     "transaction-in-progress",
     "outage",
+    "queue-outage",
 ];
 
 /// Faults that need a certain request at a certain time: a short run with all faults may not inject
@@ -67,15 +68,16 @@ fn gaps_counted(history: &Value) -> u64 {
     each.sum()
 }
 
-/// Returns a run whose recoveries were within their limits, or the last of three. On a machine that
-/// is busy with other tests a limit of one second may be exceeded once; a slow system exceeds it
-/// always. Any other violation is returned at once.
+/// Returns a run whose recoveries and delays were within their limits, or the last of three. On a
+/// machine that is busy with other tests a limit of one second may be exceeded once; a slow system
+/// exceeds it always. Any other violation is returned at once.
 async fn in_time() -> Ended {
     let mut last = None;
     for seed in ["1", "2", "3"] {
         let ended = run(&[
             "--duration",
-            "38s",
+            // The shortest run with an outage of one queue.
+            "52s",
             "--lease-duration",
             "2s",
             "--shards",
@@ -84,7 +86,7 @@ async fn in_time() -> Ended {
             seed,
         ])
         .await;
-        let of_time = ["recovery", "recovery-judged"];
+        let of_time = ["recovery", "recovery-judged", "isolation"];
         let violated = ended.violated();
         let is_late = violated.iter().all(|name| of_time.contains(&name.as_str()));
         if violated.is_empty() || !is_late {
@@ -123,12 +125,16 @@ async fn guarantees_hold_under_all_faults() {
 
     let report = ended.report();
     // The run has a quiet phase for each of these, and their recoveries were within the limit.
-    for trigger in ["relay-killed", "relay-stopped"] {
+    for trigger in ["relay-killed", "queue-outage", "relay-stopped"] {
         let recovery = report["recovery"].as_array().unwrap();
         let of = recovery.iter().find(|of| of["trigger"] == trigger).unwrap();
         assert_eq!(of["isolated"], 1, "{of}");
         assert!(of["judged"].as_u64().unwrap() >= 1, "{of}");
     }
+    // The events of one queue were deferred meanwhile, and those of the other were not delayed.
+    let outage = &report["queue_outages"][0];
+    assert!(outage["deferred"].as_u64().unwrap() > 0, "{outage}");
+    assert!(outage["others"]["count"].as_u64().unwrap() > 0, "{outage}");
     assert_eq!(report["passed"], true);
     let injected = &report["faults"]["by_kind"];
     for fault in FAULTS {
