@@ -141,7 +141,7 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
 
 /// Returns `true` if two instances may read the event from the table and send it: for a later event
 /// of its aggregate that cannot be deferred and follows the deferred ones before it, or for a later
-/// one whose earlier ones the stream has lost while their queue fails.
+/// one whose earlier ones the stream has lost while their queue fails or is slow.
 fn is_sent_twice(world: &World, key: &EventKey) -> bool {
     let sequence = |key: &EventKey| key.sequence.parse::<u64>().ok();
     let is_before_unindexed = || {
@@ -151,6 +151,8 @@ fn is_sent_twice(world: &World, key: &EventKey) -> bool {
                 && !event.wrote_bucket
         })
     };
-    let is_lost = world.setup.failing_queue.is_some() && !world.has_record(key);
+    let setup = &world.setup;
+    let is_impaired = setup.failing_queue.is_some() || setup.slow_queue.is_some();
+    let is_lost = is_impaired && !world.has_record(key);
     is_lost || (world.events[key].deferred && is_before_unindexed())
 }
