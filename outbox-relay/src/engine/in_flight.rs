@@ -67,6 +67,11 @@ impl Ack {
         self.record.is_some()
     }
 
+    /// Returns `true` if the gate of a shard dispatched the event, and not a sweeper.
+    pub(crate) fn is_of_shard(&self) -> bool {
+        self.shard.id.is_shard()
+    }
+
     /// Returns `true` if the event was read from the stream of the shard.
     pub(crate) fn is_of_record_in(&self, shard: &ShardId) -> bool {
         self.is_of_record() && self.shard.id == *shard

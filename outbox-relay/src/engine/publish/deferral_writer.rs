@@ -72,6 +72,11 @@ impl DeferralWriter {
         }
     }
 
+    /// Returns `true` if the event waits for its mark, or a request for it is in flight.
+    pub(super) fn contains(&self, key: &EventKey) -> bool {
+        self.acks.contains_key(key)
+    }
+
     /// Returns `true` if no request is in flight. Waiting events do not count: a stop does not
     /// wait for a table that is unavailable.
     pub(super) fn is_idle(&self) -> bool {
@@ -135,7 +140,11 @@ impl DeferralWriter {
                 MarkOutcome::NotPending | MarkOutcome::TryAgain => {}
             }
             let acks = self.acks.remove(&event.key).unwrap_or_default();
-            acks.into_iter().for_each(Ack::settle);
+            for ack in acks {
+                // A gate that has read the event from the table before must not dispatch it now.
+                ack.dispatched_by(&event.key.aggregate_id).forget();
+                ack.settle();
+            }
         }
     }
 }

@@ -55,6 +55,9 @@ pub(crate) struct Publisher {
     pub(super) conditions: BTreeMap<QueueRef, QueueCondition>,
     /// Queues whose events are deferred.
     episodes: BTreeMap<QueueRef, Episode>,
+    /// Events that a gate read from the table while their deferral was being written. They are
+    /// left to the sweepers at the next opportunity.
+    recalled: Vec<EventRef>,
     /// Shards whose events are deferred while their queues are impaired, at the next opportunity.
     ending: Vec<ShardId>,
     pub(super) random: fastrand::Rng,
@@ -107,6 +110,7 @@ impl Publisher {
             quarantine,
             conditions: BTreeMap::new(),
             episodes: BTreeMap::new(),
+            recalled: Vec::new(),
             ending: Vec::new(),
             random,
             stop: ctx.stop.clone(),
@@ -166,6 +170,7 @@ impl Publisher {
     /// Starts the requests that are possible now, apart from marks, and sheds the events that
     /// exceed the shares of the queues.
     fn start_requests(&mut self, now: Instant) {
+        self.shed_recalled(now);
         self.shed_ending(now);
         self.start_sends(now);
         // Shedding comes second, so that a new event of a queue that fails can be its probe.
@@ -224,6 +229,10 @@ impl Publisher {
                 self.defer(&event, vec![ack]);
             }
             PublishCommand::Publish { event, ack } | PublishCommand::Defer { event, ack } => {
+                let is_read_by_shard = is_from_table(&ack) && ack.is_of_shard();
+                if is_read_by_shard && self.deferrals.contains(&event.key) {
+                    self.recalled.push(EventRef::of(&event));
+                }
                 self.push(event, ack, now);
             }
             PublishCommand::Quarantine { rejected, ack } => {

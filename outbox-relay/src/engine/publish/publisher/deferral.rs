@@ -33,6 +33,15 @@ impl Publisher {
         !excess.is_empty()
     }
 
+    /// Sheds the events that were read from the table while their deferral was being written: the
+    /// sweeper of another instance may send them.
+    pub(in crate::engine::publish) fn shed_recalled(&mut self, now: Instant) {
+        while !self.recalled.is_empty() {
+            let recalled = std::mem::take(&mut self.recalled);
+            self.shed(&recalled, now);
+        }
+    }
+
     /// Sheds the events that wait for impaired queues, of shards that were read to their end.
     pub(in crate::engine::publish) fn shed_ending(&mut self, now: Instant) {
         for shard in std::mem::take(&mut self.ending) {
