@@ -103,24 +103,32 @@ pub(super) fn memory(history: &History, found: &mut Findings) {
                 ),
             );
         }
-        let lasted = samples[samples.len() - 1].at - samples[0].at;
+        let samples: Vec<_> = samples
+            .into_iter()
+            .filter(|sample| !is_in_outage(history, sample))
+            .collect();
+        let ([first, ..], [.., end]) = (&samples[..], &samples[..]) else {
+            continue;
+        };
+        let lasted = end.at - first.at;
         // The first third is the warm-up.
         let warm = &samples[samples.len() / 3..];
         let quarter = warm.len() / 4;
-        if lasted < GROWTH_MS || quarter == 0 || has_outage(history, warm) {
+        if lasted < GROWTH_MS || quarter == 0 {
             continue;
         }
         let sizes: Vec<u64> = warm.chunks_exact(quarter).map(median).collect();
         let (middle, last) = (sizes[0], sizes[3]);
         let growth = last.saturating_sub(middle);
-        // A single step is permitted. A leak continues to grow.
+        // A single step is permitted, such as that of an outage: the allocator keeps the memory. A
+        // leak continues to grow.
         let steady = sizes[..4]
             .windows(2)
             .all(|pair| pair[1].saturating_sub(pair[0]) > growth / 10);
         if growth > GROWTH_BYTES && steady {
             found.add(
                 Invariant::Memory,
-                samples[samples.len() - 1].at,
+                end.at,
                 format!(
                     "{process} (start {incarnation}) grew steadily from {middle} to {last} bytes of resident memory in {lasted} ms; at most {GROWTH_BYTES} bytes of growth expected"
                 ),
@@ -129,14 +137,13 @@ pub(super) fn memory(history: &History, found: &mut Findings) {
     }
 }
 
-/// Returns `true` if a service was unavailable in the time of `samples`: the requests that wait for
-/// it use memory up to a bound, and the allocator keeps it.
-fn has_outage(history: &History, samples: &[&MemorySample]) -> bool {
-    let (first, last) = (samples[0].at, samples[samples.len() - 1].at);
+/// Returns `true` if a service is unavailable at the time of `sample`: the requests that wait for
+/// it use memory up to a bound.
+fn is_in_outage(history: &History, sample: &MemorySample) -> bool {
     history.faults.iter().any(|fault| {
         fault.kind == FaultKind::Outage
-            && fault.at < last
-            && fault.until.is_none_or(|until| until > first)
+            && fault.at <= sample.at
+            && fault.until.is_none_or(|until| until >= sample.at)
     })
 }
 
@@ -231,16 +238,34 @@ mod tests {
         assert_valid(|history| grow(history, 1 << 16));
     }
 
+    fn add_outage(history: &mut History, at: u64, until: u64) {
+        let mut outage = fault(at, FaultKind::Outage, "", CloudService::Dynamodb);
+        outage.process = None;
+        outage.until = Some(until);
+        history.faults.push(outage);
+    }
+
     #[test]
     fn memory_that_grows_during_an_outage_is_allowed() {
-        assert_valid(|history| {
+        let grow = |history: &mut History| {
             for sample in &mut history.memory {
-                sample.rss_bytes += sample.at / 1_000 * (1 << 18);
+                sample.rss_bytes += (sample.at.clamp(40_000, 110_000) - 40_000) * 700;
             }
-            let mut outage = fault(70_000, FaultKind::Outage, "", CloudService::Dynamodb);
-            outage.process = None;
-            outage.until = Some(90_000);
-            history.faults.push(outage);
+        };
+        assert_violations(Invariant::Memory, 1, grow);
+        assert_valid(|history| {
+            grow(history);
+            add_outage(history, 40_000, 110_000);
+        });
+    }
+
+    #[test]
+    fn memory_that_grows_beside_an_outage_is_detected() {
+        assert_violations(Invariant::Memory, 1, |history| {
+            for sample in &mut history.memory {
+                sample.rss_bytes += sample.at / 1_000 * (1 << 19);
+            }
+            add_outage(history, 70_000, 75_000);
         });
     }
 
