@@ -10,13 +10,12 @@ use tokio::time::Instant;
 
 use crate::ports::{Lease, LeaseState, ShardId};
 
-/// Time that the instance that consumed a shard has for the leases of its children, and delay of
-/// the second look-up. The delay doubles with every look-up.
-const FIRST_DELAY: Duration = Duration::from_millis(250);
-
-/// Number of look-ups of a shard, within about 30 seconds. The last shards of a stream that was
-/// disabled have no children; later ones are found by the regular listings.
+/// Number of look-ups of a shard. The last shards of a stream that was disabled have no children;
+/// later ones are found by the regular listings.
 const MAX_LOOKUPS: u32 = 7;
+
+/// Maximum number of shards that are due at once.
+const MAX_DUE: usize = 4;
 
 /// Consumed shards without a child among the leases, and their look-ups so far.
 #[derive(Debug, Default)]
@@ -30,7 +29,9 @@ struct Lookup {
 
 impl ChildLookups {
     /// Returns the shards whose children are to be looked up at `now`, when the group has `leases`.
-    pub fn due(&mut self, leases: &[Lease], now: Instant) -> Vec<ShardId> {
+    /// The instance that consumed a shard has the time `delay` before the first look-up, and as
+    /// long is the pause after it. The pause doubles with every look-up.
+    pub fn due(&mut self, leases: &[Lease], delay: Duration, now: Instant) -> Vec<ShardId> {
         let parents = leases.iter().filter_map(|lease| lease.parent.as_ref());
         let parents: BTreeSet<_> = parents.collect();
         let is_childless = |lease: &&Lease| {
@@ -43,10 +44,10 @@ impl ChildLookups {
         for lease in leases.iter().filter(is_childless) {
             let mut lookup = before.remove(&lease.shard).unwrap_or(Lookup {
                 count: 0,
-                next: now + FIRST_DELAY,
+                next: now + delay,
             });
-            if lookup.count < MAX_LOOKUPS && lookup.next <= now {
-                lookup.next = now + FIRST_DELAY * 2_u32.pow(lookup.count);
+            if lookup.count < MAX_LOOKUPS && lookup.next <= now && due.len() < MAX_DUE {
+                lookup.next = now + delay * 2_u32.pow(lookup.count);
                 lookup.count += 1;
                 due.push(lease.shard.clone());
             }
@@ -61,6 +62,8 @@ mod tests {
     use outbox::timestamp::Timestamp;
 
     use super::*;
+
+    const DELAY: Duration = Duration::from_millis(250);
 
     fn id(name: &str) -> ShardId {
         ShardId(name.into())
@@ -81,7 +84,7 @@ mod tests {
         polls
             .filter(|at| {
                 let now = start + Duration::from_millis(*at);
-                !lookups.due(leases, now).is_empty()
+                !lookups.due(leases, DELAY, now).is_empty()
             })
             .collect()
     }
@@ -106,14 +109,31 @@ mod tests {
     }
 
     #[test]
+    fn many_shards_are_looked_up_a_few_at_once() {
+        let start = Instant::now();
+        let mut lookups = ChildLookups::default();
+        let leases: Vec<_> = (0..10).map(|n| consumed(&n.to_string())).collect();
+        assert!(lookups.due(&leases, DELAY, start).is_empty());
+        let mut counts = (1..=4).map(|polls| {
+            let now = start + DELAY + Duration::from_millis(polls);
+            lookups.due(&leases, DELAY, now).len()
+        });
+        assert!(counts.by_ref().eq([4, 4, 2, 0]));
+    }
+
+    #[test]
     fn a_shard_is_not_remembered_after_its_child_has_a_lease() {
         let start = Instant::now();
         let mut lookups = ChildLookups::default();
         let parent = consumed("a");
-        assert!(lookups.due(std::slice::from_ref(&parent), start).is_empty());
+        assert!(
+            lookups
+                .due(std::slice::from_ref(&parent), DELAY, start)
+                .is_empty()
+        );
         let child = Lease::unread(id("b"), Some(id("a")));
-        let later = start + FIRST_DELAY;
-        assert!(lookups.due(&[parent, child], later).is_empty());
+        let later = start + DELAY;
+        assert!(lookups.due(&[parent, child], DELAY, later).is_empty());
         assert!(lookups.0.is_empty());
     }
 }

@@ -135,22 +135,30 @@ impl LeaseCoordinator {
             return;
         }
         let now = Instant::now();
-        let count = u32::try_from(self.count).unwrap_or(u32::MAX);
-        let per_lease = POLL_INTERVAL_PER_LEASE * count;
-        let longest = self.ctx.config.lease_duration / 4;
-        let mut until = now + POLL_INTERVAL.saturating_add(per_lease).min(longest);
+        let mut until = now + self.poll_interval();
         let directory = self.ctx.directory.clone();
         loop {
             tokio::select! {
                 biased;
                 Some(ended) = self.consumers.join_next() => {
-                    until = until.min(now + per_lease);
+                    until = until.min(now + self.per_leases());
                     self.remove_consumer(ended);
                 }
                 () = tokio::time::sleep_until(until) => return,
                 () = directory.new_leases() => return,
             }
         }
+    }
+
+    /// Returns the interval between two polls.
+    fn poll_interval(&self) -> Duration {
+        let longest = self.ctx.config.lease_duration / 4;
+        POLL_INTERVAL.saturating_add(self.per_leases()).min(longest)
+    }
+
+    /// Returns the part of the interval that depends on the number of leases.
+    fn per_leases(&self) -> Duration {
+        POLL_INTERVAL_PER_LEASE * u32::try_from(self.count).unwrap_or(u32::MAX)
     }
 
     /// Removes a consumer that has ended.
@@ -168,13 +176,18 @@ impl LeaseCoordinator {
 
     /// Creates the leases of the children of fully consumed shards, unless they exist already.
     pub(super) async fn find_children(&mut self) {
-        let consumed = std::mem::take(&mut self.consumed);
-        let ctx = &self.ctx;
-        let parents = ctx.directory.without_children(&consumed);
+        let parents = self.ctx.directory.without_children(&self.consumed);
         if parents.len() > MAX_CHILD_REQUESTS {
-            ctx.directory.request_listing();
-            return;
+            self.ctx.directory.request_listing();
+        } else {
+            self.look_up_children(&parents).await;
         }
+        // After the last wait, so that a call that is cancelled can be repeated.
+        self.consumed.clear();
+    }
+
+    async fn look_up_children(&self, parents: &[ShardId]) {
+        let ctx = &self.ctx;
         let source = &ctx.ports.stream;
         let requests = parents.iter().map(|id| source.children(&ctx.stream, id));
         for (parent, children) in parents.iter().zip(join_all(requests).await) {
@@ -289,8 +302,9 @@ impl LeaseCoordinator {
         self.request(&of_shards.request).await;
         if self.held.contains(&maintenance_id()) {
             self.delete_members(&read.members, view).await;
-            self.consumed
-                .extend(self.child_lookups.due(&read.shards, now));
+            let interval = self.poll_interval();
+            let due = self.child_lookups.due(&read.shards, interval, now);
+            self.consumed.extend(due);
         }
         // The maintenance lease first: its holder finds the shards.
         let acquire = of_maintenance.acquire.iter().chain(&of_shards.acquire);
