@@ -299,9 +299,10 @@ fn is_in(shard: &Shard, stream: &Stream, record: &Record) -> bool {
     shard.contains_key(&key.unwrap_or_default())
 }
 
-/// Returns `number` if it is within the bounds of `shard` and not trimmed.
+/// Returns `number` if it is within the bounds of `shard`, and no record of the shard after it can
+/// be trimmed.
 fn at(shard: &Shard, number: i64, horizon: i64) -> Result<i64, RequestError> {
-    if number < horizon {
+    if number.max(shard.opened_at) < horizon {
         return Err(RequestError::trimmed());
     }
     if number < shard.start || shard.ending().is_some_and(|ending| number > ending) {

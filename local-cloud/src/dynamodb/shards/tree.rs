@@ -22,6 +22,8 @@ pub(super) struct Shard {
     hashes: RangeInclusive<u64>,
     /// Lowest sequence number that its records can have.
     pub(super) start: i64,
+    /// Sequence numbers are times, so that no record of the shard has a lower one.
+    pub(super) opened_at: Micros,
     pub(super) end: Option<End>,
 }
 
@@ -158,6 +160,7 @@ impl ShardTree {
             parent,
             hashes,
             start,
+            opened_at: now,
             end: None,
         };
         self.shards.insert(id.clone(), shard);

@@ -76,3 +76,22 @@ async fn records_are_trimmed_by_age() {
         ("o-1".to_owned(), 2)
     );
 }
+
+#[tokio::test]
+async fn the_start_of_a_shard_without_records_is_not_trimmed() {
+    let fixture = Fixture::start(1).await;
+    let root = fixture.open_shards().await.remove(0);
+    fixture.cloud.roll_shard(TABLE, &root).await.unwrap();
+    for shard in fixture.shards().await {
+        let range = shard.sequence_number_range().unwrap();
+        let start = range.starting_sequence_number().unwrap();
+        for kind in [
+            ShardIteratorType::AtSequenceNumber,
+            ShardIteratorType::AfterSequenceNumber,
+        ] {
+            let position = fixture.iterator(&id(&shard), kind, Some(start)).await;
+            let page = fixture.read(&position.unwrap(), 10).await;
+            assert!(page.unwrap().0.is_empty());
+        }
+    }
+}
