@@ -95,13 +95,14 @@ impl InstanceView<'_> {
             .collect()
     }
 
-    /// Returns those of the `available` leases that have been available for a lease duration: the
-    /// instances whose share they belong to do not acquire them.
+    /// Returns those of the `available` leases that have been available for a lease duration, or
+    /// expired for half of one: the instances whose share they belong to do not acquire them.
     pub fn left_over<'b>(&self, available: &[&'b Lease]) -> Vec<&'b Lease> {
         let limit = |lease: &Lease| match lease.owner {
             None => self.lease_duration,
-            // The owner had a lease duration to write a heartbeat.
-            Some(_) => self.longest(lease) * 2,
+            // All instances that were running then have noticed by now that the lease has expired.
+            // One that started later notices it a lease duration after its start.
+            Some(_) => self.longest(lease) + self.lease_duration / 2,
         };
         available
             .iter()
@@ -236,7 +237,7 @@ mod tests {
         };
         assert_eq!(left_over(DURATION - Duration::from_millis(1)), 0);
         assert_eq!(left_over(DURATION), 1);
-        assert_eq!(left_over(DURATION * 2), 2);
+        assert_eq!(left_over(DURATION * 3 / 2), 2);
     }
 
     #[test]
