@@ -158,6 +158,10 @@ impl DiscardCommand {
     pub(super) async fn run(self, operator: &Operator, stop: &CancellationToken) -> Outcome {
         let discard = async |key| operator.discard(&key, &self.reason).await;
         let (events, ended) = change_each(operator, self.names, stop, discard).await;
+        // Later events of the aggregates may have waited for these.
+        if events.iter().any(EventResult::is_changed) {
+            request_sweep(operator).await;
+        }
         let is_success = |event: &EventResult| event.has_status([Status::Discarded]);
         let all_succeeded = events.iter().all(is_success);
         print_results(self.output, events, "discarded")?;
@@ -322,12 +326,12 @@ async fn print_bulk_result(
     }
 }
 
-/// Requests a sweep, and prints a notice if that fails: the events are pending already, and are
-/// published by the next regular sweep.
+/// Requests a sweep, and prints a notice if that fails: the next regular sweep publishes the events
+/// that were changed, and those that waited for them.
 async fn request_sweep(operator: &Operator) {
     if let Err(error) = operator.request_sweep().await {
         print_notice(&format!(
-            "cannot request a sweep, so the events are published by the next regular one (RELAY_SWEEP_INTERVAL): {error}"
+            "cannot request a sweep; the next regular one (RELAY_SWEEP_INTERVAL) publishes the events that are due: {error}"
         ));
     }
 }

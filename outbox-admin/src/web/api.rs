@@ -197,15 +197,20 @@ async fn retry(
             sequence = key.sequence,
             "event retried by an operator through the console"
         );
-        if let Err(error) = live.operator.request_sweep().await {
-            tracing::warn!(
-                %error,
-                "cannot request a sweep; the next regular one publishes the retried event"
-            );
-        }
-        live.poll_soon();
+        request_sweep(&live).await;
     }
     Ok(Json(change))
+}
+
+/// Requests a sweep after a change, and shows the change soon.
+async fn request_sweep(live: &Live) {
+    if let Err(error) = live.operator.request_sweep().await {
+        tracing::warn!(
+            %error,
+            "cannot request a sweep; the next regular one publishes the events that are due"
+        );
+    }
+    live.poll_soon();
 }
 
 #[derive(Debug, Deserialize)]
@@ -231,7 +236,8 @@ async fn discard(
             sequence = key.sequence,
             "event discarded by an operator through the console"
         );
-        live.poll_soon();
+        // Later events of the aggregate may have waited for it.
+        request_sweep(&live).await;
     }
     Ok(Json(change))
 }

@@ -58,6 +58,26 @@ async fn show_names_the_failed_event_that_blocks_an_aggregate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn successors_follow_soon_after_the_event_that_blocks_them_is_discarded() {
+    let stage = Stage::new().await;
+    let options = [HOLD[0], ("RELAY_SWEEP_INTERVAL", "1h")];
+    let _relay = stage.relay(&options).await;
+    stage.put(with(event("a", 1), "payload", "{")).await;
+    stage.put(event("a", 2)).await;
+    stage.until_status("a", 1, "FAILED").await;
+    eventually(DEADLINE, || async {
+        let item = stage.event("a", 2).await;
+        let is_deferred = item.contains_key("deferred_at");
+        is_deferred.then_some(()).ok_or(format!("{item:?}"))
+    })
+    .await
+    .unwrap();
+    let discard = ["discard", "a:1", "--reason", "for the test"];
+    assert_eq!(stage.operate(&discard).await.code, Some(0));
+    stage.until_status("a", 2, "PUBLISHED").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_counts_deferred_events_by_queue_and_names_the_relays() {
     let stage = Stage::new().await;
     let _relay = stage.quick_relay("relay-1").await;
