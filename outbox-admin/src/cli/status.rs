@@ -21,7 +21,8 @@ use crate::service::{
 /// The outbox is unhealthy if an event has been pending for longer than
 /// --max-lag, a reader of the stream is further behind than that, more than
 /// --max-failed events are failed, the lease of a shard or sweeper or the
-/// maintenance lease has no owner or one without heartbeats, or no relay runs.
+/// maintenance lease has no owner or one without heartbeats, or an item that
+/// cannot be read, or no relay runs.
 ///
 /// Deferred events are pending ones that their queue does not accept, or that
 /// wait for an earlier event of their aggregate. Their numbers by queue are
@@ -265,5 +266,6 @@ fn liveness_label(liveness: Liveness) -> (&'static str, Tone) {
         Liveness::WaitsForParent => ("waits for parent", Tone::Neutral),
         Liveness::FullyConsumed => ("fully consumed", Tone::Neutral),
         Liveness::NotInStream => ("not in stream", Tone::Neutral),
+        Liveness::Unreadable => ("unreadable", Tone::Bad),
     }
 }

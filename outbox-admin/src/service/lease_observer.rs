@@ -36,6 +36,8 @@ pub enum Liveness {
     /// The shard is no longer in the stream.
     #[serde(rename = "gone")]
     NotInStream,
+    /// The item has a malformed attribute, so that no relay acquires the lease.
+    Unreadable,
 }
 
 /// Earlier reads of the leases.

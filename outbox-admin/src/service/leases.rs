@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outbox::timestamp::Timestamp;
 use outbox_store::dynamodb::DescribeStreamError;
-use outbox_store::{Lease, LeaseState, MAINTENANCE, ShardId};
+use outbox_store::{Lease, LeaseState, Leases, MAINTENANCE, ShardId};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -103,7 +103,7 @@ impl Operator {
                 stream
             }
         };
-        let leases = self.all_leases(&stream).await?;
+        let Leases { leases, unreadable } = self.all_leases(&stream).await?;
         let now = Instant::now();
         observer.record(&leases, now);
         let mut liveness = observer.liveness(&leases, now, self.lease_duration);
@@ -126,19 +126,23 @@ impl Operator {
             }
         }
         let wall = Timestamp::now();
-        Ok(leases
-            .iter()
-            .zip(liveness)
-            .map(|(lease, liveness)| view(lease, liveness, wall))
-            .collect())
+        let readable = leases.iter().zip(liveness);
+        let readable = readable.map(|(lease, liveness)| view(lease, liveness, wall));
+        let unreadable = unreadable.into_iter().map(|id| {
+            let lease = Lease::unread(id, None);
+            view(&lease, Liveness::Unreadable, wall)
+        });
+        Ok(readable.chain(unreadable).collect())
     }
 
     /// Returns the leases of shards, the maintenance lease, and those of sweepers and members.
-    async fn all_leases(&self, stream: &str) -> Result<Vec<Lease>, OperateError> {
+    async fn all_leases(&self, stream: &str) -> Result<Leases, OperateError> {
         let (shards, maintenance) = tokio::try_join!(
             self.leases.leases(stream),
             self.leases.maintenance_leases(stream)
         )?;
+        let mut unreadable = shards.unreadable;
+        unreadable.extend(maintenance.unreadable);
         let mut leases = shards.leases;
         // While a relay of an older release holds the maintenance lease, it sweeps everything, and
         // no other relay acquires the sweepers' leases.
@@ -155,7 +159,7 @@ impl Operator {
                 LeaseKind::Shard | LeaseKind::Maintenance => true,
             }
         }));
-        Ok(leases)
+        Ok(Leases { leases, unreadable })
     }
 
     /// Reads the leases until the state of each is known, which takes at most

@@ -155,6 +155,11 @@ impl Operator {
                 "no relay of the group `{group}` has read this stream yet"
             )];
         }
+        let unreadable: Vec<_> = leases
+            .iter()
+            .filter(|lease| lease.liveness == Liveness::Unreadable)
+            .collect();
+        let unreadable = (!unreadable.is_empty()).then(|| names(&unreadable));
         // A member without a heartbeat has stopped. The leases that it held are reported instead.
         let named = |is: &dyn Fn(&LeaseView) -> bool| {
             let found: Vec<_> = leases
@@ -175,6 +180,11 @@ impl Operator {
             .max_by(f64::total_cmp)
             .unwrap_or_default();
         [
+            unreadable.map(|names| {
+                format!(
+                    "the items of {names} in the lease table cannot be read; repair or delete them, and the relays create new ones"
+                )
+            }),
             named(&|lease| lease.liveness == Liveness::NoHeartbeat)
                 .map(|names| format!("the owner of {names} wrote no heartbeat for {watched}")),
             named(&|lease| lease.liveness == Liveness::NoOwner)

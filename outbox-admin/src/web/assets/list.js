@@ -38,6 +38,7 @@ const LEASE_STATES = {
   free: "no owner",
   waiting: "waits for parent",
   unknown: "unknown",
+  unreadable: "unreadable",
 };
 
 const COLUMNS = {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use test_support::eventually;
 
 use super::{Ran, failed, with};
-use crate::support::{DEADLINE, Stage, event};
+use crate::support::{DEADLINE, Stage, event, is_shard_lease, string, text};
 
 async fn status(stage: &Stage, extra: &[&str]) -> (Option<i32>, Value) {
     let ran = stage
@@ -189,4 +189,31 @@ async fn watch_exits_with_success_on_an_interrupt() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(10), child.wait());
     assert_eq!(ended.await.unwrap().unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_names_lease_items_that_cannot_be_read() {
+    let stage = Stage::new().await;
+    let _relay = stage.quick_relay("relay-1").await;
+    until_healthy(&stage).await;
+    let mut items = stage.leases().await;
+    items.retain(|item| is_shard_lease(item) || string(item, "lease") == Some("sweeper#2"));
+    assert_eq!(items.len(), 2);
+    for mut item in items.clone() {
+        item.insert("epoch".to_owned(), text("garbage"));
+        let put = stage.dynamodb.put_item().table_name("relay_leases");
+        put.set_item(Some(item)).send().await.unwrap();
+    }
+    let (code, report) = status(&stage, &[]).await;
+    assert_eq!(code, Some(1));
+    let problems = report["problems"].to_string();
+    for item in &items {
+        let lease = string(item, "lease").unwrap();
+        assert!(problems.contains(lease), "{problems}");
+    }
+    assert!(problems.contains("cannot be read"), "{problems}");
+    assert_eq!(report["shards"][0]["life"], "unreadable");
+    assert_eq!(report["sweepers"].as_array().unwrap().len(), 8);
+    let shards = stage.operate(&["shards"]).await.stdout;
+    assert_eq!(shards.matches("unreadable").count(), 2, "{shards}");
 }
