@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use test_support::{Service, eventually};
 use tokio::process::Command;
 
-use crate::support::{DEADLINE, RELAY, Stage, event, string, text};
+use crate::support::{DEADLINE, RELAY, Stage, event, string, text, until_answer};
 
 /// Runs a relay that is expected to exit by itself. Returns its exit code and its last line.
 async fn refused(stage: &Stage, extra: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -186,4 +186,32 @@ async fn a_lease_item_that_cannot_be_parsed_is_named_and_waits_for_an_operator()
         }
     });
     ready.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_cannot_be_read_is_named_until_it_is_deleted() {
+    let stage = Stage::new().await;
+    let mut relay = stage.relay(&[]).await;
+    until_published(&stage, "a").await;
+    relay.kill().await.unwrap();
+    let items = stage
+        .dynamodb
+        .scan()
+        .table_name("relay_leases")
+        .send()
+        .await;
+    let mut items = items.unwrap().items.unwrap().into_iter();
+    let registration = items.find(|item| string(item, "lease") == Some("registration"));
+    let mut registration = registration.unwrap();
+    let key = ["stream", "lease"].map(|name| (name.to_owned(), registration[name].clone()));
+    registration.insert("owner".to_owned(), AttributeValue::N("7".to_owned()));
+    let put = stage.dynamodb.put_item().table_name("relay_leases");
+    put.set_item(Some(registration)).send().await.unwrap();
+
+    let relay = stage.relay(&[]).await;
+    until_answer(&relay, "/readyz", 503, "`registration` of `arn:").await;
+    let delete = stage.dynamodb.delete_item().table_name("relay_leases");
+    delete.set_key(Some(key.into())).send().await.unwrap();
+    until_published(&stage, "b").await;
+    until_answer(&relay, "/readyz", 200, "").await;
 }

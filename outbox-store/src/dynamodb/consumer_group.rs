@@ -115,11 +115,13 @@ impl DynamoDbLeaseTable {
             .item
             .as_ref()
             .and_then(|item| text(item, attribute::OWNER));
-        match registered {
-            Some(registered) => Ok(Some(registered)),
-            // The group that was registered has left no name; the next attempt registers this one.
-            None => Err(LeaseError::Lost(None)),
-        }
+        registered.map(Some).ok_or_else(|| {
+            LeaseError::Unavailable(format!(
+                "the item `{REGISTRATION}` of `{}` in table `{}` names no group that can be read; delete it, and a relay creates it again",
+                table_of(stream),
+                self.table,
+            ))
+        })
     }
 }
 

@@ -68,6 +68,8 @@ impl EngineStatus {
             Ok(()) => Check::pass("stream"),
             Err(reason) => Check::fail("stream", reason),
         };
+        let coordination = state.coordination.as_ref();
+        let coordination = coordination.map(|(_, reason)| Check::fail("coordination", reason));
         let queues = state
             .queues
             .iter()
@@ -81,8 +83,8 @@ impl EngineStatus {
         let unreadable = state.unreadable.iter().map(|lease| {
             Check::fail(
                 format!("lease {lease}"),
-                "its item in the lease table cannot be parsed, so neither its shard nor the \
-                 children of it are read; correct or delete the item",
+                "its item in the lease table cannot be parsed, so no relay acquires the lease; correct \
+                 or delete the item",
             )
         });
         let table = TableOperation::ALL.into_iter().filter_map(|operation| {
@@ -92,6 +94,7 @@ impl EngineStatus {
         Report::new(
             [stream]
                 .into_iter()
+                .chain(coordination)
                 .chain(queues)
                 .chain(unrouted)
                 .chain(unreadable)
