@@ -15,7 +15,8 @@ use crate::routes::QueueRef;
 pub(crate) struct QueueCondition {
     /// Its events are deferred.
     pub(crate) is_deferring: bool,
-    /// The number of its waiting events from the table is the maximum for an impaired queue.
+    /// As many of its events from the table wait as may wait for an impaired queue, by number or
+    /// by size.
     pub(crate) has_table_batch: bool,
 }
 

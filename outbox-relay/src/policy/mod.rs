@@ -2,7 +2,8 @@
 //! clock. The rules that are cited by name are defined in `docs/design.md`.
 //!
 //! A record passes [`record_classifier`] (event filter) and [`takeover_dedup`] (takeover); the
-//! event then passes [`sequence_tracker`] (per-aggregate order), [`send_scheduler`], on failure
+//! event then passes [`sequence_tracker`] and [`look_up_schedule`] (per-aggregate order),
+//! [`send_scheduler`], on failure
 //! [`error_policy`] (error classes), [`mark_queue`], and at last [`checkpoint_tracker`] (publish →
 //! mark → checkpoint). Leases are the subject of [`lease_liveness`] (fencing),
 //! [`lease_assignment`] (lineage), [`lease_balance`] (balance), [`child_lookups`] (shard
@@ -21,6 +22,7 @@ pub mod lease_assignment;
 pub mod lease_balance;
 pub mod lease_liveness;
 pub mod lineage;
+pub mod look_up_schedule;
 pub mod mark_queue;
 pub mod read_pacing;
 pub mod recent_map;

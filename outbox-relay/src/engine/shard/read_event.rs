@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::engine::in_flight::RecordRef;
+use crate::policy::look_up_schedule::LookUpSchedule;
 use crate::policy::record_classifier::Event;
 
 pub(super) struct ReadEvent {
@@ -13,6 +14,8 @@ pub(super) struct ReadEvent {
     /// The previous owner of the shard may have published it.
     pub(super) in_takeover_window: bool,
     pub(super) read_at: Instant,
-    /// Number of reads for which it has waited for its predecessor.
-    pub(super) waited_reads: u32,
+    /// Number of reads of its shard since then.
+    pub(super) later_reads: u32,
+    /// Look-ups of its predecessor.
+    pub(super) look_ups: LookUpSchedule,
 }

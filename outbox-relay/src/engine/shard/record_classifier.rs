@@ -9,6 +9,7 @@ use super::read_event::ReadEvent;
 use crate::engine::context::ShardContext;
 use crate::engine::in_flight::RecordRef;
 use crate::engine::shard_state::ShardState;
+use crate::policy::look_up_schedule::LookUpSchedule;
 use crate::policy::record_classifier::{Classified, Rejected};
 use crate::policy::takeover_dedup::TakeoverDedup;
 use crate::ports::Record;
@@ -32,6 +33,7 @@ impl RecordClassifier {
         records: Vec<Record>,
         takeover: &TakeoverDedup,
     ) -> ClassifiedPage {
+        let read_at = Instant::now();
         let mut events = Vec::new();
         let mut rejected = Vec::new();
         let mut skipped = BTreeMap::new();
@@ -53,8 +55,9 @@ impl RecordClassifier {
                     event,
                     record: track(),
                     in_takeover_window: takeover.must_look_up(created_at),
-                    read_at: Instant::now(),
-                    waited_reads: 0,
+                    read_at,
+                    later_reads: 0,
+                    look_ups: LookUpSchedule::new(read_at),
                 }),
                 Classified::Reject(event) => rejected.push((event, track())),
             }

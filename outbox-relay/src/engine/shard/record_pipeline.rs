@@ -14,17 +14,19 @@ use crate::engine::context::ShardContext;
 use crate::engine::outbox_reader::OutboxReader;
 use crate::engine::shard_state::ShardState;
 use crate::policy::caught_up::CaughtUp;
+use crate::policy::look_up_schedule::MIN_DELAY;
 use crate::policy::takeover_dedup::TakeoverDedup;
 
 /// Stages between the pages of a shard and the publisher.
 pub(crate) struct RecordPipeline {
-    ctx: ShardContext,
     shard: Arc<ShardState>,
     classifier: RecordClassifier,
     takeover: TakeoverFilter,
     gate: SequenceGate,
     /// Events that wait for their predecessor.
     waiting: Vec<ReadEvent>,
+    /// Time at which they were last considered.
+    dispatched_at: Instant,
     caught_up: CaughtUp,
 }
 
@@ -59,36 +61,61 @@ impl RecordPipeline {
             ),
             outbox: OutboxReader::new(&ctx, random.fork()),
         };
+        let caught_up = CaughtUp::new(ctx.config.sweep_after);
         let gate = SequenceGate::new(&ctx, &shard, random.fork());
         let classifier = RecordClassifier {
-            ctx: ctx.clone(),
+            ctx,
             shard: Arc::clone(&shard),
         };
-        let caught_up = CaughtUp::new(ctx.config.sweep_after);
         Self {
-            ctx,
             shard,
             classifier,
             takeover,
             gate,
             waiting: Vec::new(),
+            dispatched_at: Instant::now(),
             caught_up,
         }
     }
 
     async fn run(mut self, mut pages: mpsc::Receiver<ReadPage>) {
-        while let Some(page) = pages.recv().await {
+        loop {
+            let page = match self.next_look_up() {
+                None => pages.recv().await,
+                Some(at) => match tokio::time::timeout_at(at, pages.recv()).await {
+                    Ok(page) => page,
+                    Err(_) => {
+                        self.dispatch(Vec::new()).await;
+                        continue;
+                    }
+                },
+            };
+            let Some(page) = page else {
+                break;
+            };
             self.process(page).await;
         }
         self.gate.record_end();
-        while !self.waiting.is_empty() {
+        self.dispatch(Vec::new()).await;
+        while let Some(at) = self.next_look_up() {
+            tokio::time::sleep_until(at).await;
             self.dispatch(Vec::new()).await;
-            tokio::time::sleep(self.ctx.config.poll_max).await;
         }
+    }
+
+    /// Returns the time at which the predecessors of the waiting events are to be looked up without
+    /// a further page, or `None` if no event waits.
+    fn next_look_up(&self) -> Option<Instant> {
+        let next = self.waiting.iter().map(|read| read.look_ups.next()).min()?;
+        // Those of several pages are looked up together.
+        Some(next.max(self.dispatched_at + MIN_DELAY))
     }
 
     /// Passes a page through all stages.
     async fn process(&mut self, page: ReadPage) {
+        for read in &mut self.waiting {
+            read.later_reads += 1;
+        }
         let is_empty = page.page.records.is_empty();
         if is_empty {
             self.takeover.dedup.record_caught_up();
@@ -114,5 +141,9 @@ impl RecordPipeline {
         all.extend(events);
         let checked = self.takeover.check(all).await;
         self.waiting = self.gate.admit(checked).await;
+        self.dispatched_at = Instant::now();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,12 +18,13 @@ use crate::engine::outbox_reader::EventStatuses;
 use crate::engine::shard_state::ShardState;
 use crate::policy::recent_map::RecentMap;
 use crate::policy::record_classifier::{Event, Rejected};
-use crate::policy::sequence_rule::{Decision, Path};
+use crate::policy::sequence_rule::{Decision, Earlier, Path, Successor};
 use crate::policy::sequence_tracker::AggregateHash;
 use crate::ports::{EventKey, StoredStatus};
 
 /// Minimum time and minimum number of reads for which an event waits for a predecessor that is
-/// pending and has not been read. Time alone proves nothing after the process was suspended.
+/// pending and has not been read. Time alone proves nothing after the process was suspended, as
+/// long as the shard has further records.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAITED_READS: u32 = 20;
 
@@ -33,6 +34,12 @@ const MAX_WAITED_READS: u32 = 20;
 /// from the table path to the stream path; without an end in sight it only delays the shard.
 const BLOCKED_FOR: Duration = Duration::from_secs(60);
 const MAX_BLOCKED: usize = 4_000;
+
+/// Assumed status of a predecessor whose look-up is not due.
+const PENDING: StoredStatus = StoredStatus {
+    status: Status::Pending,
+    is_deferred: false,
+};
 
 /// Gate of one shard.
 pub(super) struct SequenceGate {
@@ -57,11 +64,11 @@ impl Known {
         if self.statuses.contains(key) && !self.behind_deferred.contains(key) {
             return self.statuses.of(key);
         }
-        // It is an event of the same page that could not be dispatched yet, or one that was pending
-        // a few reads ago.
+        // It is an event that waits here as well, or one whose next look-up is not due: the event
+        // in question waits until then.
         Some(StoredStatus {
-            status: Status::Pending,
             is_deferred: self.behind_deferred.contains(key),
+            ..PENDING
         })
     }
 
@@ -89,13 +96,6 @@ impl WaitingCapacity {
 /// Returns the capacity that an event takes while it waits, in bytes.
 fn size_of(event: &Event) -> usize {
     event.message.size() + EVENT_OVERHEAD
-}
-
-/// Returns `true` if the predecessor of an event that has waited for `reads` reads is to be looked
-/// up: after 0, 1, 2, 4 and 8 reads, after every eighth from then on, and at the end of the wait.
-/// The events behind a burst would otherwise take the capacity of the table with each page.
-const fn is_look_up_due(reads: u32) -> bool {
-    reads.is_multiple_of(8) || reads.is_power_of_two() || reads + 1 >= MAX_WAITED_READS
 }
 
 /// Returns the path of an event that does not wait any longer.
@@ -150,7 +150,8 @@ impl SequenceGate {
         } = checked;
         events.sort_by_key(|read| read.event.sequence);
         self.gate.update_capacity();
-        let keys = self.keys_to_look_up(&events, &statuses);
+        let started_at = Instant::now();
+        let keys = self.keys_to_look_up(&events, &statuses, started_at);
         statuses.extend(self.gate.outbox.statuses(keys).await);
         let keys = self.events_to_look_back(&events, &statuses);
         let mut known = Known {
@@ -161,7 +162,7 @@ impl SequenceGate {
         let mut capacity = self.waiting_capacity();
         let mut waiting = Vec::new();
         let mut settled = 0;
-        for mut read in events {
+        for read in events {
             let key = &read.event.key;
             if read.in_takeover_window && known.statuses.is_deferred(key) {
                 // The previous owner deferred it.
@@ -174,7 +175,6 @@ impl SequenceGate {
             match self.decide(&read.event, path, &known) {
                 Decision::Follow => {}
                 Decision::Wait => {
-                    read.waited_reads += 1;
                     capacity.used += size_of(&read.event);
                     known.record_waiting(&read.event);
                     waiting.push(read);
@@ -231,6 +231,12 @@ impl SequenceGate {
             }
         }
         self.record_settled(settled);
+        let now = Instant::now();
+        for read in &mut waiting {
+            if read.look_ups.is_due(started_at) {
+                read.look_ups.record(now);
+            }
+        }
         waiting
     }
 
@@ -246,8 +252,8 @@ impl SequenceGate {
         let queues = &self.gate.ctx.queues;
         let aggregate = AggregateHash::of(&read.event.key.aggregate_id);
         let blocked = self.blocked.get(&aggregate);
-        let has_waited =
-            read.waited_reads + 1 >= MAX_WAITED_READS && read.read_at.elapsed() >= MAX_WAIT;
+        let has_waited = read.read_at.elapsed() >= MAX_WAIT
+            && (self.is_at_end || read.later_reads + 1 >= MAX_WAITED_READS);
         Path::Stream {
             is_impaired: queues.is_impaired(&read.event.queue),
             is_deferring: self.is_at_end || queues.is_deferring(&read.event.queue),
@@ -332,12 +338,23 @@ impl SequenceGate {
     }
 
     /// Returns the events to look up: repeated ones, and predecessors that are neither remembered
-    /// nor among `events`, unless they were looked up a few reads ago. Those in `known` are left
-    /// out.
-    fn keys_to_look_up(&self, events: &[ReadEvent], known: &EventStatuses) -> BTreeSet<EventKey> {
+    /// nor among `events`, if a look-up is due or the wait of one of the aggregate ends. Those in
+    /// `known` are left out.
+    fn keys_to_look_up(
+        &self,
+        events: &[ReadEvent],
+        known: &EventStatuses,
+        now: Instant,
+    ) -> BTreeSet<EventKey> {
         let among_events: HashSet<_> = events
             .iter()
             .map(|read| (&read.event.key.aggregate_id, read.event.sequence))
+            .collect();
+        let capacity = self.waiting_capacity();
+        let ends_wait: HashSet<_> = events
+            .iter()
+            .filter(|read| self.ends_wait(read, &capacity))
+            .map(|read| &read.event.key.aggregate_id)
             .collect();
         let sequences = self.gate.shard().sequences();
         let mut keys = BTreeSet::new();
@@ -349,13 +366,29 @@ impl SequenceGate {
             }
             if !sequences.may_follow(id, sequence)
                 && !among_events.contains(&(id, sequence - 1))
-                && is_look_up_due(read.waited_reads)
+                && (read.look_ups.is_due(now) || ends_wait.contains(id))
             {
                 keys.insert(predecessor(&read.event));
             }
         }
         keys.retain(|key| !known.contains(key));
         keys
+    }
+
+    /// Returns `true` if an event does not wait for a pending predecessor, or not any longer.
+    /// Neither it nor an earlier event that would be deferred with it must be deferred behind one
+    /// that was published since its last look-up.
+    fn ends_wait(&self, read: &ReadEvent, capacity: &WaitingCapacity) -> bool {
+        let successor = Successor {
+            is_deferrable: read.event.is_deferrable,
+            holds: false,
+            path: self.path_of(read, capacity),
+        };
+        let earlier = Earlier {
+            stored: Some(PENDING),
+            is_dispatched: false,
+        };
+        successor.decide(earlier) != Decision::Wait
     }
 
     /// Returns the events whose predecessor does not exist, was discarded, or was quarantined and

@@ -28,7 +28,7 @@ impl TakeoverFilter {
         let statuses = self.outbox.statuses(keys).await;
         let pending = events
             .iter()
-            .filter(|read| read.in_takeover_window && read.waited_reads == 0)
+            .filter(|read| read.in_takeover_window && read.look_ups.is_first())
             .filter(|read| !statuses.is_settled(&read.event.key))
             .count();
         self.dedup.record_pending(pending);

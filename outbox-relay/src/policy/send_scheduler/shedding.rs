@@ -250,8 +250,9 @@ impl<A> SendScheduler<A> {
     }
 
     /// Returns the size, in KiB, of the events from the table that may wait for each impaired
-    /// queue. Together they leave half of the sweepers' part of the buffer, or more, to the
-    /// other queues.
+    /// queue. Together they leave half of the sweepers' part of the buffer, or more, to the other
+    /// queues, unless there are so many impaired queues that single events exceed the limit: a
+    /// queue of which no event may wait would not be probed.
     fn table_share(&self, now: Instant, buffer_kib: usize) -> usize {
         let queues = self.queues.iter();
         let impaired = queues
