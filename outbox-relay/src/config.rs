@@ -105,7 +105,8 @@ pub struct Config {
     #[arg(long, env = "RELAY_RETENTION", value_name = "DURATION", default_value = "7d", value_parser = parse_retention)]
     pub retention: Duration,
 
-    /// Interval between two sweeps of the pending events (at least 100ms).
+    /// Interval between two sweeps of the pending events (at least 100ms); longer,
+    /// up to a minute more, while a backlog cannot be published.
     #[arg(long, env = "RELAY_SWEEP_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = parse_sweep)]
     pub sweep_interval: Duration,
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use outbox::Status;
@@ -31,6 +32,8 @@ pub(crate) struct OutboxReader {
     status: EngineStatus,
     budget: BufferBudget,
     random: Mutex<fastrand::Rng>,
+    /// Time of the successful requests since it was taken.
+    reading_time: Mutex<Duration>,
 }
 
 /// Statuses of some events, as the table returned them.
@@ -97,6 +100,7 @@ impl OutboxReader {
             status: ctx.status.clone(),
             budget: ctx.budget.clone(),
             random: Mutex::new(random),
+            reading_time: Mutex::default(),
         }
     }
 
@@ -151,6 +155,12 @@ impl OutboxReader {
         .await
     }
 
+    /// Returns the time of the successful requests since the last call: not that of failed ones and
+    /// their delays.
+    pub(crate) fn take_reading_time(&self) -> Duration {
+        std::mem::take(&mut *self.reading_time.lock())
+    }
+
     async fn retry_until_ok<T, F>(
         &self,
         operation: TableOperation,
@@ -163,10 +173,14 @@ impl OutboxReader {
         let mut failures = 0;
         loop {
             let permit = self.budget.reserve_look_up().await;
+            let requested_at = Instant::now();
             let answer = request().await;
             drop(permit);
             match answer {
-                Ok(answer) => return answer,
+                Ok(answer) => {
+                    *self.reading_time.lock() += requested_at.elapsed();
+                    return answer;
+                }
                 Err(error) => {
                     failures += 1;
                     monitor.record_failure(error.to_string(), Instant::now());

@@ -39,18 +39,26 @@ impl SweepPartition {
     }
 }
 
-/// Pause after a read of the whole index of pending events that published nothing, in multiples of
-/// its duration. Several sweepers may read at the same time, and events of other queues need the
-/// capacity of the table.
+/// Pause after a walk that published nothing, in multiples of the time that it read. Several
+/// sweepers may read at the same time, and events of other queues need the capacity of the table.
 const PAUSE_FACTOR: u32 = 10;
 
 /// Upper bound on that pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// Returns the pause after a read of the whole index of pending events that took `duration` and
-/// published nothing: a backlog of an unavailable queue makes it long.
-pub fn pause_after(duration: Duration) -> Duration {
-    (duration * PAUSE_FACTOR).min(MAX_PAUSE)
+/// Upper bound on the pause before a walk that is requested. The relay's own requests cannot be
+/// told from those of operators.
+const MAX_REQUEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Returns the pause after a walk that read for `reading_time` and published nothing: a backlog of
+/// an unavailable queue makes it long.
+pub fn pause_after(reading_time: Duration) -> Duration {
+    (reading_time * PAUSE_FACTOR).min(MAX_PAUSE)
+}
+
+/// Returns the pause after the same walk before one that is requested.
+pub fn request_pause_after(reading_time: Duration) -> Duration {
+    reading_time.min(MAX_REQUEST_PAUSE)
 }
 
 /// Upper bound on the margin of [`is_past`]. It exceeds the difference between two clocks and the

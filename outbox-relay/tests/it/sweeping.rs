@@ -1,7 +1,9 @@
-use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification, StreamViewType};
-use test_support::eventually;
+use std::time::{Duration, Instant};
 
-use crate::support::{DEADLINE, Stage, event, ids, string, text};
+use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification, StreamViewType};
+use test_support::{Fault, eventually};
+
+use crate::support::{DEADLINE, Item, Stage, event, ids, string, text, until_answer};
 
 async fn stream(stage: &Stage, enabled: bool) {
     let specification = StreamSpecification::builder().stream_enabled(enabled);
@@ -181,4 +183,108 @@ async fn deferred_events_behind_the_backlog_of_a_stuck_shard_are_published() {
         .await;
     stage.until_status("deferred", 1, "PUBLISHED").await;
     assert_eq!(stage.count("PENDING").await, 1_100);
+}
+
+/// Writes an event that no reader of the stream sends: only the insertion is a record that they
+/// read, and it was published then. Then adds the attribute `mark`.
+async fn put_marked(stage: &Stage, mut item: Item, mark: &str) {
+    let pending = item.insert("status".to_owned(), text("PUBLISHED")).unwrap();
+    let bucket = item.remove("state_bucket").unwrap();
+    stage.put(item.clone()).await;
+    item.insert("status".to_owned(), pending);
+    item.insert("state_bucket".to_owned(), bucket);
+    let at = outbox::timestamp::Timestamp::now();
+    item.insert(mark.to_owned(), text(at));
+    stage.put(item).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_does_not_wait_for_the_pause_after_an_outage_of_the_table() {
+    let stage = Stage::new().await;
+    let proxy = stage.proxy().await;
+    let finds_pending =
+        |call: &test_support::Call<'_>| call.operation == "Query" && call.body.contains("by_state");
+    proxy.rule(move |call| {
+        if finds_pending(&call) {
+            Fault::refuse("ProvisionedThroughputExceededException")
+        } else {
+            Fault::Pass
+        }
+    });
+    let options = [
+        ("RELAY_LEASE_DURATION", "1s"),
+        ("RELAY_SWEEP_INTERVAL", "1h"),
+    ];
+    let relay = stage.relay_behind(&proxy, &options).await;
+    until_answer(&relay, "/readyz", 503, "pending events").await;
+    // The first walk of each sweeper waits for the table.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    proxy.heal();
+    until_answer(&relay, "/readyz", 200, "").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    put_marked(&stage, event("a", 1), "retried_at").await;
+    let asked_at = Instant::now();
+    stage.ask_for_sweep().await;
+    stage.until_status("a", 1, "PUBLISHED").await;
+    let took = asked_at.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_not_lost_to_the_interval() {
+    let stage = Stage::new().await;
+    let proxy = stage.proxy().await;
+    let options = [
+        ("RELAY_LEASE_DURATION", "1s"),
+        ("RELAY_SWEEP_INTERVAL", "100ms"),
+        ("RELAY_SWEEP_AFTER", "1h"),
+    ];
+    let relay = stage.relay_behind(&proxy, &options).await;
+    until_answer(&relay, "/readyz", 200, "").await;
+    // As if the index were large: a walk lasts longer than the interval.
+    proxy.rule(|call| {
+        if call.operation == "Query" && call.body.contains("by_state") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Fault::Pass
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for n in 0..3 {
+        let id = format!("a-{n}");
+        put_marked(&stage, event(&id, 1), "deferred_at").await;
+        let asked_at = Instant::now();
+        stage.ask_for_sweep().await;
+        stage.until_status(&id, 1, "PUBLISHED").await;
+        let took = asked_at.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        // The next walk finds nothing.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A walk reads 5 pages of young events of each bucket, and looks for marked ones behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_event_behind_a_young_backlog_is_published() {
+    let stage = Stage::new().await;
+    stream(&stage, false).await;
+    let in_one_bucket = |aggregate: &str| {
+        let mut item = event(aggregate, 1);
+        item.insert("state_bucket".to_owned(), text("PENDING#0"));
+        item
+    };
+    let stuck = (0..3_100).map(|n| in_one_bucket(&format!("stuck-{n}")));
+    stage.put_all(stuck.collect()).await;
+    stream(&stage, true).await;
+    let relay = stage
+        .relay(&[
+            ("RELAY_LEASE_DURATION", "1s"),
+            ("RELAY_SWEEP_INTERVAL", "1h"),
+            ("RELAY_SWEEP_AFTER", "1h"),
+        ])
+        .await;
+    until_answer(&relay, "/readyz", 200, "").await;
+    put_marked(&stage, in_one_bucket("retried"), "retried_at").await;
+    stage.ask_for_sweep().await;
+    stage.until_status("retried", 1, "PUBLISHED").await;
+    assert_eq!(stage.count("PENDING").await, 3_100);
 }

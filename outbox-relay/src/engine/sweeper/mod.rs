@@ -1,7 +1,7 @@
 //! Sweeper: publishes pending events that no reader of the stream will send (the "sweeper" rule).
 //!
-//! - The *table path* publishes marked events at once: those that a reader deferred, and those that
-//!   an operator made pending again. No reader of the stream sends them.
+//! - The *table path* publishes marked events on request and at intervals: those that a reader
+//!   deferred, and those that an operator made pending again. No reader of the stream sends them.
 //! - The *lost-event sweep* publishes events that the stream can no longer deliver: after an outage
 //!   of more than 24 hours, after a stream was disabled and enabled again, or after a table was
 //!   restored from a backup. The commit time of an event is unknown: `occurred_at` is set by its
@@ -28,7 +28,9 @@ use super::OnFailure;
 use super::context::ShardContext;
 use super::outbox_reader::OutboxReader;
 use super::shard_state::ShardState;
-use crate::policy::sweep_policy::{SweepPartition, is_past, low_watermark, pause_after};
+use crate::policy::sweep_policy::{
+    SweepPartition, is_past, low_watermark, pause_after, request_pause_after,
+};
 
 pub(crate) struct Sweeper {
     ctx: ShardContext,
@@ -43,10 +45,17 @@ pub(crate) struct Sweeper {
     has_marked: bool,
     /// Some of them may wait for a reader of the stream.
     awaits_readers: bool,
-    /// Earliest start of the next walk, unless a queue recovers before.
+    /// Earliest start of the next walk, unless it is requested or a queue recovers before.
     next_walk: Instant,
+    /// Earliest start of the next walk if it is requested.
+    next_requested_walk: Instant,
     /// The last walk published events, and there are more.
     continues: bool,
+    /// The look for marked events is to go on to the end of the buckets: a walk was requested, or
+    /// found some.
+    is_looking: bool,
+    /// Earliest time at which that continues.
+    next_look: Instant,
 }
 
 struct LostEventSweep {
@@ -64,6 +73,8 @@ enum Trigger {
     /// The readers may be past the start of the lost-event sweep, or past earlier events for which
     /// marked ones wait.
     Poll,
+    /// There may be marked events behind a backlog.
+    Look,
 }
 
 impl Sweeper {
@@ -86,7 +97,10 @@ impl Sweeper {
             has_marked: true,
             awaits_readers: false,
             next_walk: Instant::now(),
+            next_requested_walk: Instant::now(),
             continues: false,
+            is_looking: true,
+            next_look: Instant::now(),
         }
     }
 
@@ -96,33 +110,42 @@ impl Sweeper {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let queues = self.ctx.queues.clone();
         let mut recoveries = 0;
+        // About as often as leases are written.
+        let poll = self.ctx.config.lease_duration / 3;
+        let mut next_poll = Instant::now() + poll;
         loop {
-            // About as often as leases are written.
-            let poll = self.ctx.config.lease_duration / 3;
+            let polls = self.waiting.is_some() || self.awaits_readers;
+            let looks = self.is_looking && !self.resume.is_empty();
             let trigger = tokio::select! {
                 biased;
                 () = std::future::ready(()), if self.continues => Trigger::Requested,
-                () = tick_after(&mut ticks, self.next_walk) => Trigger::Interval,
+                // Before the interval, whose walk may not look for deferred events.
+                () = requested_after(requested, self.next_requested_walk) => Trigger::Requested,
                 count = queues.recovered(recoveries) => {
                     recoveries = count;
                     Trigger::Recovered
                 }
-                () = requested_after(requested, self.next_walk) => Trigger::Requested,
-                () = tokio::time::sleep(poll), if self.waiting.is_some() || self.awaits_readers => Trigger::Poll,
+                () = tick_after(&mut ticks, self.next_walk) => Trigger::Interval,
+                () = tokio::time::sleep_until(next_poll), if polls => Trigger::Poll,
+                () = tokio::time::sleep_until(self.next_look), if looks => Trigger::Look,
             };
-            self.sweep(&trigger).await;
+            if matches!(trigger, Trigger::Look) {
+                self.look().await;
+                continue;
+            }
+            let is_requested = !matches!(trigger, Trigger::Interval);
+            let is_possible = !matches!(trigger, Trigger::Poll)
+                || (self.awaits_readers && self.next_walk <= Instant::now());
+            if is_possible {
+                self.collect(is_requested).await;
+            }
+            self.publish_lost().await;
+            next_poll = Instant::now() + poll;
         }
     }
 
-    async fn sweep(&mut self, trigger: &Trigger) {
-        match trigger {
-            Trigger::Poll if !self.awaits_readers || Instant::now() < self.next_walk => {}
-            Trigger::Poll => self.collect(true).await,
-            Trigger::Interval | Trigger::Requested | Trigger::Recovered => {
-                let is_requested = !matches!(trigger, Trigger::Interval);
-                self.collect(is_requested).await;
-            }
-        }
+    /// Publishes the candidates of the lost-event sweep if every reader is past its start.
+    async fn publish_lost(&mut self) {
         while let Some(sweep) = self.waiting.take() {
             if !self.is_passed(sweep.started_at).await {
                 self.waiting = Some(sweep);
@@ -152,7 +175,7 @@ impl Sweeper {
     /// waiting.
     async fn collect(&mut self, is_requested: bool) {
         let started_at = self.ctx.clock.now();
-        let walk_started_at = Instant::now();
+        self.outbox.take_reading_time();
         let buckets = self.partition.buckets(self.ctx.config.buckets.get());
         let mut candidates = Candidates::new(buckets.count());
         // The successors of a quarantined event are deferred without a request, as each sweep would
@@ -168,16 +191,34 @@ impl Sweeper {
         self.has_marked = !walked.remaining.is_empty();
         self.awaits_readers = walked.awaits_readers;
         self.continues = self.has_marked && walked.has_progress;
+        let reading_time = self.outbox.take_reading_time();
         self.next_walk = Instant::now();
+        self.next_requested_walk = self.next_walk;
         if !walked.has_progress {
-            self.next_walk += pause_after(walk_started_at.elapsed());
+            self.next_walk += pause_after(reading_time);
+            self.next_requested_walk += request_pause_after(reading_time);
         }
+        self.is_looking =
+            !self.resume.is_empty() && (self.is_looking || is_requested || walked.has_progress);
+        self.next_look = self.next_walk;
         self.shard.set_deferred(walked.remaining);
         if self.waiting.is_none() && !candidates.is_empty() {
             self.waiting = Some(LostEventSweep {
                 started_at,
                 candidates,
             });
+        }
+    }
+
+    /// Looks for marked events from where an earlier walk stopped.
+    async fn look(&mut self) {
+        self.outbox.take_reading_time();
+        let walked = self.walk(Task::Look).await;
+        self.has_marked |= !walked.remaining.is_empty();
+        self.awaits_readers |= walked.awaits_readers;
+        self.next_look = Instant::now();
+        if !walked.has_progress {
+            self.next_look += pause_after(self.outbox.take_reading_time());
         }
     }
 

@@ -22,7 +22,7 @@ const MAX_BLOCKED: usize = 5_000;
 pub(super) struct Walked {
     /// Number of events that were dispatched.
     pub(super) dispatched: usize,
-    /// Some of them were dispatched to queues that accept events.
+    /// Some of them were dispatched to queues that accept events, or quarantined.
     pub(super) has_progress: bool,
     /// The buffer had no capacity for an event.
     pub(super) is_limited: bool,
@@ -125,7 +125,10 @@ impl SweepGate {
             match self.gate.ctx.config.classify(Change::Insert(item)) {
                 Classified::Event(event) => events.push(event),
                 Classified::Reject(rejected) => match self.gate.dispatch_rejected(rejected).await {
-                    Dispatch::Done => self.count_dispatched(1),
+                    Dispatch::Done => {
+                        self.walked.has_progress = true;
+                        self.count_dispatched(1);
+                    }
                     Dispatch::NoCapacity | Dispatch::Overtakes => self.walked.is_limited = true,
                 },
                 Classified::Skip(_) => {}
@@ -164,6 +167,8 @@ impl SweepGate {
             let waits_for_readers = self.waits_for_readers(event);
             let path = Path::Table { waits_for_readers };
             let earlier = self.gate.dispatch_earlier(event, path, forgotten).await;
+            let is_impaired = self.gate.ctx.queues.is_impaired(&event.queue);
+            self.walked.has_progress |= earlier.count > 0 && !is_impaired;
             self.count_dispatched(earlier.count);
             if earlier.is_blocked {
                 self.walked.awaits_readers |= waits_for_readers;

@@ -37,6 +37,8 @@ pub(super) enum Task<'a> {
     },
     /// Publishes the candidates that are still pending.
     Publish(&'a Candidates),
+    /// Looks for marked events from where an earlier walk stopped.
+    Look,
 }
 
 pub(super) struct Walk<'a> {
@@ -73,8 +75,17 @@ impl<'a> Walk<'a> {
     /// Walks over the buckets of the partition.
     pub(super) async fn run(mut self, mut task: Task<'_>) -> Walked {
         for bucket in self.partition.buckets(self.ctx.config.buckets.get()) {
-            self.walk_bucket(bucket, &mut task).await;
-            if let Task::Collect { .. } = task {
+            if !matches!(task, Task::Look) {
+                self.walk_bucket(bucket, &mut task).await;
+            }
+            let looks = match task {
+                Task::Collect {
+                    looks_for_deferred, ..
+                } => looks_for_deferred,
+                Task::Publish(_) => false,
+                Task::Look => true,
+            };
+            if looks {
                 self.resume_look(bucket).await;
             }
         }
@@ -95,6 +106,7 @@ impl<'a> Walk<'a> {
             young_pages += usize::from(!young.is_empty());
             let mut looks = false;
             match task {
+                Task::Look => return,
                 Task::Publish(candidates) => {
                     let due = old.into_iter().map(|entry| entry.key);
                     let due: Vec<_> = due.filter(|key| candidates.contains(key)).collect();
@@ -164,16 +176,24 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Looks for deferred events from the position on at which this walk or an earlier one stopped,
+    /// Looks for marked events from the position on at which this walk or an earlier one stopped,
     /// in the same way.
     async fn resume_look(&mut self, bucket: u32) {
         let mut unmarked = 0;
-        while let Some(after) = self.resume.remove(&bucket) {
+        // Pages of queues that do not accept events have none that are unmarked.
+        for _ in 0..MAX_YOUNG_PAGES {
+            let Some(after) = self.resume.remove(&bucket) else {
+                return;
+            };
             let page = self.outbox.pending(bucket, Some(&after)).await;
             // Those that have to stay in the table are counted already.
             let entries = page.entries.iter();
-            let due: Vec<_> = entries.filter(|entry| self.gate.accepts(entry)).collect();
-            self.publish_deferred(&due, &mut unmarked).await;
+            let (due, other): (Vec<_>, Vec<_>) = entries
+                .filter(|entry| self.gate.accepts(entry))
+                .partition(|entry| entry.is_republished);
+            let due: Vec<_> = due.into_iter().map(|entry| entry.key.clone()).collect();
+            self.publish(&due).await;
+            self.publish_deferred(&other, &mut unmarked).await;
             if let Some(next) = page.next {
                 self.resume.insert(bucket, next);
             }
