@@ -54,7 +54,7 @@ pub(crate) struct Sweeper {
     /// The look for marked events is to go on to the end of the buckets: a walk was requested, or
     /// found some.
     is_looking: bool,
-    /// Earliest time at which that continues.
+    /// Earliest time at which it goes on.
     next_look: Instant,
 }
 
@@ -115,7 +115,7 @@ impl Sweeper {
         let mut next_poll = Instant::now() + poll;
         loop {
             let polls = self.waiting.is_some() || self.awaits_readers;
-            let looks = self.is_looking && !self.resume.is_empty();
+            let looks = self.looks();
             let trigger = tokio::select! {
                 biased;
                 () = std::future::ready(()), if self.continues => Trigger::Requested,
@@ -125,9 +125,9 @@ impl Sweeper {
                     recoveries = count;
                     Trigger::Recovered
                 }
+                () = tokio::time::sleep_until(self.next_look), if looks => Trigger::Look,
                 () = tick_after(&mut ticks, self.next_walk) => Trigger::Interval,
                 () = tokio::time::sleep_until(next_poll), if polls => Trigger::Poll,
-                () = tokio::time::sleep_until(self.next_look), if looks => Trigger::Look,
             };
             if matches!(trigger, Trigger::Look) {
                 self.look().await;
@@ -175,6 +175,7 @@ impl Sweeper {
     /// waiting.
     async fn collect(&mut self, is_requested: bool) {
         let started_at = self.ctx.clock.now();
+        let looked = self.looks();
         self.outbox.take_reading_time();
         let buckets = self.partition.buckets(self.ctx.config.buckets.get());
         let mut candidates = Candidates::new(buckets.count());
@@ -200,7 +201,9 @@ impl Sweeper {
         }
         self.is_looking =
             !self.resume.is_empty() && (self.is_looking || is_requested || walked.has_progress);
-        self.next_look = self.next_walk;
+        if !looked {
+            self.next_look = self.next_walk;
+        }
         self.shard.set_deferred(walked.remaining);
         if self.waiting.is_none() && !candidates.is_empty() {
             self.waiting = Some(LostEventSweep {
@@ -208,6 +211,11 @@ impl Sweeper {
                 candidates,
             });
         }
+    }
+
+    /// Returns `true` if the look for marked events has to go on.
+    fn looks(&self) -> bool {
+        self.is_looking && !self.resume.is_empty()
     }
 
     /// Looks for marked events from where an earlier walk stopped.

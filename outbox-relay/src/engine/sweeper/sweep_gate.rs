@@ -28,8 +28,8 @@ pub(super) struct Walked {
     pub(super) is_limited: bool,
     /// Some of the events that wait may wait for a reader of the stream.
     pub(super) awaits_readers: bool,
-    /// Number of events that wait in the table, by queue: their queue does not accept them, or
-    /// they wait for an earlier event.
+    /// Number of events that wait in the table, by queue: their queue does not accept them, they
+    /// probe it, or they wait for an earlier event.
     pub(super) remaining: BTreeMap<String, u64>,
 }
 
@@ -53,12 +53,14 @@ impl SweepGate {
         }
     }
 
-    /// Returns `true` if the event can be dispatched. One that has to stay in the table is counted.
+    /// Returns `true` if the event can be dispatched. One that has to stay in the table is counted,
+    /// also if it probes its queue.
     pub(super) fn is_possible(&mut self, entry: &PendingEntry) -> bool {
         let is_possible = self.accepts(entry);
         if !is_possible
-            && !self.gate.shard().is_in_flight_from_table(&entry.key)
             && let Some(queue) = self.queue_of(entry)
+            && (self.gate.ctx.queues.is_impaired(&queue)
+                || !self.gate.shard().is_in_flight_from_table(&entry.key))
         {
             self.count_remaining(&queue);
         }
@@ -185,7 +187,7 @@ impl SweepGate {
                 let is_impaired = self.gate.ctx.queues.is_impaired(&event.queue);
                 if is_impaired {
                     // What waits behind it would fill the buffer.
-                    self.block(event);
+                    self.skip(event);
                 }
                 self.walked.has_progress |= !is_impaired;
                 self.count_dispatched(1);
