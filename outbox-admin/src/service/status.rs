@@ -155,6 +155,7 @@ impl Operator {
                 "no relay of the group `{group}` has read this stream yet"
             )];
         }
+        let has_shard = leases.iter().any(|lease| lease.kind == LeaseKind::Shard);
         let unreadable: Vec<_> = leases
             .iter()
             .filter(|lease| lease.liveness == Liveness::Unreadable)
@@ -180,6 +181,7 @@ impl Operator {
             .max_by(f64::total_cmp)
             .unwrap_or_default();
         [
+            (!has_shard).then(|| "no shard of the stream has a lease yet".to_owned()),
             unreadable.map(|names| {
                 format!(
                     "the items of {names} in the lease table cannot be read; repair or delete them, and the relays create new ones"
