@@ -137,3 +137,34 @@ async fn a_queue_that_does_not_answer_does_not_slow_another() {
         "{beside:?} beside a slow queue, {alone:?} alone"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_discarded_while_its_queue_is_missing_never_arrives() {
+    let stage = Stage::without_queue().await;
+    let settings = [
+        ("RELAY_ROUTES", "*=late"),
+        ("RELAY_SWEEP_INTERVAL", "500ms"),
+        ("RELAY_SWEEP_AFTER", "500ms"),
+    ];
+    let _relay = stage.relay(&settings).await;
+    for sequence in 1..=4 {
+        stage.put(event("a", sequence)).await;
+    }
+    stage.put(event("b", 1)).await;
+    for (aggregate_id, sequence) in [("a", 1), ("a", 4), ("b", 1)] {
+        until_deferred(&stage, aggregate_id, sequence).await;
+    }
+    // The sweeper dispatches the first of each aggregate, to probe the queue.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let discard = ["discard", "a:1", "a:3", "b:1", "--reason", "for the test"];
+    let discarded = stage.operate(&discard).await;
+    assert_eq!(discarded.code, Some(0), "{discarded:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stage.create_queue("late").await;
+    stage.until_count("PUBLISHED", 2).await;
+    stage.put(event("c", 1)).await;
+    stage.until_status("c", 1, "PUBLISHED").await;
+    let received = ids(&stage.receive("late", 3).await);
+    assert_eq!(received, ["a:2", "a:4", "c:1"]);
+    assert_eq!(stage.count("DISCARDED").await, 3);
+}

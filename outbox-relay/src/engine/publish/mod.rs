@@ -11,6 +11,7 @@
 mod batch_writer;
 mod deferral_writer;
 pub(crate) mod dispatcher;
+mod look_ups;
 mod marker;
 mod outcomes;
 pub(crate) mod publisher;

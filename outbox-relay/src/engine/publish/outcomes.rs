@@ -22,13 +22,22 @@ use crate::routes::QueueRef;
 impl Publisher {
     pub(super) fn process(&mut self, answer: Result<SendAnswer, JoinError>) {
         let now = Instant::now();
-        let SendAnswer { batch, result } = match answer {
-            Ok(answer) => answer,
-            Err(error) => return crash(error),
-        };
-        match result {
-            Ok(results) => self.process_entries(&batch, results, now),
-            Err(error) => self.process_failure(&batch, &error, now),
+        match answer {
+            Ok(SendAnswer::Sent { batch, result }) => match result {
+                Ok(results) => self.process_entries(&batch, results, now),
+                Err(error) => self.process_failure(&batch, &error, now),
+            },
+            Ok(SendAnswer::LookedUp { batch, result }) => match result {
+                Ok(statuses) => self.process_statuses(&batch, &statuses, now),
+                Err(error) => {
+                    // Sending it could deliver events that were discarded.
+                    let kind = "look_up".to_owned();
+                    let message = error.to_string();
+                    let error = SendError::Unavailable { kind, message };
+                    self.process_failure(&batch, &error, now);
+                }
+            },
+            Err(error) => crash(error),
         }
     }
 

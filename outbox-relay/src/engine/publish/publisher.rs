@@ -31,7 +31,7 @@ use crate::engine::queue_states::{QueueCondition, QueueStates};
 use crate::policy::event_source::EventSource;
 use crate::policy::record_classifier::Event;
 use crate::policy::send_scheduler::{Batch, EventRef, MAX_SENDS, SendScheduler};
-use crate::ports::{Queue, ShardId};
+use crate::ports::{OutboxTable, Queue, ShardId};
 use crate::routes::QueueRef;
 
 /// Maximum number of commands that are taken from the channel at once.
@@ -39,6 +39,7 @@ const MAX_COMMANDS: usize = 1024;
 
 pub(crate) struct Publisher {
     pub(super) queue: Arc<dyn Queue>,
+    outbox: Arc<dyn OutboxTable>,
     pub(super) clock: fn() -> Timestamp,
     pub(super) buffer_kib: usize,
     pub(super) on_failure: OnFailure,
@@ -96,6 +97,7 @@ impl Publisher {
         );
         Self {
             queue: Arc::clone(&ctx.ports.queue),
+            outbox: Arc::clone(&ctx.ports.outbox),
             clock: config.clock,
             buffer_kib: config.buffer_kib,
             on_failure: config.on_failure,
@@ -264,6 +266,11 @@ impl Publisher {
             else {
                 return;
             };
+            if batch.is_look_up {
+                let outbox = Arc::clone(&self.outbox);
+                self.sends.spawn(sender::look_up(outbox, batch));
+                continue;
+            }
             let sources = self.sources(&batch);
             let queue = Arc::clone(&self.queue);
             self.sends

@@ -1,4 +1,4 @@
-//! Sends one batch to its queue, with its spans.
+//! Sends one batch to its queue, with its spans, or looks its events up before that.
 
 use std::sync::Arc;
 
@@ -7,14 +7,31 @@ use outbox::timestamp::Timestamp;
 use super::send_spans::{BatchSpan, MessageOutcome};
 use crate::policy::event_source::EventSource;
 use crate::policy::send_scheduler::{Batch, Outgoing};
-use crate::ports::{EntryFailure, Queue, SendEntry, SendError};
+use crate::ports::{
+    EntryFailure, OutboxTable, Queue, SendEntry, SendError, StoredStatus, TableError,
+};
 
 pub(super) type SendResult = Result<Vec<Result<String, EntryFailure>>, SendError>;
 
-/// Send request that has ended.
-pub(super) struct SendAnswer {
-    pub(super) batch: Batch,
-    pub(super) result: SendResult,
+/// Request that has ended.
+pub(super) enum SendAnswer {
+    Sent {
+        batch: Batch,
+        result: SendResult,
+    },
+    /// The batch was not sent. The result has the status of each event, in order.
+    LookedUp {
+        batch: Batch,
+        result: Result<Vec<Option<StoredStatus>>, TableError>,
+    },
+}
+
+/// Looks up the events of a batch in the outbox table.
+pub(super) async fn look_up(outbox: Arc<dyn OutboxTable>, batch: Batch) -> SendAnswer {
+    let events = batch.events.iter();
+    let keys: Vec<_> = events.map(|outgoing| outgoing.event.key.clone()).collect();
+    let result = outbox.statuses(&keys).await;
+    SendAnswer::LookedUp { batch, result }
 }
 
 /// Sends a batch. `sources` are those of its events, in order.
@@ -28,7 +45,7 @@ pub(super) async fn send(
     let entries: Vec<_> = batch.events.iter().map(entry).collect();
     let result = queue.send(&batch.queue, &entries).await;
     trace(&mut span, &batch, &sources, &result, clock);
-    SendAnswer { batch, result }
+    SendAnswer::Sent { batch, result }
 }
 
 fn entry(outgoing: &Outgoing) -> SendEntry<'_> {

@@ -14,6 +14,8 @@ pub(super) struct Aggregate<A> {
     pub(super) arrival: u64,
     pub(super) events: BTreeMap<Slot, ScheduledEvent<A>>,
     pub(super) state: AggregateState,
+    /// Time of the last failure of a send of it.
+    pub(super) last_failure: Option<Instant>,
 }
 
 /// Publication of one event. A replay has a slot of its own: were it merged into that of an earlier
@@ -48,6 +50,8 @@ pub(super) struct ScheduledEvent<A> {
     pub(super) isolated: bool,
     /// Time of the first failure of its own.
     pub(super) failing_since: Option<Instant>,
+    /// Time at which it was last dispatched or looked up.
+    pub(super) known_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +77,7 @@ impl Slot {
 }
 
 impl<A> ScheduledEvent<A> {
-    pub(super) fn new(event: Arc<Event>, ack: A, is_from_table: bool) -> Self {
+    pub(super) fn new(event: Arc<Event>, ack: A, is_from_table: bool, now: Instant) -> Self {
         Self {
             event,
             acks: vec![ack],
@@ -82,6 +86,7 @@ impl<A> ScheduledEvent<A> {
             attempts: 0,
             isolated: false,
             failing_since: None,
+            known_at: now,
         }
     }
 
@@ -101,6 +106,7 @@ impl<A> Aggregate<A> {
             arrival,
             events: BTreeMap::new(),
             state: AggregateState::Idle,
+            last_failure: None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! ```text
 //! push ─▶ waiting ─next_batch▶ sending ─record_sent▶ sent ─record_marked▶ removed
 //!            ▲                   │  │
-//!            └──────retry────────┘  └─remove_rejected▶ removed
+//!            └──retry, resume────┘  └─remove_rejected▶ removed
 //! ```
 //!
 //! At most one event of an aggregate is being sent, and it is always the waiting event with the
@@ -19,6 +19,7 @@
 //! read twice is kept once, with both acknowledgements.
 
 mod aggregate;
+mod look_ups;
 mod outcomes;
 mod queue_state;
 mod shares;
@@ -76,15 +77,21 @@ pub struct Outgoing {
     pub attempt: u64,
 }
 
-/// Events to send to one queue in one request.
+/// Events to send to one queue in one request, or to look up before.
 ///
-/// Every event of it ends with [`SendScheduler::record_sent`], [`SendScheduler::retry`] or
-/// [`SendScheduler::remove_rejected`], and the batch with [`SendScheduler::record_batch_success`],
-/// [`SendScheduler::record_batch_failure`] or [`SendScheduler::record_batch_end`].
+/// Every event of it ends with [`SendScheduler::record_sent`], [`SendScheduler::retry`],
+/// [`SendScheduler::resume`] or [`SendScheduler::remove_rejected`], and the batch with
+/// [`SendScheduler::record_batch_success`], [`SendScheduler::record_batch_failure`] or
+/// [`SendScheduler::record_batch_end`].
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub queue: QueueRef,
     pub events: Vec<Outgoing>,
+    /// Some of the events have waited for a queue that failed. They may be settled by now, so the
+    /// batch is not sent but looked up.
+    pub is_look_up: bool,
+    /// Time of its start.
+    started: Instant,
     number: u64,
 }
 
@@ -136,11 +143,12 @@ impl<A> SendScheduler<A> {
         let waiting = &mut self.queues.entry(event.queue.clone()).or_default().waiting;
         match aggregate.events.entry(Slot::of(&reference)) {
             Entry::Vacant(slot) => {
-                waiting.add(slot.insert(ScheduledEvent::new(event, ack, is_from_table)));
+                waiting.add(slot.insert(ScheduledEvent::new(event, ack, is_from_table, now)));
             }
             Entry::Occupied(slot) => {
                 let scheduled = slot.into_mut();
                 scheduled.acks.push(ack);
+                scheduled.known_at = now;
                 if scheduled.is_from_table && !is_from_table {
                     if scheduled.is_waiting() {
                         waiting.remove(scheduled);
@@ -208,8 +216,10 @@ impl<A> SendScheduler<A> {
                     state.record_start(self.batches, now);
                     self.last_served = Some(queue.clone());
                     return Some(Batch {
+                        is_look_up: self.needs_look_up(&queue, &events, now),
                         queue,
                         events,
+                        started: now,
                         number: self.batches,
                     });
                 }

@@ -39,6 +39,7 @@ impl<A> SendScheduler<A> {
             let queue = scheduled.event.queue.clone();
             self.queues.entry(queue).or_default().waiting.add(scheduled);
         }
+        aggregate.last_failure = Some(now);
         match until {
             Some(until) => {
                 aggregate.state = AggregateState::Queued;

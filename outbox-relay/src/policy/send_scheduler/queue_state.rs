@@ -30,6 +30,8 @@ pub(super) struct QueueState {
     requests: BTreeMap<u64, Instant>,
     last_request: Option<Instant>,
     failures: Option<Failures>,
+    /// Time of the last failure, even if the queue accepted something since.
+    pub(super) last_failure: Option<Instant>,
     /// The queue accepted something since the last failure.
     has_succeeded: bool,
     pub(super) waiting: WaitingEvents,
@@ -90,6 +92,7 @@ impl Default for QueueState {
             requests: BTreeMap::new(),
             last_request: None,
             failures: None,
+            last_failure: None,
             has_succeeded: false,
             waiting: WaitingEvents::default(),
         }
@@ -156,6 +159,7 @@ impl QueueState {
         self.requests.remove(&request);
         self.breaker.record_failure(now, delay);
         self.failures = Some(Failures::add(self.failures, now));
+        self.last_failure = Some(now);
         self.has_succeeded = false;
     }
 
