@@ -20,8 +20,8 @@
 //!   buffer and by the shards it holds.
 //! - **no silence**: in the quiet phase health becomes green, and an instance that reads a trimmed
 //!   position counts a gap.
-//! - **lineage** and **fence on loss**: parents are read first, and no event of a lost shard is
-//!   sent.
+//! - **lineage** and **fence on loss**: parents are read first, and a lost shard is neither read
+//!   any longer, nor is an event of it sent.
 //!
 //! The names are those of `docs/design.md`. `SIM_SEEDS=n` runs that many seeds, from `SIM_FIRST=s`
 //! on; `SIM_SEED=s` replays one with its history. A seed repeats exactly.

@@ -110,7 +110,8 @@ impl LeaseTable for View {
             holder.to_owned(),
             lease.clone(),
         );
-        self.request(may_time_out(), move |view, _| {
+        let shard = lease.shard.clone();
+        let renewed = self.request(may_time_out(), move |view, _| {
             let renewed = view.write(&id, &lease, |stored| {
                 stored.owner.as_deref() == Some(&*holder)
                     && stored.epoch == lease.epoch
@@ -120,8 +121,16 @@ impl LeaseTable for View {
                 view.world().released(&id);
             }
             renewed
-        })
-        .await
+        });
+        let renewed = renewed.await;
+        let is_told = match &renewed {
+            Ok(_) => self.lacks(Mutation::LostUnnoticed),
+            Err(error) => matches!(error, LeaseError::Lost(_)),
+        };
+        if is_told {
+            self.world().tell(&self.name, &shard);
+        }
+        renewed
     }
 
     async fn request(&self, stream: &str, seen: &Lease, instance: &str) -> Result<(), LeaseError> {

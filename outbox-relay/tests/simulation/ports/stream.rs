@@ -132,6 +132,7 @@ impl Stream for View {
             });
         }
         self.world().check_parent(&id);
+        self.world().check_reader(&self.name, &id);
         let empty = self.strikes("empty page", 0.02);
         let page = {
             let mut world = self.world();

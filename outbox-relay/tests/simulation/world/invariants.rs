@@ -14,6 +14,9 @@ use super::table::Flaw;
 use super::{PAGE, RETENTION, World, clock};
 use crate::instance::POLL_MIN_MILLIS;
 
+/// Time in which a reader stops after the loss of its shard.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
 impl World {
     /// Checks lineage: a shard is read only if its parent is fully consumed or no longer exists.
     /// Order would be kept without it, as events wait for their predecessors, but slowly.
@@ -40,6 +43,25 @@ impl World {
             informed.get_or_insert_with(Instant::now);
         } else {
             *informed = None;
+            self.told.remove(&(name.to_owned(), shard.clone()));
+        }
+    }
+
+    /// Records that `name` received an answer about `shard`, which may be that it was lost.
+    pub(crate) fn tell(&mut self, name: &str, shard: &ShardId) {
+        let key = (name.to_owned(), shard.clone());
+        if let Some(Some(_)) = self.informed.get(&key) {
+            self.told.entry(key).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Checks fence on loss: an instance that received the answer that it lost a shard reads it no
+    /// longer.
+    pub(crate) fn check_reader(&mut self, name: &str, shard: &ShardId) {
+        let told = self.told.get(&(name.to_owned(), shard.clone()));
+        if told.is_some_and(|at| at.elapsed() > STOP_LIMIT) {
+            let violation = format!("fence on loss: {name} reads {shard}, which it has lost");
+            self.violations.push(violation);
         }
     }
 

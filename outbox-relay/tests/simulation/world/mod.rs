@@ -91,6 +91,8 @@ pub(crate) struct World {
     /// What an incarnation was last informed of about a lease: that it holds it, or that it lost
     /// it at this time.
     informed: BTreeMap<(String, ShardId), Option<Instant>>,
+    /// Time at which an incarnation received the answer that it lost a shard.
+    told: BTreeMap<(String, ShardId), Instant>,
 }
 
 impl World {
@@ -139,6 +141,7 @@ impl World {
             max_unsettled: 0,
             reads: BTreeMap::new(),
             informed: BTreeMap::new(),
+            told: BTreeMap::new(),
         }
     }
 
