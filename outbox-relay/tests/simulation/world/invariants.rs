@@ -255,7 +255,8 @@ impl World {
         }
     }
 
-    /// Checks graceful shutdown: an instance that has stopped holds no lease.
+    /// Checks graceful shutdown: an instance that has stopped holds no lease of which it
+    /// knows. One whose acquisition was not answered expires.
     pub(crate) fn check_released(&mut self, name: &str) {
         if self.has_faults || self.setup.is_limited {
             return;
@@ -264,7 +265,11 @@ impl World {
         let held = self
             .holders
             .iter()
-            .find(|((of, _), holder)| *of == stream && *holder == name);
+            .filter(|((of, _), holder)| *of == stream && *holder == name)
+            .find(|((_, id), _)| {
+                let informed = self.informed.get(&(name.to_owned(), id.clone()));
+                informed == Some(&None)
+            });
         if let Some(((_, shard), _)) = held {
             let violation = format!("graceful shutdown: {name} has stopped and holds {shard}");
             self.violations.push(violation);
