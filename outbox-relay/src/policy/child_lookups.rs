@@ -14,9 +14,6 @@ use crate::ports::{Lease, LeaseState, ShardId};
 /// later ones are found by the regular listings.
 const MAX_LOOKUPS: u32 = 7;
 
-/// Maximum number of shards that are due at once.
-const MAX_DUE: usize = 4;
-
 /// Consumed shards without a child among the leases, and their look-ups so far.
 #[derive(Debug, Default)]
 pub struct ChildLookups(BTreeMap<ShardId, Lookup>);
@@ -46,7 +43,7 @@ impl ChildLookups {
                 count: 0,
                 next: now + delay,
             });
-            if lookup.count < MAX_LOOKUPS && lookup.next <= now && due.len() < MAX_DUE {
+            if lookup.count < MAX_LOOKUPS && lookup.next <= now {
                 lookup.next = now + delay * 2_u32.pow(lookup.count);
                 lookup.count += 1;
                 due.push(lease.shard.clone());
@@ -106,19 +103,6 @@ mod tests {
         };
         let leases = [open, consumed("parent"), child, deleted];
         assert!(lookups(&leases, 10_000).is_empty());
-    }
-
-    #[test]
-    fn many_shards_are_looked_up_a_few_at_once() {
-        let start = Instant::now();
-        let mut lookups = ChildLookups::default();
-        let leases: Vec<_> = (0..10).map(|n| consumed(&n.to_string())).collect();
-        assert!(lookups.due(&leases, DELAY, start).is_empty());
-        let mut counts = (1..=4).map(|polls| {
-            let now = start + DELAY + Duration::from_millis(polls);
-            lookups.due(&leases, DELAY, now).len()
-        });
-        assert!(counts.by_ref().eq([4, 4, 2, 0]));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(super) struct LeaseCoordinator {
     count: usize,
     held: HeldLeases,
     child_lookups: ChildLookups,
-    /// Consumed shards whose children are looked up before the next poll.
+    /// Consumed shards whose children are to be looked up.
     consumed: Vec<ShardId>,
     consumers: JoinSet<(ShardId, LeaseEnd)>,
     /// Time of the last look-up of the stream.
@@ -109,6 +109,7 @@ impl LeaseCoordinator {
                 biased;
                 () = stop.cancelled() => return StopReason::Stopping,
                 () = async {
+                    self.find_children().await;
                     self.wait_for_next_poll().await;
                     self.find_children().await;
                 } => {}
@@ -128,12 +129,8 @@ impl LeaseCoordinator {
         self.consumers.shutdown().await;
     }
 
-    /// Waits until the next poll, unless children have to be looked up. The end of a shard shortens
-    /// the wait, and new leases end it.
+    /// Waits until the next poll. The end of a shard shortens the wait, and new leases end it.
     async fn wait_for_next_poll(&mut self) {
-        if !self.consumed.is_empty() {
-            return;
-        }
         let now = Instant::now();
         let mut until = now + self.poll_interval();
         let directory = self.ctx.directory.clone();
