@@ -1,9 +1,40 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification, StreamViewType};
-use test_support::{Fault, eventually};
+use test_support::{Call, Fault, eventually};
 
 use crate::support::{DEADLINE, Item, Stage, event, ids, string, text, until_answer};
+
+/// Returns `true` if the request reads the index of pending events.
+fn reads_index(call: &Call<'_>) -> bool {
+    call.operation == "Query" && call.body.contains("by_state")
+}
+
+async fn until_at_least(count: &AtomicUsize, least: usize) {
+    eventually(DEADLINE, || async {
+        let count = count.load(Ordering::Relaxed);
+        (count >= least).then_some(()).ok_or(count)
+    })
+    .await
+    .unwrap();
+}
+
+/// Returns an event of which the pending ones are in the first bucket.
+fn in_first_bucket(aggregate: &str) -> Item {
+    let mut item = event(aggregate, 1);
+    item.insert("state_bucket".to_owned(), text("PENDING#0"));
+    item
+}
+
+/// Writes pending events that are not in the stream, like those of a shard that cannot be read.
+async fn put_stuck(stage: &Stage, count: usize) {
+    stream(stage, false).await;
+    let stuck = (0..count).map(|n| in_first_bucket(&format!("stuck-{n}")));
+    stage.put_all(stuck.collect()).await;
+    stream(stage, true).await;
+}
 
 async fn stream(stage: &Stage, enabled: bool) {
     let specification = StreamSpecification::builder().stream_enabled(enabled);
@@ -161,20 +192,8 @@ async fn an_event_from_the_future_is_swept_like_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deferred_events_behind_the_backlog_of_a_stuck_shard_are_published() {
     let stage = Stage::new().await;
-    // Events that are not in the stream stay pending, like those of a shard that cannot be read.
-    stream(&stage, false).await;
-    let in_one_bucket = |aggregate: &str| {
-        let mut item = event(aggregate, 1);
-        item.insert("state_bucket".to_owned(), text("PENDING#0"));
-        item
-    };
-    let stuck = (0..1_100).map(|n| in_one_bucket(&format!("stuck-{n}")));
-    stage.put_all(stuck.collect()).await;
-    let mut deferred = in_one_bucket("deferred");
-    let at = outbox::timestamp::Timestamp::now();
-    deferred.insert("deferred_at".to_owned(), text(at));
-    stage.put(deferred).await;
-    stream(&stage, true).await;
+    put_stuck(&stage, 1_100).await;
+    put_marked(&stage, in_first_bucket("deferred"), "deferred_at").await;
     let _relay = stage
         .relay(&[
             ("RELAY_SWEEP_INTERVAL", "100ms"),
@@ -202,10 +221,11 @@ async fn put_marked(stage: &Stage, mut item: Item, mark: &str) {
 async fn a_request_does_not_wait_for_the_pause_after_an_outage_of_the_table() {
     let stage = Stage::new().await;
     let proxy = stage.proxy().await;
-    let finds_pending =
-        |call: &test_support::Call<'_>| call.operation == "Query" && call.body.contains("by_state");
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&refused);
     proxy.rule(move |call| {
-        if finds_pending(&call) {
+        if reads_index(&call) {
+            counter.fetch_add(1, Ordering::Relaxed);
             Fault::refuse("ProvisionedThroughputExceededException")
         } else {
             Fault::Pass
@@ -217,11 +237,10 @@ async fn a_request_does_not_wait_for_the_pause_after_an_outage_of_the_table() {
     ];
     let relay = stage.relay_behind(&proxy, &options).await;
     until_answer(&relay, "/readyz", 503, "pending events").await;
-    // The first walk of each sweeper waits for the table.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The first walk of each of eight sweepers waits for the table.
+    until_at_least(&refused, 8 * 6).await;
     proxy.heal();
     until_answer(&relay, "/readyz", 200, "").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
     put_marked(&stage, event("a", 1), "retried_at").await;
     let asked_at = Instant::now();
     stage.ask_for_sweep().await;
@@ -242,13 +261,18 @@ async fn a_request_is_not_lost_to_the_interval() {
     let relay = stage.relay_behind(&proxy, &options).await;
     until_answer(&relay, "/readyz", 200, "").await;
     // As if the index were large: a walk lasts longer than the interval.
-    proxy.rule(|call| {
-        if call.operation == "Query" && call.body.contains("by_state") {
-            std::thread::sleep(Duration::from_millis(10));
+    let delayed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&delayed);
+    proxy.rule(move |call| {
+        if reads_index(&call) {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Fault::Delay(Duration::from_millis(40))
+        } else {
+            Fault::Pass
         }
-        Fault::Pass
     });
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let until_next_walks = || until_at_least(&delayed, delayed.load(Ordering::Relaxed) + 64);
+    until_next_walks().await;
     for n in 0..3 {
         let id = format!("a-{n}");
         put_marked(&stage, event(&id, 1), "deferred_at").await;
@@ -258,7 +282,7 @@ async fn a_request_is_not_lost_to_the_interval() {
         let took = asked_at.elapsed();
         assert!(took < Duration::from_secs(5), "{took:?}");
         // The next walk finds nothing.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_next_walks().await;
     }
 }
 
@@ -266,15 +290,7 @@ async fn a_request_is_not_lost_to_the_interval() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retried_event_behind_a_young_backlog_is_published() {
     let stage = Stage::new().await;
-    stream(&stage, false).await;
-    let in_one_bucket = |aggregate: &str| {
-        let mut item = event(aggregate, 1);
-        item.insert("state_bucket".to_owned(), text("PENDING#0"));
-        item
-    };
-    let stuck = (0..3_100).map(|n| in_one_bucket(&format!("stuck-{n}")));
-    stage.put_all(stuck.collect()).await;
-    stream(&stage, true).await;
+    put_stuck(&stage, 3_100).await;
     let relay = stage
         .relay(&[
             ("RELAY_LEASE_DURATION", "1s"),
@@ -283,7 +299,7 @@ async fn a_retried_event_behind_a_young_backlog_is_published() {
         ])
         .await;
     until_answer(&relay, "/readyz", 200, "").await;
-    put_marked(&stage, in_one_bucket("retried"), "retried_at").await;
+    put_marked(&stage, in_first_bucket("retried"), "retried_at").await;
     stage.ask_for_sweep().await;
     stage.until_status("retried", 1, "PUBLISHED").await;
     assert_eq!(stage.count("PENDING").await, 3_100);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use test_support::{Fault, Proxy, eventually};
+use test_support::{Fault, Proxy, Service, eventually};
 
 use crate::support::{DEADLINE, Item, Stage, event, ids, string, text, until_answer};
 
@@ -11,6 +11,15 @@ fn typed(aggregate_id: &str, sequence: u64, event_type: &str) -> Item {
     let mut item = event(aggregate_id, sequence);
     item.insert("event_type".to_owned(), text(event_type));
     item
+}
+
+/// Returns the sum of the values of a metric, over all labels.
+async fn metric(relay: &Service, name: &str) -> u64 {
+    let answer = reqwest::get(relay.url("/metrics")).await.unwrap();
+    let metrics = answer.text().await.unwrap();
+    let lines = metrics.lines().filter(|line| line.starts_with(name));
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    values.sum()
 }
 
 async fn until_deferred(stage: &Stage, aggregate_id: &str, sequence: u64) -> Item {
@@ -146,7 +155,8 @@ async fn an_event_that_is_discarded_while_its_queue_is_missing_never_arrives() {
         ("RELAY_SWEEP_INTERVAL", "500ms"),
         ("RELAY_SWEEP_AFTER", "500ms"),
     ];
-    let _relay = stage.relay(&settings).await;
+    let proxy = stage.proxy().await;
+    let relay = stage.relay_behind(&proxy, &settings).await;
     for sequence in 1..=4 {
         stage.put(event("a", sequence)).await;
     }
@@ -155,11 +165,21 @@ async fn an_event_that_is_discarded_while_its_queue_is_missing_never_arrives() {
         until_deferred(&stage, aggregate_id, sequence).await;
     }
     // The sweeper dispatches the first of each aggregate, to probe the queue.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let retries = metric(&relay, "outbox_publish_retries_total").await;
+    eventually(DEADLINE, || async {
+        let now = metric(&relay, "outbox_publish_retries_total").await;
+        (now >= retries + 4).then_some(()).ok_or(now)
+    })
+    .await
+    .unwrap();
     let discard = ["discard", "a:1", "a:3", "b:1", "--reason", "for the test"];
     let discarded = stage.operate(&discard).await;
     assert_eq!(discarded.code, Some(0), "{discarded:?}");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Each event that waits is looked up again.
+    proxy
+        .saw("BatchGetItem", proxy.seen("BatchGetItem") + 6)
+        .await
+        .unwrap();
     stage.create_queue("late").await;
     stage.until_count("PUBLISHED", 2).await;
     stage.put(event("c", 1)).await;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fmt, io};
 
 use http::{StatusCode, Uri};
@@ -30,6 +31,8 @@ pub enum Fault {
     Hold,
     /// The request takes effect; the response is held until the proxy is healed.
     HoldAnswer,
+    /// The request is forwarded after this time.
+    Delay(Duration),
 }
 
 impl Fault {
@@ -308,6 +311,7 @@ impl Handler for State {
             Fault::Cut => return Err(Cut),
             Fault::Answer(status, body) => return respond(status, body),
             Fault::Hold => self.hold().await,
+            Fault::Delay(time) => tokio::time::sleep(time).await,
             Fault::Pass | Fault::LoseAnswer | Fault::AnswerAfter(..) | Fault::HoldAnswer => {}
         }
         let response = self.upstream.send(&request).await?;
