@@ -3,18 +3,16 @@
 //!
 //! A record passes [`record_classifier`] (event filter) and [`takeover_dedup`] (takeover); the
 //! event then passes [`sequence_tracker`] and [`look_up_schedule`] (per-aggregate order),
-//! [`send_scheduler`], on failure
-//! [`error_policy`] (error classes), [`mark_queue`], and at last [`checkpoint_tracker`] (publish →
-//! mark → checkpoint). Leases are the subject of [`lease_liveness`] (fencing),
-//! [`lease_assignment`] (lineage), [`lease_balance`] (balance), [`child_lookups`] (shard
-//! discovery) and [`lineage`] (gap); pending
-//! events in the table, of [`sweep_policy`] (sweeper). [`backoff`], [`circuit_breaker`] and
-//! [`recent_map`] are their tools.
+//! [`send_scheduler`], on failure [`error_policy`] (error classes), [`mark_queue`], and at last
+//! [`checkpoint_tracker`] (publish → mark → checkpoint). Leases are the subject of
+//! [`lease_liveness`] (fencing), [`lease_assignment`] (lineage), [`lease_balance`] (balance),
+//! [`child_look_ups`] (shard discovery) and [`lineage`] (gap); pending events in the table, of
+//! [`sweep_policy`] (sweeper). [`backoff`], [`circuit_breaker`] and [`recent_map`] are their tools.
 
 pub mod backoff;
 pub mod caught_up;
 pub mod checkpoint_tracker;
-pub mod child_lookups;
+pub mod child_look_ups;
 pub mod circuit_breaker;
 pub mod error_policy;
 pub mod event_source;

@@ -15,7 +15,7 @@ use super::lease_renewer::{LeaseEnd, ShardSignals};
 use super::shard_consumer::run_shard;
 use crate::engine::context::ShardContext;
 use crate::engine::crash;
-use crate::policy::child_lookups::ChildLookups;
+use crate::policy::child_look_ups::ChildLookUps;
 use crate::policy::lease_assignment::InstanceView;
 use crate::policy::lease_liveness::{LeaseLiveness, MIN_CHECKPOINT_INTERVAL};
 use crate::ports::{Lease, LeaseError, LeaseRequests, ShardId, maintenance_id};
@@ -52,7 +52,7 @@ pub(super) struct LeaseCoordinator {
     /// Number of leases that the last poll read.
     count: usize,
     held: HeldLeases,
-    child_lookups: ChildLookups,
+    child_look_ups: ChildLookUps,
     /// Consumed shards whose children are to be looked up.
     consumed: Vec<ShardId>,
     consumers: JoinSet<(ShardId, LeaseEnd)>,
@@ -72,7 +72,7 @@ impl LeaseCoordinator {
             liveness: LeaseLiveness::default(),
             count: 0,
             held: HeldLeases::default(),
-            child_lookups: ChildLookups::default(),
+            child_look_ups: ChildLookUps::default(),
             consumed: Vec::new(),
             consumers: JoinSet::new(),
             located_at: Instant::now(),
@@ -300,7 +300,7 @@ impl LeaseCoordinator {
         if self.held.contains(&maintenance_id()) {
             self.delete_members(&read.members, view).await;
             let interval = self.poll_interval();
-            let due = self.child_lookups.due(&read.shards, interval, now);
+            let due = self.child_look_ups.due(&read.shards, interval, now);
             self.consumed.extend(due);
         }
         // The maintenance lease first: its holder finds the shards.

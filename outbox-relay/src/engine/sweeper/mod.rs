@@ -51,11 +51,11 @@ pub(crate) struct Sweeper {
     next_requested_walk: Instant,
     /// The last walk published events, and there are more.
     continues: bool,
-    /// The look for marked events is to go on to the end of the buckets: a walk was requested, or
-    /// found some.
-    is_looking: bool,
-    /// Earliest time at which it goes on.
-    next_look: Instant,
+    /// Marked events are searched for up to the end of the buckets: a walk was requested, or found
+    /// some.
+    is_searching: bool,
+    /// Earliest time at which the search continues.
+    next_search: Instant,
 }
 
 struct LostEventSweep {
@@ -74,7 +74,7 @@ enum Trigger {
     /// marked ones wait.
     Poll,
     /// There may be marked events behind a backlog.
-    Look,
+    Search,
 }
 
 impl Sweeper {
@@ -99,8 +99,8 @@ impl Sweeper {
             next_walk: Instant::now(),
             next_requested_walk: Instant::now(),
             continues: false,
-            is_looking: true,
-            next_look: Instant::now(),
+            is_searching: true,
+            next_search: Instant::now(),
         }
     }
 
@@ -115,7 +115,7 @@ impl Sweeper {
         let mut next_poll = Instant::now() + poll;
         loop {
             let polls = self.waiting.is_some() || self.awaits_readers;
-            let looks = self.looks();
+            let searches = self.searches();
             let trigger = tokio::select! {
                 biased;
                 () = std::future::ready(()), if self.continues => Trigger::Requested,
@@ -125,12 +125,12 @@ impl Sweeper {
                     recoveries = count;
                     Trigger::Recovered
                 }
-                () = tokio::time::sleep_until(self.next_look), if looks => Trigger::Look,
+                () = tokio::time::sleep_until(self.next_search), if searches => Trigger::Search,
                 () = tick_after(&mut ticks, self.next_walk) => Trigger::Interval,
                 () = tokio::time::sleep_until(next_poll), if polls => Trigger::Poll,
             };
-            if matches!(trigger, Trigger::Look) {
-                self.look().await;
+            if matches!(trigger, Trigger::Search) {
+                self.search().await;
                 continue;
             }
             let is_requested = !matches!(trigger, Trigger::Interval);
@@ -175,7 +175,7 @@ impl Sweeper {
     /// waiting.
     async fn collect(&mut self, is_requested: bool) {
         let started_at = self.ctx.clock.now();
-        let looked = self.looks();
+        let was_searching = self.searches();
         self.outbox.take_reading_time();
         let buckets = self.partition.buckets(self.ctx.config.buckets.get());
         let mut candidates = Candidates::new(buckets.count());
@@ -199,10 +199,10 @@ impl Sweeper {
             self.next_walk += pause_after(reading_time);
             self.next_requested_walk += request_pause_after(reading_time);
         }
-        self.is_looking =
-            !self.resume.is_empty() && (self.is_looking || is_requested || walked.has_progress);
-        if !looked {
-            self.next_look = self.next_walk;
+        self.is_searching =
+            !self.resume.is_empty() && (self.is_searching || is_requested || walked.has_progress);
+        if !was_searching {
+            self.next_search = self.next_walk;
         }
         self.shard.set_deferred(walked.remaining);
         if self.waiting.is_none() && !candidates.is_empty() {
@@ -213,20 +213,20 @@ impl Sweeper {
         }
     }
 
-    /// Returns `true` if the look for marked events has to go on.
-    fn looks(&self) -> bool {
-        self.is_looking && !self.resume.is_empty()
+    /// Returns `true` if the search for marked events continues.
+    fn searches(&self) -> bool {
+        self.is_searching && !self.resume.is_empty()
     }
 
-    /// Looks for marked events from where an earlier walk stopped.
-    async fn look(&mut self) {
+    /// Searches for marked events from where an earlier walk stopped.
+    async fn search(&mut self) {
         self.outbox.take_reading_time();
-        let walked = self.walk(Task::Look).await;
+        let walked = self.walk(Task::Search).await;
         self.has_marked |= !walked.remaining.is_empty();
         self.awaits_readers |= walked.awaits_readers;
-        self.next_look = Instant::now();
+        self.next_search = Instant::now();
         if !walked.has_progress {
-            self.next_look += pause_after(self.outbox.take_reading_time());
+            self.next_search += pause_after(self.outbox.take_reading_time());
         }
     }
 

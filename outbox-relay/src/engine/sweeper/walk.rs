@@ -23,7 +23,7 @@ const MAX_EVENTS: usize = 100;
 const MAX_YOUNG_PAGES: usize = 5;
 
 /// Number of consecutive events that are not deferred after which a walk looks for no more deferred
-/// ones in the bucket: the rest is the backlog of the readers, and each look reads a whole item.
+/// ones in the bucket: the rest is the backlog of the readers, and each look-up reads a whole item.
 /// The next walk continues there.
 const MAX_UNMARKED: usize = 500;
 
@@ -37,8 +37,8 @@ pub(super) enum Task<'a> {
     },
     /// Publishes the candidates that are still pending.
     Publish(&'a Candidates),
-    /// Looks for marked events from where an earlier walk stopped.
-    Look,
+    /// Searches for marked events from where an earlier walk stopped.
+    Search,
 }
 
 pub(super) struct Walk<'a> {
@@ -75,18 +75,18 @@ impl<'a> Walk<'a> {
     /// Walks over the buckets of the partition.
     pub(super) async fn run(mut self, mut task: Task<'_>) -> Walked {
         for bucket in self.partition.buckets(self.ctx.config.buckets.get()) {
-            if !matches!(task, Task::Look) {
+            if !matches!(task, Task::Search) {
                 self.walk_bucket(bucket, &mut task).await;
             }
-            let looks = match task {
+            let searches = match task {
                 Task::Collect {
                     looks_for_deferred, ..
                 } => looks_for_deferred,
                 Task::Publish(_) => false,
-                Task::Look => true,
+                Task::Search => true,
             };
-            if looks {
-                self.resume_look(bucket).await;
+            if searches {
+                self.resume_search(bucket).await;
             }
         }
         self.gate.walked
@@ -104,9 +104,9 @@ impl<'a> Walk<'a> {
             let (old, young): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|entry| self.is_old(entry));
             young_pages += usize::from(!young.is_empty());
-            let mut looks = false;
+            let mut searches = false;
             match task {
-                Task::Look => return,
+                Task::Search => return,
                 Task::Publish(candidates) => {
                     let due = old.into_iter().map(|entry| entry.key);
                     let due: Vec<_> = due.filter(|key| candidates.contains(key)).collect();
@@ -120,12 +120,12 @@ impl<'a> Walk<'a> {
                         old.into_iter().partition(|entry| entry.is_republished);
                     let due: Vec<_> = due.into_iter().map(|entry| entry.key).collect();
                     self.publish(&due).await;
-                    looks = *looks_for_deferred && unmarked < MAX_UNMARKED;
-                    if looks {
+                    searches = *looks_for_deferred && unmarked < MAX_UNMARKED;
+                    if searches {
                         let all: Vec<_> = other.iter().chain(&young).collect();
                         self.publish_deferred(&all, &mut unmarked).await;
-                        looks = unmarked < MAX_UNMARKED;
-                        if !looks && let Some(next) = &page.next {
+                        searches = unmarked < MAX_UNMARKED;
+                        if !searches && let Some(next) = &page.next {
                             self.resume.entry(bucket).or_insert_with(|| next.clone());
                         }
                     }
@@ -135,13 +135,13 @@ impl<'a> Walk<'a> {
                     for key in other.filter(|key| !shard.is_in_flight_from_table(key)) {
                         candidates.insert(key, &mut collected);
                     }
-                    if candidates.is_full() && !candidates.has_capacity(collected) && !looks {
+                    if candidates.is_full() && !candidates.has_capacity(collected) && !searches {
                         return;
                     }
                 }
             }
             after = page.next;
-            if after.is_none() || (young_pages >= MAX_YOUNG_PAGES && !looks) {
+            if after.is_none() || (young_pages >= MAX_YOUNG_PAGES && !searches) {
                 return;
             }
         }
@@ -176,9 +176,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Looks for marked events from the position on at which this walk or an earlier one stopped,
-    /// in the same way.
-    async fn resume_look(&mut self, bucket: u32) {
+    /// Searches for marked events from the position on at which this walk or an earlier one
+    /// stopped, in the same way.
+    async fn resume_search(&mut self, bucket: u32) {
         let mut unmarked = 0;
         // Pages of queues that do not accept events have none that are unmarked.
         for _ in 0..MAX_YOUNG_PAGES {

@@ -34,7 +34,7 @@ impl<A> SendScheduler<A> {
     }
 
     /// Returns `true` if the event was dispatched again since the look-up of a batch began, so that
-    /// the result says nothing about it.
+    /// the result does not apply to it.
     pub fn is_newer(&self, event: &EventRef, look_up: &Batch) -> bool {
         self.scheduled(event)
             .is_some_and(|scheduled| scheduled.known_at > look_up.started)

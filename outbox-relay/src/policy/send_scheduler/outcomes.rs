@@ -87,7 +87,7 @@ impl<A> SendScheduler<A> {
         }
     }
 
-    /// Records the end of a batch that says nothing about the queue.
+    /// Records the end of a batch that does not show whether the queue is available.
     pub fn record_batch_end(&mut self, batch: &Batch) {
         if let Some(state) = self.queues.get_mut(&batch.queue) {
             state.record_end(batch.number);

@@ -156,7 +156,7 @@ impl<A> SendScheduler<A> {
     /// Returns the first event that waits behind an event of `failed`, a batch that probed a queue
     /// whose events are deferred, by aggregate. Each of them is then passed to [`Self::shed`]: the
     /// probes are repeated for as long as the queue fails, and what waits behind them, whatever its
-    /// queue, would take room in the buffer and hold up checkpoints.
+    /// queue, would take capacity of the buffer and hold up checkpoints.
     pub fn behind_probes(&self, failed: &Batch, now: Instant) -> Vec<EventRef> {
         let state = self.queues.get(&failed.queue);
         if state.is_none_or(|state| health(&failed.queue, state, now) != QueueHealth::Deferring) {

@@ -12,19 +12,19 @@ use crate::ports::{Lease, LeaseState, ShardId};
 
 /// Number of look-ups of a shard. The last shards of a stream that was disabled have no children;
 /// later ones are found by the regular listings.
-const MAX_LOOKUPS: u32 = 7;
+const MAX_LOOK_UPS: u32 = 7;
 
 /// Consumed shards without a child among the leases, and their look-ups so far.
 #[derive(Debug, Default)]
-pub struct ChildLookups(BTreeMap<ShardId, Lookup>);
+pub struct ChildLookUps(BTreeMap<ShardId, LookUp>);
 
 #[derive(Debug)]
-struct Lookup {
+struct LookUp {
     count: u32,
     next: Instant,
 }
 
-impl ChildLookups {
+impl ChildLookUps {
     /// Returns the shards whose children are to be looked up at `now`, when the group has `leases`.
     /// The instance that consumed a shard has the time `delay` before the first look-up, and as
     /// long is the pause after it. The pause doubles with every look-up.
@@ -39,16 +39,16 @@ impl ChildLookups {
         let mut before = std::mem::take(&mut self.0);
         let mut due = Vec::new();
         for lease in leases.iter().filter(is_childless) {
-            let mut lookup = before.remove(&lease.shard).unwrap_or(Lookup {
+            let mut look_up = before.remove(&lease.shard).unwrap_or(LookUp {
                 count: 0,
                 next: now + delay,
             });
-            if lookup.count < MAX_LOOKUPS && lookup.next <= now {
-                lookup.next = now + delay * 2_u32.pow(lookup.count);
-                lookup.count += 1;
+            if look_up.count < MAX_LOOK_UPS && look_up.next <= now {
+                look_up.next = now + delay * 2_u32.pow(look_up.count);
+                look_up.count += 1;
                 due.push(lease.shard.clone());
             }
-            self.0.insert(lease.shard.clone(), lookup);
+            self.0.insert(lease.shard.clone(), look_up);
         }
         due
     }
@@ -74,14 +74,14 @@ mod tests {
     }
 
     /// Returns the times, in milliseconds, at which polls every 50 ms look up children.
-    fn lookups(leases: &[Lease], until: u64) -> Vec<u64> {
+    fn look_ups(leases: &[Lease], until: u64) -> Vec<u64> {
         let start = Instant::now();
-        let mut lookups = ChildLookups::default();
+        let mut look_ups = ChildLookUps::default();
         let polls = (0..=until).step_by(50);
         polls
             .filter(|at| {
                 let now = start + Duration::from_millis(*at);
-                !lookups.due(leases, DELAY, now).is_empty()
+                !look_ups.due(leases, DELAY, now).is_empty()
             })
             .collect()
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn consumed_shards_without_a_child_are_looked_up_at_growing_intervals_and_a_bounded_number_of_times()
      {
-        let times = lookups(&[consumed("a")], 100_000);
+        let times = look_ups(&[consumed("a")], 100_000);
         assert_eq!(times, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000]);
     }
 
@@ -102,22 +102,22 @@ mod tests {
             ..consumed("deleted")
         };
         let leases = [open, consumed("parent"), child, deleted];
-        assert!(lookups(&leases, 10_000).is_empty());
+        assert!(look_ups(&leases, 10_000).is_empty());
     }
 
     #[test]
     fn a_shard_is_not_remembered_after_its_child_has_a_lease() {
         let start = Instant::now();
-        let mut lookups = ChildLookups::default();
+        let mut look_ups = ChildLookUps::default();
         let parent = consumed("a");
         assert!(
-            lookups
+            look_ups
                 .due(std::slice::from_ref(&parent), DELAY, start)
                 .is_empty()
         );
         let child = Lease::unread(id("b"), Some(id("a")));
         let later = start + DELAY;
-        assert!(lookups.due(&[parent, child], DELAY, later).is_empty());
-        assert!(lookups.0.is_empty());
+        assert!(look_ups.due(&[parent, child], DELAY, later).is_empty());
+        assert!(look_ups.0.is_empty());
     }
 }
