@@ -5,22 +5,22 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::Status;
 use tokio::time::Instant;
 
+use super::known_statuses::{KnownStatuses, PENDING};
 use super::read_event::ReadEvent;
 use super::takeover_filter::CheckedEvents;
 use crate::engine::buffer_budget::EVENT_OVERHEAD;
 use crate::engine::context::ShardContext;
 use crate::engine::in_flight::RecordRef;
-use crate::engine::order_gate::{Dispatch, NearestEarlier, OrderGate, predecessor};
+use crate::engine::order_gate::{Dispatch, OrderGate, predecessor};
 use crate::engine::outbox_reader::EventStatuses;
 use crate::engine::shard_state::ShardState;
 use crate::policy::recent_map::RecentMap;
 use crate::policy::record_classifier::{Event, Rejected};
 use crate::policy::sequence_rule::{Decision, Earlier, Path, Successor};
 use crate::policy::sequence_tracker::AggregateHash;
-use crate::ports::{EventKey, StoredStatus};
+use crate::ports::EventKey;
 
 /// Minimum time and minimum number of reads for which an event waits for a predecessor that is
 /// pending and has not been read. Time alone proves nothing after the process was suspended, as
@@ -35,12 +35,6 @@ const MAX_WAITED_READS: u32 = 20;
 const BLOCKED_FOR: Duration = Duration::from_secs(60);
 const MAX_BLOCKED: usize = 4_000;
 
-/// Assumed status of a predecessor whose look-up is not due.
-const PENDING: StoredStatus = StoredStatus {
-    status: Status::Pending,
-    is_deferred: false,
-};
-
 /// Gate of one shard.
 pub(super) struct SequenceGate {
     gate: OrderGate,
@@ -48,37 +42,6 @@ pub(super) struct SequenceGate {
     blocked: RecentMap<AggregateHash, Instant>,
     /// The shard is closed and was read to its end.
     is_at_end: bool,
-}
-
-/// Statuses of earlier events, as they were looked up for the events of one page.
-struct Known {
-    statuses: EventStatuses,
-    nearest: NearestEarlier,
-    /// Events of the page that wait for a deferred one, directly or indirectly.
-    behind_deferred: HashSet<EventKey>,
-}
-
-impl Known {
-    /// Returns the status by which the event with this key decides about the next one.
-    fn status_of(&self, key: &EventKey) -> Option<StoredStatus> {
-        if self.statuses.contains(key) && !self.behind_deferred.contains(key) {
-            return self.statuses.of(key);
-        }
-        // It is an event that waits here as well, or one whose next look-up is not due: the event
-        // in question waits until then.
-        Some(StoredStatus {
-            is_deferred: self.behind_deferred.contains(key),
-            ..PENDING
-        })
-    }
-
-    /// Records that an event of the page waits for its predecessor.
-    fn record_waiting(&mut self, event: &Event) {
-        let key = predecessor(event);
-        if self.statuses.is_deferred(&key) || self.behind_deferred.contains(&key) {
-            self.behind_deferred.insert(event.key.clone());
-        }
-    }
 }
 
 /// Capacity for events that wait for predecessors, in bytes.
@@ -154,7 +117,7 @@ impl SequenceGate {
         let keys = self.keys_to_look_up(&events, &statuses, started_at);
         statuses.extend(self.gate.outbox.statuses(keys).await);
         let keys = self.events_to_look_back(&events, &statuses);
-        let mut known = Known {
+        let mut known = KnownStatuses {
             nearest: self.gate.nearest_earlier(keys).await,
             statuses,
             behind_deferred: HashSet::new(),
@@ -263,7 +226,7 @@ impl SequenceGate {
     }
 
     /// Decides about an event by what was read of the events before it.
-    fn decide(&self, event: &Event, path: Path, known: &Known) -> Decision {
+    fn decide(&self, event: &Event, path: Path, known: &KnownStatuses) -> Decision {
         if self.gate.may_follow(event) {
             return Decision::Follow;
         }
@@ -287,7 +250,7 @@ impl SequenceGate {
         &mut self,
         read: ReadEvent,
         path: Path,
-        known: &mut Known,
+        known: &mut KnownStatuses,
         waiting: &mut Vec<ReadEvent>,
     ) {
         // Events of an impaired queue are deferred at once anyway.
