@@ -134,6 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn every_bucket_belongs_to_one_sweeper() {
+        let buckets = |index| SweepPartition { index, count: 3 }.buckets(8);
+        let of_each: Vec<Vec<_>> = (0..3).map(|index| buckets(index).collect()).collect();
+        assert_eq!(of_each, [vec![0, 3, 6], vec![1, 4, 7], vec![2, 5]]);
+    }
+
+    #[test]
+    fn a_sweeper_pauses_ten_times_as_long_as_it_read_but_at_most_a_minute() {
+        let seconds = Duration::from_secs;
+        assert_eq!(pause_after(seconds(2)), seconds(20));
+        assert_eq!(pause_after(seconds(7)), seconds(60));
+        assert_eq!(request_pause_after(seconds(2)), seconds(2));
+        assert_eq!(request_pause_after(seconds(11)), seconds(10));
+    }
+
+    #[test]
     fn readers_are_past_a_moment_by_a_margin() {
         let past = |mark, margin| is_past(at(mark), at(100), Duration::from_secs(margin));
         assert!(past(105, 5));

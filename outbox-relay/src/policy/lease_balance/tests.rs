@@ -144,6 +144,7 @@ fn a_rolling_restart_moves_each_lease_at_most_twice() {
             let (least, most) = (shards / 3, shards.div_ceil(3));
             let shares = group.shares();
             assert!(shares.iter().all(|share| (least..=most).contains(share)));
+            assert_eq!(shares.iter().sum::<usize>(), shards);
         }
         let most = group.moves.values().max();
         assert!(most <= Some(&limit), "{shards} shards: {most:?} moves");
@@ -236,6 +237,30 @@ fn leases_that_an_instance_lacks_are_requested_from_owners_of_an_older_release()
         lease.lease_duration = Some(Duration::from_secs(10));
     }
     assert_eq!(decide(&leases), 0, "owners of this release release them");
+}
+
+#[test]
+fn no_more_leases_are_requested_than_an_instance_lacks() {
+    let mut leases: Vec<_> = (0..9).map(|n| lease(n, Some("old"))).collect();
+    for lease in &mut leases {
+        lease.lease_duration = None;
+    }
+    let live = BTreeSet::from(["me", "old", "other"]);
+    let request = |leases: &[Lease]| {
+        let all: Vec<_> = leases.iter().collect();
+        let division = Division {
+            name: "me",
+            live: &live,
+            leases: &all,
+            available: &[],
+            left_over: &[],
+            held: &[],
+        };
+        division.decide().request.len()
+    };
+    assert_eq!(request(&leases), 3);
+    leases[8].requests.requested_by = Some("me".to_owned());
+    assert_eq!(request(&leases), 2);
 }
 
 #[test]

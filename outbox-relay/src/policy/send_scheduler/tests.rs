@@ -1,3 +1,5 @@
+mod look_ups;
+mod send_slots;
 mod shedding;
 
 use std::time::Duration;
@@ -208,6 +210,39 @@ fn events_of_a_lost_shard_are_not_sent() {
 }
 
 #[test]
+fn waiting_events_of_a_lost_shard_are_removed_before_they_are_first_in_line() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    push(&mut scheduler, event("sending", 1, "q", 1), 1);
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    push(&mut scheduler, event("lost", 1, "r", 1), 1);
+    push(&mut scheduler, event("kept", 1, "r", 1), 2);
+    scheduler.remove_lost(|acks| match acks {
+        [1] => Permission::Never,
+        _ => Permission::Send,
+    });
+    assert!(scheduler.contains(&reference("sending", 1)), "in flight");
+    assert!(!scheduler.contains(&reference("lost", 1)));
+    assert!(scheduler.contains(&reference("kept", 1)));
+    scheduler.record_batch_success(&batch);
+    assert_eq!(next(&mut scheduler, now), ["kept:1"]);
+    let queue = QueueRef::new("r");
+    assert!(!scheduler.is_in_use(&queue, now), "nothing waits for it");
+}
+
+#[test]
+fn the_scheduler_is_idle_while_no_batch_is_sent() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    push(&mut scheduler, event("a", 1, "q", 1), 0);
+    assert!(scheduler.is_idle());
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    assert!(!scheduler.is_idle());
+    scheduler.record_batch_success(&batch);
+    assert!(scheduler.is_idle());
+}
+
+#[test]
 fn a_queue_is_in_use_until_its_events_are_sent_or_lost() {
     let mut scheduler = SendScheduler::default();
     let now = Instant::now();
@@ -291,26 +326,4 @@ fn an_incomplete_batch_lingers_while_a_request_to_its_queue_is_in_flight() {
     scheduler.record_batch_success(&first);
     scheduler.record_batch_success(&full);
     assert_eq!(next(&mut scheduler, end), ["f:1"], "nothing is in flight");
-}
-
-#[test]
-fn a_slow_queue_leaves_slots_to_another_that_was_active_a_moment_ago() {
-    let mut scheduler = SendScheduler::default();
-    let now = Instant::now();
-    push(&mut scheduler, event("fast", 1, "fast", 1), 0);
-    assert_eq!(next(&mut scheduler, now), ["fast:1"]);
-    scheduler.record_sent(&reference("fast", 1), now);
-    for n in 0..200 {
-        push(&mut scheduler, event(&format!("s{n:03}"), 1, "slow", 1), 0);
-    }
-    let mut batches = 0;
-    while scheduler
-        .next_batch(now, |_| Permission::Send)
-        .is_some_and(|batch| batch.queue == QueueRef::new("slow"))
-    {
-        batches += 1;
-    }
-    assert_eq!(batches, 12);
-    push(&mut scheduler, event("fast", 2, "fast", 1), 0);
-    assert_eq!(next(&mut scheduler, now), ["fast:2"]);
 }
