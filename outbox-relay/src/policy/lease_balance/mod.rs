@@ -182,16 +182,18 @@ pub fn is_of_older_release(lease: &Lease) -> bool {
     lease.owner.is_some() && lease.lease_duration.is_none()
 }
 
-/// Returns a hash (FNV-1a) that is the same in every instance and every release.
+/// Returns a hash that is the same in every instance and every release: FNV-1a, with the finalizer
+/// of MurmurHash3, since the last bytes of a name would change few of the high bits otherwise.
 fn hash(parts: &[&str]) -> u64 {
-    let bytes = parts
+    let hash = parts
         .iter()
         .flat_map(|part| part.bytes().chain([0]))
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-    // The last bytes have changed only the low bits so far.
-    bytes ^ (bytes >> 32)
+    let hash = (hash ^ (hash >> 33_u32)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33_u32)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33_u32)
 }
 
 #[cfg(test)]

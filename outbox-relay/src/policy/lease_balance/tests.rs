@@ -127,6 +127,17 @@ fn instances_that_start_together_share_the_leases_within_a_few_decisions() {
 }
 
 #[test]
+fn instances_prefer_different_leases() {
+    let mut group = Group::new(96);
+    for name in ["a", "b", "c"] {
+        group.start(name);
+    }
+    let choices = ["a", "b", "c"].map(|name| group.decide(name).0);
+    let different: BTreeSet<_> = choices.iter().flatten().collect();
+    assert!(different.len() >= 80, "{} of 96", different.len());
+}
+
+#[test]
 fn a_rolling_restart_moves_each_lease_at_most_twice() {
     // Where the shares differ, single leases move once more.
     for (shards, limit) in [(60, 2), (300, 2), (61, 3), (62, 3)] {
