@@ -24,6 +24,10 @@ use crate::service::{
 /// maintenance lease has no owner or one without heartbeats, or an item that
 /// cannot be read, or no relay runs.
 ///
+/// The lag is the age of the time before which the slowest reader has processed
+/// every record. A reader without new events writes that time every third of a
+/// lease duration, so the lag of an idle outbox is as long as that at most.
+///
 /// Deferred events are pending ones that their queue does not accept, or that
 /// wait for an earlier event of their aggregate. Their numbers by queue are
 /// those that each sweeper last counted.
