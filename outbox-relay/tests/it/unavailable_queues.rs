@@ -22,6 +22,17 @@ async fn metric(relay: &Service, name: &str) -> u64 {
     values.sum()
 }
 
+/// Waits until `count` more sends of events failed.
+async fn until_retried(relay: &Service, count: u64) {
+    let before = metric(relay, "outbox_publish_retries_total").await;
+    eventually(DEADLINE, || async {
+        let now = metric(relay, "outbox_publish_retries_total").await;
+        (now >= before + count).then_some(()).ok_or(now)
+    })
+    .await
+    .unwrap();
+}
+
 async fn until_deferred(stage: &Stage, aggregate_id: &str, sequence: u64) -> Item {
     eventually(DEADLINE, || async {
         let item = stage.event(aggregate_id, sequence).await;
@@ -165,13 +176,7 @@ async fn an_event_that_is_discarded_while_its_queue_is_missing_never_arrives() {
         until_deferred(&stage, aggregate_id, sequence).await;
     }
     // The sweeper dispatches the first of each aggregate, to probe the queue.
-    let retries = metric(&relay, "outbox_publish_retries_total").await;
-    eventually(DEADLINE, || async {
-        let now = metric(&relay, "outbox_publish_retries_total").await;
-        (now >= retries + 4).then_some(()).ok_or(now)
-    })
-    .await
-    .unwrap();
+    until_retried(&relay, 4).await;
     let discard = ["discard", "a:1", "a:3", "b:1", "--reason", "for the test"];
     let discarded = stage.operate(&discard).await;
     assert_eq!(discarded.code, Some(0), "{discarded:?}");
@@ -187,4 +192,20 @@ async fn an_event_that_is_discarded_while_its_queue_is_missing_never_arrives() {
     let received = ids(&stage.receive("late", 3).await);
     assert_eq!(received, ["a:2", "a:4", "c:1"]);
     assert_eq!(stage.count("DISCARDED").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_a_queue_is_logged_once_and_so_is_its_end() {
+    let stage = Stage::new().await;
+    let settings = [("RELAY_ROUTES", "order.placed=missing")];
+    let relay = stage.relay(&settings).await;
+    for n in 0..20 {
+        stage.put(event(&format!("a{n}"), 1)).await;
+    }
+    // Several batches.
+    until_retried(&relay, 40).await;
+    assert_eq!(relay.log().matches("send failed").count(), 1);
+    stage.create_queue("missing").await;
+    stage.until_count("PUBLISHED", 20).await;
+    assert_eq!(relay.log().matches("accepts messages again").count(), 1);
 }

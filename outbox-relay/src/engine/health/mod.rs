@@ -3,5 +3,6 @@
 
 pub(crate) mod backlog_monitor;
 pub(crate) mod publish_history;
+mod queue_outages;
 pub(crate) mod status;
 pub(crate) mod table_health;

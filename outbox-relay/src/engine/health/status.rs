@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::publish_history::{HistorySlot, PublishHistory, PublishRecord};
+use super::queue_outages::QueueOutages;
 use super::table_health::{OperationMonitor, TableHealth, TableOperation};
 use crate::ports::ShardId;
 use crate::routes::QueueRef;
@@ -30,8 +31,7 @@ struct State {
     shards: BTreeMap<ShardId, ShardStatus>,
     /// Reason for which the stream cannot be read.
     stream: Result<(), String>,
-    /// Reason of the last failed send to each failing queue.
-    queues: BTreeMap<QueueRef, String>,
+    queues: QueueOutages,
     /// Event types without a route, and the time at which each was seen last.
     unrouted: BTreeMap<String, Instant>,
     /// Reason for which shards or leases cannot be read, and the start of the failure.
@@ -87,7 +87,7 @@ impl EngineStatus {
             state: Arc::new(Mutex::new(State {
                 shards: BTreeMap::new(),
                 stream: Err("the stream has not been found yet".to_owned()),
-                queues: BTreeMap::new(),
+                queues: QueueOutages::default(),
                 unrouted: BTreeMap::new(),
                 coordination: None,
                 unowned: BTreeMap::new(),
@@ -163,12 +163,22 @@ impl EngineStatus {
         self.state.lock().stream = outcome;
     }
 
-    pub(crate) fn record_queue_failure(&self, queue: &QueueRef, reason: String) {
-        self.state.lock().queues.insert(queue.clone(), reason);
+    /// Records that a request with `count` messages failed.
+    pub(crate) fn record_queue_failure(
+        &self,
+        queue: &QueueRef,
+        kind: &str,
+        reason: String,
+        count: usize,
+    ) {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        state.queues.record_failure(queue, kind, reason, count, now);
     }
 
     pub(crate) fn record_queue_success(&self, queue: &QueueRef) {
-        self.state.lock().queues.remove(queue);
+        let now = Instant::now();
+        self.state.lock().queues.record_success(queue, now);
     }
 
     /// Records an event without a route, and logs its type unless it is known to have none.
@@ -196,12 +206,12 @@ impl EngineStatus {
 
     /// Returns `true` unless the last send to the queue failed.
     pub(crate) fn is_available(&self, queue: &QueueRef) -> bool {
-        !self.state.lock().queues.contains_key(queue)
+        !self.state.lock().queues.contains(queue)
     }
 
     /// Forgets failures of queues that are no longer used, since no send would end the failure.
     pub(crate) fn retain_queues(&self, is_in_use: impl Fn(&QueueRef) -> bool) {
-        self.state.lock().queues.retain(|queue, _| is_in_use(queue));
+        self.state.lock().queues.retain(is_in_use);
     }
 
     /// Returns a monitor of an operation on the outbox table that is retried until it succeeds.

@@ -52,7 +52,9 @@ impl Publisher {
         match error_policy::outage_of(&results, is_accepting) {
             Some(failure) => {
                 let reason = format!("{}: {}", failure.code, failure.message);
-                self.status.record_queue_failure(&batch.queue, reason);
+                let count = batch.events.len();
+                self.status
+                    .record_queue_failure(&batch.queue, &failure.code, reason, count);
                 self.block(batch, now);
             }
             None => {
@@ -118,16 +120,19 @@ impl Publisher {
         self.metrics.record_retries(code, 1);
         let attempt = u32::try_from(outgoing.attempt).unwrap_or(u32::MAX);
         let delay = backoff::delay(attempt, self.random.f64());
-        tracing::warn!(
-            queue = queue.name(),
-            event_id = event.event_id,
-            attempt = outgoing.attempt,
-            code,
-            reason,
-            trace_id = event.trace.trace_id(),
-            "send of a message failed; retrying in {} ms; an event that is never accepted can be discarded",
-            delay.as_millis()
-        );
+        // An event may fail for hours: the 1st, 2nd, 4th, 8th ... failure is logged.
+        if outgoing.attempt.is_power_of_two() {
+            tracing::warn!(
+                queue = queue.name(),
+                event_id = event.event_id,
+                attempt = outgoing.attempt,
+                code,
+                reason,
+                trace_id = event.trace.trace_id(),
+                "send of a message failed; retrying in {} ms; an event that is never accepted can be discarded",
+                delay.as_millis()
+            );
+        }
         let failing_for = self.scheduler.record_own_failure(&reference, now);
         self.scheduler
             .retry(&reference, Some(now + delay), false, now);
@@ -184,15 +189,8 @@ impl Publisher {
     fn report_outage(&self, batch: &Batch, kind: &str, error: &SendError) {
         let count = batch.events.len();
         self.metrics.record_retries(kind, count as u64);
-        tracing::warn!(
-            queue = batch.queue.as_str(),
-            kind,
-            count,
-            %error,
-            "send failed; retrying until the queue accepts messages"
-        );
         self.status
-            .record_queue_failure(&batch.queue, error.to_string());
+            .record_queue_failure(&batch.queue, kind, error.to_string(), count);
     }
 
     fn retry_all(&mut self, batch: &Batch, isolated: bool, now: Instant) {

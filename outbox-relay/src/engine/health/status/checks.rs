@@ -72,7 +72,7 @@ impl EngineStatus {
         let coordination = coordination.map(|(_, reason)| Check::fail("coordination", reason));
         let queues = state
             .queues
-            .iter()
+            .reasons()
             .map(|(queue, reason)| Check::fail(format!("queue {queue}"), reason));
         let unrouted = state.unrouted.keys().map(|event_type| {
             Check::fail(
