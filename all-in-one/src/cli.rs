@@ -2,19 +2,15 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use chaos::ChaosOptions;
 use clap::{Args, Parser, Subcommand};
-use local_cloud::{MAX_SHARDS, ShardOptions};
 use outbox::Buckets;
 use shared::provision::ResourceNames;
-use shared::runtime::service::{ProcessOptions, parse_duration_within};
+use shared::runtime::service::ProcessOptions;
 
-/// Retention of DynamoDB Streams.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+use crate::cloud_options::CloudOptions;
 
 /// Runs the whole system on this machine: DynamoDB, SQS and the three services.
 ///
@@ -129,75 +125,6 @@ pub struct UpOptions {
     pub process: ProcessOptions,
 }
 
-/// Listening addresses of the embedded cloud, where port 0 selects a free port, and the shards of
-/// its streams.
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "Embedded cloud")]
-pub struct CloudOptions {
-    /// Listening address of DynamoDB and DynamoDB Streams.
-    #[arg(
-        long,
-        env = "ALL_IN_ONE_DYNAMODB_LISTEN",
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:8000"
-    )]
-    pub dynamodb_listen: SocketAddr,
-
-    /// Listening address of SQS.
-    #[arg(
-        long,
-        env = "ALL_IN_ONE_SQS_LISTEN",
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:9324"
-    )]
-    pub sqs_listen: SocketAddr,
-
-    /// Open shards of each stream, 1 to 64. Every reader of a shard reads the records of all
-    /// shards from the embedded database, so each shard costs throughput.
-    #[arg(
-        long,
-        value_name = "SHARDS",
-        default_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS))
-    )]
-    pub shards: u32,
-
-    /// Interval at which the oldest open shard of each stream is closed, 100ms to 24h. It gets two
-    /// children, or one if the stream has twice as many open shards as it started with [default:
-    /// shards stay open].
-    #[arg(long, value_name = "DURATION", value_parser = split_interval)]
-    pub split_every: Option<Duration>,
-
-    /// Age at which records of streams can no longer be read, 1s to 24h [default: 24h with several
-    /// or splitting shards, otherwise unlimited].
-    #[arg(long, value_name = "DURATION", value_parser = trim_age)]
-    pub trim_after: Option<Duration>,
-}
-
-impl CloudOptions {
-    /// Returns the shards of each stream; `None` for one shard that is neither closed nor trimmed.
-    pub fn shards(&self) -> Option<ShardOptions> {
-        let is_plain = self.shards == 1 && self.split_every.is_none() && self.trim_after.is_none();
-        let options = ShardOptions {
-            shards: NonZeroU32::new(self.shards)?,
-            split_every: self.split_every,
-            ..ShardOptions::default()
-        };
-        (!is_plain).then(|| ShardOptions {
-            trim_after: self.trim_after.unwrap_or(options.trim_after),
-            ..options
-        })
-    }
-}
-
-fn split_interval(text: &str) -> Result<Duration, String> {
-    parse_duration_within(text, Duration::from_millis(100), DAY)
-}
-
-fn trim_age(text: &str) -> Result<Duration, String> {
-    parse_duration_within(text, Duration::from_secs(1), DAY)
-}
-
 #[derive(Clone, Debug, Args)]
 pub struct CloudCommand {
     #[command(flatten)]
@@ -229,40 +156,6 @@ mod tests {
     #[test]
     fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
-    }
-
-    fn cloud(arguments: &[&str]) -> Result<CloudOptions, clap::Error> {
-        let cli = Cli::try_parse_from([&["all-in-one", "cloud"], arguments].concat())?;
-        match cli.command {
-            Command::Cloud(command) => Ok(command.cloud),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn streams_have_virtual_shards_only_on_request() {
-        assert_eq!(cloud(&[]).unwrap().shards(), None);
-        let shards = |arguments| cloud(arguments).unwrap().shards().unwrap();
-        let four = shards(&["--shards", "4", "--split-every", "5s"]);
-        assert_eq!(four.shards.get(), 4);
-        assert_eq!(four.split_every, Some(Duration::from_secs(5)));
-        assert_eq!(four.trim_after, DAY);
-        let trimmed = shards(&["--trim-after", "1m"]);
-        assert_eq!(trimmed.shards.get(), 1);
-        assert_eq!(trimmed.trim_after, Duration::from_secs(60));
-    }
-
-    #[test]
-    fn invalid_shard_options_are_rejected() {
-        for wrong in [
-            ["--shards", "0"],
-            ["--shards", "65"],
-            ["--split-every", "99ms"],
-            ["--split-every", "5"],
-            ["--trim-after", "25h"],
-        ] {
-            assert!(cloud(&wrong).is_err(), "{wrong:?}");
-        }
     }
 
     #[test]

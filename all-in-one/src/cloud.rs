@@ -1,9 +1,9 @@
 //! The embedded cloud, by itself or as part of `up`.
 
-use local_cloud::{Config, LocalCloud, Service, StartError};
+use local_cloud::{LocalCloud, Service, StartError};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::CloudOptions;
+use crate::cloud_options::CloudOptions;
 use crate::error::UpError;
 
 /// Starts DynamoDB and SQS.
@@ -11,12 +11,7 @@ use crate::error::UpError;
 /// # Errors
 /// For a port in use, a sentence that names the option to change.
 pub(crate) async fn start(options: CloudOptions) -> Result<LocalCloud, UpError> {
-    let config = Config {
-        dynamodb: options.dynamodb_listen,
-        sqs: options.sqs_listen,
-        shards: options.shards(),
-    };
-    LocalCloud::start(config)
+    LocalCloud::start(options.config())
         .await
         .map_err(|error| match error {
             StartError::Bind {

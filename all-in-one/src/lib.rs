@@ -12,7 +12,7 @@
 //!           └─▶ chaos::run, with this executable as the program to start
 //! ```
 //!
-//! - [`cli`]: sub-commands and options.
+//! - [`cli`]: sub-commands and options. [`cloud_options`]: those of the embedded cloud.
 //! - `commands`: runs each sub-command, on a runtime of its own.
 //! - `up`: starts everything, waits for a signal, stops everything in order.
 //! - `services`: the supervisor of each service; logs its events.
@@ -23,6 +23,7 @@ mod banner;
 mod child_entry;
 pub mod cli;
 mod cloud;
+pub mod cloud_options;
 mod commands;
 mod error;
 mod readiness;

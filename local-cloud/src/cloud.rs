@@ -7,12 +7,12 @@ use tokio::task;
 
 use crate::dynamodb::{DynamoDb, ShardOptions};
 use crate::error::StartError;
+use crate::fidelity::Fidelity;
 use crate::service_host::ServiceHost;
 use crate::sqs;
 use crate::temp_dir::LockedTempDir;
 
-/// Listening addresses of the services, where port 0 means any free port, and the shards of
-/// streams.
+/// Listening addresses of the services, where port 0 means any free port, and options of DynamoDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// DynamoDB and DynamoDB Streams.
@@ -22,9 +22,11 @@ pub struct Config {
     /// Virtual shards of every stream, which split and are trimmed. `None`: one shard that does
     /// neither.
     pub shards: Option<ShardOptions>,
+    /// How closely DynamoDB follows AWS.
+    pub fidelity: Fidelity,
 }
 
-/// Free ports on 127.0.0.1, and streams of one shard.
+/// Free ports on 127.0.0.1, streams of one shard, and [`Fidelity::default`].
 impl Default for Config {
     fn default() -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -32,6 +34,7 @@ impl Default for Config {
             dynamodb: any,
             sqs: any,
             shards: None,
+            fidelity: Fidelity::default(),
         }
     }
 }
@@ -61,7 +64,7 @@ impl LocalCloud {
         blocking(move || {
             let temp_dir = LockedTempDir::new().map_err(StartError::TempDir)?;
             Ok(Self {
-                dynamodb: DynamoDb::start(config.dynamodb, temp_dir.path(), config.shards)?,
+                dynamodb: DynamoDb::start(temp_dir.path(), &config)?,
                 sqs: sqs::start(config.sqs)?,
                 temp_dir,
             })

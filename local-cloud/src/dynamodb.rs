@@ -7,20 +7,27 @@
 mod child_shards;
 mod client_request_tokens;
 mod interceptor;
+mod item_id;
+mod key_schemas;
+mod partiql;
+mod responses;
+mod running_transactions;
 mod shards;
+mod writes;
+mod written_items;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use client_request_tokens::ClientRequestTokens;
 use dynoxide::Database;
-use interceptor::Interceptor;
+use interceptor::{Interceptor, Shared};
 use shards::VirtualShards;
 pub(crate) use shards::tree::Children;
 pub use shards::{MAX_SHARDS, ShardError, ShardOptions};
 use tokio::net::TcpListener;
 
+use crate::cloud::Config;
 use crate::connections;
 use crate::error::{Service, StartError};
 use crate::service_host::ServiceHost;
@@ -50,16 +57,13 @@ pub(crate) struct DynamoDb {
 
 impl DynamoDb {
     /// Starts with an empty database in `dir`.
-    pub(crate) fn start(
-        addr: SocketAddr,
-        dir: &Path,
-        shards: Option<ShardOptions>,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn start(dir: &Path, config: &Config) -> Result<Self, StartError> {
         let database = open(&dir.join("dynamodb.sqlite"))?;
-        let shards = shards.map(|options| {
+        let shards = config.shards.map(|options| {
             let shards = VirtualShards::new(database.clone(), options);
             Arc::new(shards)
         });
+        let shared = Shared::new(database.clone(), config.fidelity, shards.clone());
         let internal = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let name = "cloud-engine";
         let engine = ServiceHost::start(
@@ -74,9 +78,9 @@ impl DynamoDb {
         let interceptor = ServiceHost::start(
             Service::DynamoDb,
             name,
-            addr,
+            config.dynamodb,
             INTERCEPTOR_WORKERS,
-            |listener, _| Ok(run_interceptor(listener, upstream, shards.clone())),
+            |listener, _| Ok(run_interceptor(listener, upstream, Arc::new(shared))),
         )?;
         Ok(Self {
             interceptor,
@@ -115,21 +119,10 @@ fn open(file: &Path) -> Result<Database, StartError> {
     Ok(database)
 }
 
-async fn run_interceptor(
-    listener: TcpListener,
-    upstream: SocketAddr,
-    shards: Option<Arc<VirtualShards>>,
-) {
-    let tokens = Arc::new(ClientRequestTokens::default());
-    let interceptor = || {
-        Interceptor::new(
-            upstream,
-            Arc::clone(&tokens),
-            shards.as_ref().map(Arc::clone),
-        )
-    };
+async fn run_interceptor(listener: TcpListener, upstream: SocketAddr, shared: Arc<Shared>) {
+    let interceptor = || Interceptor::new(upstream, Arc::clone(&shared));
     let serving = connections::serve(listener, interceptor);
-    match &shards {
+    match &shared.shards {
         Some(shards) => {
             tokio::join!(serving, Arc::clone(shards).split_periodically());
         }

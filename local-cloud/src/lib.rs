@@ -15,12 +15,13 @@
 //! - `clients`: URLs, environment variables and SDK clients of a running cloud.
 //! - `service_host`: runs one service on its own threads. `connections`: accepts its connections.
 //! - `dynamodb`, `sqs`: the embedded services. Differences from AWS that would mislead a developer
-//!   or slow down a test are corrected before a request reaches them:
+//!   or slow down a test are corrected before a request reaches them: `dynamodb::writes`,
 //!   `dynamodb::client_request_tokens` and `dynamodb::child_shards`, `sqs::queue_attributes` and
 //!   `sqs::message_validation`.
 //! - `shards`: splits and trims the virtual shards of `dynamodb::shards`, which stand in front of
 //!   the single shard of a stream if [`Config::shards`] is set.
 //! - `upstream`: the connection of the interceptor to dynoxide.
+//! - `fidelity`: [`Fidelity`], behavior of DynamoDB that can be switched off.
 //! - `error`: [`StartError`].
 //!
 //! # Remaining differences from AWS
@@ -28,6 +29,7 @@
 //! - Without [`Config::shards`], a stream has one shard that never closes. Its records are never
 //!   trimmed, its iterators never expire, and `GetShardIterator` accepts any shard id. With it,
 //!   streams are as in DynamoDB, except that a shard is closed only on request or at an interval.
+//! - `ExecuteTransaction` and PartiQL `INSERT` never conflict with a transaction.
 //! - Requests are not throttled, signatures are not checked, and items are not deleted when their
 //!   time to live has passed.
 //! - A message has at most 256 KiB (SQS: 1 MiB), and the number of messages in flight is unlimited.
@@ -42,6 +44,7 @@ mod cloud;
 mod connections;
 mod dynamodb;
 mod error;
+mod fidelity;
 mod service_host;
 mod shards;
 mod sqs;
@@ -51,3 +54,4 @@ mod upstream;
 pub use cloud::{Config, LocalCloud};
 pub use dynamodb::{MAX_SHARDS, ShardError, ShardOptions};
 pub use error::{Service, StartError};
+pub use fidelity::Fidelity;

@@ -58,12 +58,12 @@ async fn error_names_the_port_in_use_and_its_service() {
     let dynamodb = Config {
         dynamodb: addr,
         sqs: any_port(),
-        shards: None,
+        ..Config::default()
     };
     let sqs = Config {
         dynamodb: any_port(),
         sqs: addr,
-        shards: None,
+        ..Config::default()
     };
     for (config, expected, name) in [
         (dynamodb, Service::DynamoDb, "DynamoDB"),
@@ -152,7 +152,7 @@ async fn url_of_a_wildcard_address_is_the_loopback_address() {
     let config = Config {
         dynamodb: wildcard,
         sqs: wildcard,
-        shards: None,
+        ..Config::default()
     };
     let cloud = LocalCloud::start(config).await.unwrap();
     assert!(cloud.dynamodb_url().starts_with("http://127.0.0.1:"));

@@ -10,3 +10,4 @@ mod shards;
 mod sqs;
 mod streams;
 mod support;
+mod transactions;
