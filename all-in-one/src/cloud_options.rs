@@ -11,6 +11,9 @@ use shared::runtime::service::parse_duration_within;
 /// Retention of DynamoDB Streams.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// Upper bound on the write units of a partition key.
+const MAX_WRITE_UNITS: u32 = 100_000;
+
 /// Listening addresses of the embedded cloud, where port 0 selects a free port, the shards of its
 /// streams, and how closely its DynamoDB follows AWS.
 #[derive(Clone, Copy, Debug, Args)]
@@ -67,11 +70,59 @@ pub struct CloudOptions {
         value_parser = transaction_time
     )]
     pub transaction_time: Switch,
+
+    /// Write units per second of each partition key, in tables and in their indexes, 1 to 100000,
+    /// or `off`. Writes beyond it are throttled, as on AWS, where the limit is 1000.
+    #[arg(
+        long,
+        env = "ALL_IN_ONE_PARTITION_WRITE_UNITS",
+        value_name = "UNITS",
+        default_value = "off",
+        value_parser = write_units
+    )]
+    pub partition_write_units: Units,
+
+    /// Time after which global secondary indexes receive a change, 1ms to 1h, or `off`. With it,
+    /// every change is stored twice.
+    #[arg(
+        long,
+        env = "ALL_IN_ONE_INDEX_DELAY",
+        value_name = "DURATION",
+        default_value = "off",
+        value_parser = delay
+    )]
+    pub index_delay: Switch,
+
+    /// Time after which streams have the records of a change, 1ms to 1h, or `off`. AWS needs about
+    /// 100ms. With it, records are trimmed as with several shards.
+    #[arg(
+        long,
+        env = "ALL_IN_ONE_STREAM_DELAY",
+        value_name = "DURATION",
+        default_value = "off",
+        value_parser = delay
+    )]
+    pub stream_delay: Switch,
+
+    /// Interval at which items are deleted whose time to live has passed, 100ms to 24h, or `off`.
+    /// AWS needs up to some days. Each deletion reads the tables with a time to live.
+    #[arg(
+        long,
+        env = "ALL_IN_ONE_TTL_INTERVAL",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = ttl_interval
+    )]
+    pub ttl_interval: Switch,
 }
 
 /// A duration, or `None` for `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switch(pub Option<Duration>);
+
+/// A number of write units, or `None` for `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Units(pub Option<NonZeroU32>);
 
 impl CloudOptions {
     /// Returns the configuration of the cloud.
@@ -82,6 +133,10 @@ impl CloudOptions {
             shards: self.shards(),
             fidelity: Fidelity {
                 transaction_time: self.transaction_time.0,
+                partition_write_units: self.partition_write_units.0,
+                index_delay: self.index_delay.0,
+                stream_delay: self.stream_delay.0,
+                ttl_interval: self.ttl_interval.0,
             },
         }
     }
@@ -111,6 +166,24 @@ fn trim_age(text: &str) -> Result<Duration, String> {
 
 fn transaction_time(text: &str) -> Result<Switch, String> {
     switch(text, Duration::ZERO, Duration::from_secs(10))
+}
+
+fn delay(text: &str) -> Result<Switch, String> {
+    switch(text, Duration::from_millis(1), Duration::from_secs(3600))
+}
+
+fn ttl_interval(text: &str) -> Result<Switch, String> {
+    switch(text, Duration::from_millis(100), DAY)
+}
+
+fn write_units(text: &str) -> Result<Units, String> {
+    if text == "off" {
+        return Ok(Units(None));
+    }
+    match text.parse::<NonZeroU32>() {
+        Ok(units) if units.get() <= MAX_WRITE_UNITS => Ok(Units(Some(units))),
+        _ => Err(format!("expected 1 to {MAX_WRITE_UNITS}, or `off`")),
+    }
 }
 
 /// Parses `off`, or a duration from `min` to `max`.
@@ -177,6 +250,41 @@ mod tests {
         assert_eq!(held, Some(Duration::from_millis(12)));
         for wrong in ["", "0", "12", "-1ms", "11s", "OFF"] {
             assert!(cloud(&["--transaction-time", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_slows_requests_down_is_off_by_default() {
+        let fidelity = |arguments| cloud(arguments).unwrap().config().fidelity;
+        assert_eq!(fidelity(&[]), Fidelity::default());
+        let on = fidelity(&[
+            "--partition-write-units",
+            "1000",
+            "--index-delay",
+            "50ms",
+            "--stream-delay",
+            "100ms",
+            "--ttl-interval",
+            "off",
+        ]);
+        let expected = Fidelity {
+            partition_write_units: NonZeroU32::new(1_000),
+            index_delay: Some(Duration::from_millis(50)),
+            stream_delay: Some(Duration::from_millis(100)),
+            ttl_interval: None,
+            ..Fidelity::default()
+        };
+        assert_eq!(on, expected);
+        for wrong in [
+            ["--partition-write-units", "0"],
+            ["--partition-write-units", "100001"],
+            ["--partition-write-units", "-1"],
+            ["--index-delay", "0ms"],
+            ["--stream-delay", "61m"],
+            ["--ttl-interval", "99ms"],
+            ["--ttl-interval", "25h"],
+        ] {
+            assert!(cloud(&wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -6,8 +6,8 @@ use std::{io, panic};
 use tokio::task;
 
 use crate::dynamodb::{DynamoDb, ShardOptions};
-use crate::error::StartError;
-use crate::fidelity::Fidelity;
+use crate::error::{DatabaseError, StartError};
+use crate::fidelity::{Fidelity, FidelityControl};
 use crate::service_host::ServiceHost;
 use crate::sqs;
 use crate::temp_dir::LockedTempDir;
@@ -64,7 +64,12 @@ impl LocalCloud {
         blocking(move || {
             let temp_dir = LockedTempDir::new().map_err(StartError::TempDir)?;
             Ok(Self {
-                dynamodb: DynamoDb::start(temp_dir.path(), &config)?,
+                dynamodb: DynamoDb::start(
+                    config.dynamodb,
+                    temp_dir.path(),
+                    config.shards,
+                    config.fidelity,
+                )?,
                 sqs: sqs::start(config.sqs)?,
                 temp_dir,
             })
@@ -88,6 +93,21 @@ impl LocalCloud {
             temp_dir.close()
         })
         .await
+    }
+
+    /// Returns the control of how closely DynamoDB follows AWS.
+    #[must_use]
+    pub fn fidelity(&self) -> FidelityControl {
+        self.dynamodb.fidelity()
+    }
+
+    /// Deletes the items whose time to live has passed, and returns their number. In streams they
+    /// are removed by the principal `dynamodb.amazonaws.com`.
+    ///
+    /// # Errors
+    /// If the database failed.
+    pub async fn sweep_ttl(&self) -> Result<usize, DatabaseError> {
+        blocking(self.dynamodb.ttl_sweep()).await
     }
 
     /// Returns the directory of the database file. It is deleted when the cloud stops.

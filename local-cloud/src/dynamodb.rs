@@ -6,30 +6,37 @@
 
 mod child_shards;
 mod client_request_tokens;
+mod index_replica;
 mod interceptor;
 mod item_id;
-mod key_schemas;
 mod partiql;
 mod responses;
 mod running_transactions;
 mod shards;
+mod shared;
+mod table_schemas;
+mod throttle;
+mod write_operation;
 mod writes;
 mod written_items;
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use dynoxide::Database;
-use interceptor::{Interceptor, Shared};
+use index_replica::IndexReplica;
+use interceptor::{Engines, Interceptor};
 use shards::VirtualShards;
 pub(crate) use shards::tree::Children;
 pub use shards::{MAX_SHARDS, ShardError, ShardOptions};
+use shared::Shared;
 use tokio::net::TcpListener;
 
-use crate::cloud::Config;
 use crate::connections;
-use crate::error::{Service, StartError};
+use crate::error::{DatabaseError, Service, StartError};
+use crate::fidelity::{Fidelity, FidelityControl};
 use crate::service_host::ServiceHost;
 
 /// Two threads: dynoxide has one lock around SQLite, so one thread runs a statement while the other
@@ -47,57 +54,101 @@ const STREAM_INDEX: &str = "CREATE INDEX IF NOT EXISTS local_cloud_stream_record
      ON _stream_records (table_name, CAST(sequence_number AS INTEGER))";
 
 /// A running DynamoDB and DynamoDB Streams.
-#[derive(Debug)]
 pub(crate) struct DynamoDb {
-    // Dropped in this order: no request arrives while the engine stops.
+    // Dropped in this order: no request arrives while the engines stop.
     interceptor: ServiceHost,
-    _engine: ServiceHost,
-    shards: Option<Arc<VirtualShards>>,
+    _engines: Vec<ServiceHost>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for DynamoDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DynamoDb")
+            .field("addr", &self.addr())
+            .finish_non_exhaustive()
+    }
 }
 
 impl DynamoDb {
     /// Starts with an empty database in `dir`.
-    pub(crate) fn start(dir: &Path, config: &Config) -> Result<Self, StartError> {
+    pub(crate) fn start(
+        addr: SocketAddr,
+        dir: &Path,
+        shards: Option<ShardOptions>,
+        fidelity: Fidelity,
+    ) -> Result<Self, StartError> {
         let database = open(&dir.join("dynamodb.sqlite"))?;
-        let shards = config.shards.map(|options| {
-            let shards = VirtualShards::new(database.clone(), options);
-            Arc::new(shards)
-        });
-        let shared = Shared::new(database.clone(), config.fidelity, shards.clone());
-        let internal = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let name = "cloud-engine";
-        let engine = ServiceHost::start(
-            Service::DynamoDb,
-            name,
-            internal,
-            ENGINE_WORKERS,
-            |listener, _| Ok(run_engine(listener, database)),
-        )?;
-        let upstream = engine.addr();
-        let name = "cloud-dynamodb";
+        let has_replica = fidelity.index_delay.is_some();
+        // Without virtual shards, dynoxide answers the requests to streams.
+        let is_delayed = fidelity.stream_delay.is_some();
+        let fidelity = FidelityControl::new(fidelity);
+        let shards = shards
+            .or_else(|| is_delayed.then(ShardOptions::default))
+            .map(|options| VirtualShards::new(database.clone(), options, fidelity.clone()))
+            .map(Arc::new);
+        let engine = start_engine("cloud-engine", database.clone())?;
+        let mut engines = Engines {
+            tables: engine.addr(),
+            indexes: None,
+        };
+        let mut hosts = vec![engine];
+        let mut replica = None;
+        if has_replica {
+            let indexes = open(&dir.join("indexes.sqlite"))?;
+            let host = start_engine("cloud-indexes", indexes.clone())?;
+            engines.indexes = Some(host.addr());
+            hosts.push(host);
+            replica = Some(Arc::new(IndexReplica::new(database.clone(), indexes)));
+        }
+        let shared = Arc::new(Shared::new(database, fidelity, replica, shards));
         let interceptor = ServiceHost::start(
             Service::DynamoDb,
-            name,
-            config.dynamodb,
+            "cloud-dynamodb",
+            addr,
             INTERCEPTOR_WORKERS,
-            |listener, _| Ok(run_interceptor(listener, upstream, Arc::new(shared))),
+            |listener, _| Ok(run_interceptor(listener, engines, Arc::clone(&shared))),
         )?;
         Ok(Self {
             interceptor,
-            _engine: engine,
-            shards,
+            _engines: hosts,
+            shared,
         })
     }
 
     /// Returns the virtual shards. Their methods block for the duration of some statements of the
     /// database.
     pub(crate) fn shards(&self) -> Result<Arc<VirtualShards>, ShardError> {
-        self.shards.clone().ok_or(ShardError::NotVirtual)
+        self.shared.shards.clone().ok_or(ShardError::NotVirtual)
+    }
+
+    pub(crate) fn fidelity(&self) -> FidelityControl {
+        self.shared.fidelity.clone()
+    }
+
+    /// Returns a function that deletes expired items and returns their number. It blocks for the
+    /// duration of many statements of the database.
+    pub(crate) fn ttl_sweep(&self) -> impl FnOnce() -> Result<usize, DatabaseError> + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            let swept = shared.sweep_ttl();
+            swept.map_err(|error| DatabaseError(error.to_string()))
+        }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.interceptor.addr()
     }
+}
+
+fn start_engine(name: &str, database: Database) -> Result<ServiceHost, StartError> {
+    let internal = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    ServiceHost::start(
+        Service::DynamoDb,
+        name,
+        internal,
+        ENGINE_WORKERS,
+        |listener, _| Ok(run_engine(listener, database)),
+    )
 }
 
 fn open(file: &Path) -> Result<Database, StartError> {
@@ -119,15 +170,25 @@ fn open(file: &Path) -> Result<Database, StartError> {
     Ok(database)
 }
 
-async fn run_interceptor(listener: TcpListener, upstream: SocketAddr, shared: Arc<Shared>) {
-    let interceptor = || Interceptor::new(upstream, Arc::clone(&shared));
-    let serving = connections::serve(listener, interceptor);
-    match &shared.shards {
-        Some(shards) => {
-            tokio::join!(serving, Arc::clone(shards).split_periodically());
+async fn run_interceptor(listener: TcpListener, engines: Engines, shared: Arc<Shared>) {
+    let interceptor = || Interceptor::new(engines, Arc::clone(&shared));
+    let splits = async {
+        if let Some(shards) = &shared.shards {
+            Arc::clone(shards).split_periodically().await;
         }
-        None => serving.await,
-    }
+    };
+    let updates_of_indexes = async {
+        if let Some(replica) = &shared.replica {
+            let delay = || shared.fidelity.get().index_delay.unwrap_or_default();
+            Arc::clone(replica).apply(delay).await;
+        }
+    };
+    tokio::join!(
+        connections::serve(listener, interceptor),
+        splits,
+        updates_of_indexes,
+        Arc::clone(&shared).sweep_ttl_periodically(),
+    );
 }
 
 async fn run_engine(listener: TcpListener, database: Database) {

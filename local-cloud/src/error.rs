@@ -52,6 +52,11 @@ pub enum StartError {
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// The embedded database failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the embedded database failed: {0}")]
+pub struct DatabaseError(pub(crate) String);
+
 /// Describes the common causes for the user, who has to correct the address.
 fn bind_reason(source: &io::Error) -> String {
     match source.kind() {

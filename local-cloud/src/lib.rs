@@ -17,7 +17,7 @@
 //! - `dynamodb`, `sqs`: the embedded services. Differences from AWS that would mislead a developer
 //!   or slow down a test are corrected before a request reaches them: `dynamodb::writes`,
 //!   `dynamodb::client_request_tokens` and `dynamodb::child_shards`, `sqs::queue_attributes` and
-//!   `sqs::message_validation`.
+//!   `sqs::message_validation`. `dynamodb::index_replica` delays indexes.
 //! - `shards`: splits and trims the virtual shards of `dynamodb::shards`, which stand in front of
 //!   the single shard of a stream if [`Config::shards`] is set.
 //! - `upstream`: the connection of the interceptor to dynoxide.
@@ -29,9 +29,11 @@
 //! - Without [`Config::shards`], a stream has one shard that never closes. Its records are never
 //!   trimmed, its iterators never expire, and `GetShardIterator` accepts any shard id. With it,
 //!   streams are as in DynamoDB, except that a shard is closed only on request or at an interval.
-//! - `ExecuteTransaction` and PartiQL `INSERT` never conflict with a transaction.
-//! - Requests are not throttled, signatures are not checked, and items are not deleted when their
-//!   time to live has passed.
+//! - `ExecuteTransaction` and PartiQL `INSERT` never conflict with a transaction, are not
+//!   throttled, and do not reach indexes with a delay.
+//! - Only writes are throttled, and only if [`Fidelity::partition_write_units`] is set. Signatures
+//!   are not checked.
+//! - PartiQL `SELECT` reads an index without [`Fidelity::index_delay`].
 //! - A message has at most 256 KiB (SQS: 1 MiB), and the number of messages in flight is unlimited.
 //! - A long poll returns a sent message at once, but a message whose visibility timeout has expired
 //!   only within a second.
@@ -53,5 +55,5 @@ mod upstream;
 
 pub use cloud::{Config, LocalCloud};
 pub use dynamodb::{MAX_SHARDS, ShardError, ShardOptions};
-pub use error::{Service, StartError};
-pub use fidelity::Fidelity;
+pub use error::{DatabaseError, Service, StartError};
+pub use fidelity::{Fidelity, FidelityControl};

@@ -1,7 +1,9 @@
 //! Forwards requests to dynoxide, over one connection per client connection, and intercepts those
 //! for which dynoxide differs from DynamoDB in a way that matters here:
 //!
-//! - Writes are in `writes`: a write of an item inside a running transaction conflicts with it.
+//! - Writes are in `writes`: they conflict with running transactions and are throttled.
+//! - Queries of indexes are answered by an [`IndexReplica`](super::index_replica::IndexReplica) if
+//!   indexes are delayed. It has the same tables.
 //! - `ClientRequestToken`s, which the SDKs send with every transaction, are kept by
 //!   [`ClientRequestTokens`] instead. At every transaction dynoxide reads all tokens of the last 10
 //!   minutes: 4,400 transactions/s fall to 1,000/s by 20,000 tokens.
@@ -15,63 +17,57 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynoxide::Database;
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Either, Limited};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::child_shards;
-use super::client_request_tokens::ClientRequestTokens;
-use super::key_schemas::KeySchemas;
+use super::item_id::table_name;
 use super::responses::json_response;
-use super::running_transactions::RunningTransactions;
 use super::shards::{Operation, VirtualShards};
-use super::writes::Write;
-use crate::fidelity::Fidelity;
+use super::shared::Shared;
+use super::write_operation::Write;
 use crate::upstream::{Body, Error, Upstream, UpstreamResponse};
 
 /// DynamoDB's limit. dynoxide enforces it for requests that are forwarded unread.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
-/// What the connections of all clients share.
-pub(super) struct Shared {
-    pub(super) tokens: ClientRequestTokens,
-    pub(super) schemas: KeySchemas,
-    pub(super) running: Arc<RunningTransactions>,
-    pub(super) fidelity: Fidelity,
-    pub(super) shards: Option<Arc<VirtualShards>>,
-}
-
-impl Shared {
-    pub(super) fn new(
-        database: Database,
-        fidelity: Fidelity,
-        shards: Option<Arc<VirtualShards>>,
-    ) -> Self {
-        Self {
-            tokens: ClientRequestTokens::default(),
-            schemas: KeySchemas::new(database),
-            running: Arc::default(),
-            fidelity,
-            shards,
-        }
-    }
-}
-
 /// The service of one client connection.
 #[derive(Clone)]
 pub(super) struct Interceptor {
     pub(super) upstream: Arc<Upstream>,
+    /// The replica with delayed indexes.
+    indexes: Option<Arc<Upstream>>,
     pub(super) shared: Arc<Shared>,
 }
 
+/// Addresses of the embedded databases.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Engines {
+    pub(super) tables: SocketAddr,
+    /// The replica with delayed indexes, if there is one.
+    pub(super) indexes: Option<SocketAddr>,
+}
+
+/// A `Query` or `Scan`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Read {
+    table_name: String,
+    index_name: Option<String>,
+}
+
 impl Interceptor {
-    pub(super) fn new(engine: SocketAddr, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(engines: Engines, shared: Arc<Shared>) -> Self {
+        let upstream = |engine| Arc::new(Upstream::new(engine));
         Self {
-            upstream: Arc::new(Upstream::new(engine)),
+            upstream: upstream(engines.tables),
+            indexes: engines.indexes.map(upstream),
             shared,
         }
     }
@@ -90,13 +86,65 @@ impl Interceptor {
         }
         match target {
             b"DynamoDBStreams_20120810.DescribeStream" => self.describe(request).await,
-            b"DynamoDB_20120810.CreateTable" | b"DynamoDB_20120810.DeleteTable" => {
-                let response = self.upstream.send(request.map(Either::Left)).await;
-                self.shared.schemas.clear();
-                response
+            b"DynamoDB_20120810.CreateTable"
+            | b"DynamoDB_20120810.UpdateTable"
+            | b"DynamoDB_20120810.DeleteTable"
+            | b"DynamoDB_20120810.UpdateTimeToLive" => self.change_table(request).await,
+            b"DynamoDB_20120810.Query" | b"DynamoDB_20120810.Scan"
+                if self.indexes_are_delayed() =>
+            {
+                self.query(request).await
             }
             _ => self.upstream.send(request.map(Either::Left)).await,
         }
+    }
+
+    fn indexes_are_delayed(&self) -> bool {
+        let delay = self.shared.fidelity.get().index_delay;
+        self.indexes.is_some() && delay.is_some_and(|delay| !delay.is_zero())
+    }
+
+    /// Sends a query of an index to the replica.
+    async fn query(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
+        let (parts, body) = match read(request).await {
+            Ok(read) => read,
+            Err(rejection) => return Ok(*rejection),
+        };
+        let mut upstream = &self.upstream;
+        // A local secondary index is updated with its table, in DynamoDB too.
+        if let Ok(Read {
+            table_name: table,
+            index_name: Some(index),
+        }) = serde_json::from_slice(&body)
+            && let Some(replica) = &self.indexes
+            && let Some(schema) = self.shared.schemas.get(table_name(&table)).await
+            && schema.indexes.iter().any(|known| known.name == index)
+        {
+            upstream = replica;
+        }
+        upstream.send(rebuilt(parts, body)).await
+    }
+
+    /// Changes a table, and in the same way its replica.
+    async fn change_table(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
+        let (parts, body) = match read(request).await {
+            Ok(read) => read,
+            Err(rejection) => return Ok(*rejection),
+        };
+        let response = self.forward(parts.clone(), body.clone()).await?;
+        self.shared.schemas.clear();
+        if let (Some(replica), true) = (&self.indexes, response.status() == StatusCode::OK)
+            && let Ok(Value::Object(mut change)) = serde_json::from_slice(&body)
+        {
+            // Its stream would have no reader.
+            change.remove("StreamSpecification");
+            let body = Value::Object(change).to_string().into();
+            let changed = replica.send(rebuilt(parts, body)).await?;
+            let status = changed.status();
+            changed.into_body().collect().await?;
+            tracing::debug!(%status, "table changed in the replica of the indexes");
+        }
+        Ok(response)
     }
 
     async fn describe(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {

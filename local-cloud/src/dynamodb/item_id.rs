@@ -1,15 +1,9 @@
 //! Identity of an item: its table and primary key.
 
-use std::collections::BTreeMap;
-
-use dynoxide::AttributeValue;
 use dynoxide::types::validate_dynamo_number;
-use serde_json::value::RawValue;
+use dynoxide::{AttributeValue, Item};
 
-use super::key_schemas::KeySchema;
-
-/// Attributes of a request, of which only the keys are read.
-pub(super) type Attributes<'a> = BTreeMap<String, &'a RawValue>;
+use super::table_schemas::TableSchema;
 
 /// Table and primary key of an item. Equal for equal keys, regardless of how numbers are written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,12 +17,13 @@ impl ItemId {
         Self(format!("{table}/{length}/{partition_key}/{sort_key}"))
     }
 
-    /// Reads the key from an item, or from the key of one. Returns `None` if an attribute is
-    /// missing or cannot be a key, for which dynoxide rejects the request.
-    pub(super) fn of(table: &str, schema: &KeySchema, item: &Attributes<'_>) -> Option<Self> {
-        let key = |name: &String| key_text(&serde_json::from_str(item.get(name)?.get()).ok()?);
-        let sort_key = schema.sort_key.as_ref().map_or(Some(String::new()), key)?;
-        Some(Self::new(table, &key(&schema.partition_key)?, &sort_key))
+    /// Returns the identity of the item with this key, or `None` if an attribute is missing or
+    /// cannot be a key, for which dynoxide rejects the request.
+    pub(super) fn of(schema: &TableSchema, key: &Item) -> Option<Self> {
+        let text = |name: &String| key_text(key.get(name)?);
+        let sort_key = schema.sort_key.as_ref().map_or(Some(String::new()), text)?;
+        let partition_key = text(&schema.partition_key)?;
+        Some(Self::new(&schema.name, &partition_key, &sort_key))
     }
 }
 

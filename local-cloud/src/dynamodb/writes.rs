@@ -1,55 +1,38 @@
-//! Writes of items, which conflict with the running transactions.
+//! Writes of items, which conflict with running transactions and are throttled.
 //!
-//! As in DynamoDB, an item inside a running transaction makes every other write of it fail, and
-//! what fails depends on the request: another transaction is cancelled, with `TransactionConflict`
-//! as the reason of the item; a single write fails with `TransactionConflictException`; a statement
-//! of a batch fails by itself; and a write of a `BatchWriteItem` is left unprocessed.
+//! What fails depends on the request, as in DynamoDB. Of an item inside a running transaction, for
+//! instance: another transaction is cancelled, with `TransactionConflict` as the reason of the
+//! item; a single write fails with `TransactionConflictException`; a statement of a batch fails by
+//! itself; and a write of a `BatchWriteItem` is left unprocessed.
 
 use bytes::Bytes;
+use dynoxide::Item;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Either};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::client_request_tokens::{Claim, Transaction};
 use super::interceptor::{Interceptor, rebuilt};
 use super::responses::{
-    conflict_error, idempotent_parameter_mismatch, json_response, transaction_cancelled,
-    transaction_conflict, transaction_in_progress,
+    Rejection, idempotent_parameter_mismatch, json_response, transaction_cancelled,
+    transaction_in_progress,
 };
-use super::written_items as items;
+use super::shared::ids;
+use super::throttle::TRANSACTIONAL;
+use super::write_operation::Write;
+use super::written_items::{self as items, WrittenItems};
+use crate::fidelity::Fidelity;
 use crate::upstream::{Error, UpstreamResponse};
 
-/// An operation that writes items, or that a write of its items makes fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Write {
-    /// `PutItem`, `UpdateItem` or `DeleteItem`.
-    Item,
-    /// `ExecuteStatement`.
-    Statement,
-    /// `BatchExecuteStatement`.
-    Statements,
-    /// `BatchWriteItem`.
-    Batch,
-    /// `TransactWriteItems`.
-    Transaction,
-    /// `TransactGetItems`, which reads only items outside of running transactions.
-    TransactionalRead,
-}
-
-impl Write {
-    /// Returns the operation of a request with this `x-amz-target`.
-    pub(super) fn of(target: &[u8]) -> Option<Self> {
-        match target.strip_prefix(b"DynamoDB_20120810.")? {
-            b"PutItem" | b"UpdateItem" | b"DeleteItem" => Some(Self::Item),
-            b"ExecuteStatement" => Some(Self::Statement),
-            b"BatchExecuteStatement" => Some(Self::Statements),
-            b"BatchWriteItem" => Some(Self::Batch),
-            b"TransactWriteItems" => Some(Self::Transaction),
-            b"TransactGetItems" => Some(Self::TransactionalRead),
-            _ => None,
-        }
-    }
+/// A request whose items were read.
+struct Sent {
+    parts: Parts,
+    body: Bytes,
+    items: WrittenItems,
+    /// The items before the request.
+    images: Vec<Option<Item>>,
+    fidelity: Fidelity,
 }
 
 impl Interceptor {
@@ -59,41 +42,25 @@ impl Interceptor {
         parts: Parts,
         body: Bytes,
     ) -> Result<UpstreamResponse, Error> {
-        if write == Write::Transaction {
-            return self.transact(parts, body).await;
-        }
-        if self.shared.fidelity.transaction_time.is_none() {
+        let fidelity = self.shared.fidelity.get();
+        let is_observed = self.shared.observes_writes(fidelity);
+        if write != Write::Transaction && !is_observed {
             return self.forward(parts, body).await;
         }
-        let (running, schemas) = (&self.shared.running, &self.shared.schemas);
-        match write {
-            Write::Item | Write::Statement => {
-                let item = match write {
-                    Write::Item => items::of_write(&body, schemas).await,
-                    _ => items::of_statement(&body, schemas).await,
-                };
-                match running.conflicts(&[item]).contains(&true) {
-                    true => Ok(transaction_conflict()),
-                    false => self.forward(parts, body).await,
-                }
+        // A task of its own, so that the write completes and is accounted for even if the client
+        // disconnects. Of a transaction the response is kept: a retry with the same token must not
+        // run it again.
+        tokio::spawn(async move {
+            match write {
+                Write::Transaction => match Transaction::with_token(&body) {
+                    Some(transaction) => self.transact_once(parts, transaction, fidelity).await,
+                    None => self.transact(parts, body, fidelity).await,
+                },
+                Write::TransactionalRead => self.transactional_read(parts, body).await,
+                _ => self.write_observed(write, parts, body, fidelity).await,
             }
-            Write::TransactionalRead => {
-                let conflicts = running.conflicts(&items::of_transaction(&body, schemas).await);
-                match conflicts.contains(&true) {
-                    true => Ok(transaction_cancelled(&conflicts)),
-                    false => self.forward(parts, body).await,
-                }
-            }
-            Write::Statements => {
-                let conflicts = running.conflicts(&items::of_statements(&body, schemas).await);
-                match conflicts.contains(&true) {
-                    true => self.execute_statements(parts, &body, &conflicts).await,
-                    false => self.forward(parts, body).await,
-                }
-            }
-            Write::Batch => self.write_batch(parts, body).await,
-            Write::Transaction => self.transact(parts, body).await,
-        }
+        })
+        .await?
     }
 
     pub(super) async fn forward(
@@ -104,25 +71,17 @@ impl Interceptor {
         self.upstream.send(rebuilt(parts, body)).await
     }
 
-    async fn transact(self, parts: Parts, body: Bytes) -> Result<UpstreamResponse, Error> {
-        // A task of its own, so that the transaction completes and its response is kept even if the
-        // client disconnects: a retry with the same token must not run it again.
-        match Transaction::with_token(&body) {
-            Some(transaction) => tokio::spawn(self.transact_once(parts, transaction)).await?,
-            None => tokio::spawn(self.run_transaction(parts, body)).await?,
-        }
-    }
-
     async fn transact_once(
-        self,
+        &self,
         parts: Parts,
         sent: Transaction,
+        fidelity: Fidelity,
     ) -> Result<UpstreamResponse, Error> {
         let claim = match self.shared.tokens.claim(&sent) {
             Claim::Mismatch => return Ok(idempotent_parameter_mismatch()),
             Claim::Granted(claim) => claim,
         };
-        let mut outcome = match self.shared.fidelity.transaction_time {
+        let mut outcome = match fidelity.transaction_time {
             Some(_) => match claim.outcome.try_lock() {
                 Ok(outcome) => outcome,
                 Err(_) => return Ok(transaction_in_progress()),
@@ -133,8 +92,7 @@ impl Interceptor {
         if let Some(done) = &*outcome {
             return Ok(json_response(StatusCode::OK, done.clone()));
         }
-        let tokens = &self.shared.tokens;
-        match self.clone().run_transaction(parts, sent.body).await {
+        match self.transact(parts, sent.body, fidelity).await {
             Ok(response) if response.status() == StatusCode::OK => {
                 let (parts, body) = response.into_parts();
                 let body = body.collect().await?.to_bytes();
@@ -144,7 +102,7 @@ impl Interceptor {
             }
             // A failed transaction has no effect, so its token can be used again.
             other => {
-                tokens.release(&sent.token, &claim);
+                self.shared.tokens.release(&sent.token, &claim);
                 other
             }
         }
@@ -152,98 +110,206 @@ impl Interceptor {
 
     /// Holds the items of a transaction, waits, and executes it. The wait precedes the effect, so
     /// that readers and streams see the items only when they are not held any more.
-    async fn run_transaction(self, parts: Parts, body: Bytes) -> Result<UpstreamResponse, Error> {
-        let Some(time) = self.shared.fidelity.transaction_time else {
+    async fn transact(
+        &self,
+        parts: Parts,
+        body: Bytes,
+        fidelity: Fidelity,
+    ) -> Result<UpstreamResponse, Error> {
+        let shared = &self.shared;
+        if !shared.observes_writes(fidelity) {
             return self.forward(parts, body).await;
-        };
-        let items = items::of_transaction(&body, &self.shared.schemas).await;
-        let running = match self.shared.running.begin(&items) {
-            Ok(running) => running,
-            Err(conflicts) => return Ok(transaction_cancelled(&conflicts)),
-        };
-        if !time.is_zero() {
-            tokio::time::sleep(time).await;
+        }
+        let items = items::of_transaction(&body, &shared.schemas).await;
+        let images = shared.images(&items, fidelity).await;
+        let throttled = shared.throttled(&items, &images, fidelity);
+        if throttled.iter().any(Option::is_some) {
+            return Ok(transaction_cancelled(&throttled));
+        }
+        let mut running = None;
+        if let Some(time) = fidelity.transaction_time {
+            running = match shared.running.begin(&ids(&items)) {
+                Ok(running) => Some(running),
+                Err(conflicts) => {
+                    let conflicts = conflicts.into_iter();
+                    let rejections =
+                        conflicts.map(|is_held| is_held.then_some(Rejection::Conflict));
+                    return Ok(transaction_cancelled(&rejections.collect::<Vec<_>>()));
+                }
+            };
+            if !time.is_zero() {
+                tokio::time::sleep(time).await;
+            }
         }
         let response = self.forward(parts, body).await;
         drop(running);
+        shared
+            .completed(&items, &images, TRANSACTIONAL, fidelity)
+            .await;
         response
     }
 
-    /// Executes the statements without a conflict and adds the errors of the others.
-    async fn execute_statements(
+    async fn transactional_read(
         &self,
         parts: Parts,
-        body: &[u8],
-        conflicts: &[bool],
+        body: Bytes,
     ) -> Result<UpstreamResponse, Error> {
-        let mut request: Value = serde_json::from_slice(body)?;
-        if let Some(Value::Array(statements)) = request.get_mut("Statements") {
-            retain(statements, conflicts, false);
+        let items = items::of_transaction(&body, &self.shared.schemas).await;
+        let conflicts = self.shared.running.conflicts(&ids(&items)).into_iter();
+        let rejections = conflicts.map(|is_held| is_held.then_some(Rejection::Conflict));
+        let rejections: Vec<_> = rejections.collect();
+        if rejections.iter().any(Option::is_some) {
+            return Ok(transaction_cancelled(&rejections));
         }
-        let mut executed = if conflicts.contains(&false) {
-            let response = self.forward(parts, request.to_string().into()).await?;
-            if response.status() != StatusCode::OK {
-                return Ok(response);
-            }
-            let body = response.into_body().collect().await?.to_bytes();
-            serde_json::from_slice(&body)?
+        self.forward(parts, body).await
+    }
+
+    async fn write_observed(
+        &self,
+        write: Write,
+        parts: Parts,
+        body: Bytes,
+        fidelity: Fidelity,
+    ) -> Result<UpstreamResponse, Error> {
+        let schemas = &self.shared.schemas;
+        let items = match write {
+            Write::Statement => items::of_statement(&body, schemas).await,
+            Write::Statements => items::of_statements(&body, schemas).await,
+            Write::Batch => items::of_batch_write(&body, schemas).await,
+            _ => items::of_write(&body, schemas).await,
+        };
+        let images = self.shared.images(&items, fidelity).await;
+        let rejections = self.shared.rejections(&items, &images, fidelity);
+        let sent = Sent {
+            parts,
+            body,
+            items,
+            images,
+            fidelity,
+        };
+        match (write, rejections.iter().flatten().next()) {
+            (_, None) => self.execute(sent).await,
+            (Write::Statements, Some(_)) => self.execute_statements(sent, &rejections).await,
+            (Write::Batch, Some(_)) => self.write_batch(sent, &rejections).await,
+            (_, Some(rejection)) => Ok(rejection.response()),
+        }
+    }
+
+    async fn execute(&self, sent: Sent) -> Result<UpstreamResponse, Error> {
+        let response = self.forward(sent.parts, sent.body).await;
+        self.shared
+            .completed(&sent.items, &sent.images, 1.0, sent.fidelity)
+            .await;
+        response
+    }
+
+    /// Executes a part of a request, which has the body `request`. Returns the body of the
+    /// response, or the response as it is if it is an error.
+    async fn execute_part(
+        &self,
+        sent: Sent,
+        request: &Value,
+    ) -> Result<Result<Value, UpstreamResponse>, Error> {
+        let body = request.to_string().into();
+        let response = self.execute(Sent { body, ..sent }).await?;
+        if response.status() != StatusCode::OK {
+            return Ok(Err(response));
+        }
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok(Ok(serde_json::from_slice(&body)?))
+    }
+
+    /// Executes the statements that are not rejected and adds the errors of the others.
+    async fn execute_statements(
+        &self,
+        mut sent: Sent,
+        rejections: &[Option<Rejection>],
+    ) -> Result<UpstreamResponse, Error> {
+        let mut request: Value = serde_json::from_slice(&sent.body)?;
+        if let Some(Value::Array(statements)) = request.get_mut("Statements") {
+            split(statements, &mut rejections.iter());
+        }
+        without_rejected(&mut sent.items, rejections);
+        let executed = if rejections.iter().all(Option::is_some) {
+            Ok(json!({"Responses": []}))
         } else {
-            json!({"Responses": []})
+            self.execute_part(sent, &request).await?
+        };
+        let mut executed = match executed {
+            Ok(executed) => executed,
+            Err(response) => return Ok(response),
         };
         if let Some(Value::Array(responses)) = executed.get_mut("Responses") {
             // In order, so each is inserted at its final position.
-            for (position, _) in conflicts.iter().enumerate().filter(|(_, held)| **held) {
-                let position = position.min(responses.len());
-                responses.insert(position, json!({"Error": conflict_error()}));
+            for (position, rejection) in rejections.iter().enumerate() {
+                if let Some(rejection) = rejection {
+                    let position = position.min(responses.len());
+                    responses.insert(position, json!({"Error": rejection.error()}));
+                }
             }
         }
         Ok(json_response(StatusCode::OK, executed.to_string()))
     }
 
-    /// Executes the writes without a conflict and returns the others as unprocessed.
-    async fn write_batch(&self, parts: Parts, body: Bytes) -> Result<UpstreamResponse, Error> {
-        let items = items::of_batch_write(&body, &self.shared.schemas).await;
-        let mut unprocessed = serde_json::Map::new();
-        let mut request: Value = serde_json::from_slice(&body).unwrap_or_default();
-        for (table, items) in items {
-            let conflicts = self.shared.running.conflicts(&items);
-            let writes = request
-                .get_mut("RequestItems")
-                .and_then(|t| t.get_mut(&table));
-            let Some(Value::Array(writes)) = writes.filter(|_| conflicts.contains(&true)) else {
-                continue;
+    /// Executes the writes that are not rejected and returns the others as unprocessed. If all are
+    /// throttled, the request fails.
+    async fn write_batch(
+        &self,
+        mut sent: Sent,
+        rejections: &[Option<Rejection>],
+    ) -> Result<UpstreamResponse, Error> {
+        let throttled =
+            |rejection: &&Option<Rejection>| matches!(rejection, Some(Rejection::Throttled { .. }));
+        if let (true, Some(Some(first))) = (
+            rejections.iter().all(|it| throttled(&it)),
+            rejections.first(),
+        ) {
+            return Ok(first.response());
+        }
+        let mut request: Value = serde_json::from_slice(&sent.body)?;
+        let mut unprocessed = Map::new();
+        let mut written = json!({});
+        if let Some(Value::Object(tables)) = request.get_mut("RequestItems") {
+            // The order of `of_batch_write`.
+            let mut names: Vec<_> = tables.keys().cloned().collect();
+            names.sort();
+            let mut rejections = rejections.iter();
+            for name in names {
+                if let Some(Value::Array(writes)) = tables.get_mut(&name) {
+                    let rejected = split(writes, &mut rejections);
+                    if !rejected.is_empty() {
+                        unprocessed.insert(name, Value::Array(rejected));
+                    }
+                }
+            }
+            tables.retain(|_, writes| writes.as_array().is_none_or(|writes| !writes.is_empty()));
+        }
+        without_rejected(&mut sent.items, rejections);
+        if !rejections.iter().all(Option::is_some) {
+            written = match self.execute_part(sent, &request).await? {
+                Ok(written) => written,
+                Err(response) => return Ok(response),
             };
-            let mut held = writes.clone();
-            retain(&mut held, &conflicts, true);
-            retain(writes, &conflicts, false);
-            if writes.is_empty()
-                && let Some(Value::Object(tables)) = request.get_mut("RequestItems")
-            {
-                tables.remove(&table);
-            }
-            unprocessed.insert(table, Value::Array(held));
         }
-        if unprocessed.is_empty() {
-            return self.forward(parts, body).await;
-        }
-        let is_empty = |tables: &Value| tables.as_object().is_none_or(serde_json::Map::is_empty);
-        let mut written = if request.get("RequestItems").is_none_or(is_empty) {
-            json!({"UnprocessedItems": {}})
-        } else {
-            let response = self.forward(parts, request.to_string().into()).await?;
-            if response.status() != StatusCode::OK {
-                return Ok(response);
-            }
-            let body = response.into_body().collect().await?.to_bytes();
-            serde_json::from_slice(&body)?
-        };
         written["UnprocessedItems"] = Value::Object(unprocessed);
         Ok(json_response(StatusCode::OK, written.to_string()))
     }
 }
 
-/// Keeps the elements with a conflict, or those without one.
-fn retain(elements: &mut Vec<Value>, conflicts: &[bool], with_conflict: bool) {
-    let mut conflicts = conflicts.iter();
-    elements.retain(|_| conflicts.next().copied().unwrap_or(false) == with_conflict);
+/// Removes the elements that are rejected and returns them.
+fn split<'a>(
+    elements: &mut Vec<Value>,
+    rejections: &mut impl Iterator<Item = &'a Option<Rejection>>,
+) -> Vec<Value> {
+    let is_rejected = |_: &mut Value| rejections.next().is_some_and(Option::is_some);
+    elements.extract_if(.., is_rejected).collect()
+}
+
+/// Removes the rejected items, which are not written.
+fn without_rejected(items: &mut WrittenItems, rejections: &[Option<Rejection>]) {
+    for (item, rejection) in items.iter_mut().zip(rejections) {
+        if rejection.is_some() {
+            *item = None;
+        }
+    }
 }

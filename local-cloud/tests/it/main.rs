@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod dynamodb;
+mod fidelity;
 mod lifecycle;
 mod requests;
 mod shards;

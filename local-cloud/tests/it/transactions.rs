@@ -14,11 +14,14 @@ use local_cloud::{Config, Fidelity, LocalCloud};
 use crate::support::{create_tables, eventually, n, put_event, put_order, s};
 
 /// Far longer than any request here takes.
-const HELD: Duration = Duration::from_secs(2);
+const HELD: Duration = Duration::from_secs(5);
 
 async fn start(transaction_time: Option<Duration>) -> (LocalCloud, Client) {
     let config = Config {
-        fidelity: Fidelity { transaction_time },
+        fidelity: Fidelity {
+            transaction_time,
+            ..Fidelity::default()
+        },
         ..Config::default()
     };
     let cloud = LocalCloud::start(config).await.unwrap();

@@ -39,10 +39,14 @@ pub(crate) use requests::Operation;
 use tokio::time::MissedTickBehavior;
 use tree::{Children, Horizon, Micros, ShardTree};
 
+use crate::fidelity::FidelityControl;
+
 /// The virtual shards of all streams of a cloud.
 pub(crate) struct VirtualShards {
     database: Database,
     options: ShardOptions,
+    /// Has the delay of the streams.
+    fidelity: FidelityControl,
     /// By stream ARN; a stream is added when it is first used.
     // Locked for one lookup and insertion, never across a statement of the database.
     streams: Mutex<HashMap<String, Arc<Stream>>>,
@@ -64,10 +68,15 @@ struct Stream {
 }
 
 impl VirtualShards {
-    pub(crate) fn new(database: Database, options: ShardOptions) -> Self {
+    pub(crate) fn new(
+        database: Database,
+        options: ShardOptions,
+        fidelity: FidelityControl,
+    ) -> Self {
         Self {
             database,
             options,
+            fidelity,
             streams: Mutex::default(),
         }
     }
@@ -178,6 +187,18 @@ impl VirtualShards {
         let oldest = now.saturating_sub(age);
         let step = (age / 10).max(1);
         tree.horizon(oldest - oldest.rem_euclid(step))
+    }
+
+    /// Returns the highest sequence number that readers can see at `now`. Sequence numbers are
+    /// microseconds since the epoch.
+    fn visible(&self, now: Micros) -> i64 {
+        match self.fidelity.get().stream_delay {
+            Some(delay) => {
+                let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+                now.saturating_sub(delay)
+            }
+            None => i64::MAX,
+        }
     }
 
     fn stream_of(&self, table: &str) -> Result<Arc<Stream>, ShardError> {

@@ -98,6 +98,13 @@ struct GetRecords {
     limit: Option<usize>,
 }
 
+/// Sequence numbers between the trim horizon and the records that are not visible yet.
+#[derive(Clone, Copy)]
+struct ReadableRange {
+    first: i64,
+    last: i64,
+}
+
 /// An operation on virtual shards.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
@@ -219,8 +226,11 @@ impl VirtualShards {
         let shard = tree
             .get(&iterator.shard)
             .ok_or_else(RequestError::trimmed)?;
-        let horizon = self.horizon(&tree, now).first();
-        let (records, after) = self.read(&stream, shard, &iterator, limit, horizon)?;
+        let range = ReadableRange {
+            first: self.horizon(&tree, now).first(),
+            last: self.visible(now),
+        };
+        let (records, after) = self.read(&stream, shard, &iterator, limit, range)?;
         drop(tree);
         Ok(GetRecordsResponse {
             records,
@@ -243,7 +253,7 @@ impl VirtualShards {
         shard: &Shard,
         iterator: &ShardIterator,
         limit: usize,
-        horizon: i64,
+        readable: ReadableRange,
     ) -> Result<(Vec<Record>, Option<i64>), RequestError> {
         let last = shard.end.map_or(i64::MAX, |end| end.last);
         let mut after = iterator.after;
@@ -264,8 +274,11 @@ impl VirtualShards {
                 if number > last {
                     return Ok((taken, None));
                 }
+                if number > readable.last {
+                    return Ok((taken, Some(after)));
+                }
                 if is_in(shard, stream, &record) {
-                    if number < horizon {
+                    if number < readable.first {
                         return Err(RequestError::trimmed());
                     }
                     bytes += record.dynamodb.size_bytes;
