@@ -16,6 +16,7 @@ mod shards;
 mod shared;
 mod table_schemas;
 mod throttle;
+mod user_identity;
 mod write_operation;
 mod writes;
 mod written_items;

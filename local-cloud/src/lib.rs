@@ -16,8 +16,9 @@
 //! - `service_host`: runs one service on its own threads. `connections`: accepts its connections.
 //! - `dynamodb`, `sqs`: the embedded services. Differences from AWS that would mislead a developer
 //!   or slow down a test are corrected before a request reaches them: `dynamodb::writes`,
-//!   `dynamodb::client_request_tokens` and `dynamodb::child_shards`, `sqs::queue_attributes` and
-//!   `sqs::message_validation`. `dynamodb::index_replica` delays indexes.
+//!   `dynamodb::client_request_tokens`, `dynamodb::child_shards` and `dynamodb::user_identity`,
+//!   `sqs::queue_attributes` and `sqs::message_validation`. `dynamodb::index_replica` delays
+//!   indexes.
 //! - `shards`: splits and trims the virtual shards of `dynamodb::shards`, which stand in front of
 //!   the single shard of a stream if [`Config::shards`] is set.
 //! - `upstream`: the connection of the interceptor to dynoxide.

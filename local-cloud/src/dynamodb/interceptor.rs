@@ -7,7 +7,7 @@
 //! - `ClientRequestToken`s, which the SDKs send with every transaction, are kept by
 //!   [`ClientRequestTokens`] instead. At every transaction dynoxide reads all tokens of the last 10
 //!   minutes: 4,400 transactions/s fall to 1,000/s by 20,000 tokens.
-//! - `DescribeStream` is corrected by [`child_shards`].
+//! - `DescribeStream` is corrected by [`child_shards`], and `GetRecords` by [`user_identity`].
 //!
 //! With [`VirtualShards`], these answer `DescribeStream`, `GetShardIterator` and `GetRecords`.
 
@@ -26,12 +26,12 @@ use hyper::service::Service;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::child_shards;
 use super::item_id::table_name;
 use super::responses::json_response;
 use super::shards::{Operation, VirtualShards};
 use super::shared::Shared;
 use super::write_operation::Write;
+use super::{child_shards, user_identity};
 use crate::upstream::{Body, Error, Upstream, UpstreamResponse};
 
 /// DynamoDB's limit. dynoxide enforces it for requests that are forwarded unread.
@@ -86,6 +86,7 @@ impl Interceptor {
         }
         match target {
             b"DynamoDBStreams_20120810.DescribeStream" => self.describe(request).await,
+            b"DynamoDBStreams_20120810.GetRecords" => self.records(request).await,
             b"DynamoDB_20120810.CreateTable"
             | b"DynamoDB_20120810.UpdateTable"
             | b"DynamoDB_20120810.DeleteTable"
@@ -147,6 +148,18 @@ impl Interceptor {
         Ok(response)
     }
 
+    async fn records(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
+        let response = self.upstream.send(request.map(Either::Left)).await?;
+        if response.status() != StatusCode::OK {
+            return Ok(response);
+        }
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok(json_response(
+            StatusCode::OK,
+            user_identity::corrected(body),
+        ))
+    }
+
     async fn describe(self, request: Request<Incoming>) -> Result<UpstreamResponse, Error> {
         let (parts, requested) = match read(request).await {
             Ok(read) => read,
@@ -197,7 +210,7 @@ async fn respond(
     // It waits for the database.
     let answer = tokio::task::spawn_blocking(move || shards.respond(operation, &body)).await?;
     Ok(match answer {
-        Ok(body) => json_response(StatusCode::OK, body),
+        Ok(body) => json_response(StatusCode::OK, user_identity::corrected(body.into())),
         Err(error) => json_response(StatusCode::from_u16(error.status)?, error.body),
     })
 }

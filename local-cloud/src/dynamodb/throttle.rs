@@ -262,12 +262,17 @@ mod tests {
             found.is_some()
         };
         let written = item(&[("id", "o-1")]);
-        for _ in 0..6 {
-            assert!(!exhausted("o-1", Duration::ZERO));
+        let write = || {
             let costs = costs(&schema(), None, Some(&written), TRANSACTIONAL);
             throttle.charge(costs, 10.0, start);
+        };
+        for _ in 0..5 {
+            assert!(!exhausted("o-1", Duration::ZERO));
+            write();
         }
         assert!(exhausted("o-1", Duration::ZERO));
+        // A request that was in flight.
+        write();
         assert!(!exhausted("o-2", Duration::ZERO));
         assert!(exhausted("o-1", Duration::from_millis(190)));
         assert!(!exhausted("o-1", Duration::from_millis(210)));
