@@ -8,13 +8,14 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use futures::future::join_all;
 use http::Uri;
-use local_cloud::{Config, LocalCloud, StartError};
+use local_cloud::{Config, FidelityControl, LocalCloud, StartError};
 use outbox::Buckets;
 use shared::aws::{ATTEMPT_TIMEOUT, Causes, Clients, QueueUrlError};
 use shared::provision::{self, ProvisionError, ResourceNames, dead_letter_queue_name};
 use test_support::fault_proxy::Upstream;
 use tokio_util::sync::CancellationToken;
 
+use super::degradation::NOT_DEGRADED;
 use super::options::{EmbeddedCloud, Endpoints};
 use super::schedule::QUEUES;
 
@@ -79,6 +80,7 @@ impl Backend {
         }
         let cloud = LocalCloud::start(Config {
             shards: embedded.shard_options(),
+            fidelity: NOT_DEGRADED,
             ..Config::default()
         })
         .await?;
@@ -132,6 +134,11 @@ impl Backend {
             self.streams.clone(),
             self.sqs.clone(),
         )
+    }
+
+    /// Returns what degrades the embedded cloud, or `None` for other endpoints.
+    pub(super) fn fidelity(&self) -> Option<FidelityControl> {
+        self.cloud.as_ref().map(LocalCloud::fidelity)
     }
 
     /// Returns the endpoint, or `None` for the embedded cloud.

@@ -96,6 +96,13 @@ impl FaultInjector {
                     active_faults.outage_of(scope, manner, lasting).await;
                 });
             }
+            Incident::Degradation {
+                degradation,
+                lasting,
+            } => {
+                let active_faults = Arc::clone(&self.active_faults);
+                outages.spawn(async move { active_faults.degrade(degradation, lasting).await });
+            }
             Incident::QueueOutage { queue, lasting } => {
                 let active_faults = Arc::clone(&self.active_faults);
                 let scope = Scope::Queue(self.queues[queue].clone());

@@ -29,6 +29,7 @@ mod analysis;
 mod backend;
 mod checkers;
 mod cluster;
+mod degradation;
 mod error;
 mod fault_injector;
 mod final_state;

@@ -129,6 +129,7 @@ async fn observe(
     let active_faults = Arc::new(ActiveFaults::new(
         Arc::clone(&recorder),
         backend.upstream(),
+        backend.fidelity(),
         seed,
         &options.faults,
     ));

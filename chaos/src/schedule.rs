@@ -14,6 +14,7 @@ use std::time::Duration;
 use phases::{Measured, Phases, QuietPhase};
 use sampling::{outage, queue_outage, service, what};
 
+use super::degradation::Degradation;
 use super::history::{CloudService, FaultKind};
 
 /// Actions in the order of time.
@@ -58,6 +59,11 @@ pub(super) enum Incident {
     },
     /// Outage of one queue, by its index.
     QueueOutage { queue: usize, lasting: Duration },
+    /// Degradation of the embedded cloud.
+    Degradation {
+        degradation: Degradation,
+        lasting: Duration,
+    },
 }
 
 /// Target of a fault.
@@ -106,6 +112,10 @@ const fn interval(kind: FaultKind) -> Option<Duration> {
         FaultKind::Term => 8_000,
         FaultKind::TrimmedIterator => 10_000,
         FaultKind::Outage => 45_000,
+        FaultKind::SlowTransactions
+        | FaultKind::HotPartitions
+        | FaultKind::IndexDelay
+        | FaultKind::StreamDelay => 12_000,
         _ => return None,
     };
     Some(Duration::from_millis(millis))
@@ -365,6 +375,9 @@ mod tests {
                         | (FaultKind::Term, Incident::Term { .. })
                         | (FaultKind::TrimmedIterator, Incident::Trim)
                         | (FaultKind::Outage, Incident::Outage { .. })
+                ) || matches!(
+                    &action.what,
+                    Incident::Degradation { degradation, .. } if degradation.kind() == *expected
                 )
             });
             assert!(found, "{expected:?}");

@@ -85,7 +85,7 @@ impl DisturbanceKind {
     /// Returns `true` if it affects a single request only.
     pub(crate) fn is_of_one_request(self) -> bool {
         match self {
-            Self::Fault(kind) => !kind.is_of_processes() && !kind.is_outage(),
+            Self::Fault(kind) => !kind.is_of_processes() && !kind.is_of_cloud(),
             Self::Down => false,
         }
     }

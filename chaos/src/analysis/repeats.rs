@@ -178,7 +178,7 @@ fn interruptions(history: &History) -> Vec<Interruption<'_>> {
                 (InterruptionKind::Paused, Span::of(fault))
             }
             // No relay could renew its lease, so any relay may acquire it afterwards.
-            FaultKind::Outage if is_table_outage(fault) => (
+            FaultKind::Outage | FaultKind::HotPartitions if is_table_outage(fault) => (
                 InterruptionKind::TableOutage,
                 Span::of(fault).and_after(lease),
             ),
@@ -245,8 +245,11 @@ fn table_unavailable(history: &History, span: Span) -> bool {
     faults.any(|fault| is_table_outage(fault) && Span::of(fault).touches(span))
 }
 
+/// Returns `true` if relays could not write to their tables. All leases of a consumer group have
+/// one partition key.
 fn is_table_outage(fault: &Fault) -> bool {
-    fault.kind == FaultKind::Outage && fault.concerns(CloudService::Dynamodb)
+    let fails = matches!(fault.kind, FaultKind::Outage | FaultKind::HotPartitions);
+    fails && fault.concerns(CloudService::Dynamodb)
 }
 
 /// Returns the first interruption between `before` and `again` that affected the relay that sent

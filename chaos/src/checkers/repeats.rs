@@ -225,20 +225,30 @@ mod tests {
         let invariants: Vec<_> = found.iter().map(|one| one.invariant).collect();
         assert_eq!(invariants, [Invariant::Repeats, Invariant::Logs]);
 
-        let outage = |service| {
-            let mut outage = fault(60_000, FaultKind::Outage, "", service);
+        let outage = |kind, service| {
+            let mut outage = fault(60_000, kind, "", service);
             outage.process = None;
             outage.until = Some(63_900);
             outage
         };
-        assert_valid(|history| {
-            repeat(history);
-            history.faults.push(outage(CloudService::Dynamodb));
-        });
-        assert_violations(Invariant::Repeats, 1, |history| {
-            repeat(history);
-            history.faults.push(outage(CloudService::Sqs));
-        });
+        let dynamodb = CloudService::Dynamodb;
+        for kind in [FaultKind::Outage, FaultKind::HotPartitions] {
+            assert_valid(|history| {
+                repeat(history);
+                history.faults.push(outage(kind, dynamodb));
+            });
+        }
+        for (kind, service) in [
+            (FaultKind::Outage, CloudService::Sqs),
+            (FaultKind::IndexDelay, dynamodb),
+            (FaultKind::StreamDelay, CloudService::Streams),
+            (FaultKind::SlowTransactions, dynamodb),
+        ] {
+            assert_violations(Invariant::Repeats, 1, |history| {
+                repeat(history);
+                history.faults.push(outage(kind, service));
+            });
+        }
     }
 
     #[test]

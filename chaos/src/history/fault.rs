@@ -95,6 +95,14 @@ pub enum FaultKind {
     DuplicateDelivery,
     /// Messages delivered in another order.
     ReorderDelivery,
+    /// Transactions hold their items for a while, so that other writes of them conflict.
+    SlowTransactions,
+    /// Write units of each partition key are limited for a while, in tables and indexes.
+    HotPartitions,
+    /// Indexes receive changes late for a while.
+    IndexDelay,
+    /// Streams have records late for a while.
+    StreamDelay,
 }
 
 impl FaultKind {
@@ -105,9 +113,17 @@ impl FaultKind {
             .unwrap_or_default()
     }
 
-    /// Returns `true` for faults that last for a while and affect every process.
-    pub(crate) const fn is_outage(self) -> bool {
-        matches!(self, Self::Outage | Self::QueueOutage)
+    /// Returns `true` for faults of the cloud that last for a while and affect every process.
+    pub(crate) const fn is_of_cloud(self) -> bool {
+        matches!(
+            self,
+            Self::Outage
+                | Self::QueueOutage
+                | Self::SlowTransactions
+                | Self::HotPartitions
+                | Self::IndexDelay
+                | Self::StreamDelay
+        )
     }
 
     /// Returns `true` for faults of processes, `false` for faults of requests.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use local_cloud::FidelityControl;
 use test_support::fault_proxy::{AwsRequest, CloudService, Cut, HttpResponse, Tasks, Upstream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use super::redelivery::DeliveredMessages;
 use super::sampling::FaultSampler;
 use super::streams::Trims;
 use super::{service_errors, sqs};
+use crate::degradation::Degradation;
 use crate::history::{Fault, FaultKind};
 use crate::recorder::Recorder;
 use crate::schedule::Manner;
@@ -23,6 +25,8 @@ use crate::schedule::Manner;
 pub(crate) struct ActiveFaults {
     pub(super) recorder: Arc<Recorder>,
     pub(super) upstream: Upstream,
+    /// `None` for another cloud than the embedded one.
+    cloud: Option<FidelityControl>,
     pub(super) trims: Trims,
     pub(super) delivered: DeliveredMessages,
     seed: u64,
@@ -77,12 +81,14 @@ impl ActiveFaults {
     pub(crate) fn new(
         recorder: Arc<Recorder>,
         upstream: Upstream,
+        cloud: Option<FidelityControl>,
         seed: u64,
         kinds: &[FaultKind],
     ) -> Self {
         Self {
             recorder,
             upstream,
+            cloud,
             seed,
             kinds: kinds.to_vec(),
             trims: Trims::default(),
@@ -102,7 +108,7 @@ impl ActiveFaults {
         // The outage also ends if this future is dropped.
         let _ends = over.clone().drop_guard();
         // An outage ends with the fault phase at the latest.
-        let mut phase = self.phase.subscribe();
+        let phase = self.phase.subscribe();
         if *phase.borrow() == Phase::Ended {
             return;
         }
@@ -111,10 +117,7 @@ impl ActiveFaults {
             manner,
             over: over.clone(),
         });
-        tokio::select! {
-            () = tokio::time::sleep(lasting) => {}
-            _ = phase.changed() => {}
-        }
+        in_this_phase(phase, lasting).await;
         over.cancel();
         lock(&self.outages).retain(|outage| !outage.over.is_cancelled());
         let (kind, service, queue) = match scope {
@@ -129,6 +132,30 @@ impl ActiveFaults {
             service,
             operation: queue.is_some().then(|| sqs::SEND.to_owned()),
             queue,
+        });
+    }
+
+    /// Degrades the embedded cloud for this time, at most until the phase ends.
+    pub(crate) async fn degrade(&self, degradation: Degradation, lasting: Duration) {
+        let phase = self.phase.subscribe();
+        let is_fault_phase = *phase.borrow() == Phase::Faults;
+        let Some(cloud) = self.cloud.as_ref().filter(|_| is_fault_phase) else {
+            return;
+        };
+        let at = self.recorder.now();
+        cloud.update(|fidelity| degradation.begin(fidelity));
+        // It also ends if this future is dropped.
+        let ends = Ends { cloud, degradation };
+        in_this_phase(phase, lasting).await;
+        drop(ends);
+        self.recorder.fault(Fault {
+            at,
+            until: Some(self.recorder.now()),
+            kind: degradation.kind(),
+            process: None,
+            service: Some(degradation.service()),
+            operation: None,
+            queue: None,
         });
     }
 
@@ -198,6 +225,26 @@ impl ActiveFaults {
     }
 }
 
+/// Waits for this time, at most until the phase changes.
+async fn in_this_phase(mut phase: watch::Receiver<Phase>, lasting: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(lasting) => {}
+        _ = phase.changed() => {}
+    }
+}
+
+/// Ends a degradation.
+struct Ends<'a> {
+    cloud: &'a FidelityControl,
+    degradation: Degradation,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.cloud.update(|fidelity| self.degradation.end(fidelity));
+    }
+}
+
 impl Outage {
     /// Responds to a request during the outage.
     pub(super) async fn respond(&self, service: CloudService) -> Result<HttpResponse, Cut> {
@@ -229,7 +276,7 @@ mod tests {
         let unreachable = http::Uri::from_static("http://127.0.0.1:9");
         let upstream = Upstream::new(unreachable.clone(), unreachable.clone(), unreachable);
         let recorder = Arc::new(Recorder::new(Settings::default()));
-        Arc::new(ActiveFaults::new(recorder, upstream, 1, &[]))
+        Arc::new(ActiveFaults::new(recorder, upstream, None, 1, &[]))
     }
 
     async fn silence(active_faults: &ActiveFaults) {

@@ -366,7 +366,8 @@ const LANES = [
   {"name": "SIGKILL", "class": "kill", "kinds": ["kill", "kill-all", "kill-after-send"]},
   {"name": "SIGTERM", "class": "term", "kinds": ["term"]},
   {"name": "SIGSTOP", "class": "pause", "kinds": ["stop"]},
-  {"name": "outage", "class": "outage", "kinds": ["outage", "queue-outage"]}
+  {"name": "outage", "class": "outage", "kinds": ["outage", "queue-outage"]},
+  {"name": "degraded", "class": "degraded", "kinds": ["slow-transactions", "hot-partitions", "index-delay", "stream-delay"]}
 ];
 
 const SERVICES = { dynamodb: "DynamoDB", streams: "DynamoDB Streams", sqs: "SQS" };

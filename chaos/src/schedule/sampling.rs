@@ -1,9 +1,11 @@
 //! Samples the details of an incident.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::phases::QUEUE_OUTAGE;
 use super::{API, FIRST_RELAY, Incident, Manner, Plan, QUEUES, Victim};
+use crate::degradation::Degradation;
 use crate::history::{CloudService, FaultKind};
 
 pub(super) fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng) -> Incident {
@@ -32,12 +34,37 @@ pub(super) fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng)
             let lasting = millis(random, 1_000, 6_000);
             outage(service, lasting, random)
         }
+        FaultKind::SlowTransactions => {
+            let time = millis(random, 5, 20);
+            degraded(Degradation::SlowTransactions(time), random)
+        }
+        // Far more than most keys need; the leases of the relays and a popular SKU need about as
+        // much.
+        FaultKind::HotPartitions => {
+            let units = NonZeroU32::MIN.saturating_add(random.u32(10..40));
+            degraded(Degradation::HotPartitions(units), random)
+        }
+        FaultKind::IndexDelay => {
+            let delay = millis(random, 50, 2_000);
+            degraded(Degradation::IndexDelay(delay), random)
+        }
+        FaultKind::StreamDelay => {
+            let delay = millis(random, 50, 1_000);
+            degraded(Degradation::StreamDelay(delay), random)
+        }
         // Kinds without an interval are not scheduled.
         _ => {
             let victim = victim(plan, random);
             let pause = pause(victim, random);
             Incident::Kill { victim, pause }
         }
+    }
+}
+
+fn degraded(degradation: Degradation, random: &mut fastrand::Rng) -> Incident {
+    Incident::Degradation {
+        degradation,
+        lasting: millis(random, 1_000, 6_000),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Ended, run};
 use crate::support::runs;
 
 /// Names of the faults, as in `--faults`.
-const FAULTS: [&str; 14] = [
+const FAULTS: [&str; 18] = [
     "kill",
     "kill-all",
     "stop",
@@ -21,6 +21,10 @@ const FAULTS: [&str; 14] = [
     "transaction-in-progress",
     "outage",
     "queue-outage",
+    "slow-transactions",
+    "hot-partitions",
+    "index-delay",
+    "stream-delay",
 ];
 
 /// Faults that need a certain request at a certain time: a short run with all faults may not inject
