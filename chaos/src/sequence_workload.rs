@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
-use outbox::{NewEvent, Outbox};
+use outbox::{Aggregate, NewEvent, Outbox};
 use serde_json::{Value, json};
 use shared::aws::Clients;
 use tokio::task::JoinSet;
@@ -124,7 +124,11 @@ impl SequenceWorkload {
             reason,
         };
         let payload = json!({"step": sequence});
-        let event = NewEvent::new("chaos", aggregate_id, sequence, "chaos.step", &payload)
+        let aggregate = Aggregate {
+            kind: "chaos",
+            id: aggregate_id,
+        };
+        let event = NewEvent::new(aggregate, sequence, "chaos.step", &payload)
             .map_err(|error| not_written(error.to_string()))?;
         let staged = outbox
             .stage_with_span(event)
@@ -140,13 +144,20 @@ impl SequenceWorkload {
                 .instrument(staged.span.clone())
                 .await;
             match sent {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    staged.committed();
+                    return Ok(());
+                }
                 // An earlier attempt took effect.
-                Err(error) if already_exists(&error) => return Ok(()),
+                Err(error) if already_exists(&error) => {
+                    staged.committed();
+                    return Ok(());
+                }
                 Err(error) => reason = DisplayErrorContext(&error).to_string(),
             }
             tokio::time::sleep(PAUSE).await;
         }
+        staged.record_error("transaction");
         Err(not_written(reason))
     }
 }

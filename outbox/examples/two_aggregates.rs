@@ -12,7 +12,7 @@
 use aws_config::BehaviorVersion;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem, Update};
-use outbox::{NewEvent, Outbox};
+use outbox::{Aggregate, NewEvent, Outbox, Sequence};
 use serde_json::json;
 
 type Error = Box<dyn std::error::Error>;
@@ -44,11 +44,15 @@ async fn transfer(
     to: &str,
     amount: i64,
 ) -> Result<bool, Error> {
-    let withdrawn = last_event(dynamodb, from).await? + 1;
-    let deposited = last_event(dynamodb, to).await? + 1;
-    let event = |account: &str, sequence, event_type: &str| {
-        let payload = json!({ "account_id": account, "amount_minor": amount });
-        NewEvent::new("account", account, sequence, event_type, &payload)
+    let withdrawn = next_event(dynamodb, from).await?;
+    let deposited = next_event(dynamodb, to).await?;
+    let event = |id: &str, sequence: Sequence, event_type: &str| {
+        let payload = json!({ "account_id": id, "amount_minor": amount });
+        let account = Aggregate {
+            kind: "account",
+            id,
+        };
+        NewEvent::new(account, sequence.get(), event_type, &payload)
     };
     let result = dynamodb
         .transact_write_items()
@@ -72,8 +76,8 @@ async fn transfer(
     }
 }
 
-/// Returns the number of the account's last event; the first one, `account.opened`, has number 1.
-async fn last_event(dynamodb: &Client, account: &str) -> Result<u64, Error> {
+/// Returns the number of the account's next event; the first one, `account.opened`, has number 1.
+async fn next_event(dynamodb: &Client, account: &str) -> Result<Sequence, Error> {
     let item = dynamodb
         .get_item()
         .table_name("accounts")
@@ -83,25 +87,21 @@ async fn last_event(dynamodb: &Client, account: &str) -> Result<u64, Error> {
         .await?
         .item
         .ok_or_else(|| format!("account {account} does not exist"))?;
-    match item.get("last_event") {
-        Some(AttributeValue::N(number)) => Ok(number.parse()?),
-        _ => Err(format!("`last_event` of account {account} is not a number").into()),
-    }
+    Ok(Sequence::after(&item)?)
 }
 
 /// Returns the update of a balance whose event has the number `sequence`.
-fn book(account: &str, sequence: u64, amount: i64) -> Result<TransactWriteItem, Error> {
+fn book(account: &str, sequence: Sequence, amount: i64) -> Result<TransactWriteItem, Error> {
     let number = |n: String| AttributeValue::N(n);
     let update = Update::builder()
         .table_name("accounts")
         .key("account_id", AttributeValue::S(account.to_owned()))
-        .update_expression("SET balance = balance + :amount, last_event = :sequence")
+        .update_expression("SET balance = balance + :amount")
         // A withdrawal needs the amount on the account; a deposit passes with a negative bound.
-        .condition_expression("balance >= :minimum AND last_event = :previous")
+        .condition_expression("balance >= :minimum")
         .expression_attribute_values(":amount", number(amount.to_string()))
-        .expression_attribute_values(":minimum", number((-amount).to_string()))
-        .expression_attribute_values(":sequence", number(sequence.to_string()))
-        .expression_attribute_values(":previous", number((sequence - 1).to_string()))
-        .build()?;
+        .expression_attribute_values(":minimum", number((-amount).to_string()));
+    // The number is stored and checked by the same update.
+    let update = sequence.update(update).build()?;
     Ok(TransactWriteItem::builder().update(update).build())
 }

@@ -24,6 +24,15 @@ pub struct NewEvent {
     pub(crate) trace_context: TraceContext,
 }
 
+/// The thing that an event is about, such as an order. Its events are sent in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aggregate<'a> {
+    /// Its type, such as `order`.
+    pub kind: &'a str,
+    /// Its id, unique in the outbox table.
+    pub id: &'a str,
+}
+
 /// Reason why an event cannot be created or staged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,15 +65,15 @@ pub enum EventError {
 impl NewEvent {
     /// Creates an event that occurred now, with the id `<aggregate_id>:<sequence>`.
     ///
-    /// `sequence` numbers the events of one aggregate: 1, 2, 3, …, without gaps. The relay sends
-    /// the events of an aggregate in this order. `payload` becomes the `data` of the message.
+    /// `sequence` numbers the events of one aggregate: 1, 2, 3, …, without gaps, such as a
+    /// [`Sequence`](crate::Sequence) does. The relay sends the events of an aggregate in this
+    /// order. `payload` becomes the `data` of the message.
     ///
     /// # Errors
     /// [`EventError::ZeroSequence`] if `sequence` is 0, and [`EventError::Payload`] if `payload`
     /// cannot be serialized as JSON.
     pub fn new(
-        aggregate_type: &str,
-        aggregate_id: &str,
+        aggregate: Aggregate<'_>,
         sequence: u64,
         event_type: &str,
         payload: &impl Serialize,
@@ -73,9 +82,9 @@ impl NewEvent {
             return Err(EventError::ZeroSequence);
         }
         Ok(Self {
-            event_id: OutboxItem::default_event_id(aggregate_id, sequence),
-            aggregate_type: aggregate_type.to_owned(),
-            aggregate_id: aggregate_id.to_owned(),
+            event_id: OutboxItem::default_event_id(aggregate.id, sequence),
+            aggregate_type: aggregate.kind.to_owned(),
+            aggregate_id: aggregate.id.to_owned(),
             sequence,
             event_type: event_type.to_owned(),
             payload: serde_json::to_string(payload)?,
@@ -203,22 +212,27 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    const ORDER: Aggregate<'_> = Aggregate {
+        kind: "order",
+        id: "o-1",
+    };
+
     #[test]
     fn unpublishable_event_is_not_staged() {
-        let event = NewEvent::new("order", "o-1", 1, "order.placed", &"\u{FFFF}").unwrap();
+        let event = NewEvent::new(ORDER, 1, "order.placed", &"\u{FFFF}").unwrap();
         assert!(matches!(
             Outbox::new("outbox").stage(event),
             Err(EventError::Unpublishable(_))
         ));
         assert!(matches!(
-            NewEvent::new("order", "o-1", 0, "order.placed", &()),
+            NewEvent::new(ORDER, 0, "order.placed", &()),
             Err(EventError::ZeroSequence)
         ));
     }
 
     #[test]
     fn staged_event_is_a_conditional_put_of_a_pending_item() {
-        let event = NewEvent::new("order", "o-1", 1, "order.placed", &1).unwrap();
+        let event = NewEvent::new(ORDER, 1, "order.placed", &1).unwrap();
         let staged = Outbox::new("box").stage(event).unwrap();
         let put = staged.put().unwrap();
         assert_eq!(put.table_name(), "box");
@@ -236,7 +250,7 @@ mod tests {
 
     #[test]
     fn pending_events_are_spread_over_the_configured_buckets() {
-        let event = NewEvent::new("order", "o-1", 1, "order.placed", &1).unwrap();
+        let event = NewEvent::new(ORDER, 1, "order.placed", &1).unwrap();
         let outbox = Outbox::new("box").with_buckets(Buckets::new(1).unwrap());
         let staged = outbox.stage(event).unwrap();
         let stored = staged.put().unwrap().item()[attribute::STATE_BUCKET].clone();
@@ -247,7 +261,7 @@ mod tests {
     fn item_without_room_for_the_mark_is_not_staged() {
         let sized = |length| {
             let payload = "x".repeat(length);
-            let event = NewEvent::new("order", "o-1", 1, "order.placed", &payload).unwrap();
+            let event = NewEvent::new(ORDER, 1, "order.placed", &payload).unwrap();
             Outbox::new("outbox").stage(event)
         };
         let empty = item_size(sized(0).unwrap().put().unwrap().item());
@@ -264,7 +278,7 @@ mod tests {
     #[test]
     fn long_tracestate_is_not_stored() {
         let stored = |length| {
-            let event = NewEvent::new("order", "o-1", 1, "order.placed", &1)
+            let event = NewEvent::new(ORDER, 1, "order.placed", &1)
                 .unwrap()
                 .with_trace_context(TraceContext {
                     traceparent: None,
@@ -282,7 +296,7 @@ mod tests {
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             tracestate: Some("vendor=1".to_owned()),
         };
-        let event = NewEvent::new("order", "o-1", 1, "order.placed", &1)
+        let event = NewEvent::new(ORDER, 1, "order.placed", &1)
             .unwrap()
             .with_trace_context(trace_context.clone());
         (event, trace_context)
@@ -294,13 +308,5 @@ mod tests {
         let staged = Outbox::new("outbox").stage(event).unwrap();
         let item = OutboxItem::from_attributes(staged.put().unwrap().item().clone()).unwrap();
         assert_eq!(item.trace_context(), expected);
-    }
-
-    #[cfg(feature = "tracing")]
-    #[test]
-    fn explicit_trace_context_is_stored_when_the_span_is_not_recorded() {
-        let (event, expected) = traced();
-        let staged = Outbox::new("outbox").stage_with_span(event).unwrap();
-        assert_eq!(staged.trace_context, expected);
     }
 }

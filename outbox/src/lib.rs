@@ -9,11 +9,12 @@
 //! #     dynamodb: aws_sdk_dynamodb::Client,
 //! #     put_order: aws_sdk_dynamodb::types::TransactWriteItem,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! use outbox::{NewEvent, Outbox};
+//! use outbox::{Aggregate, NewEvent, Outbox};
 //!
 //! let outbox = Outbox::new("outbox");
 //! let payload = serde_json::json!({ "order_id": "o-1" });
-//! let event = NewEvent::new("order", "o-1", 1, "order.placed", &payload)?;
+//! let order = Aggregate { kind: "order", id: "o-1" };
+//! let event = NewEvent::new(order, 1, "order.placed", &payload)?;
 //! dynamodb
 //!     .transact_write_items()
 //!     .transact_items(put_order)
@@ -24,10 +25,11 @@
 //! ```
 //!
 //! # Sequence
-//! The sequence numbers the events of one aggregate from 1, without gaps. Keep the last number in
-//! the aggregate's own item and let the transaction check it: of two concurrent writers one then
-//! fails and retries with the next number. Write at most one event per aggregate in a transaction:
-//! DynamoDB Streams does not promise an order between two items of one transaction.
+//! The sequence numbers the events of one aggregate from 1, without gaps. A [`Sequence`] keeps the
+//! last number in the aggregate's own item and lets the transaction check it: of two concurrent
+//! writers one then fails and retries with the next number. Write at most one event per aggregate
+//! in a transaction: DynamoDB Streams does not promise an order between two items of one
+//! transaction.
 //!
 //! # Modules
 //! A [`NewEvent`] becomes an [`OutboxItem`], which the writer stores and the relay reads from the
@@ -37,6 +39,7 @@
 //! - [`event`]: a new event, and the transaction action that stores it.
 //! - [`item`]: the stored item; the only place that names the table's attributes.
 //! - [`message`]: the SQS message of an item, and the limits of SQS that it must meet.
+//! - [`sequence`]: the number of the aggregate's last event, kept in its item.
 //! - [`trace_context`]: the W3C trace context that is stored and sent with an event.
 //! - [`Buckets`]: the index partitions over which pending events are spread.
 //! - [`timestamp`]: instants as RFC 3339 text.
@@ -58,15 +61,17 @@ pub mod item;
 pub mod message;
 #[cfg(feature = "tracing")]
 mod producer_span;
+pub mod sequence;
 pub mod timestamp;
 pub mod trace_context;
 
 pub use buckets::{Buckets, InvalidBuckets};
-pub use event::{EventError, NewEvent, Outbox};
+pub use event::{Aggregate, EventError, NewEvent, Outbox};
 pub use item::{MalformedItem, OutboxItem, Status};
 pub use message::{Message, Unpublishable};
 #[cfg(feature = "tracing")]
 pub use producer_span::StagedEvent;
+pub use sequence::Sequence;
 pub use timestamp::Timestamp;
 pub use trace_context::TraceContext;
 

@@ -129,12 +129,12 @@ pub(crate) async fn create_order(
     });
     match outcome {
         Ok(Committed::New(order)) => {
+            staged.committed();
             api.instruments.order_created();
             Ok(created(&order).into_response())
         }
         Ok(Committed::Earlier(order)) => {
-            // This request's event does not exist, and its span must not indicate that it does.
-            staged.record_error("idempotency-key-used");
+            staged.superseded();
             Ok(([(IDEMPOTENCY_REPLAYED, "true")], created(&order)).into_response())
         }
         Err(error) => {

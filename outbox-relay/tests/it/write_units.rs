@@ -22,7 +22,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, Capacity, ConsumedCapacity, ProjectionType, ReturnConsumedCapacity,
 };
 use outbox::timestamp::Timestamp;
-use outbox::{Buckets, NewEvent, Outbox};
+use outbox::{Aggregate, Buckets, NewEvent, Outbox};
 use outbox_store::dynamodb::DynamoDbOutboxTable;
 use outbox_store::{EventKey, Generation, MarkOutcome, OutboxTable, Published};
 use parking_lot::Mutex;
@@ -114,7 +114,11 @@ async fn life(dynamodb: &aws_sdk_dynamodb::Client, table: &str) -> [Units; 3] {
     let config = dynamodb.config().to_builder().interceptor(meter.clone());
     let dynamodb = aws_sdk_dynamodb::Client::from_conf(config.build());
     let payload = serde_json::json!({ "text": "x".repeat(PAYLOAD) });
-    let event = NewEvent::new("order", "o-1", 1, "order.placed", &payload).unwrap();
+    let order = Aggregate {
+        kind: "order",
+        id: "o-1",
+    };
+    let event = NewEvent::new(order, 1, "order.placed", &payload).unwrap();
     dynamodb
         .transact_write_items()
         .transact_items(Outbox::new(table).stage(event).unwrap())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::timestamp::Timestamp;
-use outbox::{EventError, NewEvent};
+use outbox::{Aggregate, EventError, NewEvent};
 use serde::{Deserialize, Serialize};
 
 use super::attribute::orders::TOTAL_MINOR;
@@ -128,8 +128,10 @@ impl Order {
             total_minor: u128,
         }
         NewEvent::new(
-            "order",
-            &self.order_id.to_string(),
+            Aggregate {
+                kind: "order",
+                id: &self.order_id.to_string(),
+            },
             self.version,
             OrderPlaced::EVENT_TYPE,
             &Data {

@@ -16,7 +16,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use outbox::{NewEvent, Outbox, TraceContext};
+use outbox::{Aggregate, NewEvent, Outbox, TraceContext};
 
 struct App {
     dynamodb: Client,
@@ -79,8 +79,12 @@ async fn commit(
         .condition_expression("attribute_not_exists(invoice_id)")
         .build()?;
     let payload = serde_json::json!({ "invoice_id": id, "total_minor": total });
-    let event = NewEvent::new("invoice", id, 1, "invoice.issued", &payload)?
-        .with_trace_context(trace_context);
+    let invoice = Aggregate {
+        kind: "invoice",
+        id,
+    };
+    let event =
+        NewEvent::new(invoice, 1, "invoice.issued", &payload)?.with_trace_context(trace_context);
     app.dynamodb
         .transact_write_items()
         .transact_items(TransactWriteItem::builder().put(put).build())
