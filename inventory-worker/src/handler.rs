@@ -10,6 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::trace::Status as SpanStatus;
+use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID, MESSAGING_OPERATION_NAME,
+    MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM,
+};
 use outbox::timestamp::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -119,11 +123,11 @@ impl Handler {
             "process",
             otel.name = format!("process {}", self.queue_name),
             otel.kind = "consumer",
-            "messaging.system" = "aws_sqs",
-            "messaging.operation.name" = "process",
-            "messaging.operation.type" = "process",
-            "messaging.destination.name" = self.queue_name,
-            "messaging.message.id" = delivery.message_id,
+            { MESSAGING_SYSTEM } = "aws_sqs",
+            { MESSAGING_OPERATION_NAME } = "process",
+            { MESSAGING_OPERATION_TYPE } = "process",
+            { MESSAGING_DESTINATION_NAME } = self.queue_name,
+            { MESSAGING_MESSAGE_ID } = delivery.message_id,
             "outbox.event_id" = event_id,
             "outbox.aggregate_id" = event.map(|event| event.aggregate_id.as_str()),
             // Repeats are found by values over 1.
@@ -141,7 +145,7 @@ impl Handler {
 fn report(event: Option<&Event>, delivery: &Delivery, disposition: &Disposition) {
     if let Some(error_type) = disposition.error_type() {
         let span = Span::current();
-        span.set_attribute("error.type", error_type);
+        span.set_attribute(ERROR_TYPE, error_type);
         span.set_status(SpanStatus::error(error_type));
     }
     let order_id = event.map(|event| tracing::field::display(event.order.order_id));

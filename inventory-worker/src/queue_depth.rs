@@ -38,7 +38,8 @@ impl QueueDepths {
     pub(crate) fn register_gauges(&self, meter: &Meter, queue_name: &str) {
         let (depths, name) = (self.clone(), queue_name.to_owned());
         meter
-            .u64_observable_gauge("worker_queue_messages")
+            .u64_observable_gauge("worker.queue.messages")
+            .with_unit("{message}")
             .with_description("Approximate number of messages in the queue.")
             .with_callback(move |gauge| {
                 if let Some(waiting) = depths.last().waiting {
@@ -48,7 +49,8 @@ impl QueueDepths {
             .build();
         let depths = self.clone();
         meter
-            .u64_observable_gauge("worker_dead_letters")
+            .u64_observable_gauge("worker.dead_letters")
+            .with_unit("{message}")
             .with_description("Approximate number of messages in the dead-letter queue.")
             .with_callback(move |gauge| {
                 if let Some((name, dead)) = &depths.last().dead_letters {

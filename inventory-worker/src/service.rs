@@ -89,7 +89,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         handler: Arc::new(Handler {
             sqs,
             processor,
-            metrics: Metrics::new(&meter),
+            metrics: Metrics::new(&meter, queue.name()),
             queue_name: queue.name().to_owned(),
             visibility_timeout: config.visibility_timeout,
             deletes,

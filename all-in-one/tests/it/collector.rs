@@ -151,7 +151,8 @@ impl MetricsService for Received {
                 .flat_map(|scope| scope.metrics);
             for metric in received {
                 let (kind, labels) = kind_and_labels(metric.data.as_ref().unwrap());
-                let known = metrics.entry((service.clone(), metric.name));
+                let name = prometheus_name(&metric.name, &metric.unit, kind);
+                let known = metrics.entry((service.clone(), name));
                 let known = known.or_insert_with(|| Metric {
                     kind,
                     labels: BTreeSet::new(),
@@ -161,6 +162,17 @@ impl MetricsService for Received {
         }
         Ok(Response::new(Default::default()))
     }
+}
+
+/// Returns the name that Prometheus shows.
+fn prometheus_name(name: &str, unit: &str, kind: &str) -> String {
+    let unit = match unit {
+        "s" => "_seconds",
+        // Units such as `{event}` are annotations.
+        _ => "",
+    };
+    let suffix = if kind == "counter" { "_total" } else { "" };
+    format!("{}{unit}{suffix}", name.replace('.', "_"))
 }
 
 fn kind_and_labels(data: &Data) -> (&'static str, Vec<String>) {

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
 use opentelemetry::{KeyValue, global};
+use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, URL_SCHEME,
+};
+use opentelemetry_semantic_conventions::metric::{
+    HTTP_SERVER_ACTIVE_REQUESTS, HTTP_SERVER_REQUEST_DURATION,
+};
 
 /// Upper bounds of the buckets, in seconds: those that OpenTelemetry recommends for HTTP servers,
 /// and one more because POST usually takes a few milliseconds.
@@ -11,10 +17,22 @@ const BUCKETS: [f64; 15] = [
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
+/// The API serves HTTP; a load balancer in front of it may serve HTTPS.
+pub(super) const SCHEME: &str = "http";
+
 #[derive(Clone, Debug)]
 pub(crate) struct Instruments {
     orders_created: Counter<u64>,
     request_duration: Histogram<f64>,
+    active_requests: UpDownCounter<i64>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    /// `None` if the client disconnected before the response.
+    pub(super) status: Option<u16>,
+    pub(super) error_type: Option<&'static str>,
 }
 
 impl Instruments {
@@ -23,13 +41,20 @@ impl Instruments {
         let meter = global::meter("order-api");
         let instruments = Self {
             orders_created: meter
-                .u64_counter("orders_created_total")
+                .u64_counter("orders.created")
+                .with_unit("{order}")
                 .with_description("Orders created; repeated requests are not counted.")
                 .build(),
             request_duration: meter
-                .f64_histogram("http_server_request_duration_seconds")
-                .with_description("Duration of HTTP requests, in seconds.")
+                .f64_histogram(HTTP_SERVER_REQUEST_DURATION)
+                .with_unit("s")
+                .with_description("Duration of HTTP requests.")
                 .with_boundaries(BUCKETS.to_vec())
+                .build(),
+            active_requests: meter
+                .i64_up_down_counter(HTTP_SERVER_ACTIVE_REQUESTS)
+                .with_unit("{request}")
+                .with_description("HTTP requests that are being served.")
                 .build(),
         };
         // A rate needs the zero before the first order.
@@ -41,24 +66,41 @@ impl Instruments {
         self.orders_created.add(1, &[]);
     }
 
+    pub(super) fn request_started(&self, method: &'static str) {
+        self.active_requests.add(1, &request(method));
+    }
+
     /// Records a request. `route` is the template; `None` if no route matched.
-    pub(crate) fn request_finished(
+    pub(super) fn request_ended(
         &self,
         method: &'static str,
         route: Option<&str>,
-        status: u16,
+        ended: Ended,
         duration: Duration,
     ) {
-        let method = KeyValue::new("http.request.method", method);
-        let status = KeyValue::new("http.response.status_code", i64::from(status));
-        let duration = duration.as_secs_f64();
-        match route {
-            Some(route) => {
-                let route = KeyValue::new("http.route", route.to_owned());
-                self.request_duration
-                    .record(duration, &[method, status, route]);
-            }
-            None => self.request_duration.record(duration, &[method, status]),
-        }
+        let request = request(method);
+        self.active_requests.add(-1, &request);
+        let route = route.map(|route| KeyValue::new(HTTP_ROUTE, route.to_owned()));
+        let status = ended
+            .status
+            .map(|status| KeyValue::new(HTTP_RESPONSE_STATUS_CODE, i64::from(status)));
+        let error_type = ended
+            .error_type
+            .map(|error_type| KeyValue::new(ERROR_TYPE, error_type));
+        let attributes: Vec<_> = request
+            .into_iter()
+            .chain(route)
+            .chain(status)
+            .chain(error_type)
+            .collect();
+        self.request_duration
+            .record(duration.as_secs_f64(), &attributes);
     }
+}
+
+fn request(method: &'static str) -> [KeyValue; 2] {
+    [
+        KeyValue::new(HTTP_REQUEST_METHOD, method),
+        KeyValue::new(URL_SCHEME, SCHEME),
+    ]
 }

@@ -8,11 +8,15 @@ use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::trace::{Status, TraceContextExt};
+use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, URL_PATH, URL_SCHEME,
+};
 use outbox::trace_context::TraceContext;
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::Instruments;
+use super::metrics::{Ended, SCHEME};
 use crate::body::single_value;
 use crate::problem::ErrorType;
 
@@ -23,24 +27,76 @@ pub(crate) async fn observe(
     request: Request,
     next: Next,
 ) -> Response {
-    let started = Instant::now();
     let method = method_name(request.method());
-    let route = route.as_ref().map(MatchedPath::as_str);
-    let span = server_span(method, route, &request);
+    let span = server_span(method, route.as_ref().map(MatchedPath::as_str), &request);
+    let served = Served::new(instruments, method, route, span.clone());
 
-    let response = next.run(request).instrument(span.clone()).await;
+    let response = next.run(request).instrument(span).await;
 
     let status = response.status();
-    span.record("http.response.status_code", status.as_u16());
     // An error of the client is not an error of this server.
-    if status.is_server_error() {
+    let error_type = status.is_server_error().then(|| {
         let error_type = response.extensions().get::<ErrorType>();
-        let error_type = error_type.map_or("_OTHER", |error_type| error_type.0);
-        span.record("error.type", error_type);
-        span.set_status(Status::error(error_type));
-    }
-    instruments.request_finished(method, route, status.as_u16(), started.elapsed());
+        error_type.map_or(OTHER, |error_type| error_type.0)
+    });
+    served.end(Ended {
+        status: Some(status.as_u16()),
+        error_type,
+    });
     response
+}
+
+/// A request that is being served. If it is dropped before its end, the client has disconnected.
+struct Served {
+    instruments: Instruments,
+    started: Instant,
+    method: &'static str,
+    route: Option<MatchedPath>,
+    span: Span,
+    ended: Ended,
+}
+
+impl Served {
+    fn new(
+        instruments: Instruments,
+        method: &'static str,
+        route: Option<MatchedPath>,
+        span: Span,
+    ) -> Self {
+        instruments.request_started(method);
+        Self {
+            instruments,
+            started: Instant::now(),
+            method,
+            route,
+            span,
+            ended: Ended {
+                status: None,
+                error_type: Some("cancelled"),
+            },
+        }
+    }
+
+    fn end(mut self, ended: Ended) {
+        self.ended = ended;
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let Ended { status, error_type } = self.ended;
+        if let Some(status) = status {
+            self.span.record(HTTP_RESPONSE_STATUS_CODE, status);
+        }
+        if let Some(error_type) = error_type {
+            self.span.record(ERROR_TYPE, error_type);
+            self.span.set_status(Status::error(error_type));
+        }
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        let took = self.started.elapsed();
+        self.instruments
+            .request_ended(self.method, route, self.ended, took);
+    }
 }
 
 fn server_span(method: &'static str, route: Option<&str>, request: &Request) -> Span {
@@ -53,12 +109,12 @@ fn server_span(method: &'static str, route: Option<&str>, request: &Request) -> 
         "request",
         otel.name = name,
         otel.kind = "server",
-        "http.request.method" = method,
-        "http.route" = route,
-        "url.path" = request.uri().path(),
-        "url.scheme" = "http",
-        "http.response.status_code" = field::Empty,
-        "error.type" = field::Empty,
+        { HTTP_REQUEST_METHOD } = method,
+        { HTTP_ROUTE } = route,
+        { URL_PATH } = request.uri().path(),
+        { URL_SCHEME } = SCHEME,
+        { HTTP_RESPONSE_STATUS_CODE } = field::Empty,
+        { ERROR_TYPE } = field::Empty,
     );
     let parent = caller(request.headers()).to_context();
     if parent.span().span_context().is_valid()

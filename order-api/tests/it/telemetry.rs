@@ -73,9 +73,38 @@ async fn the_callers_trace_is_continued_into_the_stored_event() {
         event["traceparent"].as_s().unwrap(),
         &format!("00-{TRACE}-{}-01", hex(&producer.span_id))
     );
+    let request = span(&receiver, |span| {
+        span.name == "DynamoDB.TransactWriteItems" && span.parent_span_id == producer.span_id
+    });
+    let request = request.await;
+    assert_eq!(request.kind(), SpanKind::Client);
+    assert_eq!(attribute(&request, "db.system.name"), "aws.dynamodb");
+    assert_eq!(
+        attribute(&request, "db.operation.name"),
+        "TransactWriteItems"
+    );
+    assert_eq!(attribute(&request, "http.response.status_code"), "200");
     let producers = receiver.spans();
     let producers = producers.iter().filter(|s| s.name == "create outbox");
     assert_eq!(producers.count(), 1);
+}
+
+#[tokio::test]
+async fn spans_of_a_disconnected_client_are_cancelled() {
+    let (world, receiver) = traced().await;
+    world.proxy.once(TRANSACT, Fault::Hold);
+    let order = an_order();
+    tokio::select! {
+        answer = world.post(&order) => panic!("the request was answered: {answer:?}"),
+        held = world.proxy.holds() => held.unwrap(),
+    }
+    for name in ["POST /orders", "create outbox"] {
+        let cancelled = span(&receiver, |span| span.name == name).await;
+        assert_eq!(status(&cancelled), StatusCode::Error, "{name}");
+        assert_eq!(attribute(&cancelled, "error.type"), "cancelled", "{name}");
+    }
+    let metrics = world.get("/metrics").await.body;
+    assert!(metrics.contains(r#"error_type="cancelled""#), "{metrics}");
 }
 
 #[tokio::test]
@@ -168,6 +197,7 @@ async fn requests_are_measured_by_route_and_status() {
         r#"http_request_method="GET",http_response_status_code="404",http_route="/orders/{id}""#,
         r#"http_request_method="GET",http_response_status_code="404""#,
     ] {
+        let labels = format!(r#"{labels},url_scheme="http""#);
         let line = format!("http_server_request_duration_seconds_count{{{labels}}} 1");
         assert!(metrics.contains(&line), "{line}\n{metrics}");
     }
@@ -226,4 +256,6 @@ async fn log_lines_carry_the_trace_id_of_their_request() {
     });
     let line: serde_json::Value = serde_json::from_str(&line.await.unwrap()).unwrap();
     assert_eq!(line["trace_id"], TRACE, "{line}");
+    assert_eq!(line["span_id"].as_str().unwrap().len(), 16, "{line}");
+    assert_eq!(line["trace_flags"], "01", "{line}");
 }

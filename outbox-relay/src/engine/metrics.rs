@@ -54,45 +54,58 @@ impl RelayMetrics {
     }
 
     fn counters(meter: &Meter) -> Self {
-        let counter = |name, description| {
+        let counter = |name, unit, description| {
             meter
                 .u64_counter(name)
+                .with_unit(unit)
                 .with_description(description)
                 .build()
         };
         Self {
-            published: counter("outbox_events_published_total", "Events sent to a queue."),
+            published: counter(
+                "outbox.events.published",
+                "{event}",
+                "Events sent to a queue.",
+            ),
             quarantined: counter(
-                "outbox_events_quarantined_total",
+                "outbox.events.quarantined",
+                "{event}",
                 "Events that can never be sent as they are.",
             ),
             deferred: counter(
-                "outbox_events_deferred_total",
+                "outbox.events.deferred",
+                "{event}",
                 "Events deferred because their queue is unavailable or slow, they have no route, or an earlier event of their aggregate waits.",
             ),
             skipped: counter(
-                "outbox_events_skipped_total",
+                "outbox.events.skipped",
+                "{record}",
                 "Stream records that were not published.",
             ),
             retries: counter(
-                "outbox_publish_retries_total",
+                "outbox.publish.retries",
+                "{event}",
                 "Failed sends and writes that are retried.",
             ),
             lag: meter
-                .f64_histogram("outbox_publish_lag_seconds")
+                .f64_histogram("outbox.publish.lag")
+                .with_unit("s")
                 .with_description("Time from the occurrence of an event to its publication.")
                 .with_boundaries(DURATION_BUCKETS.to_vec())
                 .build(),
             gaps: counter(
-                "outbox_stream_gaps_total",
+                "outbox.stream.gaps",
+                "{gap}",
                 "Stream positions that were trimmed before they were read.",
             ),
             leases_lost: counter(
-                "outbox_leases_lost_total",
+                "outbox.leases.lost",
+                "{lease}",
                 "Leases that another instance acquired from this one.",
             ),
             checkpoint_failures: counter(
-                "outbox_checkpoint_failures_total",
+                "outbox.checkpoint.failures",
+                "{failure}",
                 "Lease writes that failed.",
             ),
         }
@@ -178,13 +191,15 @@ fn observe_status(
 ) {
     let held = status.clone();
     meter
-        .u64_observable_gauge("outbox_shards_held")
+        .u64_observable_gauge("outbox.shards.held")
+        .with_unit("{shard}")
         .with_description("Shards this instance reads.")
         .with_callback(move |gauge| gauge.observe(held.shards_held() as u64, &[]))
         .build();
     let unread = status.clone();
     meter
-        .f64_observable_gauge("outbox_shard_progress_seconds")
+        .f64_observable_gauge("outbox.shard.progress")
+        .with_unit("s")
         .with_description("Longest time since the last read of a held shard.")
         .with_callback(move |gauge| {
             gauge.observe(unread.longest_since_read(Instant::now()).as_secs_f64(), &[]);
@@ -193,7 +208,8 @@ fn observe_status(
     // Only the instance that counts for the group exports these three.
     let pending = status.clone();
     meter
-        .u64_observable_gauge("outbox_pending_events")
+        .u64_observable_gauge("outbox.pending.events")
+        .with_unit("{event}")
         .with_description(
             "Pending events in the table at the last count; a lower bound for large backlogs.",
         )
@@ -205,7 +221,8 @@ fn observe_status(
         .build();
     let oldest = status.clone();
     meter
-        .f64_observable_gauge("outbox_oldest_pending_seconds")
+        .f64_observable_gauge("outbox.oldest_pending")
+        .with_unit("s")
         .with_description("Age of the oldest pending event; 0 if there is none.")
         .with_callback(move |gauge| {
             if let Some(counts) = oldest.counts() {
@@ -218,7 +235,8 @@ fn observe_status(
         .build();
     let failed = status.clone();
     meter
-        .u64_observable_gauge("outbox_failed_events")
+        .u64_observable_gauge("outbox.failed.events")
+        .with_unit("{event}")
         .with_description(
             "Quarantined events in the table at the last count; a lower bound for large numbers.",
         )
@@ -230,7 +248,7 @@ fn observe_status(
         .build();
     let available = status.clone();
     meter
-        .u64_observable_gauge("outbox_queue_available")
+        .u64_observable_gauge("outbox.queue.available")
         .with_description("1 if the queue accepts events; 0 if it fails, or events have no route.")
         .with_callback(move |gauge| {
             let observe = |queue: &QueueRef, is_available| {

@@ -25,7 +25,7 @@ impl Gaps {
 
 impl InstrumentProvider for Gaps {
     fn u64_counter(&self, builder: InstrumentBuilder<'_, Counter<u64>>) -> Counter<u64> {
-        let counted = if builder.name == "outbox_stream_gaps_total" {
+        let counted = if builder.name == "outbox.stream.gaps" {
             self.clone()
         } else {
             Self::default()

@@ -1,6 +1,8 @@
 //! The AWS clients, configured by the SDK's own variables and nothing else; the classification of
-//! their errors ([`error`]); the syntax of table and queue names ([`resource_names`]).
+//! their errors ([`error`]); the spans of requests to DynamoDB; the syntax of table and queue names
+//! ([`resource_names`]).
 
+mod dynamodb_spans;
 pub mod error;
 pub mod resource_names;
 
@@ -10,6 +12,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
+use self::dynamodb_spans::DynamoDbSpans;
 pub use self::error::Causes;
 use self::error::{ErrorClass, classify};
 
@@ -63,11 +66,17 @@ impl Clients {
     /// apply.
     pub fn new(config: &SdkConfig) -> Self {
         Self {
-            dynamodb: aws_sdk_dynamodb::Client::new(config),
+            dynamodb: dynamodb_client(config),
             streams: aws_sdk_dynamodbstreams::Client::new(config),
             sqs: aws_sdk_sqs::Client::new(config),
         }
     }
+}
+
+/// Creates a DynamoDB client whose requests have spans.
+fn dynamodb_client(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::config::Builder::from(config).interceptor(DynamoDbSpans);
+    aws_sdk_dynamodb::Client::from_conf(config.build())
 }
 
 /// Failure to resolve a queue to its URL.

@@ -11,6 +11,10 @@ use std::time::SystemTime;
 
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
+use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, MESSAGING_BATCH_MESSAGE_COUNT, MESSAGING_DESTINATION_NAME, MESSAGING_MESSAGE_ID,
+    MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM,
+};
 
 use crate::policy::event_source::EventSource;
 use crate::policy::send_scheduler::{Batch, Outgoing};
@@ -116,11 +120,11 @@ fn request_span(batch: &Batch, created: &[Context]) -> global::BoxedSpan {
     }
     let count = i64::try_from(batch.events.len()).unwrap_or(i64::MAX);
     span.set_attributes([
-        KeyValue::new("messaging.system", "aws_sqs"),
-        KeyValue::new("messaging.operation.name", "SendMessageBatch"),
-        KeyValue::new("messaging.operation.type", "send"),
-        KeyValue::new("messaging.destination.name", queue.to_owned()),
-        KeyValue::new("messaging.batch.message_count", count),
+        KeyValue::new(MESSAGING_SYSTEM, "aws_sqs"),
+        KeyValue::new(MESSAGING_OPERATION_NAME, "SendMessageBatch"),
+        KeyValue::new(MESSAGING_OPERATION_TYPE, "send"),
+        KeyValue::new(MESSAGING_DESTINATION_NAME, queue.to_owned()),
+        KeyValue::new(MESSAGING_BATCH_MESSAGE_COUNT, count),
     ]);
     for context in created {
         let creation = context.span().span_context().clone();
@@ -140,10 +144,10 @@ fn message_attributes(
     let event = &outgoing.event;
     let attempt = i64::try_from(outgoing.attempt).unwrap_or(i64::MAX);
     let mut attributes = vec![
-        KeyValue::new("messaging.system", "aws_sqs"),
-        KeyValue::new("messaging.operation.name", "send"),
-        KeyValue::new("messaging.operation.type", "send"),
-        KeyValue::new("messaging.destination.name", queue.to_owned()),
+        KeyValue::new(MESSAGING_SYSTEM, "aws_sqs"),
+        KeyValue::new(MESSAGING_OPERATION_NAME, "send"),
+        KeyValue::new(MESSAGING_OPERATION_TYPE, "send"),
+        KeyValue::new(MESSAGING_DESTINATION_NAME, queue.to_owned()),
         KeyValue::new("outbox.event_id", event.event_id.clone()),
         KeyValue::new("outbox.aggregate_id", event.key.aggregate_id.clone()),
         KeyValue::new("outbox.attempt", attempt),
@@ -164,7 +168,7 @@ fn message_attributes(
     }
     if let MessageOutcome::Sent { message_id, lag_ms } = outcome {
         attributes.push(KeyValue::new(
-            "messaging.message.id",
+            MESSAGING_MESSAGE_ID,
             (*message_id).to_owned(),
         ));
         if let Some(lag_ms) = lag_ms {
@@ -175,6 +179,6 @@ fn message_attributes(
 }
 
 fn failed(span: &mut global::BoxedSpan, kind: &str) {
-    span.set_attribute(KeyValue::new("error.type", kind.to_owned()));
+    span.set_attribute(KeyValue::new(ERROR_TYPE, kind.to_owned()));
     span.set_status(Status::error(kind.to_owned()));
 }

@@ -1,9 +1,9 @@
-//! Log lines with the trace id of their span.
+//! Log lines with the ids of their trace and span.
 
 use std::fmt;
 
 use opentelemetry::Context;
-use opentelemetry::trace::TraceContextExt;
+use opentelemetry::trace::{SpanId, TraceContextExt, TraceFlags, TraceId};
 use outbox::timestamp::Timestamp;
 use serde::ser::{SerializeMap, Serializer as _};
 use tracing::field::{Field, Visit};
@@ -29,7 +29,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let trace_id = current_trace_id();
+        let ids = current_ids();
         match self {
             Self::Text => {
                 let metadata = event.metadata();
@@ -37,13 +37,13 @@ where
                 level(&mut writer, *metadata.level())?;
                 write!(writer, " {}: ", metadata.target())?;
                 context.format_fields(writer.by_ref(), event)?;
-                if let Some(trace_id) = trace_id {
-                    write!(writer, " trace_id={trace_id}")?;
+                if let Some(Ids { trace, span, .. }) = ids {
+                    write!(writer, " trace_id={trace} span_id={span}")?;
                 }
                 writeln!(writer)
             }
             Self::Json => {
-                let line = json_line(event, trace_id.as_deref()).map_err(|_| fmt::Error)?;
+                let line = json_line(event, ids).map_err(|_| fmt::Error)?;
                 writeln!(writer, "{line}")
             }
         }
@@ -63,29 +63,41 @@ fn level(writer: &mut Writer<'_>, level: Level) -> fmt::Result {
     write!(writer, "\x1b[{colour}m{level:>5}\x1b[0m")
 }
 
-fn current_trace_id() -> Option<String> {
+/// Ids of the current span.
+struct Ids {
+    trace: TraceId,
+    span: SpanId,
+    flags: TraceFlags,
+}
+
+fn current_ids() -> Option<Ids> {
     Context::map_current(|context| {
         let span = context.span();
         let span_context = span.span_context();
-        span_context
-            .is_valid()
-            .then(|| span_context.trace_id().to_string())
+        span_context.is_valid().then(|| Ids {
+            trace: span_context.trace_id(),
+            span: span_context.span_id(),
+            flags: span_context.trace_flags(),
+        })
     })
 }
 
-fn json_line(event: &Event<'_>, trace_id: Option<&str>) -> serde_json::Result<String> {
+fn json_line(event: &Event<'_>, ids: Option<Ids>) -> serde_json::Result<String> {
     let mut line = Vec::with_capacity(256);
     let mut serializer = serde_json::Serializer::new(&mut line);
     let mut map = serializer.serialize_map(None)?;
     map.serialize_entry("timestamp", &Timestamp::now())?;
     map.serialize_entry("level", event.metadata().level().as_str())?;
     map.serialize_entry("target", event.metadata().target())?;
-    if let Some(trace_id) = trace_id {
-        map.serialize_entry("trace_id", trace_id)?;
+    let has_ids = ids.is_some();
+    if let Some(Ids { trace, span, flags }) = ids {
+        map.serialize_entry("trace_id", &trace.to_string())?;
+        map.serialize_entry("span_id", &span.to_string())?;
+        map.serialize_entry("trace_flags", &format!("{:02x}", flags.to_u8()))?;
     }
     let mut fields = JsonFields {
         map,
-        has_trace_id: trace_id.is_some(),
+        has_ids,
         outcome: Ok(()),
     };
     event.record(&mut fields);
@@ -95,16 +107,21 @@ fn json_line(event: &Event<'_>, trace_id: Option<&str>) -> serde_json::Result<St
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
+/// Keys of every line, and of lines inside a span.
+const OWN_KEYS: [&str; 3] = ["timestamp", "level", "target"];
+const ID_KEYS: [&str; 3] = ["trace_id", "span_id", "trace_flags"];
+
 struct JsonFields<M: SerializeMap> {
     map: M,
-    has_trace_id: bool,
+    has_ids: bool,
     outcome: Result<(), M::Error>,
 }
 
 impl<M: SerializeMap> JsonFields<M> {
     fn entry(&mut self, field: &Field, value: &(impl serde::Serialize + ?Sized)) {
-        // A log line about another trace has its own `trace_id` field, and keys must be unique.
-        let doubled = field.name() == "trace_id" && self.has_trace_id;
+        // Keys must be unique. A log line about another trace has its own `trace_id` field.
+        let name = field.name();
+        let doubled = OWN_KEYS.contains(&name) || self.has_ids && ID_KEYS.contains(&name);
         if self.outcome.is_ok() && !doubled {
             self.outcome = self.map.serialize_entry(field.name(), value);
         }

@@ -13,7 +13,9 @@ pub const DURATION_BUCKETS: [f64; 16] = [
     86_400.0,
 ];
 
-/// The metrics of `/metrics`.
+/// The metrics of `/metrics`. Instruments have OpenTelemetry's dotted names and UCUM units;
+/// Prometheus shows `http.server.request.duration` in `s` as
+/// `http_server_request_duration_seconds`, and counters with the suffix `_total`.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -28,9 +30,6 @@ impl Metrics {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
-            // Names are exactly those of the contract.
-            .without_counter_suffixes()
-            .without_units()
             .scope_info_enabled(false)
             .build()
             .map_err(|error| format!("metrics cannot start: {error}"))?;

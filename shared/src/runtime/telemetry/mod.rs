@@ -14,12 +14,20 @@ pub mod metrics;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::global;
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::{MetricExporter, SpanExporter};
+use opentelemetry_resource_detectors::{
+    ContainerResourceDetector, HostResourceDetector, OsResourceDetector, ProcessResourceDetector,
+    ServiceInstanceIdResourceDetector,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::resource::{
+    EnvResourceDetector, ResourceDetector, SdkProvidedResourceDetector, TelemetryResourceDetector,
+};
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_semantic_conventions::attribute::{PROCESS_COMMAND_ARGS, SERVICE_VERSION};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -165,11 +173,60 @@ fn exporting() -> bool {
         .any(|name| env_check::variable(name).is_some())
 }
 
+/// Returns what identifies the process. `OTEL_RESOURCE_ATTRIBUTES` has precedence over what is
+/// detected.
 fn resource(service_name: &'static str) -> Resource {
-    let builder = Resource::builder();
+    let detected: [&dyn ResourceDetector; 5] = [
+        &HostResourceDetector::default(),
+        &OsResourceDetector,
+        &ProcessResourceDetector,
+        &ContainerResourceDetector,
+        &ServiceInstanceIdResourceDetector,
+    ];
+    let detected = detected.into_iter().flat_map(|detector| {
+        let resource = detector.detect();
+        // Arguments can contain secrets.
+        let public = resource
+            .iter()
+            .filter(|(key, _)| key.as_str() != PROCESS_COMMAND_ARGS);
+        let public = public.map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        public.collect::<Vec<_>>()
+    });
+    let builder = Resource::builder_empty()
+        .with_attributes(detected)
+        .with_attribute(KeyValue::new(SERVICE_VERSION, env!("CARGO_PKG_VERSION")))
+        .with_detectors(&[
+            Box::new(SdkProvidedResourceDetector),
+            Box::new(TelemetryResourceDetector),
+            Box::new(EnvResourceDetector::new()),
+        ]);
     match std::env::var("OTEL_SERVICE_NAME") {
         Ok(name) if !name.is_empty() => builder,
         _ => builder.with_service_name(service_name),
     }
     .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::Key;
+
+    use super::*;
+
+    #[test]
+    fn process_is_identified_without_its_arguments() {
+        let resource = resource("test");
+        let has = |name: &'static str| resource.get(&Key::from_static_str(name)).is_some();
+        for name in [
+            "service.name",
+            "service.version",
+            "service.instance.id",
+            "host.name",
+            "os.type",
+            "process.pid",
+        ] {
+            assert!(has(name), "{name}: {resource:?}");
+        }
+        assert!(!has(PROCESS_COMMAND_ARGS), "{resource:?}");
+    }
 }
