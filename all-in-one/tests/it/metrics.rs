@@ -228,6 +228,7 @@ fn values_of_the_relay(relay: &Scrape) {
     assert_eq!(published, Some((GOOD + 1) as f64));
     let lags = relay.value("outbox_publish_lag_seconds_count", &[]);
     assert_eq!(lags, published);
+    assert_eq!(relay.types["outbox_publish_lag_seconds"], "histogram");
     let lag = relay.value("outbox_publish_lag_seconds_sum", &[]).unwrap();
     assert!(lag > 0.0 && lag < 60.0 * 6.0, "{lag}");
     let quarantined =
@@ -263,13 +264,20 @@ fn values_of_the_worker(worker: &Scrape) {
     assert_eq!(ended("unreadable"), Some(0.0));
     assert_eq!(ended("failed"), Some(0.0));
     let took = |outcome| {
-        let labels = [("outcome", outcome)];
+        let labels = [
+            ("messaging_operation_name", "process"),
+            ("messaging_system", "aws_sqs"),
+            ("messaging_destination_name", "order-events"),
+            ("outcome", outcome),
+        ];
         worker.value("messaging_process_duration_seconds_count", &labels)
     };
     assert_eq!(took("processed"), Some(GOOD as f64));
+    assert_eq!(took("rejected"), Some(1.0));
+    assert_eq!(took("duplicate"), Some(1.0));
     assert_eq!(
-        (took("rejected"), took("duplicate")),
-        (Some(1.0), Some(1.0))
+        worker.types["messaging_process_duration_seconds"],
+        "histogram"
     );
     let dead = worker.value("worker_dead_letters", &[("queue", "order-events-dlq")]);
     assert_eq!(dead, Some(1.0));

@@ -201,6 +201,8 @@ async fn requests_are_measured_by_route_and_status() {
         let line = format!("http_server_request_duration_seconds_count{{{labels}}} 1");
         assert!(metrics.contains(&line), "{line}\n{metrics}");
     }
+    let active = r#"http_server_active_requests{http_request_method="POST",url_scheme="http"} 0"#;
+    assert!(metrics.contains(active), "{metrics}");
     assert!(!metrics.contains(id), "labels carry no ids");
 }
 
