@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
@@ -12,7 +11,7 @@ use test_support::fault_proxy::{
 
 use super::partial::{self, Failed};
 use super::streams::{self, Page, Trimmed};
-use super::{ProxyContext, marks, service_errors, sqs};
+use super::{ProxyContext, marks, sampling, service_errors, sqs};
 use crate::history::{
     Delivery, Fault, FaultKind, Publish, PublishedMark, Redelivery, ShardReader, StreamRecord,
     TrimmedRead,
@@ -77,13 +76,7 @@ impl Interceptor {
     }
 
     async fn delay(&mut self) {
-        // Mostly short delays as in any network; one in fifty exceeds the timeout of the clients.
-        let millis = match self.random.u8(..50) {
-            0 => 6_000,
-            1..10 => self.random.u64(300..1_500),
-            _ => self.random.u64(5..300),
-        };
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        tokio::time::sleep(sampling::delay(&mut self.random)).await;
         self.record_until(
             FaultKind::Latency,
             Some(self.context.active_faults.recorder.now()),

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::history::FaultKind;
 
@@ -69,6 +70,16 @@ fn probability(kind: FaultKind, operation: &str) -> f64 {
         (FaultKind::ReorderDelivery, "ReceiveMessage") => 0.2,
         _ => 0.0,
     }
+}
+
+/// Returns for how long a request is delayed: mostly briefly, as in any network; one of fifty
+/// exceeds the timeout of the clients.
+pub(super) fn delay(random: &mut fastrand::Rng) -> Duration {
+    Duration::from_millis(match random.u8(..50) {
+        0 => 6_000,
+        1..10 => random.u64(300..1_500),
+        _ => random.u64(5..300),
+    })
 }
 
 /// Returns the FNV-1a hash (64 bits), continued from `state`. fastrand spreads the result.
