@@ -82,6 +82,14 @@ impl DisturbanceKind {
         }
     }
 
+    /// Returns `true` if it explains no error.
+    pub(crate) fn fails_no_request(self) -> bool {
+        match self {
+            Self::Fault(kind) => kind.fails_no_request(),
+            Self::Down => false,
+        }
+    }
+
     /// Returns `true` if it affects a single request only.
     pub(crate) fn is_of_one_request(self) -> bool {
         match self {

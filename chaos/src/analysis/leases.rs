@@ -20,7 +20,7 @@ pub(crate) fn is_loss_explained(history: &History, line: &LogLine) -> bool {
             && Span::of(fault).touches(before)
             && match fault.kind {
                 FaultKind::Stop => is_long_pause(fault, lease),
-                kind if kind.is_of_processes() => false,
+                kind if kind.is_of_processes() || kind.fails_no_request() => false,
                 _ => fault.concerns(CloudService::Dynamodb) && !fault.is_short_latency(),
             }
     };

@@ -21,6 +21,7 @@ pub(super) fn answers(history: &History, found: &mut Findings) {
     let disturbed: Spans = disturbances(history)
         .iter()
         .filter(|one| one.process.is_none_or(|process| apis.contains(&process)))
+        .filter(|one| !one.kind.fails_no_request())
         // The API uses DynamoDB only.
         .filter(|one| one.service.is_none_or(|it| it == CloudService::Dynamodb))
         .map(|one| one.span.and_after(AFTERMATH_MS))
@@ -105,18 +106,31 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_of_the_queue_does_not_explain_an_error_of_the_api() {
-        assert_violations(Invariant::Answers, 1, |history| {
-            let post = &mut history.posts[5];
-            post.at = 60_000;
-            let mut outage = history.faults[0].clone();
-            outage.kind = FaultKind::Outage;
-            outage.service = Some(CloudService::Sqs);
-            outage.process = None;
-            outage.at = 59_000;
-            outage.until = Some(62_000);
-            history.faults.push(outage);
-        });
+    fn only_a_fault_that_fails_writes_explains_an_error_of_the_api() {
+        let with = |kind, service| {
+            move |history: &mut History| {
+                let post = &mut history.posts[5];
+                post.at = 60_000;
+                post.status = Some(503);
+                let mut fault = history.faults[0].clone();
+                fault.kind = kind;
+                fault.service = Some(service);
+                fault.process = None;
+                fault.at = 59_000;
+                fault.until = Some(62_000);
+                history.faults.push(fault);
+            }
+        };
+        let (dynamodb, sqs) = (CloudService::Dynamodb, CloudService::Sqs);
+        assert_valid(with(FaultKind::Outage, dynamodb));
+        assert_valid(with(FaultKind::HotPartitions, dynamodb));
+        for (kind, service) in [
+            (FaultKind::Outage, sqs),
+            (FaultKind::IndexDelay, dynamodb),
+            (FaultKind::StreamDelay, CloudService::Streams),
+        ] {
+            assert_violations(Invariant::Answers, 1, with(kind, service));
+        }
     }
 
     #[test]

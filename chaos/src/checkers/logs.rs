@@ -25,6 +25,7 @@ fn fails_a_write(fault: &Fault) -> bool {
         || !fault.kind.is_of_processes()
             && fault.concerns(CloudService::Dynamodb)
             && !fault.is_short_latency()
+            && !fault.kind.fails_no_request()
 }
 
 /// Checks that a fault explains every logged error and every lost lease.
@@ -132,6 +133,8 @@ mod tests {
         let sqs = CloudService::Sqs;
         assert_violations(Invariant::Logs, 1, with(FaultKind::Outage, 10_000, sqs));
         assert_violations(Invariant::Logs, 1, with(FaultKind::Kill, 0, dynamodb));
+        let index_delay = with(FaultKind::IndexDelay, 10_000, dynamodb);
+        assert_violations(Invariant::Logs, 1, index_delay);
     }
 
     #[test]
@@ -156,5 +159,8 @@ mod tests {
         assert_valid(with(FaultKind::Throttle, 59_000, 0));
         assert_violations(Invariant::Logs, 1, with(FaultKind::Throttle, 58_999, 0));
         assert_violations(Invariant::Logs, 1, with(FaultKind::Latency, 62_000, 300));
+        assert_valid(with(FaultKind::HotPartitions, 62_000, 2_000));
+        let index_delay = with(FaultKind::IndexDelay, 62_000, 2_000);
+        assert_violations(Invariant::Logs, 1, index_delay);
     }
 }

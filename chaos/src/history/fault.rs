@@ -126,6 +126,11 @@ impl FaultKind {
         )
     }
 
+    /// Returns `true` for faults after which data arrives later, but no request fails.
+    pub(crate) const fn fails_no_request(self) -> bool {
+        matches!(self, Self::IndexDelay | Self::StreamDelay)
+    }
+
     /// Returns `true` for faults of processes, `false` for faults of requests.
     pub(crate) const fn is_of_processes(self) -> bool {
         matches!(
