@@ -52,12 +52,15 @@ struct Transaction<'a> {
     transact_items: Vec<BTreeMap<String, Action<'a>>>,
 }
 
-/// `BatchWriteItem`: lists by table, with elements such as `{"PutRequest": {"Item": …}}`.
+/// A put or a deletion of a `BatchWriteItem`, such as `{"PutRequest": {"Item": …}}`.
+type BatchedWrite<'a> = BTreeMap<String, BTreeMap<String, Attributes<'a>>>;
+
+/// `BatchWriteItem`: the writes of each table, by its name.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct BatchWrite<'a> {
     #[serde(borrow)]
-    request_items: BTreeMap<String, Vec<BTreeMap<String, BTreeMap<String, Attributes<'a>>>>>,
+    request_items: BTreeMap<String, Vec<BatchedWrite<'a>>>,
 }
 
 #[derive(Debug, Deserialize)]
