@@ -25,6 +25,12 @@ use crate::store::Store;
 /// Attempts while DynamoDB throttles: more would add to the load.
 const THROTTLED_ATTEMPTS: u32 = 3;
 
+/// Attempts while other transactions have the key: requests with one key take turns.
+const CONFLICTING_ATTEMPTS: usize = 12;
+
+/// Attempts after any other failure. An outage of seconds is left to the client's retries.
+const ATTEMPTS: usize = 6;
+
 /// The order that a request receives.
 #[derive(Debug)]
 pub(super) enum Committed {
@@ -34,15 +40,13 @@ pub(super) enum Committed {
     Earlier(Order),
 }
 
-/// Returns the pauses between attempts: at most 5, from 25 ms to 400 ms, at most doubled by jitter.
-/// Conflicts with other transactions are over within milliseconds, and an outage of seconds is left
-/// to the client's retries.
+/// Returns the pauses between attempts, from 25 ms to 400 ms, at most doubled by jitter.
 fn pauses() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::new()
         .with_jitter()
         .with_min_delay(Duration::from_millis(25))
         .with_max_delay(Duration::from_millis(400))
-        .with_max_times(5)
+        .with_max_times(CONFLICTING_ATTEMPTS - 1)
         .build()
 }
 
@@ -60,11 +64,14 @@ pub(super) async fn commit(
     })?;
     let mut pauses = pauses();
     let mut throttled = 0;
+    let mut sent = 0;
     loop {
+        sent += 1;
         let error = match request.clone().send().await {
             Ok(_) => return Ok(Committed::New(order)),
             Err(error) => error,
         };
+        let mut attempts = ATTEMPTS;
         let (retry, response) = match commit_outcome::interpret(&error, id) {
             CommitOutcome::Committed => return Ok(Committed::New(order)),
             CommitOutcome::KeyUsed(record) => {
@@ -84,7 +91,10 @@ pub(super) async fn commit(
                 Ok(None) => (true, ApiError::Unavailable),
                 Err(error) => (true, error),
             },
-            CommitOutcome::Conflict => (true, ApiError::Unavailable),
+            CommitOutcome::Conflict => {
+                attempts = CONFLICTING_ATTEMPTS;
+                (true, ApiError::Unavailable)
+            }
             CommitOutcome::Throttled => {
                 throttled += 1;
                 (throttled < THROTTLED_ATTEMPTS, ApiError::Throttled)
@@ -92,7 +102,7 @@ pub(super) async fn commit(
             CommitOutcome::Unavailable => (false, ApiError::Unavailable),
             CommitOutcome::Rejected => (false, ApiError::Internal),
         };
-        match pauses.next().filter(|_| retry) {
+        match pauses.next().filter(|_| retry && sent < attempts) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => {
                 tracing::error!(
