@@ -132,6 +132,9 @@ fn size(item: &HashMap<String, AttributeValue>) -> usize {
 #[tokio::test]
 async fn an_order_costs_the_requests_stated_in_the_runbook() {
     let stack = Stack::start(&[("RELAY_LEASE_DURATION", "1s")]).await;
+    // Each conflict costs a further request.
+    let fidelity = stack.cloud.fidelity();
+    fidelity.update(|fidelity| fidelity.transaction_time = None);
     let api = Counted::start(&stack, "order-api").await;
     let relay = Counted::start(&stack, "outbox-relay").await;
     let worker = Counted::start(&stack, "inventory-worker").await;

@@ -6,6 +6,7 @@ use test_support::{Fault, Proxy};
 use crate::support::{TestCloud, message, metric};
 
 const PROCESSED: &str = r#"orders_processed_total{outcome="processed"}"#;
+const TOOK: &str = r#"messaging_process_duration_seconds_count{messaging_destination_name="order-events",messaging_operation_name="process",messaging_system="aws_sqs",outcome="processed"}"#;
 const DUPLICATE: &str = r#"orders_processed_total{outcome="duplicate"}"#;
 
 #[tokio::test]
@@ -24,7 +25,7 @@ async fn an_order_is_processed_and_exactly_its_stock_is_reserved() {
     assert_eq!(cloud.stock("C").await, (7, 0));
     cloud.drained().await;
     assert_eq!(metric(&worker, PROCESSED).await, 1.0);
-    let took = metric(&worker, "messaging_process_duration_seconds_count").await;
+    let took = metric(&worker, TOOK).await;
     assert_eq!(took, 1.0);
 }
 
