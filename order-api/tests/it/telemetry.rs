@@ -73,10 +73,14 @@ async fn the_callers_trace_is_continued_into_the_stored_event() {
         event["traceparent"].as_s().unwrap(),
         &format!("00-{TRACE}-{}-01", hex(&producer.span_id))
     );
-    let request = span(&receiver, |span| {
-        span.name == "DynamoDB.TransactWriteItems" && span.parent_span_id == producer.span_id
-    });
-    let request = request.await;
+    let sent = |span: &Span, error_type: &str| {
+        span.name == "DynamoDB.TransactWriteItems"
+            && span.parent_span_id == producer.span_id
+            && attribute(span, "error.type") == error_type
+    };
+    let lost = span(&receiver, |span| sent(span, "_OTHER")).await;
+    assert_eq!(status(&lost), StatusCode::Error);
+    let request = span(&receiver, |span| sent(span, "")).await;
     assert_eq!(request.kind(), SpanKind::Client);
     assert_eq!(attribute(&request, "db.system.name"), "aws.dynamodb");
     assert_eq!(

@@ -44,9 +44,11 @@ impl Intercept for DynamoDbSpans {
         "DynamoDbSpans"
     }
 
-    fn read_before_execution(
+    // Before it, the configuration does not contain the operation yet.
+    fn read_before_serialization(
         &self,
         context: &BeforeSerializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let parent = Context::current();
