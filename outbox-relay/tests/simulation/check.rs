@@ -1,12 +1,18 @@
 //! Checks of the final state of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use outbox::Status;
 use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::EventKey;
+use tokio::time::Instant;
 
 use crate::world::{Delivery, Disturbance, EventModel, World};
+
+/// Time after the deferral of an event from which sweepers take pending events before it for lost:
+/// 30 seconds, by clocks that differ by up to 2.6.
+const LOST_AFTER: Duration = Duration::from_secs(27);
 
 /// Adds violations to `world.violations`, and returns the number of repeated deliveries.
 pub(crate) fn check(world: &mut World) -> u64 {
@@ -125,7 +131,7 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
         let disturbances = world.disturbances.iter().filter(disturbed).count();
         // A reader may receive the old record of an event that is pending again.
         let stale = usize::try_from(event.republished).unwrap_or(usize::MAX);
-        let stale = stale + usize::from(is_sent_twice(world, key));
+        let stale = stale + usize::from(is_sent_twice(world, key, last.at));
         if earlier.len() > lost + disturbances + stale {
             let senders: Vec<_> = deliveries.iter().map(|sent| &*sent.sender).collect();
             found.push(format!(
@@ -139,20 +145,30 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
     found
 }
 
-/// Returns `true` if two instances may read the event from the table and send it: for a later event
-/// of its aggregate that cannot be deferred and follows the deferred ones before it, or for a later
-/// one whose earlier ones the stream has lost while their queue fails or is slow.
-fn is_sent_twice(world: &World, key: &EventKey) -> bool {
+/// Returns `true` if two instances may send an event that was last delivered at `delivered_at`:
+///
+/// - a sweeper and the reader of a later event of its aggregate, if the stream has lost it while
+///   its queue fails or is slow,
+/// - a sweeper and its own reader, if the sweeper takes it for lost because a later event was
+///   deferred long ago,
+/// - two sweepers, if it was deferred, and a later event cannot be.
+fn is_sent_twice(world: &World, key: &EventKey, delivered_at: Instant) -> bool {
     let sequence = |key: &EventKey| key.sequence.parse::<u64>().ok();
-    let is_before_unindexed = || {
+    let is_before = |condition: &dyn Fn(&EventModel) -> bool| {
         world.events.iter().any(|(other, event)| {
             other.aggregate_id == key.aggregate_id
                 && sequence(other) > sequence(key)
-                && !event.wrote_bucket
+                && condition(event)
         })
     };
     let setup = &world.setup;
     let is_impaired = setup.failing_queue.is_some() || setup.slow_queue.is_some();
     let is_lost = is_impaired && !world.has_record(key);
-    is_lost || (world.events[key].deferred && is_before_unindexed())
+    let was_deferred_early = |later: &EventModel| {
+        let since = later.deferred_since;
+        since.is_some_and(|since| since + LOST_AFTER <= delivered_at)
+    };
+    is_lost
+        || is_before(&was_deferred_early)
+        || (world.events[key].deferred && is_before(&|later| !later.wrote_bucket))
 }

@@ -67,6 +67,8 @@ impl Instance {
 
     fn start(&mut self) {
         self.incarnation += 1;
+        // The earlier process may have crashed while it was frozen.
+        self.frozen = Arc::default();
         // Some restart under the same name, some under a new one.
         let instance = if self.random.bool() {
             format!("relay-{}", self.number)

@@ -205,6 +205,7 @@ impl World {
                 flaw,
                 deferred: false,
                 deferred_at: None,
+                deferred_since: None,
                 event_id,
                 wrote_bucket: has_bucket,
                 has_bucket,

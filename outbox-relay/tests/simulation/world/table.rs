@@ -37,8 +37,10 @@ pub(crate) struct EventModel {
     pub(crate) flaw: Option<Flaw>,
     /// The relay left it to its table path.
     pub(crate) deferred: bool,
-    /// Time of its deferral.
+    /// Time of its deferral, by the clock of the instance that deferred it.
     pub(super) deferred_at: Option<String>,
+    /// Time of its first deferral.
+    pub(crate) deferred_since: Option<Instant>,
     /// Id that its writer chose.
     pub(crate) event_id: Option<String>,
     /// Its writer stored `state_bucket`.
@@ -261,6 +263,7 @@ impl World {
         };
         event.deferred = true;
         event.deferred_at = Some(deferred_at.to_string());
+        event.deferred_since.get_or_insert_with(Instant::now);
         if !event.has_bucket {
             let violation = "deferral: an event that the index does not contain was deferred";
             self.violations.push(violation.to_owned());
