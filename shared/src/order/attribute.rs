@@ -13,6 +13,12 @@ pub mod orders {
     pub const VERSION: &str = "version";
     pub const UPDATED_AT: &str = "updated_at";
     pub const REJECTION_REASON: &str = "rejection_reason";
+    /// [`lines_digest`](crate::order::lines_digest) of the lines. Orders of earlier releases have
+    /// none.
+    pub const ITEMS_DIGEST: &str = "items_digest";
+    pub const ITEMS: &str = "items";
+    /// The reserved pieces, by SKU; written with the stock that it moves.
+    pub const RESERVATION: &str = "reservation";
 }
 
 /// The inventory table.

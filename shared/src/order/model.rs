@@ -1,13 +1,14 @@
 //! The stored order and its event.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::timestamp::Timestamp;
 use outbox::{Aggregate, EventError, NewEvent};
 use serde::{Deserialize, Serialize};
 
-use super::attribute::orders::TOTAL_MINOR;
+use super::attribute::orders::{ITEMS, ITEMS_DIGEST, TOTAL_MINOR};
+use super::lines_digest;
 use super::values::{Currency, CustomerId, OrderId, Quantity, Sku, UnitPrice};
 
 /// Status of an order.
@@ -58,6 +59,10 @@ pub struct Order {
     /// Orders of earlier releases have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+    /// The pieces that the order holds of each SKU, from when it is PROCESSED until they are
+    /// released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<BTreeMap<Sku, Quantity>>,
 }
 
 impl Order {
@@ -75,6 +80,7 @@ impl Order {
             updated_at: now,
             rejection_reason: None,
             trace_id: None,
+            reservation: None,
         }
     }
 
@@ -87,6 +93,7 @@ impl Order {
             version: 1,
             updated_at: self.created_at,
             rejection_reason: None,
+            reservation: None,
             ..self
         }
     }
@@ -100,14 +107,19 @@ impl Order {
             .sum()
     }
 
-    /// Returns the DynamoDB item. `total_minor` is stored for other readers, and derived here, so
-    /// that it always equals the total of the lines.
+    /// Returns the DynamoDB item. `total_minor` and `items_digest` are stored for other readers and
+    /// for conditions, and derived here, so that they always agree with the lines.
     pub fn to_item(&self) -> Result<HashMap<String, AttributeValue>, serde_dynamo::Error> {
         let mut item: HashMap<String, AttributeValue> =
             serde_dynamo::aws_sdk_dynamodb_1::to_item(self)?;
         item.insert(
             TOTAL_MINOR.to_owned(),
             AttributeValue::N(self.total_minor().to_string()),
+        );
+        let lines = self.items.iter().map(|line| (&line.sku, line.quantity));
+        item.insert(
+            ITEMS_DIGEST.to_owned(),
+            AttributeValue::S(lines_digest(lines)),
         );
         Ok(item)
     }
@@ -163,6 +175,23 @@ pub struct PlacedLine {
 
 impl OrderPlaced {
     pub const EVENT_TYPE: &str = "order.placed";
+
+    /// Returns the digest that the stored order has if its lines are those of the event.
+    pub fn items_digest(&self) -> String {
+        lines_digest(self.items.iter().map(|line| (&line.sku, line.quantity)))
+    }
+
+    /// Returns `true` if a stored order has the lines of the event. Compares the lines themselves,
+    /// for orders that were stored without a digest.
+    pub fn has_lines_of(&self, stored: &HashMap<String, AttributeValue>) -> bool {
+        let items: Option<Vec<PlacedLine>> = stored.get(ITEMS).and_then(|items| {
+            serde_dynamo::aws_sdk_dynamodb_1::from_attribute_value(items.clone()).ok()
+        });
+        items.is_some_and(|items| {
+            let lines = items.iter().map(|line| (&line.sku, line.quantity));
+            lines_digest(lines) == self.items_digest()
+        })
+    }
 }
 
 #[cfg(test)]
@@ -215,6 +244,7 @@ mod tests {
         use crate::order::attribute::orders::*;
         let mut order = order(vec![(1, 1)]);
         order.rejection_reason = Some("r".to_owned());
+        order.reservation = Some(BTreeMap::new());
         let item = order.to_item().unwrap();
         for name in [
             ORDER_ID,
@@ -223,9 +253,42 @@ mod tests {
             VERSION,
             UPDATED_AT,
             REJECTION_REASON,
+            ITEMS,
+            ITEMS_DIGEST,
+            RESERVATION,
         ] {
             assert!(item.contains_key(name), "{name}");
         }
+    }
+
+    #[test]
+    fn an_event_has_the_lines_of_its_own_order_and_of_no_other() {
+        let stored = order(vec![(2, 5), (3, 7)]);
+        let event = |order: &Order| OrderPlaced {
+            order_id: order.order_id,
+            items: order
+                .items
+                .iter()
+                .map(|line| PlacedLine {
+                    sku: line.sku.clone(),
+                    quantity: line.quantity,
+                })
+                .collect(),
+        };
+        let item = stored.to_item().unwrap();
+        let own = event(&stored);
+        assert_eq!(item["items_digest"], AttributeValue::S(own.items_digest()));
+        assert!(own.has_lines_of(&item));
+        for other in [
+            vec![(2, 5), (4, 7)],
+            vec![(2, 5)],
+            vec![(2, 5), (3, 7), (1, 1)],
+        ] {
+            let other = event(&order(other));
+            assert_ne!(other.items_digest(), own.items_digest());
+            assert!(!other.has_lines_of(&item));
+        }
+        assert!(!own.has_lines_of(&HashMap::new()));
     }
 
     proptest! {
@@ -233,9 +296,12 @@ mod tests {
         fn a_stored_order_is_read_back_unchanged(
             lines in proptest::collection::vec((1u64..=1_000_000, 0u64..=1_000_000_000_000), 1..50),
             trace_id in proptest::option::of("[0-9a-f]{32}"),
+            is_reserved in proptest::bool::ANY,
         ) {
             let mut order = order(lines);
             order.trace_id = trace_id;
+            let reservation = order.items.iter().map(|line| (line.sku.clone(), line.quantity));
+            order.reservation = is_reserved.then(|| reservation.collect());
             prop_assert_eq!(Order::from_item(order.to_item().unwrap()).unwrap(), order);
         }
     }
