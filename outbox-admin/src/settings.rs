@@ -25,6 +25,8 @@ pub struct Settings {
     pub failed_events_block: bool,
     /// Tables in which aggregates are stored, to show the consumer's result beside an event.
     pub aggregate_tables: AggregateTables,
+    /// Queues whose dead letters are shown, by name or URL.
+    pub queues: Vec<String>,
     /// Base URL of Jaeger's pages, without a trailing slash, for links to traces.
     pub jaeger_ui_url: Option<String>,
 }

@@ -212,6 +212,11 @@ impl Config {
             lease_duration: self.lease_duration,
             failed_events_block: self.on_failure == OnFailure::Hold,
             aggregate_tables: self.aggregate_tables.clone(),
+            queues: self
+                .routes
+                .queues()
+                .map(|queue| queue.as_str().to_owned())
+                .collect(),
             jaeger_ui_url: self.jaeger_ui_url.clone(),
         }
     }

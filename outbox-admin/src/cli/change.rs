@@ -337,7 +337,7 @@ async fn request_sweep(operator: &Operator) {
 }
 
 /// Prompts for confirmation on the terminal. Fails if standard input or error is not a terminal.
-async fn confirm(prompt: String) -> Result<bool, CommandError> {
+pub(super) async fn confirm(prompt: String) -> Result<bool, CommandError> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(CommandError::Usage(
             "cannot ask for confirmation without a terminal: add --yes".to_owned(),

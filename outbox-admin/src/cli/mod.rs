@@ -5,10 +5,12 @@
 //! - `list`: `list`, and the table of events that `show` also prints.
 //! - `show`: `show`.
 //! - `change`: `retry`, `discard` and `replay`.
+//! - `dead_letters`: `dlq list`, `dlq redrive` and `dlq discard`.
 //! - `watch`: `watch`, the status at an interval.
 //! - `output`: text and JSON on standard output, for all of them.
 
 mod change;
+mod dead_letters;
 mod list;
 mod output;
 mod show;
@@ -27,8 +29,8 @@ use crate::service::bulk::Stopped;
 use crate::service::{OperateError, Operator};
 use crate::settings::Settings;
 
-/// Exit code of a command that could not complete, because DynamoDB is unavailable or denies the
-/// request, or because a table does not exist (`EX_UNAVAILABLE` of sysexits.h). Exit code 1 in
+/// Exit code of a command that could not complete, because DynamoDB or SQS is unavailable or denies
+/// the request, or because a table does not exist (`EX_UNAVAILABLE` of sysexits.h). Exit code 1 in
 /// contrast is a result: unhealthy, not found or failed.
 pub const EXIT_UNAVAILABLE: u8 = 69;
 
@@ -36,7 +38,7 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 pub const EXIT_CODES: &str = "\
 Without a command the relay runs.
 
-Exit codes: 0 healthy/succeeded; 1 unhealthy, not found or failed; 64 usage; 69 DynamoDB unavailable.";
+Exit codes: 0 healthy/succeeded; 1 unhealthy, not found or failed; 64 usage; 69 DynamoDB or SQS unavailable.";
 
 /// The operators' commands.
 #[derive(Clone, Debug, Subcommand)]
@@ -49,6 +51,7 @@ pub enum Command {
     Replay(change::ReplayCommand),
     Shards(status::ShardsCommand),
     Watch(watch::WatchCommand),
+    Dlq(dead_letters::DlqCommand),
     /// Print the completion script of a shell, for the shell to source.
     Completions {
         #[arg(value_enum)]
@@ -155,6 +158,7 @@ async fn execute(command: Command, operator: &Operator, context: &Context) -> Ou
         Command::Discard(command) => command.run(operator, stop).await,
         Command::Replay(command) => command.run(operator, stop).await,
         Command::Watch(command) => command.run(operator, stop).await,
+        Command::Dlq(command) => command.run(operator, stop).await,
         Command::Completions { .. } => Ok(true),
     }
 }

@@ -9,6 +9,7 @@
 //! - [`leases`]: leases of shards, sweepers and instances.
 //! - [`lease_observer`]: whether the owners of leases are alive.
 //! - [`status`]: all of it in one report, and whether it is healthy.
+//! - [`dead_letters`]: the dead-letter queues of the routes' queues.
 //! - [`aggregate`]: the consumer's result, from the aggregate's own table.
 //!
 //! Requests to the outbox and lease tables are in `outbox-store`. Every change is conditional on
@@ -17,6 +18,7 @@
 pub mod aggregate;
 pub mod bulk;
 pub mod change;
+pub mod dead_letters;
 pub mod event;
 pub mod lease_observer;
 pub mod leases;
@@ -46,6 +48,9 @@ use crate::settings::{AggregateTables, Settings};
 pub struct Operator {
     /// For the tables of aggregates only.
     dynamodb: Client,
+    sqs: aws_sdk_sqs::Client,
+    /// Held by operations that receive dead letters.
+    dead_letters_lock: Arc<tokio::sync::Mutex<()>>,
     outbox: DynamoDbOutboxTable,
     leases: Arc<DynamoDbLeaseTable>,
     stream: StreamDescriber,
@@ -54,6 +59,7 @@ pub struct Operator {
     lease_duration: Duration,
     failed_events_block: bool,
     aggregate_tables: AggregateTables,
+    queues: Vec<String>,
     jaeger_ui_url: Option<String>,
 }
 
@@ -81,6 +87,8 @@ impl Operator {
     pub fn new(clients: &Clients, settings: &Settings) -> Self {
         Self {
             dynamodb: clients.dynamodb.clone(),
+            sqs: clients.sqs.clone(),
+            dead_letters_lock: Arc::default(),
             outbox: DynamoDbOutboxTable::new(
                 clients.dynamodb.clone(),
                 settings.outbox_table.clone(),
@@ -98,6 +106,7 @@ impl Operator {
             lease_duration: settings.lease_duration,
             failed_events_block: settings.failed_events_block,
             aggregate_tables: settings.aggregate_tables.clone(),
+            queues: settings.queues.clone(),
             jaeger_ui_url: settings.jaeger_ui_url.clone(),
         }
     }

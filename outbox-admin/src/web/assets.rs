@@ -16,7 +16,7 @@ macro_rules! asset {
 }
 
 /// Path, content type and contents of each file.
-const ASSETS: [(&str, &str, &str); 12] = [
+const ASSETS: [(&str, &str, &str); 13] = [
     asset!("/", HTML, "index.html"),
     asset!("/console.css", CSS, "console.css"),
     asset!("/icon.svg", SVG, "icon.svg"),
@@ -25,6 +25,7 @@ const ASSETS: [(&str, &str, &str); 12] = [
     asset!("/dom.js", SCRIPT, "dom.js"),
     asset!("/charts.js", SCRIPT, "charts.js"),
     asset!("/list.js", SCRIPT, "list.js"),
+    asset!("/dead_letters.js", SCRIPT, "dead_letters.js"),
     asset!("/detail.js", SCRIPT, "detail.js"),
     asset!("/json.js", SCRIPT, "json.js"),
     asset!("/location.js", SCRIPT, "location.js"),

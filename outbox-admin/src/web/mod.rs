@@ -4,6 +4,7 @@
 //! - `access`, `admin_token`: authorization of requests.
 //! - `assets`: the files of the page, which need no build step.
 //! - `api`: queries and actions, as JSON.
+//! - `dead_letters`: the queues' dead letters, as JSON.
 //! - `live`: live updates, as server-sent events.
 //! - `bounded_page`: the size of a page of a list.
 //! - `problem`: error responses.
@@ -17,6 +18,7 @@ mod admin_token;
 mod api;
 mod assets;
 mod bounded_page;
+mod dead_letters;
 mod live;
 mod problem;
 mod relay_view;
@@ -67,6 +69,7 @@ impl Console {
     /// Returns the routes of the page, its API and its live updates.
     pub fn router(&self) -> Router {
         let authorized = api::router()
+            .merge(dead_letters::router())
             .merge(live::router())
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)

@@ -1,6 +1,7 @@
 // The page: receives live updates, and shows the view and the event that the address names.
 
 import { follow, get, token } from "./client.js";
+import { DeadLetters } from "./dead_letters.js";
 import { blockingCause, detail } from "./detail.js";
 import { byId, el, number, setText } from "./dom.js";
 import { List, MAX_PUBLISHED, updateAges } from "./list.js";
@@ -14,12 +15,14 @@ const TITLES = {
   pending: "Pending events",
   published: "Events published by this relay",
   shards: "Leases of shards and sweepers, and their owners",
+  dead: "Dead letters of the queues",
   search: "Search results",
 };
 const EMPTY = {
   failed: "No event has failed.",
   pending: "No event is pending.",
   published: "This relay has not published an event since it started.",
+  dead: "The dead-letter queues are empty.",
   shards: "No leases: no relay of this consumer group has read the stream yet.",
 };
 
@@ -36,6 +39,11 @@ const list = new List((link) => {
   location.hash = link;
 });
 
+const deadLetters = new DeadLetters({
+  onChange: () => currentLocation().view === "dead" && renderList(),
+  onDone: toast,
+});
+
 let shown = { view: null, query: null };
 
 /** Shows the view and the event that the address names. */
@@ -47,6 +55,7 @@ function navigate() {
     searchResult = null;
     byId("query").value = target.query;
     if (target.view === "search") search(target.query);
+    if (target.view === "dead") deadLetters.load();
   }
   for (const link of document.querySelectorAll("[data-view]")) {
     if (link.dataset.view === target.view) link.setAttribute("aria-current", "page");
@@ -87,6 +96,7 @@ function viewContent(view) {
   if (view === "published") return { items: published.slice(0, MAX_PUBLISHED) };
   if (view === "search") return searchResult ?? { items: null };
   if (view === "shards") return leaseContent();
+  if (view === "dead") return deadLetters.content;
   const first = latest[view];
   if (first === null) return { items: null };
   if (first.problem) return { items: [], problem: first.problem };
@@ -145,6 +155,11 @@ function renderList({ isLiveUpdate = false } = {}) {
 
 byId("list").addEventListener("pointerleave", () => {
   if (isRenderDeferred) renderList();
+});
+
+byId("list").addEventListener("click", ({ target }) => {
+  const { action, message } = target.dataset;
+  if (action !== undefined) deadLetters.confirm(action, message);
 });
 
 byId("more").addEventListener("click", async () => {
@@ -285,6 +300,7 @@ addEventListener("keydown", (event) => {
     2: () => openView(1),
     3: () => openView(2),
     4: () => openView(3),
+    5: () => openView(4),
   }[event.key];
   if (act === undefined) return;
   event.preventDefault();

@@ -1,6 +1,8 @@
 // The list of the current view: its columns, its rows, and moving between rows with the keyboard.
 
+import { actions, trace } from "./dead_letters.js";
 import { between, byId, duration, el, prose, setText, time } from "./dom.js";
+import { hashOf } from "./location.js";
 
 /** Maximum number of published events in the list. */
 export const MAX_PUBLISHED = 200;
@@ -69,6 +71,14 @@ const COLUMNS = {
     committed,
     { name: "Reason", kind: "c-text", cell: (item) => prose(item.discard_reason ?? item.failure ?? "") },
   ],
+  dead: [
+    { name: "Event", kind: "c-event", cell: deadEvent },
+    { name: "Type", kind: "c-type", cell: (letter) => letter.event_type ?? "" },
+    { name: "Queue", kind: "c-wide", cell: (letter) => letter.source_queue ?? letter.queue },
+    { name: "Age", kind: "c-short", label: "age", cell: (letter) => (letter.sent_at ? age(letter.sent_at) : "") },
+    { name: "Trace", kind: "c-text", cell: trace },
+    { name: "", kind: "c-actions", cell: actions },
+  ],
   shards: [
     { name: "Lease", kind: "c-event", cell: (lease) => el("span", { class: "mono", title: lease.lease }, leaseName(lease)) },
     { name: "Owner", kind: "c-wide", cell: (lease) => lease.owner ?? "none" },
@@ -80,6 +90,13 @@ const COLUMNS = {
 
 /** The maintenance lease has the name that earlier releases gave to that of their only sweeper. */
 const leaseName = ({ lease, kind }) => (kind === "maintenance" ? `${lease} (maintenance)` : lease);
+
+/** Creates the id of a dead letter's event, as a link to the events of its aggregate. */
+function deadEvent({ message_id: message, event_id: id, aggregate }) {
+  const title = `message ${message}`;
+  if (!aggregate) return el("span", { class: "mono", title }, id ?? message);
+  return el("a", { href: `#${hashOf({ view: "search", query: aggregate })}`, title }, id ?? message);
+}
 
 /** Returns what is special about a pending event, if anything. */
 function repetition(item) {

@@ -1,7 +1,7 @@
 // The location of the page: #view=failed&q=…&id=…&sequence=…
 
 /** Views with a link of their own; the view `search` has none. */
-export const VIEWS = ["failed", "pending", "published", "shards"];
+export const VIEWS = ["failed", "pending", "published", "shards", "dead"];
 
 /** Returns the view, the search query and the key of the open event, from the address. */
 export function currentLocation() {

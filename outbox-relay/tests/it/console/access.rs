@@ -9,17 +9,20 @@ use super::{Console, TOKEN, detail, failed, key};
 use crate::support::{DEADLINE, RELAY, string};
 
 /// Routes that show or change events.
-const GUARDED: [(&str, &str); 6] = [
+const GUARDED: [(&str, &str); 9] = [
     ("GET", "/api/live"),
     ("GET", "/api/events?state=failed"),
     ("GET", "/api/search?q=a"),
     ("GET", "/api/event?aggregate_id=a&sequence=1"),
     ("POST", "/api/retry"),
     ("POST", "/api/discard"),
+    ("GET", "/api/dead-letters"),
+    ("POST", "/api/dead-letters/redrive"),
+    ("POST", "/api/dead-letters/discard"),
 ];
 
 /// Routes without data of events.
-const OPEN: [&str; 15] = [
+const OPEN: [&str; 16] = [
     "/",
     "/console.css",
     "/icon.svg",
@@ -28,6 +31,7 @@ const OPEN: [&str; 15] = [
     "/dom.js",
     "/charts.js",
     "/list.js",
+    "/dead_letters.js",
     "/detail.js",
     "/json.js",
     "/location.js",

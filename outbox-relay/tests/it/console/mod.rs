@@ -3,6 +3,7 @@
 mod access;
 mod actions;
 mod bad_input;
+mod dead_letters;
 mod large_outbox;
 mod live_updates;
 mod unavailable_tables;

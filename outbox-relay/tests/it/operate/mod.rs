@@ -3,6 +3,7 @@
 mod blocked;
 mod bulk;
 mod change;
+mod dead_letters;
 mod interruption;
 mod list_and_show;
 mod status;
