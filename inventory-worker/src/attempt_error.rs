@@ -1,13 +1,13 @@
-//! Failure of one attempt to process an order.
+//! Failure of one attempt to process orders.
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use shared::aws::error::{ErrorClass, classify, describe};
 
-/// Failure of an attempt, which neither processed nor rejected the order.
+/// Failure of an attempt, which neither processed nor rejected the orders.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttemptError {
     /// Another transaction holds an item, for some milliseconds.
-    #[error("another transaction holds an item of this order")]
+    #[error("another transaction holds an item of these orders")]
     Conflict,
     #[error("DynamoDB throttles the request")]
     Throttled,
@@ -20,13 +20,16 @@ pub(crate) enum AttemptError {
 }
 
 impl AttemptError {
-    /// Returns the class of the error, for OpenTelemetry's `error.type`.
-    pub(crate) fn error_type(&self) -> &'static str {
+    /// Every value of [`AttemptError::kind`].
+    pub(crate) const KINDS: [&str; 3] = ["conflict", "throttled", "unavailable"];
+
+    /// Returns the kind of a failure after which the attempt is repeated; `None` if it is not.
+    pub(crate) fn kind(&self) -> Option<&'static str> {
         match self {
-            Self::Conflict => "transaction_conflict",
-            Self::Throttled => "throttled",
-            Self::Unavailable(_) => "unavailable",
-            Self::Unprocessable(_) => "impossible",
+            Self::Conflict => Some("conflict"),
+            Self::Throttled => Some("throttled"),
+            Self::Unavailable(_) => Some("unavailable"),
+            Self::Unprocessable(_) => None,
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::concurrency::ConcurrencyLimit;
 use crate::message::Delivery;
+use crate::visibility::Hidden;
 
 /// The most entries that SQS accepts in one request.
 const MAX_BATCH: usize = 10;
@@ -40,14 +41,17 @@ pub(crate) struct DeleteRequest {
     queue_url: Arc<str>,
     receipt_handle: String,
     message_id: String,
+    /// Keeps the message hidden until it is deleted.
+    _hidden: Hidden,
 }
 
-impl From<Delivery> for DeleteRequest {
-    fn from(delivery: Delivery) -> Self {
+impl DeleteRequest {
+    pub(crate) fn new(delivery: Delivery, hidden: Hidden) -> Self {
         Self {
             queue_url: delivery.queue_url,
             receipt_handle: delivery.receipt_handle,
             message_id: delivery.message_id,
+            _hidden: hidden,
         }
     }
 }

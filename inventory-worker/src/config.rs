@@ -27,7 +27,8 @@ pub struct Config {
     #[arg(long, env = "WORKER_QUEUE", value_name = "QUEUE", default_value = "order-events", value_parser = parse_queue)]
     pub queue: String,
 
-    /// Maximum number of messages in flight, 1 to 1000
+    /// Maximum number of messages in progress and of requests to DynamoDB, 1 to 1000. Up to 1000
+    /// further messages wait for others that need the same SKUs, or for another attempt
     #[arg(long, env = "WORKER_CONCURRENCY", value_name = "MESSAGES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub concurrency: u16,
 

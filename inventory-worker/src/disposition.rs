@@ -12,6 +12,8 @@ pub(crate) enum Disposition {
     Rejected(String),
     /// The order was PROCESSED or REJECTED before. The message is deleted.
     Duplicate,
+    /// The event is of a type that this worker does not handle. The message is deleted.
+    Ignored,
     /// The delivery had no effect; the message is redelivered.
     Released(ReleaseReason),
     /// No delivery of this message can have an effect. It is left in the queue, and moves to the
@@ -22,12 +24,12 @@ pub(crate) enum Disposition {
 /// Reason for releasing a message without an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReleaseReason {
-    #[error("conflicts with other transactions on this order or its stock did not end")]
-    Contention,
     #[error("the worker is stopping")]
     Stopping,
     #[error("the message was in flight for as long as SQS allows")]
     HoldLimit,
+    #[error("its processing ended without a result, by a defect of this program")]
+    Interrupted,
 }
 
 /// Reason for leaving a message for the dead-letter queue.
@@ -42,14 +44,21 @@ pub(crate) enum DeadLetterReason {
 
 impl Disposition {
     /// Every value of [`Disposition::label`].
-    pub(crate) const LABELS: [&str; 5] =
-        ["processed", "rejected", "duplicate", "unreadable", "failed"];
+    pub(crate) const LABELS: [&str; 6] = [
+        "processed",
+        "rejected",
+        "duplicate",
+        "ignored",
+        "unreadable",
+        "failed",
+    ];
 
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Processed => "processed",
             Self::Rejected(_) => "rejected",
             Self::Duplicate => "duplicate",
+            Self::Ignored => "ignored",
             Self::DeadLetter(DeadLetterReason::Unreadable(_)) => "unreadable",
             Self::Released(_) | Self::DeadLetter(DeadLetterReason::Unprocessable(_)) => "failed",
         }
@@ -58,10 +67,10 @@ impl Disposition {
     /// OpenTelemetry's `error.type`; `None` if the delivery did not fail.
     pub(crate) fn error_type(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Processed | Self::Rejected(_) | Self::Duplicate => return None,
-            Self::Released(ReleaseReason::Contention) => "transaction_conflict",
+            Self::Processed | Self::Rejected(_) | Self::Duplicate | Self::Ignored => return None,
             Self::Released(ReleaseReason::Stopping) => "stopping",
             Self::Released(ReleaseReason::HoldLimit) => "unavailable",
+            Self::Released(ReleaseReason::Interrupted) => "internal",
             Self::DeadLetter(DeadLetterReason::Unreadable(_)) => "unreadable",
             Self::DeadLetter(DeadLetterReason::Unprocessable(_)) => "impossible",
         })

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use shared::runtime::health::{Check, Health, Report};
 use tokio::time::Instant;
 
-use crate::order_processor::OrderProcessor;
+use crate::batch_processor::BatchProcessor;
 use crate::queue::Queue;
 
 /// Period for which a readiness report is reused, so that any number of probes costs one check a
@@ -22,7 +22,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct WorkerHealth {
     pub sqs: aws_sdk_sqs::Client,
     pub queue: Arc<Queue>,
-    pub processor: Arc<OrderProcessor>,
+    pub processor: Arc<BatchProcessor>,
     /// The last readiness report and its time. Locked during a check, so that concurrent probes
     /// share one.
     pub last: tokio::sync::Mutex<Option<(Instant, Report)>>,

@@ -12,6 +12,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::order::{MAX_LINES, OrderPlaced};
 
+/// Upper bound on each text that is kept of a message, in bytes: for telemetry, while the message
+/// is held. Its texts may have a mebibyte, and the contract's are far shorter.
+const MAX_TEXT: usize = outbox::trace_context::MAX_TRACESTATE_BYTES;
+
 /// One delivery of a message. The receipt handle is valid for this delivery only.
 #[derive(Debug)]
 pub(crate) struct Delivery {
@@ -23,7 +27,8 @@ pub(crate) struct Delivery {
     pub receive_count: u32,
     /// Time of sending, in milliseconds since the epoch.
     pub sent_at_millis: Option<i64>,
-    /// The message attribute, which is known even if the body cannot be read.
+    /// The message attribute, which is known even if the body cannot be read. `None` if it is
+    /// longer than [`MAX_TEXT`], as with the trace context.
     pub event_id: Option<String>,
     pub trace: TraceContext,
 }
@@ -34,7 +39,10 @@ impl Delivery {
     pub(crate) fn of(message: Message, queue_url: &Arc<str>) -> Option<Self> {
         let system = message.attributes.unwrap_or_default();
         let mut attributes = message.message_attributes.unwrap_or_default();
-        let mut text = |name: &str| attributes.remove(name)?.string_value;
+        let mut text = |name: &str| {
+            let text = attributes.remove(name)?.string_value;
+            text.filter(|text| text.len() <= MAX_TEXT)
+        };
         Some(Self {
             queue_url: Arc::clone(queue_url),
             message_id: message.message_id?,
@@ -56,26 +64,27 @@ impl Delivery {
     }
 }
 
-/// The parts of an `order.placed` event that the worker uses.
+/// The parts of an event that the worker uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Event {
+    /// At most [`MAX_TEXT`] of it.
     pub id: String,
-    /// The CloudEvent's subject.
-    pub aggregate_id: String,
-    pub order: OrderPlaced,
+    /// The CloudEvent's subject, at most [`MAX_TEXT`] of it.
+    pub aggregate_id: Option<String>,
+    /// `None` if the event is of a type that the worker does not handle. A queue can carry such
+    /// types: the message is not defective.
+    pub order: Option<Arc<OrderPlaced>>,
 }
 
-/// Defect for which a body is not an `order.placed` event of the contract.
+/// Defect for which a body is not an event of the contract.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("the body is not a CloudEvent in JSON, at {0}")]
     Envelope(Position),
-    #[error("`specversion` is not 1.0")]
+    #[error("`specversion` is not 1.0, nor another 1.x")]
     SpecVersion,
     #[error("`id` is empty")]
     NoId,
-    #[error("`type` is not {}", OrderPlaced::EVENT_TYPE)]
-    Type,
     #[error("`data` is missing")]
     NoData,
     #[error("`data` is not an order, at its {0}")]
@@ -118,19 +127,32 @@ struct Envelope<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// Parses a body. Checks the order against the contract's bounds as well, so that an order that no
-/// transaction could carry fails here.
+/// Parses a body. Checks an order against the contract's bounds as well, so that an order that no
+/// transaction could carry fails here. Minor versions of CloudEvents add attributes, which are
+/// ignored; another major version may mean anything.
 pub(crate) fn parse(body: &str) -> Result<Event, Unreadable> {
-    let envelope: Envelope<'_> =
+    let mut envelope: Envelope<'_> =
         serde_json::from_str(body).map_err(|error| Unreadable::Envelope(error.into()))?;
-    if envelope.specversion != "1.0" {
+    for text in [Some(&mut envelope.id), envelope.subject.as_mut()]
+        .into_iter()
+        .flatten()
+    {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.shrink_to_fit();
+    }
+    let minor_version = envelope.specversion.strip_prefix("1.");
+    if minor_version.is_none_or(|minor| minor.parse::<u32>().is_err()) {
         return Err(Unreadable::SpecVersion);
     }
     if envelope.id.is_empty() {
         return Err(Unreadable::NoId);
     }
     if envelope.event_type != OrderPlaced::EVENT_TYPE {
-        return Err(Unreadable::Type);
+        return Ok(Event {
+            id: envelope.id,
+            aggregate_id: envelope.subject,
+            order: None,
+        });
     }
     let data = envelope.data.ok_or(Unreadable::NoData)?;
     let order: OrderPlaced =
@@ -147,13 +169,15 @@ pub(crate) fn parse(body: &str) -> Result<Event, Unreadable> {
         id: envelope.id,
         aggregate_id: envelope
             .subject
-            .unwrap_or_else(|| order.order_id.to_string()),
-        order,
+            .or_else(|| Some(order.order_id.to_string())),
+        order: Some(Arc::new(order)),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_sqs::types::MessageAttributeValue;
+
     use super::*;
 
     const ORDER_ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -176,18 +200,48 @@ mod tests {
     #[test]
     fn an_order_placed_event_is_read_and_unknown_members_are_ignored() {
         let event = parse(&body(&lines(2))).unwrap();
-        assert_eq!(
-            (event.id.as_str(), event.aggregate_id.as_str()),
-            ("e-1", "s")
-        );
-        assert_eq!(event.order.order_id.to_string(), ORDER_ID);
-        assert_eq!(event.order.items.len(), 2);
+        assert_eq!(event.id, "e-1");
+        assert_eq!(event.aggregate_id.as_deref(), Some("s"));
+        let order = event.order.unwrap();
+        assert_eq!(order.order_id.to_string(), ORDER_ID);
+        assert_eq!(order.items.len(), 2);
     }
 
     #[test]
     fn escapes_in_the_envelope_are_decoded() {
         let escaped = body(&lines(1)).replace("order.placed", "order\\u002eplaced");
-        assert!(parse(&escaped).is_ok());
+        assert!(parse(&escaped).unwrap().order.is_some());
+    }
+
+    #[test]
+    fn an_event_of_another_type_has_no_order_whatever_its_data_is() {
+        for other in ["order.paid", "order.placed.v2", "ORDER.PLACED", ""] {
+            let other = body(&lines(1)).replace("order.placed", other);
+            assert_eq!(parse(&other).unwrap().order, None, "{other}");
+        }
+        let bare = r#"{"specversion":"1.0","id":"e-1","source":"/x","type":"x"}"#;
+        assert_eq!(parse(bare).unwrap().order, None);
+    }
+
+    #[test]
+    fn a_minor_version_of_cloudevents_is_read_and_another_major_version_is_not() {
+        let with =
+            |version: &str| parse(&body(&lines(1)).replace(r#""1.0""#, &format!(r#""{version}""#)));
+        for minor in ["1.0", "1.1", "1.10"] {
+            assert!(with(minor).is_ok(), "{minor}");
+        }
+        for other in ["", "1", "1.", "1.x", "10.0", "0.3", "2.0"] {
+            assert_eq!(with(other), Err(Unreadable::SpecVersion), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_total_beyond_every_integer_type_does_not_matter() {
+        for total in ["9007199254740992", "50000000000000000000", "1e400"] {
+            let body =
+                body(&lines(1)).replace(r#""total_minor":1"#, &format!(r#""total_minor":{total}"#));
+            assert!(parse(&body).is_ok(), "{total}");
+        }
     }
 
     #[test]
@@ -197,6 +251,43 @@ mod tests {
         assert_eq!(parse(&body(&lines(51))), Err(Unreadable::Lines(51)));
         let twice = format!("[{0},{0}]", line("A", "1"));
         assert_eq!(parse(&body(&twice)), Err(Unreadable::SkuTwice));
+    }
+
+    #[test]
+    fn a_long_id_and_a_long_subject_are_cut() {
+        let long = "ü".repeat(500_000);
+        let event = parse(
+            &body(&lines(1))
+                .replace("\"e-1\"", &format!("\"{long}\""))
+                .replace("\"s\"", &format!("\"{long}\"")),
+        )
+        .unwrap();
+        assert!(event.order.is_some());
+        for text in [event.id, event.aggregate_id.unwrap()] {
+            assert!(text.starts_with('ü') && text.capacity() <= MAX_TEXT);
+        }
+    }
+
+    #[test]
+    fn attributes_that_are_too_long_are_dropped() {
+        let with = |length: usize| {
+            let attribute = |text: String| {
+                MessageAttributeValue::builder()
+                    .data_type("String")
+                    .string_value(text)
+                    .build()
+                    .unwrap()
+            };
+            let message = Message::builder()
+                .message_id("m")
+                .receipt_handle("r")
+                .message_attributes("event_id", attribute("e".repeat(length)))
+                .message_attributes("tracestate", attribute("t".repeat(length)));
+            let delivery = Delivery::of(message.build(), &"q".into()).unwrap();
+            (delivery.event_id, delivery.trace.tracestate)
+        };
+        assert!(matches!(with(MAX_TEXT), (Some(_), Some(_))));
+        assert_eq!(with(MAX_TEXT + 1), (None, None));
     }
 
     #[test]
@@ -223,7 +314,6 @@ mod tests {
         let with = |from: &str, to: &str| parse(&good.replace(from, to));
         assert_eq!(with("\"1.0\"", "\"0.3\""), Err(Unreadable::SpecVersion));
         assert_eq!(with("\"e-1\"", "\"\""), Err(Unreadable::NoId));
-        assert_eq!(with("order.placed", "order.paid"), Err(Unreadable::Type));
         assert_eq!(with("\"data\"", "\"date\""), Err(Unreadable::NoData));
         for malformed in ["", "no JSON", "[]", "null", "{}", &good[..good.len() - 1]] {
             assert!(matches!(parse(malformed), Err(Unreadable::Envelope(_))));

@@ -10,6 +10,7 @@ use opentelemetry_semantic_conventions::attribute::{
 use opentelemetry_semantic_conventions::metric::MESSAGING_PROCESS_DURATION;
 use shared::runtime::telemetry::metrics::DURATION_BUCKETS;
 
+use crate::attempt_error::AttemptError;
 use crate::disposition::Disposition;
 
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(crate) struct Metrics {
     duration: Histogram<f64>,
     /// Attributes that every duration has.
     queue: [KeyValue; 3],
+    retries: Counter<u64>,
 }
 
 impl Metrics {
@@ -25,11 +27,19 @@ impl Metrics {
         let processed = meter
             .u64_counter("orders.processed")
             .with_unit("{delivery}")
-            .with_description("Deliveries of order.placed events, by outcome")
+            .with_description("Deliveries of events, by outcome")
             .build();
         // A rate needs the zero before the first increment.
         for label in Disposition::LABELS {
             processed.add(0, &[KeyValue::new("outcome", label)]);
+        }
+        let retries = meter
+            .u64_counter("worker.retries")
+            .with_unit("{attempt}")
+            .with_description("Transactions and rejections that failed and are repeated")
+            .build();
+        for kind in AttemptError::KINDS {
+            retries.add(0, &[KeyValue::new("kind", kind)]);
         }
         Self {
             processed,
@@ -44,6 +54,7 @@ impl Metrics {
                 KeyValue::new(MESSAGING_SYSTEM, "aws_sqs"),
                 KeyValue::new(MESSAGING_DESTINATION_NAME, queue_name.to_owned()),
             ],
+            retries,
         }
     }
 
@@ -61,5 +72,12 @@ impl Metrics {
             .chain(error_type)
             .collect();
         self.duration.record(duration.as_secs_f64(), &attributes);
+    }
+
+    /// Records a failed attempt that is repeated.
+    pub(crate) fn record_retry(&self, error: &AttemptError) {
+        if let Some(kind) = error.kind() {
+            self.retries.add(1, &[KeyValue::new("kind", kind)]);
+        }
     }
 }

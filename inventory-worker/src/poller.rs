@@ -1,5 +1,5 @@
-//! Long polling: requests as many messages from SQS as there are permits, and spawns a task for
-//! each.
+//! Long polling: requests as many messages from SQS as there are permits, and hands those of one
+//! response to the handler together.
 //!
 //! # Stopping
 //!
@@ -19,7 +19,6 @@ use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use shared::aws::error::{ErrorClass, classify, describe};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::concurrency::ConcurrencyLimit;
 use crate::handler::Handler;
@@ -55,9 +54,6 @@ pub(crate) struct Poller {
     pub limit: ConcurrencyLimit,
     pub visibility_timeout: Duration,
     pub handler: Arc<Handler>,
-    /// Owns the messages' tasks. A task that panics releases its permit, and its message is
-    /// redelivered.
-    pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
 
@@ -85,15 +81,12 @@ impl Poller {
         }
     }
 
-    /// Waits for permits and for DynamoDB, receives once, and spawns the messages' tasks.
+    /// Waits for permits and for DynamoDB, receives once, and hands over the messages.
     async fn poll(&self) -> Result<(), String> {
         let processor = &self.handler.processor;
         let ready = async {
             let reservation = self.limit.reserve(MAX_MESSAGES).await;
-            processor
-                .breaker
-                .wait_until_closed(&self.limit, &processor.store, &processor.progress)
-                .await;
+            processor.breaker.wait_until_closed().await;
             reservation
         };
         let mut reservation = tokio::select! {
@@ -116,6 +109,7 @@ impl Poller {
             .progress
             .record_poll(received.as_ref().err().map(String::as_str));
         let (queue_url, messages) = received?;
+        let mut deliveries = Vec::with_capacity(messages.len());
         for message in messages {
             let Some(delivery) = Delivery::of(message, &queue_url) else {
                 tracing::error!("SQS returned a message without id or receipt handle; ignoring it");
@@ -125,10 +119,9 @@ impl Poller {
             let Some(permit) = reservation.split_permit() else {
                 break;
             };
-            let handler = Arc::clone(&self.handler);
-            self.tasks
-                .spawn(async move { handler.handle(delivery, permit).await });
+            deliveries.push((delivery, permit));
         }
+        self.handler.receive(deliveries);
         Ok(())
     }
 

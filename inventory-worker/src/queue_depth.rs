@@ -3,14 +3,19 @@
 //! An operator has to learn of messages that were moved to the dead-letter queue, and only the
 //! worker knows which queue that is. SQS's counts are approximate, and every worker of a queue
 //! reports the same ones.
+//!
+//! A dead letter is deleted when its retention ends, so its age matters as well. SQS has no request
+//! for it: while there are dead letters, some are received without hiding them, and the oldest of
+//! these counts.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::QueueAttributeName;
+use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use outbox::timestamp::Timestamp;
 use serde::Deserialize;
 use shared::aws::error::describe;
 use tokio::time::MissedTickBehavior;
@@ -29,8 +34,15 @@ pub(crate) struct QueueDepths(Arc<Mutex<Depths>>);
 #[derive(Debug, Default)]
 struct Depths {
     waiting: Option<u64>,
-    /// Name and depth of the dead-letter queue.
-    dead_letters: Option<(String, u64)>,
+    dead_letters: Option<DeadLetters>,
+}
+
+#[derive(Debug)]
+struct DeadLetters {
+    queue: String,
+    count: u64,
+    /// Time at which the oldest message was first sent.
+    oldest: Option<Timestamp>,
 }
 
 impl QueueDepths {
@@ -53,8 +65,23 @@ impl QueueDepths {
             .with_unit("{message}")
             .with_description("Approximate number of messages in the dead-letter queue.")
             .with_callback(move |gauge| {
-                if let Some((name, dead)) = &depths.last().dead_letters {
-                    gauge.observe(*dead, &[KeyValue::new("queue", name.clone())]);
+                if let Some(dead) = &depths.last().dead_letters {
+                    gauge.observe(dead.count, &[KeyValue::new("queue", dead.queue.clone())]);
+                }
+            })
+            .build();
+        let depths = self.clone();
+        meter
+            .u64_observable_gauge("worker.dead_letter.age")
+            .with_unit("s")
+            .with_description(
+                "Age of the oldest of some dead letters, since they were first sent; 0 without any.",
+            )
+            .with_callback(move |gauge| {
+                if let Some(dead) = &depths.last().dead_letters
+                    && let Some(age) = dead.age_seconds(Timestamp::now())
+                {
+                    gauge.observe(age, &[KeyValue::new("queue", dead.queue.clone())]);
                 }
             })
             .build();
@@ -63,6 +90,17 @@ impl QueueDepths {
     fn last(&self) -> MutexGuard<'_, Depths> {
         // A panic in another task leaves numbers or none, and both remain valid.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DeadLetters {
+    /// Returns the age of the oldest message; `None` if it is unknown.
+    fn age_seconds(&self, now: Timestamp) -> Option<u64> {
+        if self.count == 0 {
+            return Some(0);
+        }
+        let millis = now.as_millis() - self.oldest?.as_millis();
+        Some(u64::try_from(millis / 1000).unwrap_or_default())
     }
 }
 
@@ -102,7 +140,8 @@ impl QueueDepthMonitor {
             {
                 tracing::warn!(
                     reason,
-                    "the depth of a queue is unknown; its gauge has no value until it is known"
+                    "the depth or the age of a queue is unknown; its gauge has no value until it \
+                     is known"
                 );
             }
             failing = measured.is_err();
@@ -112,8 +151,8 @@ impl QueueDepthMonitor {
     /// Sets those of `depths` that can be determined.
     async fn measure(&mut self, depths: &mut Depths) -> Result<(), String> {
         let sqs = &self.sqs;
-        let (waiting, policy) = depth_and_redrive_policy(sqs, &self.queue).await?;
-        depths.waiting = Some(waiting);
+        let (depth, policy) = depth_and_redrive_policy(sqs, &self.queue).await?;
+        depths.waiting = Some(depth.visible);
         let Some(name) = policy.as_deref().and_then(dead_letter_queue) else {
             self.dead_letters = None;
             return Err(format!(
@@ -128,23 +167,42 @@ impl QueueDepthMonitor {
         let dead_letters = self
             .dead_letters
             .get_or_insert_with(|| Queue::new(sqs.clone(), name.clone()));
-        let (dead, _) = depth_and_redrive_policy(sqs, dead_letters).await?;
-        depths.dead_letters = Some((name, dead));
+        let (depth, _) = depth_and_redrive_policy(sqs, dead_letters).await?;
+        // Listing dead letters hides them for a moment.
+        let count = depth.visible + depth.hidden;
+        let dead = depths.dead_letters.insert(DeadLetters {
+            queue: name,
+            count,
+            oldest: None,
+        });
+        if count > 0 {
+            dead.oldest = oldest(sqs, dead_letters).await?;
+        }
         Ok(())
     }
 }
 
-/// Returns the number of visible messages in `queue`, and its redrive policy.
+/// Depth of a queue.
+struct Depth {
+    visible: u64,
+    /// Messages that were received and not deleted.
+    hidden: u64,
+}
+
+/// Returns the depth of `queue`, and its redrive policy.
 async fn depth_and_redrive_policy(
     sqs: &Client,
     queue: &Queue,
-) -> Result<(u64, Option<String>), String> {
-    use QueueAttributeName::{ApproximateNumberOfMessages, RedrivePolicy};
+) -> Result<(Depth, Option<String>), String> {
+    use QueueAttributeName::{
+        ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible, RedrivePolicy,
+    };
     let url = queue.url().await.map_err(|error| error.to_string())?;
     let response = sqs
         .get_queue_attributes()
         .queue_url(&*url)
         .attribute_names(ApproximateNumberOfMessages)
+        .attribute_names(ApproximateNumberOfMessagesNotVisible)
         .attribute_names(RedrivePolicy)
         .send()
         .await
@@ -154,16 +212,37 @@ async fn depth_and_redrive_policy(
             format!("queue `{}`: {}", queue.name(), describe(&error))
         })?;
     let mut attributes = response.attributes.unwrap_or_default();
-    let waiting = attributes
-        .get(&ApproximateNumberOfMessages)
-        .and_then(|count| count.parse().ok())
-        .ok_or_else(|| {
-            format!(
-                "queue `{}`: the response has no ApproximateNumberOfMessages",
-                queue.name()
-            )
-        })?;
-    Ok((waiting, attributes.remove(&RedrivePolicy)))
+    let count = |name: QueueAttributeName| {
+        let count = attributes.get(&name).and_then(|count| count.parse().ok());
+        count.ok_or_else(|| format!("queue `{}`: the response has no {name}", queue.name()))
+    };
+    let depth = Depth {
+        visible: count(ApproximateNumberOfMessages)?,
+        hidden: count(ApproximateNumberOfMessagesNotVisible)?,
+    };
+    Ok((depth, attributes.remove(&RedrivePolicy)))
+}
+
+/// Returns the time at which the oldest of up to ten messages of `queue` was first sent. The
+/// messages stay visible.
+async fn oldest(sqs: &Client, queue: &Queue) -> Result<Option<Timestamp>, String> {
+    let url = queue.url().await.map_err(|error| error.to_string())?;
+    let response = sqs
+        .receive_message()
+        .queue_url(&*url)
+        .max_number_of_messages(10)
+        .visibility_timeout(0)
+        .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+        .send()
+        .await
+        .map_err(|error| format!("queue `{}`: {}", queue.name(), describe(&error)))?;
+    let sent = response.messages().iter().filter_map(|message| {
+        let sent = message
+            .attributes()?
+            .get(&MessageSystemAttributeName::SentTimestamp)?;
+        sent.parse().ok().map(Timestamp::from_millis)
+    });
+    Ok(sent.min())
 }
 
 /// Returns the name of the dead-letter queue, which is in the same account and region.
@@ -181,6 +260,26 @@ fn dead_letter_queue(policy: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_age_of_an_empty_queue_is_zero_and_an_unknown_age_has_no_value() {
+        let now = Timestamp::from_millis(100_000);
+        let age = |count, oldest: Option<i64>| {
+            let oldest = oldest.map(Timestamp::from_millis);
+            let queue = "q".to_owned();
+            DeadLetters {
+                queue,
+                count,
+                oldest,
+            }
+            .age_seconds(now)
+        };
+        assert_eq!(age(0, None), Some(0));
+        assert_eq!(age(1, None), None);
+        assert_eq!(age(1, Some(90_500)), Some(9));
+        // Clocks differ.
+        assert_eq!(age(1, Some(200_000)), Some(0));
+    }
 
     #[test]
     fn the_dead_letter_queue_is_the_last_part_of_the_policy_s_arn() {

@@ -14,18 +14,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::batch_deleter;
+use crate::batch_processor::BatchProcessor;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::concurrency::ConcurrencyLimit;
 use crate::config::Config;
+use crate::dispatcher::Dispatcher;
 use crate::handler::Handler;
 use crate::health::WorkerHealth;
 use crate::inventory_store::InventoryStore;
 use crate::metrics::Metrics;
-use crate::order_processor::OrderProcessor;
 use crate::poller::Poller;
 use crate::progress::Progress;
 use crate::queue::Queue;
 use crate::queue_depth::{QueueDepthMonitor, QueueDepths};
+use crate::visibility::VisibilityExtender;
 
 /// Permits per polling loop. One loop receives ten messages per round trip, enough to keep this
 /// many permits in use.
@@ -48,7 +50,8 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let sqs = context.clients.sqs.clone();
     let queue = Arc::new(Queue::new(sqs.clone(), config.queue));
     let limit = ConcurrencyLimit::new(config.concurrency);
-    let processor = Arc::new(OrderProcessor {
+    let meter = opentelemetry::global::meter("inventory-worker");
+    let processor = Arc::new(BatchProcessor {
         store: InventoryStore {
             dynamodb: context.clients.dynamodb.clone(),
             orders: config.orders_table,
@@ -56,8 +59,12 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         },
         breaker: CircuitBreaker::new(),
         progress: Progress::new(),
+        metrics: Metrics::new(&meter, queue.name()),
+        limit: limit.clone(),
         stop: context.stop.clone(),
     });
+    processor.breaker.register_gauge(&meter);
+    limit.register_gauge(&meter);
     let health = WorkerHealth {
         sqs: sqs.clone(),
         queue: Arc::clone(&queue),
@@ -71,7 +78,6 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         server_stop.clone(),
     ));
 
-    let meter = opentelemetry::global::meter("inventory-worker");
     let depths = QueueDepths::default();
     depths.register_gauges(&meter, queue.name());
     let monitor = QueueDepthMonitor::new(sqs.clone(), Arc::clone(&queue), depths);
@@ -79,23 +85,44 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
 
     let (deletes, to_delete) = mpsc::channel(usize::from(config.concurrency));
     let mut deleter = tokio::spawn(batch_deleter::run(sqs.clone(), to_delete, limit.clone()));
+    let visibility = Arc::new(VisibilityExtender::new(
+        sqs.clone(),
+        config.visibility_timeout,
+    ));
+    let visibility_stop = CancellationToken::new();
+    let mut extender = tokio::spawn({
+        let (visibility, stop) = (Arc::clone(&visibility), visibility_stop.clone());
+        async move { visibility.run(stop).await }
+    });
+    let _prober = AbortOnDropHandle::new(tokio::spawn({
+        let processor = Arc::clone(&processor);
+        async move {
+            let BatchProcessor {
+                breaker,
+                store,
+                progress,
+                ..
+            } = &*processor;
+            breaker.run(store, progress).await;
+        }
+    }));
     let abandon = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let dispatcher = Dispatcher::new(Arc::clone(&processor), tasks.clone(), abandon.clone());
     let poller = Poller {
-        sqs: sqs.clone(),
+        sqs,
         queue: Arc::clone(&queue),
-        limit,
+        limit: limit.clone(),
         visibility_timeout: config.visibility_timeout,
         handler: Arc::new(Handler {
-            sqs,
             processor,
-            metrics: Metrics::new(&meter, queue.name()),
+            dispatcher: Arc::new(dispatcher),
+            visibility,
             queue_name: queue.name().to_owned(),
-            visibility_timeout: config.visibility_timeout,
             deletes,
+            tasks: tasks.clone(),
             abandon: abandon.clone(),
         }),
-        tasks: tasks.clone(),
         stop: context.stop.clone(),
     };
     tracing::info!(
@@ -117,6 +144,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         () = context.stop.cancelled() => None,
         Some(Err(error)) = pollers.join_next() => Some(part_ended("polling", Err(error))),
         outcome = &mut deleter => Some(part_ended("deleting", outcome)),
+        outcome = &mut extender => Some(part_ended("extending visibility timeouts", outcome)),
         outcome = &mut server => Some(part_ended("the admin server", outcome.map(drop))),
     };
     // Messages in flight are finished or released either way.
@@ -124,7 +152,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let deadline = Instant::now() + context.grace;
     let finish_by = deadline - CLEAN_UP.min(context.grace / 4);
     tracing::info!(
-        messages = tasks.len(),
+        messages = limit.in_flight(),
         "stopping; finishing the messages in flight"
     );
 
@@ -132,7 +160,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     tasks.close();
     if timeout_at(finish_by, tasks.wait()).await.is_err() {
         tracing::warn!(
-            messages = tasks.len(),
+            messages = limit.in_flight(),
             "messages did not finish in time; releasing them"
         );
         abandon.cancel();
@@ -142,6 +170,8 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         if failure.is_none() {
             // Only the end of the task matters; the panic hook has printed a panic.
             let _ = (&mut deleter).await;
+            visibility_stop.cancel();
+            let _ = (&mut extender).await;
             server_stop.cancel();
             let _ = (&mut server).await;
         }

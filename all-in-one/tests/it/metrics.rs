@@ -263,6 +263,7 @@ fn values_of_the_worker(worker: &Scrape) {
     assert_eq!(ended("duplicate"), Some(1.0));
     assert_eq!(ended("unreadable"), Some(0.0));
     assert_eq!(ended("failed"), Some(0.0));
+    assert_eq!(ended("ignored"), Some(0.0));
     let took = |outcome| {
         let labels = [
             ("messaging_operation_name", "process"),
@@ -279,6 +280,15 @@ fn values_of_the_worker(worker: &Scrape) {
         worker.types["messaging_process_duration_seconds"],
         "histogram"
     );
+    assert_eq!(worker.value("worker_circuit_open", &[]), Some(0.0));
+    for state in ["active", "waiting"] {
+        let held = worker.value("worker_messages_held", &[("state", state)]);
+        assert_eq!(held, Some(0.0), "{state}");
+    }
+    let retries = worker.of_metric("worker_retries_total");
+    assert_eq!(retries.count(), 3);
+    let age = worker.value("worker_dead_letter_age_seconds", &[]);
+    assert!((0.0..600.0).contains(&age.unwrap()), "{age:?}");
     let dead = worker.value("worker_dead_letters", &[("queue", "order-events-dlq")]);
     assert_eq!(dead, Some(1.0));
 }

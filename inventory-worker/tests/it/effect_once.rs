@@ -3,7 +3,7 @@
 use shared::order::OrderStatus;
 use test_support::{Fault, Proxy};
 
-use crate::support::{TestCloud, message, metric};
+use crate::support::{TestCloud, message, metric, on_transactions};
 
 const PROCESSED: &str = r#"orders_processed_total{outcome="processed"}"#;
 const TOOK: &str = r#"messaging_process_duration_seconds_count{messaging_destination_name="order-events",messaging_operation_name="process",messaging_system="aws_sqs",outcome="processed"}"#;
@@ -76,12 +76,12 @@ async fn a_response_lost_after_the_effect_does_not_repeat_it() {
     let cloud = TestCloud::start(&[("A", 10)]).await;
     let proxy = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
     // More attempts than the SDK makes by itself.
-    proxy.rule(|call| match call.operation {
-        "TransactWriteItems" if call.count <= 3 => Fault::LoseAnswer,
+    on_transactions(&proxy, |_, count| match count {
+        1..=3 => Fault::LoseAnswer,
         _ => Fault::Pass,
     });
     let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
-    let _worker = cloud.worker(&environment).await;
+    let worker = cloud.worker(&environment).await;
 
     let placed = cloud.place_and_send(&[&[("A", 4)]]).await;
 
@@ -89,6 +89,46 @@ async fn a_response_lost_after_the_effect_does_not_repeat_it() {
     cloud.all(&placed, OrderStatus::Processed).await;
     assert_eq!(cloud.stock("A").await, (6, 4));
     assert!(proxy.seen("TransactWriteItems") > 3);
+    // The repetition has the same token, so it is known to be this worker's own effect.
+    assert_eq!(metric(&worker, PROCESSED).await, 1.0);
+    assert_eq!(metric(&worker, DUPLICATE).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_response_lost_after_the_effect_of_a_batch_does_not_repeat_it() {
+    let cloud = TestCloud::start(&[("A", 100)]).await;
+    let proxy = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
+    on_transactions(&proxy, |_, count| match count {
+        1..=3 => Fault::LoseAnswer,
+        _ => Fault::Pass,
+    });
+    let lines: &[(&str, u64)] = &[("A", 2)];
+    let placed = cloud.place_and_send(&[lines; 12]).await;
+
+    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
+    let worker = cloud.worker(&environment).await;
+
+    cloud.drained().await;
+    cloud.all(&placed, OrderStatus::Processed).await;
+    assert_eq!(cloud.stock("A").await, (76, 24));
+    assert_eq!(metric(&worker, PROCESSED).await, 12.0);
+}
+
+#[tokio::test]
+async fn a_token_that_another_attempt_used_does_not_stop_the_order() {
+    let cloud = TestCloud::start(&[("A", 10)]).await;
+    let proxy = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
+    on_transactions(&proxy, |_, count| match count {
+        1 => Fault::refuse("IdempotentParameterMismatchException"),
+        _ => Fault::Pass,
+    });
+    let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];
+    let _worker = cloud.worker(&environment).await;
+
+    let placed = cloud.place_and_send(&[&[("A", 4)]]).await;
+
+    cloud.all(&placed, OrderStatus::Processed).await;
+    assert_eq!(cloud.stock("A").await, (6, 4));
 }
 
 #[tokio::test]
@@ -122,8 +162,8 @@ async fn a_conflict_beside_a_shortage_is_retried_rather_than_rejected() {
              "Item": {"sku": {"S": "A"}, "available": {"N": "0"}, "reserved": {"N": "10"}}}
         ]
     }"#;
-    proxy.rule(move |call| match call.operation {
-        "TransactWriteItems" if call.count <= 4 => Fault::Answer(400, cancelled.to_owned()),
+    on_transactions(&proxy, move |_, count| match count {
+        1..=4 => Fault::Answer(400, cancelled.to_owned()),
         _ => Fault::Pass,
     });
     let environment = [("AWS_ENDPOINT_URL_DYNAMODB", proxy.url())];

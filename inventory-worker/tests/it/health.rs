@@ -5,7 +5,7 @@ use shared::order::OrderStatus;
 use shared::provision::{self, Table};
 use test_support::{Fault, Proxy, Service, eventually};
 
-use crate::support::{DEADLINE, TestCloud, get, start_worker};
+use crate::support::{DEADLINE, TestCloud, get, metric, start_worker};
 
 #[tokio::test]
 async fn readiness_names_missing_resources_and_recovers_when_they_are_created() {
@@ -73,8 +73,19 @@ async fn every_outcome_has_a_counter_that_starts_at_zero() {
         }
     });
     let metrics = metrics.await.unwrap();
-    for outcome in ["processed", "rejected", "duplicate", "unreadable", "failed"] {
+    for outcome in [
+        "processed",
+        "rejected",
+        "duplicate",
+        "ignored",
+        "unreadable",
+        "failed",
+    ] {
         let sample = format!("orders_processed_total{{outcome=\"{outcome}\"}} 0");
+        assert!(metrics.contains(&sample), "{metrics}");
+    }
+    for kind in ["conflict", "throttled", "unavailable"] {
+        let sample = format!("worker_retries_total{{kind=\"{kind}\"}} 0");
         assert!(metrics.contains(&sample), "{metrics}");
     }
 }
@@ -95,9 +106,11 @@ async fn failing_writes_to_a_readable_table_fail_readiness() {
     let placed = cloud.place_and_send(&[&[("A", 1)]]).await;
 
     ready(&worker, 503, "AccessDeniedException: no right to write").await;
+    assert_eq!(metric(&worker, "worker_circuit_open").await, 1.0);
     dynamodb.heal();
     cloud.all(&placed, OrderStatus::Processed).await;
     ready(&worker, 200, "ok").await;
+    assert_eq!(metric(&worker, "worker_circuit_open").await, 0.0);
 }
 
 #[tokio::test]

@@ -4,13 +4,16 @@
 // clippy.toml allows it in test functions, but not in their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod batches;
 mod config;
 mod effect_once;
 mod health;
+mod hot_sku;
 mod outage;
 mod poison;
 mod queue_depth;
 mod rejection;
+mod reservation;
 mod shutdown;
 mod support;
 mod telemetry;

@@ -34,11 +34,16 @@ async fn dead_letters_are_counted_until_they_are_removed() {
     reaches(&worker, DEAD, "2").await;
     let waiting = r#"worker_queue_messages{queue="order-events"}"#;
     assert_eq!(metric(&worker, waiting).await, 0.0);
+    let age = r#"worker_dead_letter_age_seconds{queue="order-events-dlq"}"#;
+    assert!(metric(&worker, age).await < 60.0);
+    // Nothing is hidden from operators.
+    cloud.dead_letters(2).await;
 
     // As an operator does after redriving them.
     let purge = cloud.sqs.purge_queue().queue_url(&cloud.dead_letters_url);
     purge.send().await.unwrap();
     reaches(&worker, DEAD, "0").await;
+    assert_eq!(metric(&worker, age).await, 0.0);
 }
 
 #[tokio::test]

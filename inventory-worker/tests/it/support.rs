@@ -13,7 +13,7 @@ use local_cloud::LocalCloud;
 use outbox::{Buckets, Message, OutboxItem};
 use shared::order::{Currency, CustomerId, Line, Order, OrderStatus, Quantity, Sku, UnitPrice};
 use shared::provision::{self, Table};
-use test_support::{Service, eventually};
+use test_support::{Call, Fault, Proxy, Service, eventually};
 
 /// Time limit for waiting, far beyond the duration of anything here.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(25);
@@ -31,9 +31,11 @@ pub(crate) struct TestCloud {
 impl TestCloud {
     /// Starts a cloud with tables, queues and `stock` in the inventory.
     pub(crate) async fn start(stock: &[(&str, u64)]) -> Self {
-        let local = LocalCloud::start(local_cloud::Config::default())
-            .await
-            .unwrap();
+        Self::start_with(local_cloud::Config::default(), stock).await
+    }
+
+    pub(crate) async fn start_with(config: local_cloud::Config, stock: &[(&str, u64)]) -> Self {
+        let local = LocalCloud::start(config).await.unwrap();
         let dynamodb = local.dynamodb_client();
         let sqs = local.sqs_client();
         let tables = [Table::orders("orders"), Table::inventory("inventory")];
@@ -116,6 +118,10 @@ impl TestCloud {
     }
 
     pub(crate) async fn order(&self, order: &Order) -> Order {
+        Order::from_item(self.order_item(order).await).unwrap()
+    }
+
+    pub(crate) async fn order_item(&self, order: &Order) -> HashMap<String, AttributeValue> {
         let answer = self
             .dynamodb
             .get_item()
@@ -125,7 +131,7 @@ impl TestCloud {
             .send()
             .await
             .unwrap();
-        Order::from_item(answer.item.unwrap()).unwrap()
+        answer.item.unwrap()
     }
 
     /// Waits until the order is no longer CREATED.
@@ -233,6 +239,32 @@ impl TestCloud {
             }));
         }
     }
+}
+
+/// Decides about each of the worker's transactions by its number, from 1. Its probes, which are
+/// transactions as well, and all other requests pass.
+pub(crate) fn on_transactions(
+    proxy: &Proxy,
+    mut fault: impl FnMut(Call<'_>, usize) -> Fault + Send + 'static,
+) {
+    let mut count = 0;
+    proxy.rule(move |call| {
+        if call.operation == "TransactWriteItems" && !call.body.contains("probe:") {
+            count += 1;
+            fault(call, count)
+        } else {
+            Fault::Pass
+        }
+    });
+}
+
+/// Cancels a transaction because one of its items is in another transaction.
+pub(crate) fn conflict(call: Call<'_>) -> Fault {
+    let body: serde_json::Value = serde_json::from_str(call.body).unwrap();
+    let mut reasons = vec!["None"; body["TransactItems"].as_array().unwrap().len()];
+    reasons.pop();
+    reasons.push("TransactionConflict");
+    Fault::cancel(&reasons)
 }
 
 /// Starts a worker in the given environment, on a free port.
