@@ -109,7 +109,7 @@ def aws(endpoint, target, body, program="test"):
     return request(endpoint, body, headers)
 
 
-def wait_for(what, condition, seconds=60):
+def wait_for(what, condition, seconds=120):
     """Waits until `condition` returns something true, and returns that."""
     deadline = time.monotonic() + seconds
     while True:

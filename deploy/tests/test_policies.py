@@ -27,7 +27,7 @@ PROGRAMS = {
 }
 # Statements for which an older program has no request, and what the help of a newer one names.
 NEEDS_FEATURE = {
-    ("order-api", "CheckKeysInTransactions"): "ORDER_API_UNSCOPED_KEYS",
+    ("order-api", "CheckKeys"): "ORDER_API_UNSCOPED_KEYS",
     ("inventory-worker", "CountDeadLetters"): "dlq",
     ("operator-read", "FindDeadLetterQueues"): "dlq",
     ("operator-read", "ReadDeadLetters"): "dlq",
