@@ -73,7 +73,7 @@ def deploy(url, region, name, template, **parameters):
         StackName=name,
         TemplateBody=template,
         Parameters=values,
-        Capabilities=["CAPABILITY_NAMED_IAM"],
+        Capabilities=["CAPABILITY_IAM"],
     )
     status = stacks.describe_stacks(StackName=name)["Stacks"][0]
     if status["StackStatus"] != "CREATE_COMPLETE":
