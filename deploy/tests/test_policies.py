@@ -84,22 +84,23 @@ class System:
     def env(self, name, **variables):
         return environment(self.proxy.url, AWS_ACCESS_KEY_ID=name, **variables)
 
-    def service(self, name, variable, **variables):
-        """Starts a service, and waits until it is ready."""
+    def service(self, name, variable, wait=True, **variables):
+        """Starts a service, and waits until it is ready unless `wait` is False."""
         port = free_port()
         variables[variable] = f"127.0.0.1:{port}"
         if name == "order-api" and "ORDER_API_ADMIN_LISTEN" in run(["order-api", "--help"], None):
             variables["ORDER_API_ADMIN_LISTEN"] = f"127.0.0.1:{free_port()}"
         process = self.start([name], self.env(name, **variables))
-        url = f"http://127.0.0.1:{port}"
-        wait_for(f"{name} to be ready", lambda: request(f"{url}/readyz")[0] == 200)
-        self.ports[name] = url
+        self.ports[name] = f"http://127.0.0.1:{port}"
+        if wait:
+            url = f"{self.ports[name]}/readyz"
+            wait_for(f"{name} to be ready", lambda: request(url)[0] == 200)
         return process
 
-    def relay(self, **variables):
+    def relay(self, wait=True, **variables):
         variables = {"RELAY_LEASE_DURATION": LEASE, "RELAY_SWEEP_INTERVAL": "1s", **variables}
         variables.setdefault("RELAY_ROUTES", ROUTES)
-        return self.service("outbox-relay", "RELAY_ADMIN_LISTEN", **variables)
+        return self.service("outbox-relay", "RELAY_ADMIN_LISTEN", wait, **variables)
 
     def order(self, sku, quantity, key=None):
         """Places an order, and returns its id."""
@@ -268,6 +269,12 @@ def features():
     return {None} | {name for name in NEEDS_FEATURE.values() if name in relay + api}
 
 
+def denied(requests, name, own):
+    """Returns the checks of the requests of `name` that none of `own` allows."""
+    checks = {check for who, _, needed in requests if who == name for check in needed}
+    return [check for check in checks if not any(one.allows(check) for one in own)]
+
+
 def unneeded(requests, name, own, others=()):
     """Returns the permissions of `own` without which every request of `name` is still allowed."""
     checks = {check for who, _, needed in requests if who == name for check in needed}
@@ -343,6 +350,14 @@ class Policies(unittest.TestCase):
                 if NEEDS_FEATURE.get((name, permission.sid), None) in known
             ]
         self.assertFalse(extra, "not needed by any request:\n" + "\n".join(extra))
+
+    def test_a_permission_too_many_or_too_few_is_found(self):
+        own = iam.load("outbox-relay")
+        extra = iam.Permission("Extra", "dynamodb:DeleteItem", iam.table("outbox"), "{}")
+        self.assertIn(extra, unneeded(self.requests, "outbox-relay", [*own, extra]))
+        for missing in own:
+            rest = [one for one in own if one is not missing]
+            self.assertTrue(denied(self.requests, "outbox-relay", rest), missing)
 
     def test_what_the_policies_prevent_is_denied(self):
         self.assertEqual([], self.unauthorized)

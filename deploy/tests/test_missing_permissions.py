@@ -1,0 +1,67 @@
+"""Takes permissions away, one at a time, and checks that the programs name what they may not do."""
+
+import contextlib
+import unittest
+
+import iam
+from processes import request, run, wait_for
+from test_policies import System, item, outbox_without_stream
+
+# The dead-letter queue's message size is set if that is permitted: on AWS it is the default.
+OPTIONAL = {("sqs:SetQueueAttributes", "order-events-dlq")}
+# Actions without which the relay stops working, and whose absence /readyz names.
+RELAY_ACTIONS = {
+    "dynamodb:BatchGetItem",
+    "dynamodb:DescribeStream",
+    "dynamodb:PartiQLUpdate",
+    "dynamodb:Query",
+    "dynamodb:UpdateItem",
+    "sqs:GetQueueUrl",
+    "sqs:SendMessage",
+}
+
+
+def is_red(url, action):
+    """Returns whether /readyz is red, with a check that names the action."""
+    status, report = request(url)
+    return status == 503 and action in str(report)
+
+
+class MissingPermissions(unittest.TestCase):
+    @contextlib.contextmanager
+    def system_without(self, name, missing):
+        """Starts a system in which the program `name` lacks one permission."""
+        with self.subTest(str(missing)), contextlib.ExitStack() as stack:
+            system = System(stack)
+            yield system, [one for one in iam.load(name) if one != missing]
+
+    def test_provision_ends_with_the_action_that_it_lacks(self):
+        for missing in iam.load("provision"):
+            if (missing.action, missing.resource.rsplit(":", 1)[1]) in OPTIONAL:
+                continue
+            with self.system_without("provision", missing) as (system, rest):
+                system.proxy.policies["provision"] = rest
+                if missing.action == "dynamodb:UpdateTable":
+                    system.dynamodb("CreateTable", outbox_without_stream())
+                with self.assertRaises(AssertionError) as failed:
+                    run(["provision", "--stock"], system.env("provision"))
+                self.assertIn(missing.action, str(failed.exception))
+
+    def test_readiness_of_the_relay_names_the_action_that_it_lacks(self):
+        for missing in iam.load("outbox-relay"):
+            if missing.action not in RELAY_ACTIONS:
+                continue
+            with self.system_without("outbox-relay", missing) as (system, rest):
+                system.provision()
+                system.proxy.policies["outbox-relay"] = rest
+                # Published, quarantined, and looked up with its predecessors.
+                system.put_event(item("good", 1))
+                system.put_event(item("bad", 1, payload="not JSON"))
+                system.put_event(item("gap", 3))
+                system.relay(wait=False)
+                url = system.ports["outbox-relay"] + "/readyz"
+                wait_for(f"/readyz to name {missing}", lambda: is_red(url, missing.action), 30)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
