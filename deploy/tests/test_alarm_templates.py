@@ -55,10 +55,18 @@ class AlarmTemplates(unittest.TestCase):
         covered = by_prometheus | set(alarms(texts))
         return sorted(set(alerts()) - covered)
 
+    def test_each_alarm_names_its_section(self):
+        for text in map(read, TEMPLATES_WITH_ALARMS):
+            for name, resource in parse(text)["Resources"].items():
+                if resource["Type"] == "AWS::CloudWatch::Alarm":
+                    section = f"docs/operations.md#{name.lower()}"
+                    self.assertIn(section, resource["Properties"]["AlarmDescription"])
+                    self.assertIn(name, alerts())
+
     def test_alarms_are_as_severe_as_the_alerts(self):
         severities = alerts()
         for name, severity in alarms(read(one) for one in TEMPLATES_WITH_ALARMS).items():
-            self.assertEqual(severities.get(name, severity), severity, name)
+            self.assertEqual(severities[name], severity, name)
 
     def test_log_lines_are_those_of_the_programs(self):
         text, source = read("log-alarms.yaml"), sources()

@@ -28,11 +28,6 @@ PROGRAMS = {
 # Statements for which an older program has no request, and what the help of a newer one names.
 NEEDS_FEATURE = {
     ("order-api", "CheckKeys"): "ORDER_API_UNSCOPED_KEYS",
-    ("inventory-worker", "CountDeadLetters"): "dlq",
-    ("operator-read", "FindDeadLetterQueues"): "dlq",
-    ("operator-read", "ReadDeadLetters"): "dlq",
-    ("operator-act", "RedriveDeadLetters"): "dlq",
-    ("operator-act", "DeleteDeadLetters"): "dlq",
 }
 LEASE = "1s"
 ROUTES = "order.*=order-events"
@@ -237,8 +232,6 @@ def play(system):
 
 
 def dead_letters(system):
-    if "dlq" not in run(["outbox-relay", "--help"], None):
-        return
     # Two messages that no worker can read.
     system.send("order-events-dlq", "one")
     system.send("order-events-dlq", "two")
@@ -265,8 +258,8 @@ def dead_letters(system):
 
 def features():
     """Returns which features of NEEDS_FEATURE the program has."""
-    relay, api = run(["outbox-relay", "--help"], None), run(["order-api", "--help"], None)
-    return {None} | {name for name in NEEDS_FEATURE.values() if name in relay + api}
+    text = run(["order-api", "--help"], None)
+    return {None} | {name for name in NEEDS_FEATURE.values() if name in text}
 
 
 def denied(requests, name, own):
