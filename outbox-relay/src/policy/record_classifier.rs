@@ -37,9 +37,9 @@ pub struct Event {
     pub generation: Generation,
     /// The table can return the event later, from its index of pending events.
     pub is_deferrable: bool,
-    /// Time at which a relay deferred the event, if its item was read from the table. Records of
-    /// the stream do not contain it.
-    pub deferred_at: Option<Timestamp>,
+    /// Latest time at which a relay deferred the event, or an operator retried or replayed it, if
+    /// its item was read from the table. Records of the stream do not contain it.
+    pub left_to_sweepers_at: Option<Timestamp>,
     /// [`QueueRef::unrouted`] if no route matches.
     pub queue: QueueRef,
     pub message: Message,
@@ -113,9 +113,13 @@ fn prepare(
     let trace_id = stored_trace_id(&image);
     let generation = Generation::of(&image);
     let is_malformed = generation.is_malformed;
-    let deferred_at = image
-        .get(attribute::DEFERRED_AT)
-        .and_then(|value| value.as_s().ok()?.parse().ok());
+    let time_of = |name| image.get(name)?.as_s().ok()?.parse().ok();
+    let times = [
+        attribute::DEFERRED_AT,
+        attribute::RETRIED_AT,
+        attribute::REPLAYED_AT,
+    ];
+    let left_to_sweepers_at = times.into_iter().filter_map(time_of).max();
     let reject = |key, reason, failure: String, trace_id| {
         Classified::Reject(Rejected {
             key,
@@ -169,7 +173,7 @@ fn prepare(
         },
         queue,
         generation,
-        deferred_at,
+        left_to_sweepers_at,
         is_deferrable: item
             .state_bucket
             .is_some_and(|partition| config.buckets.contains(&partition)),

@@ -82,13 +82,13 @@ pub fn is_old(occurred_at: Option<Timestamp>, now: Timestamp, min_age: Duration)
     })
 }
 
-/// Time after its deferral or retry for which an event of the table waits for earlier ones that are
-/// pending and not deferred: a reader of the stream may have them, and sends or defers them as soon
-/// as it can. After that time they count as lost.
+/// Time after its deferral, retry or replay for which an event of the table waits for earlier ones
+/// that are pending and not deferred: a reader of the stream may have them, and sends or defers
+/// them as soon as it can. After that time they count as lost.
 const READERS_FIRST: Duration = Duration::from_secs(30);
 
-/// Returns `true` if an event was deferred or retried so recently that the readers of the stream
-/// may still have earlier ones of its aggregate.
+/// Returns `true` if an event was deferred, retried or replayed so recently that the readers of the
+/// stream may still have earlier ones of its aggregate.
 pub fn is_recent(at: Timestamp, now: Timestamp) -> bool {
     let age = now.as_millis().saturating_sub(at.as_millis());
     u128::from(age.unsigned_abs()) < READERS_FIRST.as_millis()

@@ -149,13 +149,11 @@ impl SweepGate {
     }
 
     /// Returns `true` if a reader of the stream may still have earlier events, or wait for the end
-    /// of their marks: the event was deferred, or an operator retried it, a moment ago.
+    /// of their marks: the event was left to the sweepers a moment ago.
     fn waits_for_readers(&self, event: &Event) -> bool {
         let now = (self.gate.ctx.config.clock)();
-        let retried_at = event.generation.retried_at.as_deref();
-        let retried_at = retried_at.and_then(|at| at.parse().ok());
-        let mut times = event.deferred_at.into_iter().chain(retried_at);
-        times.any(|at| is_recent(at, now))
+        let at = event.left_to_sweepers_at;
+        at.is_some_and(|at| is_recent(at, now))
     }
 
     /// Dispatches an event. `is_published`: its predecessor is published.

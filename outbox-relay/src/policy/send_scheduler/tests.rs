@@ -23,7 +23,7 @@ fn event(aggregate: &str, sequence: u64, queue: &str, bytes: usize) -> Arc<Event
         deduplication_id: String::new(),
         generation: Generation::default(),
         is_deferrable: true,
-        deferred_at: None,
+        left_to_sweepers_at: None,
         occurred_at: None,
         trace: TraceContext::default(),
     })
