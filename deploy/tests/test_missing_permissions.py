@@ -8,9 +8,9 @@ from processes import request, run, wait_for
 from test_policies import System, item, outbox_without_stream
 
 # The dead-letter queue's message size is set if that is permitted: on AWS it is the default.
-OPTIONAL = {("sqs:SetQueueAttributes", "order-events-dlq")}
-# Actions without which the relay stops working, and whose absence /readyz names.
-RELAY_ACTIONS = {
+OPTIONAL = {("sqs:SetQueueAttributes", iam.queue("order-events-dlq"))}
+# Actions without which a service does not work, and whose absence its /readyz names.
+RELAY = {
     "dynamodb:BatchGetItem",
     "dynamodb:DescribeStream",
     "dynamodb:PartiQLUpdate",
@@ -19,12 +19,7 @@ RELAY_ACTIONS = {
     "sqs:GetQueueUrl",
     "sqs:SendMessage",
 }
-
-
-def is_red(url, action):
-    """Returns whether /readyz is red, with a check that names the action."""
-    status, report = request(url)
-    return status == 503 and action in str(report)
+WORKER = {"dynamodb:UpdateItem", "sqs:GetQueueUrl", "sqs:ReceiveMessage"}
 
 
 class MissingPermissions(unittest.TestCase):
@@ -35,9 +30,19 @@ class MissingPermissions(unittest.TestCase):
             system = System(stack)
             yield system, [one for one in iam.load(name) if one != missing]
 
+    def wait_until_red(self, system, name, missing):
+        """Waits until /readyz of a service is red, with a check that names the action."""
+        url = system.ports[name] + "/readyz"
+
+        def is_red():
+            status, report = request(url)
+            return status == 503 and missing.action in str(report)
+
+        wait_for(f"/readyz to name {missing}", is_red, 60)
+
     def test_provision_ends_with_the_action_that_it_lacks(self):
         for missing in iam.load("provision"):
-            if (missing.action, missing.resource.rsplit(":", 1)[1]) in OPTIONAL:
+            if (missing.action, missing.resource) in OPTIONAL:
                 continue
             with self.system_without("provision", missing) as (system, rest):
                 system.proxy.policies["provision"] = rest
@@ -49,7 +54,7 @@ class MissingPermissions(unittest.TestCase):
 
     def test_readiness_of_the_relay_names_the_action_that_it_lacks(self):
         for missing in iam.load("outbox-relay"):
-            if missing.action not in RELAY_ACTIONS:
+            if missing.action not in RELAY:
                 continue
             with self.system_without("outbox-relay", missing) as (system, rest):
                 system.provision()
@@ -59,8 +64,17 @@ class MissingPermissions(unittest.TestCase):
                 system.put_event(item("bad", 1, payload="not JSON"))
                 system.put_event(item("gap", 3))
                 system.relay(wait=False)
-                url = system.ports["outbox-relay"] + "/readyz"
-                wait_for(f"/readyz to name {missing}", lambda: is_red(url, missing.action), 30)
+                self.wait_until_red(system, "outbox-relay", missing)
+
+    def test_readiness_of_the_worker_names_the_action_that_it_lacks(self):
+        for missing in iam.load("inventory-worker"):
+            if missing.action not in WORKER or missing.resource == iam.queue("order-events-dlq"):
+                continue
+            with self.system_without("inventory-worker", missing) as (system, rest):
+                system.provision()
+                system.proxy.policies["inventory-worker"] = rest
+                system.service("inventory-worker", "WORKER_ADMIN_LISTEN", wait=False)
+                self.wait_until_red(system, "inventory-worker", missing)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,13 @@ class ServicesTemplate(unittest.TestCase):
             self.assertEqual(ports, set(map(int, listening)), name)
             self.assertIn(port, ports)
 
+    def test_the_image_has_the_programs(self):
+        dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+        for name in ADMIN_PORTS:
+            container = self.container(name)
+            for program in (container["command"][0], container["healthCheck"]["command"][1]):
+                self.assertRegex(dockerfile, rf"target/release/{program}\b")
+
     def test_variables_are_options_of_the_programs(self):
         self.assertEqual([], self.unknown(read("services.yaml"), sources()))
         planted = read("services.yaml").replace("WORKER_QUEUE", "WORKER_QUEUES")
