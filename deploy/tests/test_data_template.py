@@ -118,6 +118,25 @@ class DataTemplate(unittest.TestCase):
     def test_template_and_provision_create_the_same_fifo_queues(self):
         self.assertEqual([], self.differences(read("data.yaml"), "us-east-2", fifo=True))
 
+    def test_tables_and_queues_are_protected(self):
+        key = "arn:aws:kms:ap-northeast-1:123456789012:key/11112222-3333-4444-5555-666677778888"
+        deploy(self.url, "ap-northeast-1", "data", read("data.yaml"), KmsKeyArn=key)
+        sqs = client(self.url, "sqs", "ap-northeast-1")
+        for queue in sqs.list_queues()["QueueUrls"]:
+            found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["KmsMasterKeyId"])
+            self.assertEqual(key, found["Attributes"]["KmsMasterKeyId"])
+        dynamodb = client(self.url, "dynamodb", "ap-northeast-1")
+        for table in TABLES:
+            found = dynamodb.describe_table(TableName=table)["Table"]
+            self.assertEqual("true", str(found["DeletionProtectionEnabled"]).lower(), table)
+        # moto's CloudFormation ignores point-in-time recovery, and what deleting the stack keeps.
+        for name, resource in parse(read("data.yaml"))["Resources"].items():
+            self.assertEqual("Retain", resource["DeletionPolicy"], name)
+            self.assertEqual("Retain", resource["UpdateReplacePolicy"], name)
+            if resource["Type"] == "AWS::DynamoDB::Table":
+                recovery = "PointInTimeRecoverySpecification" in resource["Properties"]
+                self.assertEqual(name != "RelayLeases", recovery, name)
+
     def test_each_difference_is_found(self):
         planted = [
             ("us-west-1", "NEW_IMAGE", "KEYS_ONLY", "table outbox: stream"),
