@@ -19,8 +19,16 @@ use super::child_process::Process;
 #[derive(Debug)]
 pub struct Service {
     process: Process,
-    address: SocketAddr,
+    addresses: Addresses,
     log: Arc<Mutex<Vec<String>>>,
+}
+
+/// The addresses on which a service listens.
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    address: SocketAddr,
+    /// The same address, if health checks and metrics have no port of their own.
+    admin: SocketAddr,
 }
 
 /// Reason why a service did not start.
@@ -59,10 +67,10 @@ impl Service {
         tokio::spawn(async move {
             let mut reader = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = reader.next_line().await {
-                if let Some(address) = listening_address(&line) {
+                if let Some(addresses) = listening_addresses(&line) {
                     found.send_if_modified(|first| {
                         let is_first = first.is_none();
-                        first.get_or_insert(address);
+                        first.get_or_insert(addresses);
                         is_first
                     });
                 }
@@ -71,15 +79,15 @@ impl Service {
                 }
             }
         });
-        let address = tokio::time::timeout(PATIENCE, listening.wait_for(Option::is_some)).await;
-        let address = match address {
-            Ok(Ok(address)) => *address,
+        let addresses = tokio::time::timeout(PATIENCE, listening.wait_for(Option::is_some)).await;
+        let addresses = match addresses {
+            Ok(Ok(addresses)) => *addresses,
             _ => None,
         };
-        match address {
-            Some(address) => Ok(Self {
+        match addresses {
+            Some(addresses) => Ok(Self {
                 process,
-                address,
+                addresses,
                 log,
             }),
             None => Err(ServiceError::NotListening(joined(&log))),
@@ -88,11 +96,20 @@ impl Service {
 
     /// Returns `http://ADDRESS` followed by `path`.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("http://{}{path}", self.addresses.address)
+    }
+
+    /// Returns `http://ADDRESS` followed by `path`, for health checks and metrics.
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses.admin)
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses.address
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.addresses.admin
     }
 
     /// Returns `None` once the process has ended.
@@ -110,9 +127,14 @@ impl Service {
         self.process.kill().await
     }
 
+    /// Sends SIGTERM without waiting.
+    pub fn signal_stop(&self) -> io::Result<()> {
+        self.process.signal(Signal::SIGTERM)
+    }
+
     /// Sends SIGTERM and waits for the end of the process, at most [`PATIENCE`].
     pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
-        self.process.signal(Signal::SIGTERM)?;
+        self.signal_stop()?;
         tokio::time::timeout(PATIENCE, self.process.ended())
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, joined(&self.log)))?
@@ -123,9 +145,13 @@ fn joined(log: &Mutex<Vec<String>>) -> String {
     log.lock().map(|lines| lines.join("\n")).unwrap_or_default()
 }
 
-fn listening_address(line: &str) -> Option<SocketAddr> {
+fn listening_addresses(line: &str) -> Option<Addresses> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    (line.get("message")? == "listening")
-        .then(|| line.get("address")?.as_str()?.parse().ok())
-        .flatten()
+    let parse = |name: &str| line.get(name)?.as_str()?.parse().ok();
+    if line.get("message")? != "listening" {
+        return None;
+    }
+    let address = parse("address")?;
+    let admin = parse("admin_address").unwrap_or(address);
+    Some(Addresses { address, admin })
 }
