@@ -26,7 +26,10 @@ ENV MALLOC_ARENA_MAX=1
 # Containers are reached over their network; outside a container the programs listen on the loopback
 # address only.
 ENV ORDER_API_LISTEN=0.0.0.0:8080 \
+    ORDER_API_ADMIN_LISTEN=0.0.0.0:8083 \
     RELAY_ADMIN_LISTEN=0.0.0.0:8081 \
     WORKER_ADMIN_LISTEN=0.0.0.0:8082
-EXPOSE 8080 8081 8082
+# Load balancers notice within this time that an instance is stopping.
+ENV ORDER_API_DRAIN_DELAY=5s
+EXPOSE 8080 8081 8082 8083
 CMD ["order-api"]

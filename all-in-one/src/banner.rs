@@ -7,6 +7,7 @@ use std::io::Write;
 #[derive(Debug)]
 pub(crate) struct Banner {
     pub(crate) api: String,
+    pub(crate) api_admin: String,
     pub(crate) relay: String,
     pub(crate) worker: String,
     pub(crate) dynamodb: String,
@@ -35,6 +36,7 @@ impl fmt::Display for Banner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             api,
+            api_admin,
             relay,
             worker,
             dynamodb,
@@ -50,6 +52,7 @@ impl fmt::Display for Banner {
             let pid = self.pid(service);
             writeln!(f, "  {name:<18}{url}{more:<10}{pid}")?;
         }
+        writeln!(f, "  {:<18}{api_admin}/metrics", "order-api metrics")?;
         writeln!(f, "  {:<18}{dynamodb}", "DynamoDB, Streams")?;
         writeln!(f, "  {:<18}{sqs}\n", "SQS")?;
         writeln!(f, "Place an order:\n")?;
@@ -83,6 +86,7 @@ mod tests {
     fn the_printed_curl_command_is_valid_in_a_shell() {
         let banner = Banner {
             api: "http://127.0.0.1:8080".to_owned(),
+            api_admin: "http://127.0.0.1:8083".to_owned(),
             relay: "http://127.0.0.1:8081".to_owned(),
             worker: "http://127.0.0.1:8082".to_owned(),
             dynamodb: "http://127.0.0.1:8000".to_owned(),

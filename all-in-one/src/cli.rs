@@ -65,12 +65,12 @@ pub enum Command {
     InventoryWorker(Box<inventory_worker::Config>),
     /// Exit with 0 if a URL responds with success; for container health checks.
     Healthcheck {
-        /// URL, such as `http://127.0.0.1:8080/readyz`.
+        /// URL, such as `http://127.0.0.1:8083/readyz`.
         url: String,
     },
 }
 
-/// Options of `up`. The three listening addresses are those of the services, so that a port in use
+/// Options of `up`. The listening addresses are those of the services, so that a port in use
 /// is reported before anything starts.
 #[derive(Clone, Debug, Args)]
 pub struct UpOptions {
@@ -86,6 +86,16 @@ pub struct UpOptions {
         help_heading = "Services"
     )]
     pub order_api_listen: SocketAddr,
+
+    /// Listening address of order-api's health and metrics.
+    #[arg(
+        long,
+        env = "ORDER_API_ADMIN_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8083",
+        help_heading = "Services"
+    )]
+    pub order_api_admin_listen: SocketAddr,
 
     /// Listening address of the relay's health, metrics and operator pages.
     #[arg(

@@ -32,7 +32,7 @@ pub fn run(cli: Cli) -> ExitCode {
             })
         }
         Command::OrderApi(config) => {
-            let options = config.process.clone();
+            let options = config.process();
             child_entry::run("order-api", &options, |context| {
                 order_api::run(*config, context)
             })

@@ -61,7 +61,7 @@ pub(crate) enum NotReady {
 }
 
 impl Services {
-    /// Starts `specs`, each with the base URL of its readiness check. `grace` is the grace period
+    /// Starts `specs`, each with the URL of its admin port. `grace` is the grace period
     /// of the services; `force` kills them instead.
     pub(crate) fn start(
         specs: Vec<(Spec, String)>,

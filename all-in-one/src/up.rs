@@ -70,6 +70,7 @@ async fn serve(
     if outcome.is_ok() && !stopping.stop.is_cancelled() {
         let banner = Banner {
             api: ports.order_api.url(),
+            api_admin: ports.order_api_admin.url(),
             relay: ports.relay_admin.url(),
             worker: ports.worker_admin.url(),
             dynamodb: cloud.dynamodb_url(),
@@ -88,6 +89,7 @@ async fn serve(
 /// Reserved addresses of the services.
 struct Ports {
     order_api: Reservation,
+    order_api_admin: Reservation,
     relay_admin: Reservation,
     worker_admin: Reservation,
 }
@@ -104,6 +106,11 @@ impl Ports {
                 options.order_api_listen,
                 "--order-api-listen (ORDER_API_LISTEN)",
             )?,
+            order_api_admin: take(
+                "order-api",
+                options.order_api_admin_listen,
+                "--order-api-admin-listen (ORDER_API_ADMIN_LISTEN)",
+            )?,
             relay_admin: take(
                 "outbox-relay",
                 options.relay_admin_listen,
@@ -118,7 +125,7 @@ impl Ports {
     }
 }
 
-/// Returns the command of each service and its base URL.
+/// Returns the command of each service and the URL of its admin port.
 fn specs(
     options: &UpOptions,
     program: &Path,
@@ -164,10 +171,18 @@ fn specs(
             relay.environment.push((name, value.to_owned()));
         }
     }
-    let api = spec(order_api, "ORDER_API_LISTEN", &ports.order_api);
+    let mut api = spec(order_api, "ORDER_API_LISTEN", &ports.order_api);
+    api.environment.extend([
+        (
+            "ORDER_API_ADMIN_LISTEN",
+            ports.order_api_admin.address().to_string(),
+        ),
+        // There is no other instance to which clients could move.
+        ("ORDER_API_DRAIN_DELAY", "0s".to_owned()),
+    ]);
     let worker = spec(inventory_worker, "WORKER_ADMIN_LISTEN", &ports.worker_admin);
     vec![
-        (api, ports.order_api.url()),
+        (api, ports.order_api_admin.url()),
         (relay, ports.relay_admin.url()),
         (worker, ports.worker_admin.url()),
     ]

@@ -124,6 +124,9 @@ impl Cluster {
         let mut environment = match program {
             Program::OrderApi => vec![
                 ("ORDER_API_LISTEN", self.api.address().to_string()),
+                ("ORDER_API_ADMIN_LISTEN", any_port()),
+                // There is no other instance to which clients could move.
+                ("ORDER_API_DRAIN_DELAY", "0s".to_owned()),
                 ("ORDER_API_MAX_CONCURRENCY", API_CONCURRENCY.to_string()),
             ],
             Program::OutboxRelay => vec![

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::runtime::server::{self, Limits, Server};
 use shared::runtime::service::{Context, RunError};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -46,7 +47,7 @@ const CLEAN_UP: Duration = Duration::from_secs(3);
 /// cannot be bound, or if a part of the worker ended by itself and the process should be restarted.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
-    let listener = shared::runtime::server::bind(config.admin_listen).await?;
+    let listener = server::bind(config.admin_listen).await?;
     let sqs = context.clients.sqs.clone();
     let queue = Arc::new(Queue::new(sqs.clone(), config.queue));
     let limit = ConcurrencyLimit::new(config.concurrency);
@@ -72,11 +73,18 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         last: tokio::sync::Mutex::default(),
     };
     let server_stop = CancellationToken::new();
-    let mut server = tokio::spawn(shared::runtime::server::serve(
+    let server = Server {
         listener,
-        shared::runtime::health::router(Arc::new(health), context.telemetry.metrics.clone()),
-        server_stop.clone(),
-    ));
+        router: shared::runtime::health::router(
+            Arc::new(health),
+            context.telemetry.metrics.clone(),
+            context.stop.clone(),
+        ),
+        limits: Limits::ADMIN,
+        draining: CancellationToken::new(),
+        stop: server_stop.clone(),
+    };
+    let mut server = tokio::spawn(server.serve());
 
     let depths = QueueDepths::default();
     depths.register_gauges(&meter, queue.name());
@@ -145,7 +153,7 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         Some(Err(error)) = pollers.join_next() => Some(part_ended("polling", Err(error))),
         outcome = &mut deleter => Some(part_ended("deleting", outcome)),
         outcome = &mut extender => Some(part_ended("extending visibility timeouts", outcome)),
-        outcome = &mut server => Some(part_ended("the admin server", outcome.map(drop))),
+        outcome = &mut server => Some(part_ended("the admin server", outcome)),
     };
     // Messages in flight are finished or released either way.
     context.stop.cancel();

@@ -5,7 +5,17 @@ use std::time::Duration;
 
 use outbox::Buckets;
 use shared::aws::resource_names::parse_table;
-use shared::runtime::service::{ProcessOptions, RunError, parse_duration};
+use shared::runtime::descriptors::connections_within_limit;
+use shared::runtime::server::Limits;
+use shared::runtime::service::{ProcessOptions, RunError, parse_drain_delay, parse_duration};
+
+/// Upper bound on the bytes of requests that have not arrived completely. A request has at most
+/// 96 KiB, and usually arrives at once.
+const MAX_ARRIVING_BYTES: usize = 8 * 1024 * 1024;
+
+/// File descriptors besides connections: listeners, timers, the connection to a collector, and
+/// connections that are being closed.
+const OTHER_DESCRIPTORS: usize = 128;
 
 /// Options of `order-api`.
 #[derive(Clone, Debug, clap::Args)]
@@ -13,6 +23,10 @@ pub struct Config {
     /// Address that the API listens on
     #[arg(long, env = "ORDER_API_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
+
+    /// Address of /healthz, /readyz and /metrics, which a full API port does not affect
+    #[arg(long, env = "ORDER_API_ADMIN_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8083", value_parser = address)]
+    pub admin_listen: SocketAddr,
 
     /// DynamoDB table of the orders
     #[arg(long, env = "ORDERS_TABLE", value_name = "TABLE", default_value = "orders", value_parser = parse_table)]
@@ -35,21 +49,65 @@ pub struct Config {
     #[arg(long, env = "ORDER_API_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = request_timeout)]
     pub request_timeout: Duration,
 
-    /// Maximum number of requests in flight; more are rejected with 503
+    /// Maximum number of requests in flight, from the arrival of their body on; more are rejected
+    /// with 503
     // Each holds a body of at most 64 KiB, so the default bounds bodies at 32 MiB.
     #[arg(long, env = "ORDER_API_MAX_CONCURRENCY", value_name = "REQUESTS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_concurrency: u32,
+
+    /// Maximum number of open connections to the API. For another one, the connection that has
+    /// waited longest for its client is closed
+    #[arg(long, env = "ORDER_API_MAX_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_connections: u32,
+
+    /// Maximum number of open connections of one IPv4 address or IPv6 /64 network, in the same
+    /// way. Behind a load balancer, every connection is of one of its addresses
+    #[arg(long, env = "ORDER_API_MAX_CONNECTIONS_PER_ADDRESS", value_name = "CONNECTIONS", default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_connections_per_address: u32,
+
+    /// Time after SIGTERM or SIGINT for which requests are still accepted, while /readyz is red
+    /// and responses have `Connection: close`; 0s to 5m. Longer than a load balancer takes to
+    /// notice
+    #[arg(long, env = "ORDER_API_DRAIN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = parse_drain_delay)]
+    pub drain_delay: Duration,
 
     #[command(flatten)]
     pub process: ProcessOptions,
 }
 
 impl Config {
+    /// Returns the options of the process.
+    pub fn process(&self) -> ProcessOptions {
+        ProcessOptions {
+            drain_delay: self.drain_delay,
+            ..self.process.clone()
+        }
+    }
+
+    /// Returns the limits of the API port, which leave file descriptors for the admin port, for the
+    /// requests to DynamoDB (one connection each) and for everything else.
+    pub(crate) fn limits(&self) -> Limits {
+        let others = Limits::ADMIN.connections + self.max_concurrency as usize + OTHER_DESCRIPTORS;
+        Limits {
+            connections: connections_within_limit(self.max_connections as usize, others),
+            connections_per_address: self.max_connections_per_address as usize,
+            arriving_bytes: MAX_ARRIVING_BYTES,
+            // The handler answers 408 first.
+            arrival_timeout: self.request_timeout + Duration::from_secs(5),
+        }
+    }
+
     /// Checks the options against each other.
     ///
     /// # Errors
-    /// [`RunError::Usage`] if two options name the same table.
+    /// [`RunError::Usage`] if two options name the same address or the same table.
     pub(crate) fn check(&self) -> Result<(), RunError> {
+        if self.listen == self.admin_listen && self.listen.port() != 0 {
+            return Err(RunError::Usage(format!(
+                "--listen and --admin-listen are both {}; each needs a port of its own",
+                self.listen
+            )));
+        }
         let tables = [
             ("--orders-table", &self.orders_table),
             ("--outbox-table", &self.outbox_table),

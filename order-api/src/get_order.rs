@@ -46,6 +46,7 @@ pub(crate) async fn get_order(
         .ok()
         .and_then(|Path(id)| id.parse().ok())
         .ok_or(ApiError::NoSuchOrder)?;
+    let _permit = api.permit()?;
     let order = tokio::time::timeout(api.request_timeout, api.store.order(id))
         .await
         .map_err(|_| ApiError::Deadline)??

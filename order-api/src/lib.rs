@@ -49,42 +49,70 @@ mod validate;
 use std::sync::Arc;
 
 pub use config::Config;
+use shared::runtime::health;
+use shared::runtime::server::{self, Limits, Server};
 use shared::runtime::service::{Context, RunError};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::readiness::Readiness;
 use crate::state::Api;
 use crate::store::Store;
 use crate::telemetry::Instruments;
 
-/// Serves the API until `context.stop` is cancelled, then lets the requests in flight finish, for
-/// at most `context.grace`.
+/// Serves the API until `context.stop` is cancelled and `context.drain_delay` has passed, then lets
+/// the requests in flight finish, for at most `context.grace`.
 ///
 /// # Errors
-/// [`RunError::Usage`] if the options contradict each other, and [`RunError::Failed`] if the
-/// address cannot be bound.
+/// [`RunError::Usage`] if the options contradict each other, and [`RunError::Failed`] if an address
+/// cannot be bound.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
+    let (listener, admin_listener) =
+        server::bind_with_admin(config.listen, config.admin_listen).await?;
     let api = Api {
         store: Store::new(&config, &context.clients.dynamodb),
         instruments: Instruments::new(),
         request_timeout: config.request_timeout,
+        in_flight: Semaphore::new(config.max_concurrency as usize),
     };
-    let readiness = Readiness::new(&config, context.clients.dynamodb);
-    let health = shared::runtime::health::router(Arc::new(readiness), context.telemetry.metrics);
-    let router = router::router(Arc::new(api), config.max_concurrency as usize, health);
+    let readiness = Arc::new(Readiness::new(&config, context.clients.dynamodb));
+    let stop = &context.stop;
+    let admin = Server {
+        listener: admin_listener,
+        router: health::router(readiness.clone(), context.telemetry.metrics, stop.clone()),
+        limits: Limits::ADMIN,
+        draining: CancellationToken::new(),
+        stop: CancellationToken::new(),
+    };
+    // It answers health checks until the process ends.
+    let _admin = AbortOnDropHandle::new(tokio::spawn(admin.serve()));
 
-    let listener = shared::runtime::server::bind(config.listen).await?;
-    let serving = shared::runtime::server::serve(listener, router, context.stop.clone());
+    let drained = CancellationToken::new();
+    let server = Server {
+        listener,
+        router: router::router(Arc::new(api), health::probes(readiness, stop.clone())),
+        limits: config.limits(),
+        draining: stop.clone(),
+        stop: drained.clone(),
+    };
     let overdue = async {
-        context.stop.cancelled().await;
+        stop.cancelled().await;
+        tracing::info!(
+            drain_delay = %humantime::format_duration(context.drain_delay),
+            "stopping; not ready, and accepting requests until the drain delay has passed"
+        );
+        tokio::time::sleep(context.drain_delay).await;
+        drained.cancel();
         tokio::time::sleep(context.grace).await;
     };
     tokio::select! {
-        served = serving => served.map_err(|error| RunError::Failed(error.to_string())),
+        () = server.serve() => {}
         () = overdue => {
             // No order is left incomplete: a transaction takes effect as a whole or not at all.
             tracing::warn!("the grace period ended; closing the connections that are still open");
-            Ok(())
         }
     }
+    Ok(())
 }

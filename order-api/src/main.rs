@@ -15,7 +15,7 @@ struct Cli {
 fn main() -> ExitCode {
     match shared::runtime::service::parse::<Cli>() {
         Ok(Cli { config }) => {
-            let process = config.process.clone();
+            let process = config.process();
             shared::runtime::service::run("order-api", &process, |context| {
                 order_api::run(config, context)
             })

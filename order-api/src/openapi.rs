@@ -3,9 +3,12 @@
 //! Handlers document themselves (`utoipa::path`), and `router` adds them to the document.
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -14,15 +17,21 @@ use crate::problem::Problem;
 use crate::schema::Order;
 
 /// Returns the routes `/openapi.json` and `/docs`. All files of the page are part of this program.
-pub(crate) fn pages(document: utoipa::openapi::OpenApi) -> Router {
-    let config = Config::default()
+///
+/// The document is serialized once, like the page's files it is shared by all responses: clients
+/// that read slowly hold no copies.
+pub(crate) fn pages(document: &utoipa::openapi::OpenApi) -> Router {
+    let document =
+        serde_json::to_vec(document).expect("a document has no key that is not a string");
+    let document = Bytes::from(document);
+    let document = get(async move || ([(CONTENT_TYPE, "application/json")], document));
+    let config = Config::from("/openapi.json")
         // Otherwise the page sends the document to a public validator.
         .validator_url("none")
         .try_it_out_enabled(true);
-    let page = SwaggerUi::new("/docs")
-        .url("/openapi.json", document)
-        .config(config);
-    Router::from(page).layer(map_response(async |response: Response| {
+    let page = SwaggerUi::new("/docs").config(config);
+    let pages = Router::from(page).route("/openapi.json", document);
+    pages.layer(map_response(async |response: Response| {
         if response.status() == StatusCode::NOT_FOUND {
             ApiError::NoSuchPath.into_response()
         } else {
@@ -45,7 +54,7 @@ pub(crate) fn pages(document: utoipa::openapi::OpenApi) -> Router {
         (name = "orders", description = "Placing and reading orders."),
         (name = "operation", description = "For orchestrators and monitoring."),
     ),
-    paths(healthz, readyz, metrics),
+    paths(healthz, readyz),
     components(schemas(Order, Problem)),
 )]
 pub(crate) struct Document;
@@ -82,25 +91,15 @@ struct HealthCheck {
 #[expect(dead_code, reason = "served by `shared::runtime::health`")]
 fn healthz() {}
 
-/// Readiness: the tables exist and respond.
+/// Readiness: the tables exist and respond, and the process is not stopping.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "operation",
     responses(
         (status = 200, description = "All tables exist and respond.", body = HealthReport),
-        (status = 503, description = "A table does not exist or does not respond; `reason` states which.", body = HealthReport),
+        (status = 503, description = "The process is stopping, or a table does not exist or does not respond; `reason` states which.", body = HealthReport),
     ),
 )]
 #[expect(dead_code, reason = "served by `shared::runtime::health`")]
 fn readyz() {}
-
-/// Metrics, in the Prometheus text format.
-#[utoipa::path(
-    get,
-    path = "/metrics",
-    tag = "operation",
-    responses((status = 200, description = "All metrics.", body = String, content_type = "text/plain")),
-)]
-#[expect(dead_code, reason = "served by `shared::runtime::health`")]
-fn metrics() {}

@@ -3,11 +3,9 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use axum::error_handling::HandleErrorLayer;
 use axum::response::{IntoResponse, Response};
-use axum::{BoxError, Router, middleware};
+use axum::{Router, middleware};
 use tower::ServiceBuilder;
-use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -27,32 +25,26 @@ fn order_routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(get_order))
 }
 
-/// Returns the routes of the program. `health` is neither traced nor shed: under load it is needed
-/// most.
-pub(crate) fn router(api: Arc<Api>, max_concurrency: usize, health: Router) -> Router {
+/// Returns the routes of the API. `probes` are not traced.
+pub(crate) fn router(api: Arc<Api>, probes: Router) -> Router {
     let instruments = api.instruments.clone();
     let (orders, document) = order_routes().split_for_parts();
     let routes = orders
         .with_state(api)
-        .merge(openapi::pages(document))
+        .merge(openapi::pages(&document))
         .fallback(async || ApiError::NoSuchPath)
         .method_not_allowed_fallback(async || ApiError::Method);
-    surround(routes, instruments, max_concurrency)
-        .merge(health)
+    surround(routes, instruments)
+        .merge(probes)
         .method_not_allowed_fallback(async || ApiError::Method)
 }
 
-/// Wraps `routes`, from the outside in: span and duration, load shedding, panics. Rejected and
-/// failed requests are thereby traced and measured as well.
-fn surround(routes: Router, instruments: Instruments, max_concurrency: usize) -> Router {
+/// Wraps `routes`, from the outside in: span and duration, panics. Requests that fail are thereby
+/// traced and measured as well.
+fn surround(routes: Router, instruments: Instruments) -> Router {
     routes.layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(instruments, observe))
-            .layer(HandleErrorLayer::new(async |_: BoxError| {
-                ApiError::Overloaded
-            }))
-            .load_shed()
-            .layer(GlobalConcurrencyLimitLayer::new(max_concurrency))
             .layer(CatchPanicLayer::custom(panicked)),
     )
 }
@@ -75,24 +67,21 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_a_500_problem_without_internals() {
         let panics = Router::new().route("/", get(async || -> () { panic!("a secret") }));
-        let routes = surround(panics, Instruments::new(), 1);
-        for _ in 0..2 {
-            // Twice: the panic released its permit.
-            let request = Request::get("/").body(Body::empty()).unwrap();
-            let response = routes.clone().oneshot(request).await.unwrap();
-            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-            assert_eq!(
-                response.headers()["content-type"],
-                "application/problem+json"
-            );
-            let body = axum::body::to_bytes(response.into_body(), 10_000)
-                .await
-                .unwrap();
-            let body = String::from_utf8(body.to_vec()).unwrap();
-            assert!(
-                body.contains("internal") && !body.contains("secret"),
-                "{body}"
-            );
-        }
+        let routes = surround(panics, Instruments::new());
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let response = routes.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        let body = axum::body::to_bytes(response.into_body(), 10_000)
+            .await
+            .unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(
+            body.contains("internal") && !body.contains("secret"),
+            "{body}"
+        );
     }
 }

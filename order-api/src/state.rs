@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::error::ApiError;
 use crate::store::Store;
 use crate::telemetry::Instruments;
 
@@ -11,4 +14,20 @@ pub(crate) struct Api {
     pub(crate) instruments: Instruments,
     /// Time limit from the start of a request to its response.
     pub(crate) request_timeout: Duration,
+    /// One permit for each request that may be in flight.
+    pub(crate) in_flight: Semaphore,
+}
+
+impl Api {
+    /// Returns a permit to handle a request. It is taken once the request has arrived completely,
+    /// so that slow clients occupy none.
+    ///
+    /// # Errors
+    /// [`ApiError::Overloaded`] if there is none: the requests in flight take all the time that
+    /// there is, and one that waits would only be slower.
+    pub(crate) fn permit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.in_flight
+            .try_acquire()
+            .map_err(|_| ApiError::Overloaded)
+    }
 }

@@ -7,7 +7,8 @@ use outbox_admin::service::Operator;
 use outbox_admin::web::{
     ActivitySlot, Console, PublishedEvent, RelayView, RelayViewSource, ViewedUpTo,
 };
-use shared::runtime::health::{Check, Health, Report};
+use shared::runtime::health::{self, Check, Health, Report};
+use shared::runtime::server::{self, Limits, Server};
 use shared::runtime::service::{Context, RunError};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -78,18 +79,21 @@ pub(crate) async fn serve(
             .map(|queue| queue.as_str().to_owned())
             .collect(),
     };
-    let router =
-        shared::runtime::health::router(Arc::new(health), context.telemetry.metrics.clone())
-            .merge(console.router());
-    let listener = shared::runtime::server::bind(config.admin_listen).await?;
+    let router = health::router(
+        Arc::new(health),
+        context.telemetry.metrics.clone(),
+        context.stop.clone(),
+    )
+    .merge(console.router());
+    let server = Server {
+        listener: server::bind(config.admin_listen).await?,
+        router,
+        limits: Limits::ADMIN,
+        draining: CancellationToken::new(),
+        stop: CancellationToken::new(),
+    };
     Ok(tokio::spawn(async move {
-        let serving = shared::runtime::server::serve(listener, router, CancellationToken::new());
-        tokio::select! {
-            served = serving => if let Err(error) = served {
-                tracing::error!(%error, "serving the admin port failed; health checks, metrics and the console are unavailable until a restart");
-            },
-            () = console.poll_tables() => {}
-        }
+        tokio::join!(server.serve(), console.poll_tables());
     }))
 }
 

@@ -12,8 +12,9 @@ use tokio::process::Command;
 const BINARY: &str = env!("CARGO_BIN_EXE_all-in-one");
 
 /// Short intervals, so that takeovers and retries are quick.
-const ENVIRONMENT: [(&str, &str); 9] = [
+const ENVIRONMENT: [(&str, &str); 10] = [
     ("ORDER_API_LISTEN", "127.0.0.1:0"),
+    ("ORDER_API_ADMIN_LISTEN", "127.0.0.1:0"),
     ("RELAY_ADMIN_LISTEN", "127.0.0.1:0"),
     ("WORKER_ADMIN_LISTEN", "127.0.0.1:0"),
     ("RELAY_ROUTES", "order.*=order-events,invoice.*=!quarantine"),

@@ -182,15 +182,19 @@ fn services_start_after_their_dependencies_and_have_health_checks() {
 #[test]
 fn ports_match_the_contract_and_are_published_on_loopback_only() {
     let services = services();
-    for (name, ports, variable) in [
-        ("dynamodb", &["8000"][..], None),
-        ("sqs", &["9324"], None),
-        ("jaeger", &["16686", "4317"], None),
-        ("prometheus", &["9090"], None),
-        ("grafana", &["3000"], None),
-        ("order-api", &["8080"], Some("ORDER_API_LISTEN")),
-        ("outbox-relay", &["8081"], Some("RELAY_ADMIN_LISTEN")),
-        ("inventory-worker", &["8082"], Some("WORKER_ADMIN_LISTEN")),
+    for (name, ports, variables) in [
+        ("dynamodb", &["8000"][..], &[][..]),
+        ("sqs", &["9324"], &[]),
+        ("jaeger", &["16686", "4317"], &[]),
+        ("prometheus", &["9090"], &[]),
+        ("grafana", &["3000"], &[]),
+        (
+            "order-api",
+            &["8080", "8083"],
+            &["ORDER_API_LISTEN", "ORDER_API_ADMIN_LISTEN"],
+        ),
+        ("outbox-relay", &["8081"], &["RELAY_ADMIN_LISTEN"]),
+        ("inventory-worker", &["8082"], &["WORKER_ADMIN_LISTEN"]),
     ] {
         let service = &services[name];
         let published: Vec<_> = ports
@@ -198,10 +202,13 @@ fn ports_match_the_contract_and_are_published_on_loopback_only() {
             .map(|port| format!("127.0.0.1:{port}:{port}"))
             .collect();
         assert_eq!(texts(&service["ports"]), published, "{name}");
-        if let Some(variable) = variable {
+        for (variable, port) in variables.iter().zip(ports) {
             let listens = service["environment"][variable].as_str().unwrap();
-            assert_eq!(listens, format!("0.0.0.0:{}", ports[0]), "{name}");
-            let check = format!("http://127.0.0.1:{}/readyz", ports[0]);
+            assert_eq!(listens, format!("0.0.0.0:{port}"), "{name}");
+        }
+        // The last port of a program is its admin port.
+        if let (Some(port), false) = (ports.last(), variables.is_empty()) {
+            let check = format!("http://127.0.0.1:{port}/readyz");
             assert!(
                 texts(&service["healthcheck"]["test"]).contains(&check.as_str()),
                 "{name}"

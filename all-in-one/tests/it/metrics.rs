@@ -64,7 +64,7 @@ impl Traffic {
 
     async fn scrape(&self, service: &str) -> Scrape {
         let (_, service) = self.services.iter().find(|(n, _)| *n == service).unwrap();
-        Scrape::of(&service.url("/metrics")).await
+        Scrape::of(&service.admin_url("/metrics")).await
     }
 
     /// Waits for the counts that change last: the second delivery, and the events that the sweeper

@@ -172,6 +172,11 @@ async fn a_port_in_use_is_reported_with_its_service_and_option() {
         ),
         ("ALL_IN_ONE_SQS_LISTEN", "SQS", "--sqs-listen"),
         ("ORDER_API_LISTEN", "order-api", "--order-api-listen"),
+        (
+            "ORDER_API_ADMIN_LISTEN",
+            "order-api",
+            "--order-api-admin-listen",
+        ),
         ("RELAY_ADMIN_LISTEN", "outbox-relay", "--relay-admin-listen"),
         (
             "WORKER_ADMIN_LISTEN",

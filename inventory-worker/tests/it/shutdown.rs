@@ -70,6 +70,9 @@ async fn sigterm_finishes_messages_in_flight_and_leaves_the_rest_in_the_queue() 
 
     signal(&worker, Signal::SIGTERM);
     logged(&worker, "stopping").await;
+    let (ready, report) = get(&worker, "/readyz").await;
+    assert_eq!((ready, get(&worker, "/healthz").await.0), (503, 200));
+    assert!(report.contains("the process is stopping"), "{report}");
     dynamodb.heal();
 
     let status = worker.terminate().await.unwrap();

@@ -106,6 +106,7 @@ pub(crate) async fn create_order(
 ) -> Result<Response, ApiError> {
     let deadline = Instant::now() + api.request_timeout;
     let bytes = body::read(&headers, body, deadline).await?;
+    let _permit = api.permit()?;
     let key = IdempotencyKey::from_headers(&headers)?;
     let document = Document::parse(&bytes).map_err(ApiError::NotJson)?;
     let request = validate::order(document).map_err(ApiError::Invalid)?;

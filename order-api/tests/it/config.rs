@@ -18,6 +18,12 @@ fn an_invalid_option_exits_with_64_and_one_sentence() {
     let region = ("AWS_REGION", "us-east-1");
     for (name, value, expected) in [
         ("ORDER_API_LISTEN", "somewhere", "127.0.0.1:8080"),
+        ("ORDER_API_ADMIN_LISTEN", "8083", "127.0.0.1:8080"),
+        (
+            "ORDER_API_ADMIN_LISTEN",
+            "127.0.0.1:8080",
+            "--listen and --admin-listen",
+        ),
         ("ORDERS_TABLE", "", "table name"),
         (
             "OUTBOX_TABLE",
@@ -32,6 +38,10 @@ fn an_invalid_option_exits_with_64_and_one_sentence() {
         ("ORDER_API_REQUEST_TIMEOUT", "10", "unit"),
         ("ORDER_API_REQUEST_TIMEOUT", "1h", "100ms to 5m"),
         ("ORDER_API_MAX_CONCURRENCY", "0", "1..=65536"),
+        ("ORDER_API_MAX_CONNECTIONS", "0", "1..=65536"),
+        ("ORDER_API_MAX_CONNECTIONS_PER_ADDRESS", "0", "1..=65536"),
+        ("ORDER_API_DRAIN_DELAY", "5", "unit"),
+        ("ORDER_API_DRAIN_DELAY", "6m", "0s to 5m"),
         ("SHUTDOWN_GRACE", "soon", "unit"),
         ("LOG_FORMAT", "xml", "json"),
         ("AWS_ENDPOINT_URL", "localhost:8000", "AWS_ENDPOINT_URL"),
@@ -60,6 +70,8 @@ fn help_shows_every_option_with_its_variable_and_default() {
     for text in [
         "[env: ORDER_API_LISTEN",
         "[default: 127.0.0.1:8080]",
+        "[env: ORDER_API_ADMIN_LISTEN",
+        "[default: 127.0.0.1:8083]",
         "[env: ORDERS_TABLE",
         "[default: orders]",
         "[env: OUTBOX_TABLE",
@@ -70,6 +82,12 @@ fn help_shows_every_option_with_its_variable_and_default() {
         "[default: 10s]",
         "[env: ORDER_API_MAX_CONCURRENCY",
         "[default: 512]",
+        "[env: ORDER_API_MAX_CONNECTIONS=",
+        "[default: 4096]",
+        "[env: ORDER_API_MAX_CONNECTIONS_PER_ADDRESS",
+        "[default: 2048]",
+        "[env: ORDER_API_DRAIN_DELAY",
+        "[default: 0s]",
         "[env: SHUTDOWN_GRACE",
         "[default: 20s]",
         "[env: LOG_FORMAT",

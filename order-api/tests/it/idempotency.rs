@@ -95,7 +95,7 @@ async fn fifty_concurrent_requests_with_one_key_create_one_order() {
     }
     assert_eq!(answers.iter().filter(|a| !a.replayed()).count(), 1);
     assert_eq!(world.counts().await, [1, 1, 1]);
-    let metrics = world.get("/metrics").await.body;
+    let metrics = world.admin_get("/metrics").await.body;
     assert!(
         metrics.contains("\norders_created_total 1\n"),
         "replays are not counted: {metrics}"

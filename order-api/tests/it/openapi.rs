@@ -77,7 +77,6 @@ async fn every_route_is_documented_with_its_responses() {
     );
     assert_eq!(statuses("/healthz", "get"), ["200"]);
     assert_eq!(statuses("/readyz", "get"), ["200", "503"]);
-    assert_eq!(statuses("/metrics", "get"), ["200"]);
 
     let create = &world.document["paths"]["/orders"]["post"];
     assert_eq!(create["parameters"][0]["name"], "Idempotency-Key");

@@ -1,4 +1,5 @@
-//! SIGTERM: no new connections, requests in flight finish, exit code 0.
+//! SIGTERM: not ready at once, requests are accepted for the drain delay, those in flight finish,
+//! exit code 0.
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,38 @@ async fn a_request_in_flight_finishes_before_the_program_ends() {
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     assert_eq!(ended.unwrap().code(), Some(0));
     assert_eq!(world.counts().await, [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn requests_are_accepted_during_the_drain_delay_and_the_process_is_not_ready() {
+    // The process may take longer than the grace period, because it starts after the delay.
+    let mut world =
+        World::with(&[("ORDER_API_DRAIN_DELAY", "4s"), ("SHUTDOWN_GRACE", "100ms")]).await;
+    assert_eq!(world.post(&an_order()).await.header("connection"), "");
+    let signalled = Instant::now();
+    world.api.signal_stop().unwrap();
+    let red = eventually(Duration::from_secs(3), async || {
+        match world.admin_get("/readyz").await {
+            answer if answer.status == 503 => Ok(answer),
+            answer => Err(answer),
+        }
+    });
+    assert!(red.await.unwrap().body.contains("the process is stopping"));
+    let answer = world.post(&an_order()).await;
+    answer.assert_created();
+    assert_eq!(answer.header("connection"), "close");
+    let red = world.get("/readyz").await;
+    assert_eq!(
+        (red.status.as_u16(), red.header("connection")),
+        (503, "close")
+    );
+    assert_eq!(world.get("/healthz").await.status, 200);
+    assert_eq!(world.admin_get("/healthz").await.status, 200);
+
+    let ended = world.api.terminate().await.unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", world.api.log());
+    assert!(signalled.elapsed() >= Duration::from_secs(4));
+    assert_eq!(world.counts().await, [2, 2, 0]);
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ impl World {
             .into_iter()
             .chain([
                 ("ORDER_API_LISTEN", "127.0.0.1:0".to_owned()),
+                ("ORDER_API_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
                 ("AWS_ENDPOINT_URL_DYNAMODB", proxy.url().to_owned()),
             ])
             .chain(
@@ -104,6 +105,14 @@ impl World {
             .unwrap();
     }
 
+    /// Returns the environment of the API with further options.
+    pub(crate) fn environment_with(&self, options: &[(&str, &str)]) -> Vec<(String, String)> {
+        let options = options
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.environment.iter().cloned().chain(options).collect()
+    }
+
     /// Kills the API and starts it again on the same tables.
     pub(crate) async fn restart(&mut self) {
         self.api.kill().await.unwrap();
@@ -114,6 +123,12 @@ impl World {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], Vec::new()).await
+    }
+
+    /// Sends a GET to the admin port.
+    pub(crate) async fn admin_get(&self, path: &str) -> Answer {
+        let answer = self.http.get(self.api.admin_url(path)).send().await;
+        Answer::of(answer.unwrap()).await
     }
 
     pub(crate) async fn post(&self, body: &Value) -> Answer {
@@ -146,12 +161,7 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answer = request.body(body).send().await.unwrap();
-        let answer = Answer {
-            status: answer.status(),
-            headers: answer.headers().clone(),
-            body: answer.text().await.unwrap(),
-        };
+        let answer = Answer::of(request.body(body).send().await.unwrap()).await;
         self.assert_documented(&method, path, &answer);
         answer
     }
@@ -193,6 +203,14 @@ impl World {
 }
 
 impl Answer {
+    async fn of(answer: reqwest::Response) -> Self {
+        Self {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            body: answer.text().await.unwrap(),
+        }
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap()
     }

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::telemetry::metrics::Metrics;
 use crate::aws::Causes;
@@ -125,21 +126,31 @@ impl IntoResponse for Report {
     }
 }
 
-/// Returns the three routes.
-pub fn router(health: Arc<dyn Health>, metrics: Metrics) -> Router {
+/// Returns the routes of an admin port: those of [`probes`], and `/metrics`.
+pub fn router(health: Arc<dyn Health>, metrics: Metrics, stop: CancellationToken) -> Router {
+    let metrics =
+        get(|| async move { ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) });
+    Router::new()
+        .route("/metrics", metrics)
+        .layer(map_response(disable_sniffing))
+        .merge(probes(health, stop))
+}
+
+/// Returns the routes `/healthz` and `/readyz`. Once `stop` is cancelled the process is not ready,
+/// so that load balancers move its traffic to other instances.
+pub fn probes(health: Arc<dyn Health>, stop: CancellationToken) -> Router {
+    let ready = |State(health): State<Arc<dyn Health>>| async move {
+        if stop.is_cancelled() {
+            return Report::new([Check::fail("running", "the process is stopping")]);
+        }
+        health.ready().await
+    };
     Router::new()
         .route(
             "/healthz",
             get(|State(health): State<Arc<dyn Health>>| async move { health.live().await }),
         )
-        .route(
-            "/readyz",
-            get(|State(health): State<Arc<dyn Health>>| async move { health.ready().await }),
-        )
-        .route(
-            "/metrics",
-            get(|| async move { ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) }),
-        )
+        .route("/readyz", get(ready))
         .layer(map_response(disable_sniffing))
         .with_state(health)
 }
@@ -151,4 +162,40 @@ async fn disable_sniffing(mut response: Response) -> Response {
         .headers_mut()
         .insert(X_CONTENT_TYPE_OPTIONS, nosniff);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    struct Healthy;
+
+    #[async_trait]
+    impl Health for Healthy {
+        async fn live(&self) -> Report {
+            Report::new([Check::pass("serving")])
+        }
+
+        async fn ready(&self) -> Report {
+            Report::new([Check::pass("table")])
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stopping_process_is_live_and_not_ready() {
+        let stop = CancellationToken::new();
+        let probes = probes(Arc::new(Healthy), stop.clone());
+        let status = async |path: &str| {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            probes.clone().oneshot(request).await.unwrap().status()
+        };
+        assert_eq!(status("/readyz").await, StatusCode::OK);
+        stop.cancel();
+        assert_eq!(status("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status("/healthz").await, StatusCode::OK);
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! [`service`] parses the options and checks the environment (`env_check`), starts
 //! [`telemetry`], and runs the service until a signal. The service binds a [`server`] and mounts
-//! the routes of [`health`] on it.
+//! the routes of [`health`] on it. [`descriptors`] raises the limit on open files for it.
 
+pub mod descriptors;
 mod env_check;
 pub mod health;
 pub mod server;

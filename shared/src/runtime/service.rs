@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::env_check;
 use super::telemetry::{self, LogFormat, Telemetry};
+use super::{descriptors, env_check};
 use crate::aws::Clients;
 
 /// Exit code for invalid options or environment variables (`EX_USAGE` of sysexits.h).
@@ -28,6 +28,11 @@ pub struct ProcessOptions {
     /// Time that work in flight may take to finish after SIGTERM or SIGINT
     #[arg(long, env = "SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+
+    /// Time between the signal and the start of the grace period, in which the service accepts
+    /// requests. Services that can drain set it from an option of their own.
+    #[arg(skip)]
+    pub drain_delay: Duration,
 }
 
 /// Everything that a service receives to run.
@@ -35,8 +40,10 @@ pub struct ProcessOptions {
 pub struct Context {
     pub clients: Clients,
     pub telemetry: Telemetry,
-    /// Cancelled by SIGTERM or SIGINT: stop intake, finish, return.
+    /// Cancelled by SIGTERM or SIGINT: stop intake after the drain delay, finish, return.
     pub stop: CancellationToken,
+    /// [`ProcessOptions::drain_delay`].
+    pub drain_delay: Duration,
     /// Time that finishing may take.
     pub grace: Duration,
 }
@@ -101,8 +108,8 @@ fn one_sentence(message: &str) -> String {
 }
 
 /// Runs `service` on a new async runtime until it returns. The service is expected to return within
-/// the grace period after [`Context::stop`] is cancelled; two seconds after it the process ends
-/// anyway.
+/// drain delay and grace period after [`Context::stop`] is cancelled; two seconds after them the
+/// process ends anyway.
 pub fn run<F>(
     service_name: &'static str,
     options: &ProcessOptions,
@@ -121,10 +128,15 @@ where
             return ExitCode::FAILURE;
         }
     };
-    let grace = options.shutdown_grace;
+    let ProcessOptions {
+        shutdown_grace: grace,
+        drain_delay,
+        ..
+    } = *options;
     let outcome = runtime.block_on(async {
         let telemetry =
             telemetry::init(service_name, options.log_format).map_err(RunError::Usage)?;
+        descriptors::raise_limit();
         env_check::check_aws(env_check::variable).map_err(RunError::Usage)?;
         let clients = Clients::from_env()
             .await
@@ -135,12 +147,13 @@ where
             clients,
             telemetry: telemetry.clone(),
             stop: stop.clone(),
+            drain_delay,
             grace,
         };
         let deadline = async {
             stop.cancelled().await;
-            // A service returns by itself at `grace`; this is for a service that hangs.
-            tokio::time::sleep(grace + Duration::from_secs(2)).await;
+            // A service returns by itself at the end of `grace`; this is for a service that hangs.
+            tokio::time::sleep(drain_delay + grace + Duration::from_secs(2)).await;
         };
         let outcome = tokio::select! {
             outcome = service(context) => outcome,
@@ -190,6 +203,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("a duration must not be zero".to_owned());
     }
     Ok(duration)
+}
+
+/// Parses the time for which a service accepts requests after the signal to stop, 0s to 5m.
+pub fn parse_drain_delay(text: &str) -> Result<Duration, String> {
+    let delay = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a number and a unit, such as 5s; 0s is none"))?;
+    if delay <= Duration::from_secs(300) {
+        Ok(delay)
+    } else {
+        Err("must be from 0s to 5m".to_owned())
+    }
 }
 
 /// Parses a duration from `min` to `max`, like [`parse_duration`].

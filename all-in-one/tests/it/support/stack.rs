@@ -44,6 +44,7 @@ impl Stack {
             .chain(
                 [
                     "ORDER_API_LISTEN",
+                    "ORDER_API_ADMIN_LISTEN",
                     "RELAY_ADMIN_LISTEN",
                     "WORKER_ADMIN_LISTEN",
                 ]

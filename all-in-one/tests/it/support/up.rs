@@ -14,10 +14,11 @@ use tokio::process::{Child, Command};
 use super::{ANY, BINARY};
 
 /// Environment variables of the addresses on which `up` listens.
-const LISTEN: [&str; 5] = [
+const LISTEN: [&str; 6] = [
     "ALL_IN_ONE_DYNAMODB_LISTEN",
     "ALL_IN_ONE_SQS_LISTEN",
     "ORDER_API_LISTEN",
+    "ORDER_API_ADMIN_LISTEN",
     "RELAY_ADMIN_LISTEN",
     "WORKER_ADMIN_LISTEN",
 ];

@@ -1,0 +1,134 @@
+//! Serves one connection, from its first byte to its end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::ConnectInfo;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::connection_table::Slot;
+use super::tracked::{TrackedBody, TrackedStream};
+
+/// Upper bound on the request line and the headers of a request; a larger head is rejected with
+/// 431, like one with more than 100 fields, hyper's own limit. It is also the size of the buffers
+/// of a connection.
+pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// Time limit for a client to read more of its response. A stalled client holds the unsent response
+/// and everything that the response is produced from.
+const STALLED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time limit during shutdown for a partially sent request to arrive.
+const ARRIVAL_GRACE: Duration = Duration::from_secs(1);
+
+/// A connection that was admitted.
+pub(super) struct Connection {
+    pub(super) address: SocketAddr,
+    pub(super) slot: Arc<Slot>,
+    pub(super) router: Router,
+    pub(super) draining: CancellationToken,
+    pub(super) stop: CancellationToken,
+}
+
+impl Connection {
+    pub(super) async fn serve(self, stream: TcpStream) {
+        // Responses are small and complete: waiting to fill a packet only adds delay.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "setting TCP_NODELAY failed");
+        }
+        // A connection that sends nothing gets no buffers. Peeking waits for a byte; `readable`
+        // would not, because Tokio assumes that an accepted stream is readable.
+        let mut byte = [0];
+        tokio::select! {
+            peeked = stream.peek(&mut byte) => if let Err(error) = peeked {
+                return tracing::debug!(%error, "a connection ended early");
+            },
+            () = self.slot.closed() => return,
+            () = self.stop.cancelled() => return,
+        }
+        // On the heap, so that connections without a request are small.
+        Box::pin(self.serve_requests(stream)).await;
+    }
+
+    async fn serve_requests(self, stream: TcpStream) {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(STALLED_TIMEOUT));
+        let stream = TrackedStream {
+            stream: Box::pin(stream),
+            slot: Arc::clone(&self.slot),
+        };
+        let serving = http1::Builder::new()
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_HEAD_BYTES)
+            // The connection table has the time limits.
+            .header_read_timeout(None)
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn(|request| self.respond(request)),
+            );
+        let mut serving = pin!(serving);
+        tokio::select! {
+            ended = serving.as_mut() => return log(ended),
+            () = self.slot.closed() => return,
+            () = self.stop.cancelled() => {}
+        }
+        // Ends an idle connection here, and any other after its response.
+        serving.as_mut().graceful_shutdown();
+        match timeout(ARRIVAL_GRACE, serving.as_mut()).await {
+            Ok(ended) => log(ended),
+            Err(_) if self.slot.has_arrived() => tokio::select! {
+                ended = serving => log(ended),
+                () = self.slot.closed() => {}
+            },
+            Err(_) => tracing::debug!("a partially sent request was cut off during shutdown"),
+        }
+    }
+
+    fn respond(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<axum::http::Response<TrackedBody<Body>>, Infallible>> + use<>
+    {
+        let slot = Arc::clone(&self.slot);
+        let has_body = !request.body().is_end_stream();
+        slot.request_started(has_body);
+        let mut request = if has_body {
+            request.map(|body| Body::new(TrackedBody::of_request(body, &slot)))
+        } else {
+            request.map(Body::new)
+        };
+        request.extensions_mut().insert(ConnectInfo(self.address));
+        let response = self.router.clone().oneshot(request);
+        let draining = self.draining.clone();
+        async move {
+            let mut response = response.await?;
+            slot.response_started();
+            if draining.is_cancelled() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok(response.map(|body| TrackedBody::of_response(body, &slot)))
+        }
+    }
+}
+
+fn log(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
