@@ -16,18 +16,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::connection_table::Slot;
 use super::tracked::{TrackedBody, TrackedStream};
-
-/// Upper bound on the request line and the headers of a request; a larger head is rejected with
-/// 431, like one with more than 100 fields, hyper's own limit. It is also the size of the buffers
-/// of a connection.
-pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
+use super::{LAST_ARRIVALS, MAX_HEAD_BYTES};
 
 /// Time limit for a client to read more of its response. A stalled client holds the unsent response
 /// and everything that the response is produced from.
@@ -55,11 +51,13 @@ impl Connection {
         // would not, because Tokio assumes that an accepted stream is readable.
         let mut byte = [0];
         tokio::select! {
+            // What has arrived is served, also when the server stops at the same time.
+            biased;
             peeked = stream.peek(&mut byte) => if let Err(error) = peeked {
                 return tracing::debug!(%error, "a connection ended early");
             },
             () = self.slot.closed() => return,
-            () = self.stop.cancelled() => return,
+            () = self.stopped() => return,
         }
         // On the heap, so that connections without a request are small.
         Box::pin(self.serve_requests(stream)).await;
@@ -83,9 +81,10 @@ impl Connection {
             );
         let mut serving = pin!(serving);
         tokio::select! {
+            biased;
             ended = serving.as_mut() => return log(ended),
             () = self.slot.closed() => return,
-            () = self.stop.cancelled() => {}
+            () = self.stopped() => {}
         }
         // Ends an idle connection here, and any other after its response.
         serving.as_mut().graceful_shutdown();
@@ -97,6 +96,12 @@ impl Connection {
             },
             Err(_) => tracing::debug!("a partially sent request was cut off during shutdown"),
         }
+    }
+
+    /// Waits until the server stops and the last requests have been read.
+    async fn stopped(&self) {
+        self.stop.cancelled().await;
+        sleep(LAST_ARRIVALS).await;
     }
 
     fn respond(

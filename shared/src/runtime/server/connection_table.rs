@@ -16,8 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Limits;
-use super::connection::MAX_HEAD_BYTES;
+use super::{Limits, MAX_HEAD_BYTES};
 
 /// Time limit for a new connection to start its first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -40,6 +40,16 @@ const OVERDUE_INTERVAL: Duration = Duration::from_secs(1);
 /// only occupy a core.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Upper bound on the request line and the headers of a request; a larger head is rejected with
+/// 431, like one with more than 100 fields, hyper's own limit. It is also the size of the buffers
+/// of a connection.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// Time for which connections are still accepted after the stop, and then for which requests of
+/// idle connections are still read. The kernel may have received both already, and would discard
+/// them when the listener or the connection is closed.
+const LAST_ARRIVALS: Duration = Duration::from_millis(100);
+
 /// Bounds of one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -121,8 +131,8 @@ pub struct Server {
 
 impl Server {
     /// Serves until [`Server::stop`] is cancelled, then lets the requests that have arrived finish,
-    /// however long they take. Idle connections are closed at once, and partially sent requests a
-    /// second later. Dropping the future closes every connection.
+    /// however long they take. Idle connections are closed within a fraction of a second, and
+    /// partially sent requests a second later. Dropping the future closes every connection.
     ///
     /// Each request has the client's address as an extension, `ConnectInfo<SocketAddr>`.
     pub async fn serve(self) {
@@ -147,6 +157,16 @@ impl Server {
                 _ = overdue.tick(), if !connections.is_empty() => {
                     table.close_overdue(Instant::now());
                 }
+            }
+        }
+        let last_arrivals = sleep(LAST_ARRIVALS);
+        tokio::pin!(last_arrivals);
+        loop {
+            tokio::select! {
+                (stream, address) = accept(listener) => {
+                    self.start(stream, address, &table, &mut connections);
+                }
+                () = &mut last_arrivals => break,
             }
         }
         drop(self);

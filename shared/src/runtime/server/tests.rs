@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::connection::MAX_HEAD_BYTES;
 use super::*;
 
 /// A server on a free port.
@@ -112,6 +111,26 @@ async fn responses_close_their_connections_while_the_server_drains() {
     assert!(response.ends_with("fine"), "{response}");
     // New connections are still accepted.
     assert!(exchange(&server, request).await.ends_with("fine"));
+}
+
+#[tokio::test]
+async fn requests_that_the_kernel_has_received_are_served_when_the_server_stops() {
+    let server = serve(Router::new().route("/", get(async || "fine"))).await;
+    let request = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    idle.write_all(request).await.unwrap();
+    assert_ne!(idle.read(&mut [0; 1_000]).await.unwrap(), 0);
+    // On this thread, so that the server runs only after both.
+    let mut new = std::net::TcpStream::connect(server.address).unwrap();
+    std::io::Write::write_all(&mut new, request).unwrap();
+    idle.try_write(request).unwrap();
+    server.stop.cancel();
+    new.set_nonblocking(true).unwrap();
+    for mut client in [idle, TcpStream::from_std(new).unwrap()] {
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.ends_with("fine"), "{response}");
+    }
 }
 
 #[tokio::test]
