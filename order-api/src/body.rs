@@ -44,7 +44,8 @@ pub(crate) async fn read(
         return Err(error);
     }
 
-    let mut bytes = Vec::with_capacity(usize::try_from(declared).unwrap_or_default());
+    // Grows with what arrives: the declared length costs a client nothing.
+    let mut bytes = Vec::new();
     loop {
         match tokio::time::timeout_at(deadline, chunks.next()).await {
             Err(_) => return Err(ApiError::BodyTooSlow),

@@ -123,7 +123,9 @@ pub(crate) async fn create_order(
     order.trace_id = staged.trace_context.trace_id();
     let id = order.order_id;
     let event = staged.item.clone();
-    let commit = commit::commit(&api.store, order, event, claim).instrument(staged.span.clone());
+    // On the heap, so that requests whose body is arriving are small.
+    let commit = Box::pin(commit::commit(&api.store, order, event, claim));
+    let commit = commit.instrument(staged.span.clone());
     let outcome = timeout_at(deadline, commit).await.unwrap_or_else(|_| {
         tracing::error!(order_id = %id, "an order was not confirmed in time");
         Err(ApiError::Deadline)

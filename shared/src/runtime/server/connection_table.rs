@@ -32,10 +32,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// connections does not close those that clients use again and again.
 const REUSED_ADVANTAGE: Duration = Duration::from_secs(1);
 
-/// Upper bound on the bytes of one connection that are counted as arriving. It buffers no more: the
-/// head, the same again for its body, and 64 KiB that a handler collects. A handler that discards
-/// a larger body does not hold it.
-const MAX_COUNTED: usize = 2 * MAX_HEAD_BYTES + 64 * 1024;
+/// Counted for each request that is arriving, in addition to its bytes: hyper's buffers of 8 KiB
+/// for the head, the body and the response.
+const BUFFER_BYTES: usize = 3 * 8 * 1024;
+
+/// Upper bound on what is counted for one request. A connection holds no more: its buffers, the
+/// head, and 64 KiB that a handler collects. A handler that discards a larger body does not hold
+/// it.
+const MAX_COUNTED: usize = BUFFER_BYTES + MAX_HEAD_BYTES + 64 * 1024;
 
 /// The open connections of one server.
 #[derive(Debug)]
@@ -76,7 +80,7 @@ struct Entry {
     since: Instant,
     /// `true` once a response was sent.
     reused: bool,
-    /// Bytes of the request that is arriving.
+    /// Bytes of the request that is arriving, and of its buffers.
     bytes: usize,
     /// `true` if bytes arrived before the response to the previous request was sent.
     pipelined: bool,
@@ -352,8 +356,10 @@ impl Entry {
         if (self.phase, phase) != (Phase::Head, Phase::Body) {
             self.since = now;
         }
-        if !matches!(phase, Phase::Head | Phase::Body) {
-            self.bytes = 0;
+        match phase {
+            Phase::Head => self.bytes = BUFFER_BYTES,
+            Phase::Body => {}
+            Phase::Idle | Phase::Handling | Phase::Responding => self.bytes = 0,
         }
         self.phase = phase;
     }

@@ -41,8 +41,7 @@ const OVERDUE_INTERVAL: Duration = Duration::from_secs(1);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Upper bound on the request line and the headers of a request; a larger head is rejected with
-/// 431, like one with more than 100 fields, hyper's own limit. It is also the size of the buffers
-/// of a connection.
+/// 431, like one with more than 100 fields, hyper's own limit.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// Time for which connections are still accepted after the stop, and then for which requests of
@@ -57,7 +56,8 @@ pub struct Limits {
     pub connections: usize,
     /// Open connections of one address; of one /64 network with IPv6.
     pub connections_per_address: usize,
-    /// Bytes of requests that have not arrived completely, of all connections together.
+    /// Bytes of requests that have not arrived completely, of all connections together. Each
+    /// counts 24 KiB more than was received of it, for its buffers.
     pub arriving_bytes: usize,
     /// Time from the start of a request to the end of its body.
     pub arrival_timeout: Duration,

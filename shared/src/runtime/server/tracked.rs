@@ -11,6 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection_table::Slot;
 
+/// Upper bound on the bytes of one read. hyper doubles its buffer of 8 KiB, up to the largest head,
+/// whenever a read fills it, which every client that sends a large body could make it do.
+const MAX_READ_BYTES: usize = 4 * 1024;
+
 /// A stream that reports the bytes that it receives.
 #[derive(Debug)]
 pub(super) struct TrackedStream<S> {
@@ -24,9 +28,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let received = buffer.filled().len() - before;
+        let limit = buffer.remaining().min(MAX_READ_BYTES);
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(limit));
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut part))?;
+        let received = part.filled().len();
+        buffer.advance(received);
         if received > 0 {
             self.slot.received(received);
         }

@@ -6,7 +6,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     connections: 4,
     connections_per_address: 3,
-    arriving_bytes: 1_000,
+    arriving_bytes: 3 * BUFFER_BYTES + 1_000,
     arrival_timeout: Duration::from_secs(30),
 };
 
@@ -198,9 +198,9 @@ async fn arriving_bytes_are_bounded_and_the_longest_arriving_request_is_cut_off(
     slots[2].received(1);
     assert_eq!(closed(&slots), [false, true, false]);
 
-    // What has arrived no longer counts.
+    // What has arrived no longer counts, its buffers included.
     slots[0].request_started(false);
-    slots[2].received(799);
+    slots[2].received(2 * BUFFER_BYTES + 799);
     assert_eq!(closed(&slots), [false, true, false]);
     slots[2].request_started(true);
     slots[2].received(1);
@@ -225,8 +225,8 @@ async fn a_discarded_body_counts_as_what_is_buffered_of_it() {
 async fn nothing_is_left_of_connections_that_ended() {
     let table = table();
     let slots: [Slot; 6] = open(&table).await;
-    slots[3].received(900);
-    slots[4].received(900);
+    slots[3].received(2 * BUFFER_BYTES);
+    slots[4].received(2 * BUFFER_BYTES);
     exchange(&slots[5]);
     slots[0].request_arrived();
     drop(slots);
