@@ -1,9 +1,11 @@
 //! Serves one connection, from its first byte to its end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,17 +19,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::connection_table::Slot;
 use super::tracked::{TrackedBody, TrackedStream};
 use super::{LAST_ARRIVALS, MAX_HEAD_BYTES};
-
-/// Time limit for a client to read more of its response. A stalled client holds the unsent response
-/// and everything that the response is produced from.
-const STALLED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time limit during shutdown for a partially sent request to arrive.
 const ARRIVAL_GRACE: Duration = Duration::from_secs(1);
@@ -47,30 +44,26 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "setting TCP_NODELAY failed");
         }
-        // A connection that sends nothing gets no buffers. Peeking waits for a byte; `readable`
-        // would not, because Tokio assumes that an accepted stream is readable.
-        let mut byte = [0];
-        tokio::select! {
-            // What has arrived is served, also when the server stops at the same time.
-            biased;
-            peeked = stream.peek(&mut byte) => if let Err(error) = peeked {
-                return tracing::debug!(%error, "a connection ended early");
-            },
-            () = self.slot.closed() => return,
-            () = self.stopped() => return,
+        let mut waiting = Some(TrackedStream::new(stream, &self.slot));
+        while let Some(stream) = waiting {
+            tokio::select! {
+                // What has arrived is served, also when the server stops at the same time.
+                biased;
+                has_bytes = stream.has_bytes() => if let Err(error) = has_bytes {
+                    return tracing::debug!(%error, "a connection ended early");
+                },
+                () = self.slot.closed() => return,
+                () = self.stopped() => return,
+            }
+            // On the heap, so that connections without a request are small.
+            waiting = Box::pin(self.serve_requests(stream)).await;
         }
-        // On the heap, so that connections without a request are small.
-        Box::pin(self.serve_requests(stream)).await;
     }
 
-    async fn serve_requests(self, stream: TcpStream) {
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(STALLED_TIMEOUT));
-        let stream = TrackedStream {
-            stream: Box::pin(stream),
-            slot: Arc::clone(&self.slot),
-        };
-        let serving = http1::Builder::new()
+    /// Serves the requests that arrive without a pause. Returns the stream if the client may send
+    /// another one later: until then the connection needs no buffers, of which hyper keeps 16 KiB.
+    async fn serve_requests(&self, stream: TrackedStream) -> Option<TrackedStream> {
+        let mut serving = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_HEAD_BYTES)
             // The connection table has the time limits.
@@ -79,16 +72,33 @@ impl Connection {
                 TokioIo::new(stream),
                 service_fn(|request| self.respond(request)),
             );
-        let mut serving = pin!(serving);
-        tokio::select! {
+        let ended_or_idle = poll_fn(|context| match Pin::new(&mut serving).poll(context) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            // Its responses were written completely.
+            Poll::Pending if self.slot.is_idle() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        let idle = tokio::select! {
             biased;
-            ended = serving.as_mut() => return log(ended),
-            () = self.slot.closed() => return,
-            () = self.stopped() => {}
+            ended = ended_or_idle => match ended {
+                Some(ended) => {
+                    log(ended);
+                    return None;
+                }
+                None => true,
+            },
+            () = self.slot.closed() => return None,
+            () = self.stopped() => false,
+        };
+        if idle {
+            let parts = serving.into_parts();
+            let mut stream = parts.io.into_inner();
+            stream.unread = parts.read_buf;
+            return Some(stream);
         }
-        // Ends an idle connection here, and any other after its response.
-        serving.as_mut().graceful_shutdown();
-        match timeout(ARRIVAL_GRACE, serving.as_mut()).await {
+        // Ends the connection after the response.
+        Pin::new(&mut serving).graceful_shutdown();
+        match timeout(ARRIVAL_GRACE, &mut serving).await {
             Ok(ended) => log(ended),
             Err(_) if self.slot.has_arrived() => tokio::select! {
                 ended = serving => log(ended),
@@ -96,6 +106,7 @@ impl Connection {
             },
             Err(_) => tracing::debug!("a partially sent request was cut off during shutdown"),
         }
+        None
     }
 
     /// Waits until the server stops and the last requests have been read.

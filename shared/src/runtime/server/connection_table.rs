@@ -84,6 +84,9 @@ struct Entry {
     bytes: usize,
     /// `true` if bytes arrived before the response to the previous request was sent.
     pipelined: bool,
+    /// `true` if the body of the latest request was not read completely. hyper reads the rest of
+    /// it, or closes the connection after the response.
+    body_unread: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +99,10 @@ enum Phase {
     Body,
     /// A request has arrived, and its response has not started.
     Handling,
-    /// A response is being sent.
+    /// A response is being produced and sent.
     Responding,
+    /// A response was produced, and is being sent.
+    Sending,
 }
 
 impl ConnectionTable {
@@ -141,7 +146,7 @@ impl ConnectionTable {
                 Phase::Head => HEAD_TIMEOUT,
                 Phase::Body => self.limits.arrival_timeout,
                 // The service and the stream limit these.
-                Phase::Handling | Phase::Responding => return false,
+                Phase::Handling | Phase::Responding | Phase::Sending => return false,
             };
             entry.since + limit <= now
         };
@@ -183,7 +188,20 @@ impl Slot {
     pub(super) fn has_arrived(&self) -> bool {
         let connections = self.table.connections.lock();
         let entry = connections.open.get(&self.id);
-        entry.is_some_and(|entry| matches!(entry.phase, Phase::Handling | Phase::Responding))
+        entry.is_some_and(|entry| {
+            matches!(
+                entry.phase,
+                Phase::Handling | Phase::Responding | Phase::Sending
+            )
+        })
+    }
+
+    /// Returns `true` if the connection is between two requests: the next byte that arrives belongs
+    /// to the next request.
+    pub(super) fn is_idle(&self) -> bool {
+        let connections = self.table.connections.lock();
+        let entry = connections.open.get(&self.id);
+        entry.is_some_and(|entry| entry.phase == Phase::Idle && !entry.body_unread)
     }
 
     /// Records the arrival of bytes. If those of all requests that are arriving exceed the limit,
@@ -206,12 +224,18 @@ impl Slot {
         } else {
             Phase::Handling
         };
-        self.enter(|_| Some(phase));
+        self.enter(|entry| {
+            entry.body_unread = has_body;
+            Some(phase)
+        });
     }
 
-    /// Records that a request has arrived.
-    pub(super) fn request_arrived(&self) {
-        self.enter(|entry| (entry.phase == Phase::Body).then_some(Phase::Handling));
+    /// Records that a request has arrived: its body was read completely, or no more of it is read.
+    pub(super) fn request_arrived(&self, completely: bool) {
+        self.enter(|entry| {
+            entry.body_unread &= !completely;
+            (entry.phase == Phase::Body).then_some(Phase::Handling)
+        });
     }
 
     /// Records that a response is being sent.
@@ -224,9 +248,16 @@ impl Slot {
 
     /// Records that a response was passed to the connection completely.
     pub(super) fn response_ended(&self) {
+        self.enter(|_| Some(Phase::Sending));
+    }
+
+    /// Records that nothing that was passed to the connection is left to be sent.
+    pub(super) fn sent(&self) {
         self.enter(|entry| {
-            let pipelined = std::mem::take(&mut entry.pipelined);
-            Some(if pipelined { Phase::Head } else { Phase::Idle })
+            (entry.phase == Phase::Sending).then(|| {
+                let pipelined = std::mem::take(&mut entry.pipelined);
+                if pipelined { Phase::Head } else { Phase::Idle }
+            })
         });
     }
 
@@ -259,6 +290,7 @@ impl Connections {
             reused: false,
             bytes: 0,
             pipelined: false,
+            body_unread: false,
         };
         self.waiting.insert((entry.rank(), id));
         self.open.insert(id, entry);
@@ -286,7 +318,7 @@ impl Connections {
                 entry.count(bytes);
             }
             Phase::Head | Phase::Body => entry.count(bytes),
-            Phase::Handling | Phase::Responding => entry.pipelined = true,
+            Phase::Handling | Phase::Responding | Phase::Sending => entry.pipelined = true,
         });
     }
 
@@ -359,7 +391,7 @@ impl Entry {
         match phase {
             Phase::Head => self.bytes = BUFFER_BYTES,
             Phase::Body => {}
-            Phase::Idle | Phase::Handling | Phase::Responding => self.bytes = 0,
+            Phase::Idle | Phase::Handling | Phase::Responding | Phase::Sending => self.bytes = 0,
         }
         self.phase = phase;
     }

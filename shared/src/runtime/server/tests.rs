@@ -92,6 +92,71 @@ async fn requests_have_the_address_of_their_client() {
     assert!(response.ends_with("127.0.0.1"), "{response}");
 }
 
+/// Reads `count` responses that end with `fine`.
+async fn read_responses(client: &mut TcpStream, count: usize) {
+    for _ in 0..count {
+        let mut response = Vec::new();
+        while !response.ends_with(b"fine") {
+            response.push(client.read_u8().await.unwrap());
+        }
+        assert!(response.starts_with(b"HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn requests_that_arrive_together_or_in_parts_are_all_served() {
+    let server = serve(Router::new().route("/", get(async || "fine"))).await;
+    let request = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+    let requests = request.repeat(3);
+    for cut in 0..=requests.len() {
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        client.write_all(&requests[..cut]).await.unwrap();
+        let complete = cut / request.len();
+        read_responses(&mut client, complete).await;
+        client.write_all(&requests[cut..]).await.unwrap();
+        read_responses(&mut client, 3 - complete).await;
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_is_not_a_request() {
+    let routes = get(async || "fine").post(async || "fine");
+    let server = serve(Router::new().route("/", routes)).await;
+    let body = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
+        2 * body.len()
+    );
+    for sent in [0, 1, body.len()] {
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&body[..sent]).await.unwrap();
+        // The handler reads no body.
+        read_responses(&mut client, 1).await;
+        let _ = client.write_all(body).await;
+        let mut more = Vec::new();
+        let _ = client.read_to_end(&mut more).await;
+        assert!(more.is_empty(), "{sent}: {}", more.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_its_response_and_the_next_one() {
+    const SIZE: usize = 8 * 1024 * 1024;
+    let server = serve(Router::new().route("/", get(async || vec![0; SIZE]))).await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    for connection in ["keep-alive", "keep-alive", "close"] {
+        let request = format!("GET / HTTP/1.1\r\nhost: test\r\nconnection: {connection}\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        // The rest does not fit into the buffers of the kernel.
+        client.read_u8().await.unwrap();
+    }
+    let mut responses = Vec::new();
+    client.read_to_end(&mut responses).await.unwrap();
+    let zeros = responses.iter().filter(|byte| **byte == 0).count();
+    assert_eq!(zeros, 3 * SIZE);
+}
+
 #[tokio::test]
 async fn responses_close_their_connections_while_the_server_drains() {
     let server = serve(Router::new().route("/", get(async || "fine"))).await;

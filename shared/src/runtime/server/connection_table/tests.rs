@@ -43,6 +43,7 @@ fn exchange(slot: &Slot) {
     slot.request_started(false);
     slot.response_started();
     slot.response_ended();
+    slot.sent();
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +86,7 @@ async fn a_connection_whose_request_is_handled_is_not_closed() {
     for slot in &slots {
         slot.received(100);
         slot.request_started(true);
-        slot.request_arrived();
+        slot.request_arrived(true);
     }
     advance(Duration::from_secs(3_600)).await;
     table.close_overdue(Instant::now());
@@ -177,6 +178,7 @@ async fn clients_have_time_limits_and_idle_time_is_not_part_of_a_request() {
     pipelined.received(1);
     pipelined.response_started();
     pipelined.response_ended();
+    pipelined.sent();
     overdue(&pipelined, HEAD_TIMEOUT).await;
 
     let body = connect(&table, "192.0.2.1").unwrap();
@@ -228,7 +230,7 @@ async fn nothing_is_left_of_connections_that_ended() {
     slots[3].received(2 * BUFFER_BYTES);
     slots[4].received(2 * BUFFER_BYTES);
     exchange(&slots[5]);
-    slots[0].request_arrived();
+    slots[0].request_arrived(true);
     drop(slots);
     let connections = table.connections.lock();
     assert!(connections.open.is_empty() && connections.networks.is_empty());
