@@ -19,9 +19,7 @@ FOREIGN = re.compile(r"AWS_|OTEL_")
 
 # Options that the next changes of the programs add; a program without them ignores them.
 PLANNED = {
-    "ORDER_API_ADMIN_LISTEN",
     "ORDER_API_ANONYMOUS",
-    "ORDER_API_DRAIN_DELAY",
     "ORDER_API_JWKS",
     "ORDER_API_JWT_AUDIENCE",
     "ORDER_API_JWT_ISSUER",
