@@ -42,6 +42,14 @@ pub enum ErrorClass {
     Other,
 }
 
+impl ErrorClass {
+    /// Returns `true` if the service rejected who sends the request, not the request: an operator
+    /// can correct it by other credentials or permissions, without any change of the program.
+    pub fn is_refusal_of_credentials(self) -> bool {
+        matches!(self, Self::AccessDenied | Self::Credentials)
+    }
+}
+
 /// Returns the class of `error`.
 ///
 /// A 5xx response is [`ErrorClass::Unavailable`] whatever its code, because the service does not
@@ -78,14 +86,27 @@ fn class_of_code(code: &str) -> ErrorClass {
         | "ProvisionedThroughputExceeded"
         | "RequestLimitExceeded"
         | "LimitExceeded"
-        | "RequestThrottled" => ErrorClass::Throttled,
+        | "RequestThrottled"
+        | "KmsThrottled" => ErrorClass::Throttled,
         "TransactionConflict" | "TransactionInProgress" | "ReplicatedWriteConflict" => {
             ErrorClass::Conflict
         }
         "ConditionalCheckFailed" => ErrorClass::ConditionFailed,
         "ResourceNotFound" | "QueueDoesNotExist" | "NonExistentQueue" => ErrorClass::NotFound,
-        "AccessDenied" | "UnrecognizedClient" | "InvalidClientTokenId" => ErrorClass::AccessDenied,
+        // The rest of the codes of SQS with a prefix `Kms`: its key cannot be used as it is.
+        "AccessDenied"
+        | "UnrecognizedClient"
+        | "InvalidClientTokenId"
+        | "NotAuthorized"
+        | "OptInRequired"
+        | "KmsAccessDenied"
+        | "KmsDisabled"
+        | "KmsInvalidKeyUsage"
+        | "KmsInvalidState"
+        | "KmsNotFound"
+        | "KmsOptInRequired" => ErrorClass::AccessDenied,
         "ExpiredToken"
+        | "RequestExpired"
         | "InvalidSignature"
         | "SignatureDoesNotMatch"
         | "IncompleteSignature"
@@ -196,7 +217,12 @@ mod tests {
             ("AccessDenied", AccessDenied),
             ("UnrecognizedClientException", AccessDenied),
             ("InvalidClientTokenId", AccessDenied),
+            ("NotAuthorized", AccessDenied),
+            ("KMS.AccessDeniedException", AccessDenied),
+            ("KmsDisabled", AccessDenied),
+            ("KmsThrottled", Throttled),
             ("ExpiredTokenException", Credentials),
+            ("RequestExpired", Credentials),
             ("InvalidSignatureException", Credentials),
             ("MissingAuthenticationTokenException", Credentials),
             ("ValidationException", Rejected),
