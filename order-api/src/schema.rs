@@ -4,6 +4,7 @@
 //! test compares the numbers with the domain's bounds.
 
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 /// The order to place. Unknown members are rejected.
 #[derive(ToSchema)]
@@ -18,12 +19,26 @@ pub(crate) struct NewOrder {
     /// The customer who orders.
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]{1,64}$")]
     customer_id: String,
-    /// Currency code (ISO 4217).
-    #[schema(min_length = 3, max_length = 3, pattern = "^[A-Z]{3}$")]
+    #[schema(schema_with = currency_codes)]
     currency: String,
-    /// Each SKU at most once.
+    /// Each SKU at most once. The sum of `quantity` × `unit_price_minor` is at most
+    /// 9007199254740991 (2^53 − 1).
     #[schema(min_items = 1, max_items = 50)]
     items: Vec<Line>,
+}
+
+/// Returns the schema of a currency: all codes of ISO 4217. The crate with them lists them only
+/// with a further dependency, so they are found by trying every code.
+fn currency_codes() -> Object {
+    let letters = || 'A'..='Z';
+    let codes = letters().flat_map(|a| letters().map(move |b| (a, b)));
+    let codes = codes.flat_map(|(a, b)| letters().map(move |c| format!("{a}{b}{c}")));
+    let listed = codes.filter(|code| iso_currency::Currency::from_code(code).is_some());
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("Currency code (ISO 4217)."))
+        .enum_values(Some(listed))
+        .build()
 }
 
 /// One line of an order.
@@ -78,9 +93,9 @@ pub(crate) struct Order {
     status: OrderStatus,
     items: Vec<Line>,
     currency: String,
-    /// Sum of the lines, in the currency's minor unit; up to 5 × 10^19, which exceeds 64 bits.
-    #[schema(minimum = 0)]
-    total_minor: u128,
+    /// Sum of the lines, in the currency's minor unit.
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
+    total_minor: u64,
     /// 1 when created; incremented by every change.
     #[schema(minimum = 1)]
     version: u64,
@@ -105,18 +120,25 @@ mod tests {
     use utoipa::OpenApi;
 
     use super::*;
+    use crate::validate::MAX_TOTAL_MINOR;
 
     #[derive(OpenApi)]
-    #[openapi(components(schemas(NewOrder)))]
-    struct NewOrderDocument;
+    #[openapi(components(schemas(NewOrder, Order)))]
+    struct OrderDocument;
 
     #[test]
     fn documented_bounds_equal_those_of_the_domain() {
-        let document = serde_json::to_value(NewOrderDocument::openapi()).unwrap();
+        let document = serde_json::to_value(OrderDocument::openapi()).unwrap();
         let bound = |pointer: &str| {
             let schemas = &document["components"]["schemas"];
             schemas.pointer(pointer).and_then(Value::as_u64)
         };
+        let total = "/Order/properties/total_minor/maximum";
+        let codes = &document["components"]["schemas"]["NewOrder"]["properties"]["currency"];
+        let codes = codes["enum"].as_array().unwrap();
+        assert!(codes.len() > 150, "{}", codes.len());
+        assert!(codes.contains(&"EUR".into()) && !codes.contains(&"ZZZ".into()));
+        assert_eq!(bound(total), Some(MAX_TOTAL_MINOR));
         let lines = Some(MAX_LINES as u64);
         assert_eq!(bound("/NewOrder/properties/items/maxItems"), lines);
         let quantity = Some(u64::from(MAX_QUANTITY));

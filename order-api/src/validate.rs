@@ -15,6 +15,10 @@ use crate::strict_json::Json;
 /// with more errors is not a mistake any more, and the response should not outgrow the request.
 const MAX_LISTED: usize = 200;
 
+/// The largest total, in the currency's minor unit: every whole number up to this one is exact in a
+/// double, the only number of JavaScript and of many JSON parsers.
+pub(crate) const MAX_TOTAL_MINOR: u64 = (1 << 53) - 1;
+
 /// A valid request. Requests are compared by their members in this order.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct NewOrder {
@@ -77,6 +81,7 @@ pub(crate) fn order(document: Json) -> Result<NewOrder, FieldErrors> {
     let [customer_id, currency, items] = members(&mut errors, At::Root, document, names);
     let customer_id = customer_id.and_then(|json| text(&mut errors, At::Root, names[0], json));
     let currency = currency.and_then(|json| text(&mut errors, At::Root, names[1], json));
+    let currency = currency.filter(|currency| is_listed(&mut errors, currency));
     let items = items.and_then(|json| lines(&mut errors, At::Member(&At::Root, names[2]), json));
     match (customer_id, currency, items) {
         (Some(customer_id), Some(currency), Some(items)) if errors.count == 0 => Ok(NewOrder {
@@ -86,6 +91,17 @@ pub(crate) fn order(document: Json) -> Result<NewOrder, FieldErrors> {
         }),
         _ => Err(errors),
     }
+}
+
+/// Returns `true` if ISO 4217 lists the code. Checked here and not in [`Currency`], so that stored
+/// orders with a code that was withdrawn can still be read.
+fn is_listed(errors: &mut FieldErrors, currency: &Currency) -> bool {
+    let listed = iso_currency::Currency::from_code(currency.as_str()).is_some();
+    if !listed {
+        let at = At::Member(&At::Root, "currency");
+        errors.add(at, "is not a currency code of ISO 4217");
+    }
+    listed
 }
 
 fn lines(errors: &mut FieldErrors, at: At<'_>, json: Json) -> Option<Vec<Line>> {
@@ -120,6 +136,13 @@ fn lines(errors: &mut FieldErrors, at: At<'_>, json: Json) -> Option<Vec<Line>> 
                 unit_price_minor,
             });
         }
+    }
+    let prices = lines
+        .iter()
+        .map(|line| u128::from(line.quantity.get()) * u128::from(line.unit_price_minor.minor()));
+    if prices.sum::<u128>() > MAX_TOTAL_MINOR.into() {
+        let reason = format!("must have a total of at most {MAX_TOTAL_MINOR}");
+        errors.add(at, reason);
     }
     Some(lines)
 }
