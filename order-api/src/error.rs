@@ -1,6 +1,8 @@
 //! Errors of a request. `problem` maps them to responses; details for operators are logged where an
 //! error occurs.
 
+use shared::order::OrderId;
+
 use crate::validate::FieldErrors;
 
 /// Failure of a request.
@@ -34,12 +36,17 @@ pub(crate) enum ApiError {
     Overloaded,
     #[error("DynamoDB throttles")]
     Throttled,
-    /// DynamoDB is unavailable, a table does not exist, or the outcome of a transaction could not
-    /// be determined.
+    /// DynamoDB is unavailable, rejects the credentials of this process, or a table does not exist.
     #[error("DynamoDB is unavailable")]
     Unavailable,
     #[error("the request took too long")]
     Deadline,
     #[error("internal error")]
     Internal,
+    /// The order may exist, in spite of `cause`.
+    #[error("the outcome of order {order_id} is unknown: {cause}")]
+    OutcomeUnknown {
+        order_id: OrderId,
+        cause: Box<ApiError>,
+    },
 }

@@ -8,7 +8,11 @@ use axum::Json;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use opentelemetry::trace::TraceContextExt;
 use serde::Serialize;
+use shared::order::OrderId;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::body::MAX_BODY_BYTES;
@@ -19,11 +23,14 @@ use crate::validate::FieldError;
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Seconds after which a client may retry: by then a burst is over, or a throttled table has
-/// adapted somewhat.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// adapted somewhat. Random, so that the clients of a failure do not return all at once.
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u16> = 1..=3;
 
 const SAFE_TO_REPEAT: &str =
     "Repeat the request; with the same Idempotency-Key an order is created only once.";
+
+const OUTCOME_UNKNOWN: &str = "The order may have been placed: look for it at the path in \
+     `instance`, or repeat the request with the same Idempotency-Key.";
 
 /// Body of an error response (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,6 +56,18 @@ pub(crate) struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
+    /// The order that may exist, if the outcome of placing it is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false, format = "uuid")]
+    order_id: Option<OrderId>,
+    /// Path of that order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, format = "uri-reference")]
+    instance: Option<String>,
+    /// W3C trace id of this request, by which operators find its log lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, pattern = "^[0-9a-f]{32}$")]
+    trace_id: Option<String>,
 }
 
 /// Error responses that every operation can have.
@@ -66,15 +85,16 @@ pub(crate) enum CommonErrors {
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
     /// The database throttles or is unavailable, or the API sheds load (`throttled`, `unavailable`,
-    /// `overloaded`). Safe to repeat with the same key.
+    /// `overloaded`). Safe to repeat with the same key. `order_id` names the order that may have
+    /// been placed; without it the request had no effect.
     #[response(
         status = 503,
         content_type = "application/problem+json",
         headers(("Retry-After" = u32, description = "Seconds to wait before the next attempt."))
     )]
     Unavailable(Problem),
-    /// The request took too long (`deadline-exceeded`). Safe to repeat with the
-    /// same key.
+    /// The request took too long (`deadline-exceeded`). Safe to repeat with the same key.
+    /// `order_id` names the order that may have been placed.
     #[response(status = 504, content_type = "application/problem+json")]
     Deadline(Problem),
 }
@@ -192,16 +212,21 @@ impl ApiError {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "Internal error",
-                SAFE_TO_REPEAT.into(),
+                "The request failed because of a defect of this service, which is logged.".into(),
             ),
+            Self::OutcomeUnknown { cause, .. } => {
+                let (status, kind, title, _) = cause.describe();
+                (status, kind, title, OUTCOME_UNKNOWN.into())
+            }
         }
     }
 
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Self::Overloaded | Self::Throttled | Self::Unavailable => {
-                Some((RETRY_AFTER, RETRY_AFTER_SECONDS))
+                Some((RETRY_AFTER, fastrand::u16(RETRY_AFTER_SECONDS).into()))
             }
+            Self::OutcomeUnknown { cause, .. } => cause.header(),
             Self::ContentEncoding => Some((ACCEPT_ENCODING, HeaderValue::from_static("identity"))),
             // The rest of the body would be parsed as the next request.
             Self::BodyTooSlow => Some((CONNECTION, HeaderValue::from_static("close"))),
@@ -210,10 +235,24 @@ impl ApiError {
     }
 }
 
+/// Returns the trace id of the current request.
+fn trace_id() -> Option<String> {
+    let context = Span::current().context();
+    let span = context.span();
+    let span_context = span.span_context();
+    span_context
+        .is_valid()
+        .then(|| span_context.trace_id().to_string())
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind, title, detail) = self.describe();
         let header = self.header();
+        let order_id = match &self {
+            Self::OutcomeUnknown { order_id, .. } => Some(*order_id),
+            _ => None,
+        };
         let problem = Problem {
             kind: format!("urn:problem-type:order-api:{kind}"),
             title,
@@ -223,6 +262,9 @@ impl IntoResponse for ApiError {
                 Self::Invalid(errors) => errors.into_listed(),
                 _ => Vec::new(),
             },
+            order_id,
+            instance: order_id.map(|id| format!("/orders/{id}")),
+            trace_id: trace_id(),
         };
         let mut response = (status, Json(problem)).into_response();
         response

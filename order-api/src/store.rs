@@ -3,10 +3,11 @@
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use outbox::Outbox;
 use shared::aws::ATTEMPT_TIMEOUT;
-use shared::aws::error::{Causes, ErrorClass, classify};
+use shared::aws::error::{Causes, ErrorClass, classify, describe};
 use shared::order::attribute::orders::ORDER_ID;
 use shared::order::{Order, OrderId};
 
@@ -76,8 +77,13 @@ impl Store {
             .send()
             .await
             .map_err(|error| {
-                tracing::warn!(order_id = %id, reason = %Causes(&error), "reading an order failed");
-                read_error(classify(&error))
+                let class = classify(&error);
+                if class.is_refusal_of_credentials() {
+                    log_rejected_credentials(&error);
+                } else {
+                    tracing::warn!(order_id = %id, reason = %Causes(&error), "reading an order failed");
+                }
+                read_error(class)
             })?;
         response
             .item
@@ -90,6 +96,18 @@ impl Store {
     }
 }
 
+/// Logs that AWS rejects the credentials of this process. Requests fail until an operator renews
+/// them or grants the permission, so clients are told to come back, not that there is a defect.
+pub(crate) fn log_rejected_credentials<E>(error: &SdkError<E>)
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    tracing::error!(
+        reason = describe(error),
+        "AWS rejects the credentials of this process: renew them, or grant the permission; requests get 503 until then"
+    );
+}
+
 /// Returns what a failed read means for the client.
 fn read_error(class: ErrorClass) -> ApiError {
     match class {
@@ -97,10 +115,10 @@ fn read_error(class: ErrorClass) -> ApiError {
         ErrorClass::NotFound
         | ErrorClass::Unavailable
         | ErrorClass::Timeout
-        | ErrorClass::Conflict => ApiError::Unavailable,
-        ErrorClass::ConditionFailed
+        | ErrorClass::Conflict
         | ErrorClass::AccessDenied
-        | ErrorClass::Credentials
+        | ErrorClass::Credentials => ApiError::Unavailable,
+        ErrorClass::ConditionFailed
         | ErrorClass::Rejected
         | ErrorClass::NotSent
         | ErrorClass::Other => ApiError::Internal,

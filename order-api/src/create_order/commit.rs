@@ -13,14 +13,14 @@ use aws_sdk_dynamodb::types::{
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
 use shared::aws::error::Causes;
-use shared::order::Order;
 use shared::order::attribute::idempotency_keys::{EXPIRES_AT, IDEMPOTENCY_KEY};
 use shared::order::attribute::orders::ORDER_ID;
+use shared::order::{Order, OrderId};
 
 use super::commit_outcome::{self, CommitOutcome};
 use super::idempotency::Claim;
 use crate::error::ApiError;
-use crate::store::Store;
+use crate::store::{Store, log_rejected_credentials};
 
 /// Attempts while DynamoDB throttles: more would add to the load.
 const THROTTLED_ATTEMPTS: u32 = 3;
@@ -50,12 +50,48 @@ fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Stores `order`, `event` and the record of `claim`, all or nothing.
+/// The order to look for if a request is not answered with it.
+#[derive(Debug)]
+pub(super) struct SoughtOrder {
+    order_id: OrderId,
+    pub(super) outcome_unknown: bool,
+}
+
+impl SoughtOrder {
+    pub(super) fn new(order_id: OrderId) -> Self {
+        Self {
+            order_id,
+            outcome_unknown: false,
+        }
+    }
+
+    /// Adds the order to `error` if it may exist. It does not if the key is that of another request.
+    pub(super) fn describe(&self, error: ApiError) -> ApiError {
+        if self.outcome_unknown && !matches!(error, ApiError::KeyReused) {
+            ApiError::OutcomeUnknown {
+                order_id: self.order_id,
+                cause: Box::new(error),
+            }
+        } else {
+            error
+        }
+    }
+
+    /// Notes that this order may exist.
+    fn may_be(&mut self, order_id: OrderId) {
+        self.order_id = order_id;
+        self.outcome_unknown = true;
+    }
+}
+
+/// Stores `order`, `event` and the record of `claim`, all or nothing. Whether an order may exist
+/// after an error is written to `sought`, also if the future is dropped.
 pub(super) async fn commit(
     store: &Store,
     order: Order,
     event: TransactWriteItem,
     claim: Option<Claim>,
+    sought: &mut SoughtOrder,
 ) -> Result<Committed, ApiError> {
     let id = order.order_id;
     let request = request(store, &order, event, claim.as_ref()).map_err(|error| {
@@ -78,6 +114,7 @@ pub(super) async fn commit(
                 if !claim.as_ref().is_some_and(|claim| claim.matches(&record)) {
                     return Err(ApiError::KeyReused);
                 }
+                sought.may_be(record.order_id);
                 // A transaction's items become visible to other reads one after the other, so the
                 // order may be visible later than its record.
                 match store.order_in_one_attempt(record.order_id).await {
@@ -86,11 +123,14 @@ pub(super) async fn commit(
                     Err(error) => (true, error),
                 }
             }
-            CommitOutcome::Unknown => match store.order_in_one_attempt(id).await {
-                Ok(Some(_)) => return Ok(Committed::New(order)),
-                Ok(None) => (true, ApiError::Unavailable),
-                Err(error) => (true, error),
-            },
+            CommitOutcome::Unknown => {
+                sought.may_be(id);
+                match store.order_in_one_attempt(id).await {
+                    Ok(Some(_)) => return Ok(Committed::New(order)),
+                    Ok(None) => (true, ApiError::Unavailable),
+                    Err(error) => (true, error),
+                }
+            }
             CommitOutcome::Conflict => {
                 attempts = CONFLICTING_ATTEMPTS;
                 (true, ApiError::Unavailable)
@@ -100,6 +140,10 @@ pub(super) async fn commit(
                 (throttled < THROTTLED_ATTEMPTS, ApiError::Throttled)
             }
             CommitOutcome::Unavailable => (false, ApiError::Unavailable),
+            CommitOutcome::CredentialsRejected => {
+                log_rejected_credentials(&error);
+                (false, ApiError::Unavailable)
+            }
             CommitOutcome::Rejected => (false, ApiError::Internal),
         };
         match pauses.next().filter(|_| retry && sent < attempts) {

@@ -29,6 +29,9 @@ pub(super) enum CommitOutcome {
     Throttled,
     /// No effect, because a table does not exist. It may be created, but not soon.
     Unavailable,
+    /// No effect, because the credentials of this process are not valid or lack a permission. An
+    /// operator may correct it, but not soon.
+    CredentialsRejected,
     /// The transaction may have taken effect. Read the order before anything else.
     Unknown,
     /// No effect, and repeating the transaction has none.
@@ -54,9 +57,8 @@ fn interpret_class(class: ErrorClass) -> CommitOutcome {
         ErrorClass::Unavailable | ErrorClass::Timeout | ErrorClass::Conflict => {
             CommitOutcome::Unknown
         }
+        ErrorClass::AccessDenied | ErrorClass::Credentials => CommitOutcome::CredentialsRejected,
         ErrorClass::ConditionFailed
-        | ErrorClass::AccessDenied
-        | ErrorClass::Credentials
         | ErrorClass::Rejected
         | ErrorClass::NotSent
         | ErrorClass::Other => CommitOutcome::Rejected,
@@ -206,8 +208,8 @@ mod tests {
             (ErrorClass::Conflict, CommitOutcome::Unknown),
             (ErrorClass::Throttled, CommitOutcome::Throttled),
             (ErrorClass::NotFound, CommitOutcome::Unavailable),
-            (ErrorClass::AccessDenied, CommitOutcome::Rejected),
-            (ErrorClass::Credentials, CommitOutcome::Rejected),
+            (ErrorClass::AccessDenied, CommitOutcome::CredentialsRejected),
+            (ErrorClass::Credentials, CommitOutcome::CredentialsRejected),
             (ErrorClass::Rejected, CommitOutcome::Rejected),
             (ErrorClass::NotSent, CommitOutcome::Rejected),
             (ErrorClass::Other, CommitOutcome::Rejected),

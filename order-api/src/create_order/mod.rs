@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use utoipa::{IntoParams, IntoResponses};
 
-use self::commit::Committed;
+use self::commit::{Committed, SoughtOrder};
 use self::idempotency::{Claim, IdempotencyKey};
 use crate::error::ApiError;
 use crate::problem::{CommonErrors, Problem};
@@ -123,11 +123,14 @@ pub(crate) async fn create_order(
     order.trace_id = staged.trace_context.trace_id();
     let id = order.order_id;
     let event = staged.item.clone();
+    let mut sought = SoughtOrder::new(id);
     // On the heap, so that requests whose body is arriving are small.
-    let commit = Box::pin(commit::commit(&api.store, order, event, claim));
+    let commit = Box::pin(commit::commit(&api.store, order, event, claim, &mut sought));
     let commit = commit.instrument(staged.span.clone());
     let outcome = timeout_at(deadline, commit).await.unwrap_or_else(|_| {
         tracing::error!(order_id = %id, "an order was not confirmed in time");
+        // A request is in flight.
+        sought.outcome_unknown = true;
         Err(ApiError::Deadline)
     });
     match outcome {
@@ -142,7 +145,7 @@ pub(crate) async fn create_order(
         }
         Err(error) => {
             staged.record_error(error.kind());
-            Err(error)
+            Err(sought.describe(error))
         }
     }
 }

@@ -148,7 +148,7 @@ async fn nothing_is_stored_if_one_part_cannot_be() {
 #[tokio::test]
 async fn a_request_that_dynamodb_rejects_is_500_without_internals() {
     let world = World::start().await;
-    for code in ["AccessDeniedException", "ValidationException"] {
+    for code in ["SerializationException", "ValidationException"] {
         world.proxy.once(TRANSACT, Fault::refuse(code));
         let answer = world.post(&an_order()).await;
         answer.assert_problem(500, "internal");

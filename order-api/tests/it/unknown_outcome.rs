@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use test_support::Fault;
+use test_support::{Fault, eventually};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -74,11 +74,14 @@ async fn an_outcome_that_stays_unknown_is_503_and_safe_to_repeat() {
     let world = World::start().await;
     world.always([(TRANSACT, Fault::LoseAnswer), (GET, Fault::Cut)]);
     let answer = world.post_with(&KEY, &an_order()).await;
-    answer.assert_problem(503, "unavailable");
+    let problem = answer.assert_problem(503, "unavailable");
     world.proxy.heal();
+    let named = world.get(problem["instance"].as_str().unwrap()).await;
+    assert_eq!(named.json()["order_id"], problem["order_id"]);
     let answer = world.post_with(&KEY, &an_order()).await;
-    answer.assert_created();
+    let order = answer.assert_created();
     assert!(answer.replayed());
+    assert_eq!(order["order_id"], problem["order_id"]);
     assert_eq!(world.counts().await, [1, 1, 1]);
 }
 
@@ -89,7 +92,8 @@ async fn a_hanging_database_is_504_in_time_and_safe_to_repeat() {
         world.always([(TRANSACT, fault.clone()), (GET, Fault::Hold)]);
         let started = Instant::now();
         let answer = world.post_with(&KEY, &an_order()).await;
-        answer.assert_problem(504, "deadline-exceeded");
+        let problem = answer.assert_problem(504, "deadline-exceeded");
+        let named = problem["instance"].as_str().unwrap().to_owned();
         let took = started.elapsed();
         assert!(
             (Duration::from_millis(1_400)..Duration::from_secs(4)).contains(&took),
@@ -99,6 +103,12 @@ async fn a_hanging_database_is_504_in_time_and_safe_to_repeat() {
             assert_eq!(world.counts().await, [0, 0, 0]);
         }
         world.proxy.heal();
+        let status = if matches!(fault, Fault::Hold) {
+            404
+        } else {
+            200
+        };
+        assert_eq!(world.get(&named).await.status, status);
     }
     let answer = world.post_with(&KEY, &an_order()).await;
     answer.assert_created();
@@ -117,7 +127,8 @@ async fn throttling_is_retried_twice_and_then_503() {
     ] {
         world.always([(TRANSACT, fault.clone())]);
         let answer = world.post(&an_order()).await;
-        answer.assert_problem(503, "throttled");
+        let problem = answer.assert_problem(503, "throttled");
+        assert!(problem["order_id"].is_null(), "it had no effect");
         assert_eq!(world.proxy.take_operations(), [TRANSACT; 3]);
         world.proxy.heal();
         assert_eq!(world.counts().await, [0, 0, 0]);
@@ -148,7 +159,8 @@ async fn a_failed_read_has_the_status_of_its_cause() {
         (Fault::refuse("ThrottlingException"), 503, "throttled"),
         (Fault::fail(), 503, "unavailable"),
         (Fault::Cut, 503, "unavailable"),
-        (Fault::refuse("AccessDeniedException"), 500, "internal"),
+        (Fault::refuse("AccessDeniedException"), 503, "unavailable"),
+        (Fault::refuse("SerializationException"), 500, "internal"),
     ] {
         world.always([(GET, fault)]);
         world.get(&location).await.assert_problem(status, kind);
@@ -157,6 +169,41 @@ async fn a_failed_read_has_the_status_of_its_cause() {
     // A single failure is retried.
     world.proxy.once(GET, Fault::Cut);
     assert_eq!(world.get(&location).await.status, 200);
+}
+
+#[tokio::test]
+async fn credentials_that_aws_rejects_are_503_and_logged_as_such() {
+    let world = World::start().await;
+    let location = world.post(&an_order()).await.header("location").to_owned();
+    for code in [
+        "ExpiredTokenException",
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+        "AccessDeniedException",
+    ] {
+        let fault = Fault::refuse(code);
+        world.always([(TRANSACT, fault.clone()), (GET, fault)]);
+        let problem = world.post(&an_order()).await;
+        let problem = problem.assert_problem(503, "unavailable");
+        assert!(problem["order_id"].is_null(), "it had no effect");
+        world
+            .get(&location)
+            .await
+            .assert_problem(503, "unavailable");
+        let logged = async || {
+            let log = world.api.log();
+            let logged = log.lines().filter(|line| line.contains(code));
+            let logged = logged.filter(|line| line.contains("AWS rejects the credentials"));
+            if logged.count() >= 2 {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        };
+        eventually(Duration::from_secs(10), logged).await.unwrap();
+    }
+    world.proxy.heal();
+    assert_eq!(world.counts().await, [1, 1, 0]);
 }
 
 #[tokio::test]
