@@ -179,6 +179,8 @@ fn specs(
         ),
         // There is no other instance to which clients could move.
         ("ORDER_API_DRAIN_DELAY", "0s".to_owned()),
+        // The tables are new, so they have no keys of an earlier release.
+        ("ORDER_API_UNSCOPED_KEYS", "ignore".to_owned()),
     ]);
     let worker = spec(inventory_worker, "WORKER_ADMIN_LISTEN", &ports.worker_admin);
     vec![

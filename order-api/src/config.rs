@@ -45,6 +45,12 @@ pub struct Config {
     #[arg(long, env = "IDEMPOTENCY_TABLE", value_name = "TABLE", default_value = "idempotency_keys", value_parser = parse_table)]
     pub idempotency_table: String,
 
+    /// Idempotency keys that earlier releases stored without the customer: check returns their
+    /// orders, for two more write units an order with a key; ignore saves those once the last
+    /// process of an earlier release has been stopped for 24 hours
+    #[arg(long, env = "ORDER_API_UNSCOPED_KEYS", value_name = "POLICY", value_enum, default_value_t = UnscopedKeys::Check)]
+    pub unscoped_keys: UnscopedKeys,
+
     /// Time limit for one request, after which the response is 504; 100ms to 5m, with its unit
     #[arg(long, env = "ORDER_API_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = request_timeout)]
     pub request_timeout: Duration,
@@ -73,6 +79,15 @@ pub struct Config {
 
     #[command(flatten)]
     pub process: ProcessOptions,
+}
+
+/// Policy for idempotency keys that earlier releases stored without the customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum UnscopedKeys {
+    /// No order is created if there is one of the same customer
+    Check,
+    /// None is stored any more
+    Ignore,
 }
 
 impl Config {

@@ -48,7 +48,7 @@ mod validate;
 
 use std::sync::Arc;
 
-pub use config::Config;
+pub use config::{Config, UnscopedKeys};
 use shared::runtime::health;
 use shared::runtime::server::{self, Limits, Server};
 use shared::runtime::service::{Context, RunError};

@@ -11,7 +11,7 @@ use shared::aws::error::{Causes, ErrorClass, classify, describe};
 use shared::order::attribute::orders::ORDER_ID;
 use shared::order::{Order, OrderId};
 
-use crate::config::Config;
+use crate::config::{Config, UnscopedKeys};
 use crate::error::ApiError;
 
 /// The tables of one deployment.
@@ -24,6 +24,7 @@ pub(crate) struct Store {
     pub(crate) single_attempt: Client,
     pub(crate) orders: String,
     pub(crate) idempotency: String,
+    pub(crate) unscoped_keys: UnscopedKeys,
     pub(crate) outbox: Outbox,
 }
 
@@ -50,6 +51,7 @@ impl Store {
             single_attempt: Client::from_conf(single_attempt),
             orders: config.orders_table.clone(),
             idempotency: config.idempotency_table.clone(),
+            unscoped_keys: config.unscoped_keys,
             outbox: Outbox::new(&config.outbox_table).with_buckets(config.outbox_buckets),
         }
     }

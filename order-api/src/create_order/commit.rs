@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::transact_write_items::builders::TransactWriteItemsFluentBuilder;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+    AttributeValue, ConditionCheck, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
 use shared::aws::error::Causes;
@@ -19,6 +19,7 @@ use shared::order::{Order, OrderId};
 
 use super::commit_outcome::{self, CommitOutcome};
 use super::idempotency::Claim;
+use crate::config::UnscopedKeys;
 use crate::error::ApiError;
 use crate::store::{Store, log_rejected_credentials};
 
@@ -65,7 +66,8 @@ impl SoughtOrder {
         }
     }
 
-    /// Adds the order to `error` if it may exist. It does not if the key is that of another request.
+    /// Adds the order to `error` if it may exist. It does not if the key is that of another
+    /// request.
     pub(super) fn describe(&self, error: ApiError) -> ApiError {
         if self.outcome_unknown && !matches!(error, ApiError::KeyReused) {
             ApiError::OutcomeUnknown {
@@ -94,10 +96,14 @@ pub(super) async fn commit(
     sought: &mut SoughtOrder,
 ) -> Result<Committed, ApiError> {
     let id = order.order_id;
-    let request = request(store, &order, event, claim.as_ref()).map_err(|error| {
-        tracing::error!(order_id = %id, %error, "an order cannot be serialised as an item");
-        ApiError::Internal
-    })?;
+    let claim = claim.as_ref();
+    let build = |unscoped| {
+        request(store, &order, event.clone(), claim, unscoped).map_err(|error| {
+            tracing::error!(order_id = %id, %error, "an order cannot be serialised as an item");
+            ApiError::Internal
+        })
+    };
+    let mut request = build(store.unscoped_keys)?;
     let mut pauses = pauses();
     let mut throttled = 0;
     let mut sent = 0;
@@ -111,7 +117,7 @@ pub(super) async fn commit(
         let (retry, response) = match commit_outcome::interpret(&error, id) {
             CommitOutcome::Committed => return Ok(Committed::New(order)),
             CommitOutcome::KeyUsed(record) => {
-                if !claim.as_ref().is_some_and(|claim| claim.matches(&record)) {
+                if !claim.is_some_and(|claim| claim.matches(&record)) {
                     return Err(ApiError::KeyReused);
                 }
                 sought.may_be(record.order_id);
@@ -120,6 +126,28 @@ pub(super) async fn commit(
                 match store.order_in_one_attempt(record.order_id).await {
                     Ok(Some(earlier)) => return Ok(Committed::Earlier(earlier.as_created())),
                     Ok(None) => (true, ApiError::Unavailable),
+                    Err(error) => (true, error),
+                }
+            }
+            CommitOutcome::UnscopedKeyUsed(record) => {
+                let matches = claim.is_some_and(|claim| claim.matches(&record));
+                if matches {
+                    sought.may_be(record.order_id);
+                }
+                let customer_id = claim.map(Claim::customer_id);
+                match store.order_in_one_attempt(record.order_id).await {
+                    Ok(Some(earlier)) if matches => {
+                        return Ok(Committed::Earlier(earlier.as_created()));
+                    }
+                    Ok(Some(earlier)) if Some(&earlier.customer_id) == customer_id => {
+                        return Err(ApiError::KeyReused);
+                    }
+                    Ok(None) if matches => (true, ApiError::Unavailable),
+                    // The key is that of another customer.
+                    Ok(_) => {
+                        request = build(UnscopedKeys::Ignore)?;
+                        continue;
+                    }
                     Err(error) => (true, error),
                 }
             }
@@ -167,6 +195,7 @@ fn request(
     order: &Order,
     event: TransactWriteItem,
     claim: Option<&Claim>,
+    unscoped: UnscopedKeys,
 ) -> Result<TransactWriteItemsFluentBuilder, serde_dynamo::Error> {
     let put_order = Put::builder()
         .table_name(&store.orders)
@@ -178,25 +207,67 @@ fn request(
     if let Some(claim) = claim {
         let record = claim.record(order.order_id, order.created_at);
         let now = order.created_at.as_seconds().to_string();
+        let is_free = format!("attribute_not_exists({IDEMPOTENCY_KEY}) OR {EXPIRES_AT} < :now");
         let put_key = Put::builder()
             .table_name(&store.idempotency)
             .set_item(Some(record.to_item()?))
-            .condition_expression(format!(
-                "attribute_not_exists({IDEMPOTENCY_KEY}) OR {EXPIRES_AT} < :now"
-            ))
-            .expression_attribute_values(":now", AttributeValue::N(now))
+            .condition_expression(&is_free)
+            .expression_attribute_values(":now", AttributeValue::N(now.clone()))
             // A repeated request learns its order without another read.
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
             .expect("table and item are set");
         debug_assert_eq!(actions.len(), commit_outcome::KEY);
         actions.push(TransactWriteItem::builder().put(put_key).build());
+        let unscoped_key = claim.unscoped_key();
+        if let Some(key) = unscoped_key.filter(|_| unscoped == UnscopedKeys::Check) {
+            let key = AttributeValue::S(key.to_owned());
+            let check = ConditionCheck::builder()
+                .table_name(&store.idempotency)
+                .key(IDEMPOTENCY_KEY, key)
+                .condition_expression(is_free)
+                .expression_attribute_values(":now", AttributeValue::N(now))
+                .return_values_on_condition_check_failure(
+                    ReturnValuesOnConditionCheckFailure::AllOld,
+                )
+                .build()
+                .expect("table, key and condition are set");
+            debug_assert_eq!(actions.len(), commit_outcome::UNSCOPED_KEY);
+            actions.push(TransactWriteItem::builder().condition_check(check).build());
+        }
     }
+    // The SDK would generate a new token for each attempt, and DynamoDB could not recognise them as
+    // one request. A token stands for one content.
+    let token = match unscoped {
+        UnscopedKeys::Check => order.order_id.to_string(),
+        UnscopedKeys::Ignore => order.order_id.to_string().replace('-', ""),
+    };
     Ok(store
         .single_attempt
         .transact_write_items()
         .set_transact_items(Some(actions))
-        // The SDK would generate a new token for each attempt, and DynamoDB could not recognise
-        // them as one request.
-        .client_request_token(order.order_id.to_string()))
+        .client_request_token(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_may_exist_is_named_unless_its_key_belongs_to_another() {
+        let id = OrderId::generate();
+        let mut sought = SoughtOrder::new(id);
+        assert!(matches!(
+            sought.describe(ApiError::Unavailable),
+            ApiError::Unavailable
+        ));
+        sought.may_be(id);
+        let named = sought.describe(ApiError::Unavailable);
+        assert!(
+            matches!(named, ApiError::OutcomeUnknown { order_id, .. } if order_id == id),
+            "{named}"
+        );
+        let reused = sought.describe(ApiError::KeyReused);
+        assert!(matches!(reused, ApiError::KeyReused), "{reused}");
+    }
 }

@@ -15,6 +15,7 @@ use super::idempotency::KeyRecord;
 /// Positions of the transaction's actions, and so of its cancellation reasons.
 pub(super) const ORDER: usize = 0;
 pub(super) const KEY: usize = 2;
+pub(super) const UNSCOPED_KEY: usize = 3;
 
 /// Outcome of a failed transaction.
 #[derive(Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub(super) enum CommitOutcome {
     Committed,
     /// The key belongs to an earlier request, which wrote this record.
     KeyUsed(KeyRecord),
+    /// An earlier release wrote this record for the key, of this or of another customer.
+    UnscopedKeyUsed(KeyRecord),
     /// No effect, because of another transaction. Retry soon.
     Conflict,
     /// No effect, because DynamoDB throttles. Retry a few times at most.
@@ -78,6 +81,12 @@ fn interpret_cancellation(reasons: &[CancellationReason], own: OrderId) -> Commi
         return match key.item().cloned().map(KeyRecord::from_item) {
             Some(Ok(record)) if record.order_id == own => CommitOutcome::Committed,
             Some(Ok(record)) => CommitOutcome::KeyUsed(record),
+            Some(Err(_)) | None => CommitOutcome::Rejected,
+        };
+    }
+    if let Some(key) = reasons.get(UNSCOPED_KEY).filter(|r| is(r, CONDITION)) {
+        return match key.item().cloned().map(KeyRecord::from_item) {
+            Some(Ok(record)) => CommitOutcome::UnscopedKeyUsed(record),
             Some(Err(_)) | None => CommitOutcome::Rejected,
         };
     }
@@ -150,6 +159,28 @@ mod tests {
                 CommitOutcome::KeyUsed(other.clone())
             );
         }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_release_counts_unless_there_is_one_of_this_release() {
+        let [scoped, unscoped] = [(); 2].map(|()| record(OrderId::generate()));
+        let with = |key, record: &KeyRecord, old_key, old_record: &KeyRecord| {
+            let reasons = [
+                reason(NONE, None),
+                reason(NONE, None),
+                reason(key, Some(record)),
+                reason(old_key, Some(old_record)),
+            ];
+            interpret_cancellation(&reasons, OrderId::generate())
+        };
+        assert_eq!(
+            with(NONE, &scoped, CHECK, &unscoped),
+            CommitOutcome::UnscopedKeyUsed(unscoped.clone())
+        );
+        assert_eq!(
+            with(CHECK, &scoped, CHECK, &unscoped),
+            CommitOutcome::KeyUsed(scoped.clone())
+        );
     }
 
     #[test]

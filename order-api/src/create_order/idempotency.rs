@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName};
 use outbox::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use shared::order::OrderId;
+use shared::order::{CustomerId, OrderId};
 
 use crate::body::single_value;
 use crate::error::ApiError;
@@ -17,17 +17,26 @@ use crate::validate::NewOrder;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// Separates the customer id from the key in a record. A customer id does not contain it.
+const SCOPE_END: char = '#';
+
 /// Period of validity of a key.
 const KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A client's key: 1–255 visible ASCII characters.
 #[derive(Debug)]
-pub(super) struct IdempotencyKey(String);
+pub(super) struct IdempotencyKey {
+    /// Without the quotes that a structured field (RFC 9651) has around a string.
+    text: String,
+    /// As it was sent.
+    header: String,
+}
 
-/// A key and the request that it identifies.
+/// A key of a customer, and the request that it identifies.
 #[derive(Debug)]
 pub(super) struct Claim {
     key: IdempotencyKey,
+    customer_id: CustomerId,
     request_hash: String,
 }
 
@@ -50,26 +59,56 @@ impl IdempotencyKey {
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
         match single_value(headers, &IDEMPOTENCY_KEY) {
             None => Ok(None),
-            Some(Ok(text))
-                if (1..=255).contains(&text.len())
-                    && text.bytes().all(|c| c.is_ascii_graphic()) =>
-            {
-                Ok(Some(Self(text.to_owned())))
-            }
-            Some(_) if headers.get_all(IDEMPOTENCY_KEY).iter().count() > 1 => {
+            Some(Ok(header)) => Some(unquoted(header))
+                .filter(|text| (1..=255).contains(&text.len()))
+                .filter(|text| text.bytes().all(|c| c.is_ascii_graphic()))
+                .map(|text| {
+                    Some(Self {
+                        text,
+                        header: header.to_owned(),
+                    })
+                })
+                .ok_or(ApiError::IdempotencyKey(
+                    "must be 1 to 255 visible ASCII characters without spaces",
+                )),
+            Some(Err(())) if headers.get_all(IDEMPOTENCY_KEY).iter().count() > 1 => {
                 Err(ApiError::IdempotencyKey("must be given once"))
             }
-            Some(_) => Err(ApiError::IdempotencyKey(
+            Some(Err(())) => Err(ApiError::IdempotencyKey(
                 "must be 1 to 255 visible ASCII characters without spaces",
             )),
         }
     }
 }
 
+/// Returns the string that a structured field stands for, or the text itself if it is none.
+fn unquoted(header: &str) -> String {
+    let inner = header
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let Some(inner) = inner else {
+        return header.to_owned();
+    };
+    let mut text = String::with_capacity(inner.len());
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some(escaped @ ('"' | '\\')) => text.push(escaped),
+                _ => return header.to_owned(),
+            },
+            '"' => return header.to_owned(),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
 impl Claim {
     pub(super) fn new(key: IdempotencyKey, request: &NewOrder) -> Self {
         Self {
             key,
+            customer_id: request.customer_id.clone(),
             request_hash: request_hash(request),
         }
     }
@@ -79,10 +118,24 @@ impl Claim {
         self.request_hash == record.request_hash
     }
 
+    pub(super) fn customer_id(&self) -> &CustomerId {
+        &self.customer_id
+    }
+
+    /// Returns the key under which earlier releases stored the record of this request: the header
+    /// alone, in which customers could collide. `None` if a record of this release for another key
+    /// of the customer could be stored there.
+    pub(super) fn unscoped_key(&self) -> Option<&str> {
+        let key = self.key.header.as_str();
+        let rest = key.strip_prefix(self.customer_id.as_str());
+        let is_scoped = rest.is_some_and(|rest| rest.starts_with(SCOPE_END));
+        (!is_scoped).then_some(key)
+    }
+
     /// Returns the record that binds the key to `order_id` from `now` on.
     pub(super) fn record(&self, order_id: OrderId, now: Timestamp) -> KeyRecord {
         KeyRecord {
-            idempotency_key: self.key.0.clone(),
+            idempotency_key: format!("{}{SCOPE_END}{}", self.customer_id, self.key.text),
             request_hash: self.request_hash.clone(),
             order_id,
             expires_at: now.as_seconds() + KEY_TTL.as_secs().cast_signed(),
@@ -142,6 +195,24 @@ mod tests {
         assert_eq!(first.len(), 64);
         assert_eq!(first, respelled);
         assert_ne!(first, another);
+    }
+
+    #[test]
+    fn a_key_with_and_without_quotes_is_the_same() {
+        for (header, text) in [
+            ("k-1", "k-1"),
+            ("\"k-1\"", "k-1"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            // Not structured fields.
+            ("\"", "\""),
+            ("\"k", "\"k"),
+            ("k\"", "k\""),
+            (r#""a"b""#, r#""a"b""#),
+            (r#""a\b""#, r#""a\b""#),
+            (r#""a\""#, r#""a\""#),
+        ] {
+            assert_eq!(unquoted(header), text, "{header}");
+        }
     }
 
     #[test]

@@ -36,14 +36,15 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 #[expect(dead_code, reason = "documents what `idempotency` reads")]
 pub(crate) struct CreateOrderHeaders {
     /// Makes the request safe to repeat for 24 hours. The same key with the same order returns the
-    /// first order again; with another order the request is rejected (422). A malformed or
-    /// repeated header is rejected (400).
+    /// first order again; with another order of the same customer the request is rejected (422).
+    /// Keys of different customers are independent. The key may have the quotes of a structured
+    /// field. A malformed or repeated header is rejected (400).
     #[param(
         rename = "Idempotency-Key",
         required = false,
         min_length = 1,
         max_length = 255,
-        pattern = "^[!-~]{1,255}$",
+        pattern = "^[!#-~][!-~]{0,254}$",
         example = "5f7c2a9e-order-42"
     )]
     idempotency_key: String,

@@ -79,7 +79,7 @@ async fn an_order_is_stored_with_exactly_one_event_and_one_key() {
 
     let key = world.items("idempotency_keys").await.remove(0);
     assert_eq!(key.len(), 4);
-    assert_eq!(text(&key, "idempotency_key"), "k-1");
+    assert_eq!(text(&key, "idempotency_key"), "c-1#k-1");
     assert_eq!(text(&key, "order_id"), id);
     assert_eq!(text(&key, "request_hash").len(), 64);
     let created_at: outbox::timestamp::Timestamp =

@@ -78,6 +78,8 @@ fn help_shows_every_option_with_its_variable_and_default() {
         "[default: outbox]",
         "[env: IDEMPOTENCY_TABLE",
         "[default: idempotency_keys]",
+        "[env: ORDER_API_UNSCOPED_KEYS",
+        "[default: check]",
         "[env: ORDER_API_REQUEST_TIMEOUT",
         "[default: 10s]",
         "[env: ORDER_API_MAX_CONCURRENCY",

@@ -1,6 +1,6 @@
 //! Idempotency keys: the same key and body return the first order.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures::future::join_all;
 use outbox::timestamp::Timestamp;
 use serde_json::json;
@@ -134,6 +134,97 @@ async fn a_key_is_1_to_255_visible_characters() {
 }
 
 #[tokio::test]
+async fn a_key_may_have_the_quotes_of_a_structured_field() {
+    let world = World::start().await;
+    let plain = [("idempotency-key", "k-1")];
+    world.post_with(&plain, &an_order()).await.assert_created();
+    let quoted = [("idempotency-key", "\"k-1\"")];
+    assert!(world.post_with(&quoted, &an_order()).await.replayed());
+    let empty = [("idempotency-key", "\"\"")];
+    let answer = world.post_with(&empty, &an_order()).await;
+    answer.assert_problem(400, "invalid-idempotency-key");
+}
+
+#[tokio::test]
+async fn keys_of_customers_do_not_collide() {
+    let world = World::start().await;
+    let mut orders = Vec::new();
+    for customer in ["c-1", "c-2"] {
+        let mut order = an_order();
+        order["customer_id"] = json!(customer);
+        let key = [("idempotency-key", "1")];
+        let answer = world.post_with(&key, &order).await;
+        assert!(!answer.replayed());
+        orders.push(answer.assert_created()["order_id"].clone());
+        assert!(world.post_with(&key, &order).await.replayed());
+    }
+    assert_ne!(orders[0], orders[1]);
+    assert_eq!(world.counts().await, [2, 2, 2]);
+}
+
+#[tokio::test]
+async fn a_key_that_looks_like_the_record_of_another_key_is_independent() {
+    let world = World::start().await;
+    for key in ["1", "c-1#1", "c-1#c-1#1", "\"c-1#1"] {
+        let key = [("idempotency-key", key)];
+        let answer = world.post_with(&key, &an_order()).await;
+        answer.assert_created();
+        assert!(!answer.replayed(), "{key:?}");
+        assert!(world.post_with(&key, &an_order()).await.replayed());
+    }
+    assert_eq!(world.counts().await, [4, 4, 4]);
+}
+
+/// Rewrites the record of `c-1#<key>` as releases wrote it that did not scope keys by customer.
+async fn unscope(world: &World, key: &str) {
+    let scoped = AttributeValue::S(format!("c-1#{key}"));
+    let record = world
+        .dynamodb
+        .delete_item()
+        .table_name("idempotency_keys")
+        .key("idempotency_key", scoped)
+        .return_values(ReturnValue::AllOld)
+        .send()
+        .await
+        .unwrap();
+    let mut record = record.attributes.unwrap();
+    let unscoped = AttributeValue::S(key.to_owned());
+    record.insert("idempotency_key".to_owned(), unscoped);
+    world
+        .dynamodb
+        .put_item()
+        .table_name("idempotency_keys")
+        .set_item(Some(record))
+        .send()
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_key_of_an_earlier_release_still_returns_its_order() {
+    let world = World::start().await;
+    let key = [("idempotency-key", "k-1")];
+    let first = world.post_with(&key, &an_order()).await;
+    first.assert_created();
+    unscope(&world, "k-1").await;
+
+    let again = world.post_with(&key, &an_order()).await;
+    assert!(again.replayed());
+    assert_eq!(again.body, first.body);
+    let mut changed = an_order();
+    changed["items"][0]["quantity"] = json!(3);
+    let answer = world.post_with(&key, &changed).await;
+    answer.assert_problem(422, "idempotency-key-reused");
+    // Another customer's key with the same text is another key.
+    changed["customer_id"] = json!("c-2");
+    let other = world.post_with(&key, &changed).await;
+    other.assert_created();
+    assert!(!other.replayed());
+    assert!(world.post_with(&key, &changed).await.replayed());
+    assert_eq!(world.counts().await, [2, 2, 2]);
+}
+
+#[tokio::test]
 async fn an_expired_key_that_is_not_deleted_yet_can_be_used_again() {
     let world = World::start().await;
     let key = [("idempotency-key", "k-1")];
@@ -142,7 +233,7 @@ async fn an_expired_key_that_is_not_deleted_yet_can_be_used_again() {
         .dynamodb
         .update_item()
         .table_name("idempotency_keys")
-        .key("idempotency_key", AttributeValue::S("k-1".to_owned()))
+        .key("idempotency_key", AttributeValue::S("c-1#k-1".to_owned()))
         .update_expression("SET expires_at = :past")
         .expression_attribute_values(
             ":past",
