@@ -14,6 +14,8 @@ pub(crate) struct Banner {
     pub(crate) sqs: String,
     /// Pids of the first three.
     pub(crate) pids: Vec<Option<u32>>,
+    /// Header of a request to the API, if it requires credentials.
+    pub(crate) credentials: Option<&'static str>,
     /// Endpoint of traces and metrics, if they are exported.
     pub(crate) otlp: Option<String>,
 }
@@ -55,16 +57,18 @@ impl fmt::Display for Banner {
         writeln!(f, "  {:<18}{api_admin}/metrics", "order-api metrics")?;
         writeln!(f, "  {:<18}{dynamodb}", "DynamoDB, Streams")?;
         writeln!(f, "  {:<18}{sqs}\n", "SQS")?;
+        let credentials = self.credentials.map(|header| format!(" -H '{header}'"));
+        let credentials = credentials.unwrap_or_default();
         writeln!(f, "Place an order:\n")?;
         writeln!(
             f,
-            "  curl -i {api}/orders -H 'content-type: application/json' -d '{ORDER}'\n"
+            "  curl -i {api}/orders{credentials} -H 'content-type: application/json' -d '{ORDER}'\n"
         )?;
         writeln!(
             f,
             "Then query its Location; a moment later its status is PROCESSED:\n"
         )?;
-        writeln!(f, "  curl {api}/orders/<order_id>\n")?;
+        writeln!(f, "  curl{credentials} {api}/orders/<order_id>\n")?;
         writeln!(f, "Kill a service and watch it recover:  kill -9 <pid>")?;
         if let Some(otlp) = self.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) {
             writeln!(
@@ -84,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_printed_curl_command_is_valid_in_a_shell() {
-        let banner = Banner {
+        let mut banner = Banner {
             api: "http://127.0.0.1:8080".to_owned(),
             api_admin: "http://127.0.0.1:8083".to_owned(),
             relay: "http://127.0.0.1:8081".to_owned(),
@@ -92,6 +96,7 @@ mod tests {
             dynamodb: "http://127.0.0.1:8000".to_owned(),
             sqs: "http://127.0.0.1:9324".to_owned(),
             pids: vec![Some(11), None, Some(13)],
+            credentials: None,
             otlp: None,
         };
         let text = banner.to_string();
@@ -101,5 +106,11 @@ mod tests {
         );
         assert!(text.contains("pid 11") && text.contains("pid 13"), "{text}");
         assert!(!text.contains("Jaeger"), "{text}");
+        banner.credentials = Some("X-API-Key: <key>");
+        let text = banner.to_string();
+        assert!(
+            text.contains("/orders -H 'X-API-Key: <key>' -H 'content-type"),
+            "{text}"
+        );
     }
 }

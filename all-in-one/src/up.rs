@@ -76,6 +76,7 @@ async fn serve(
             dynamodb: cloud.dynamodb_url(),
             sqs: cloud.sqs_url(),
             pids: services.pids(),
+            credentials: credentials(),
             otlp: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok(),
         };
         banner.print();
@@ -84,6 +85,18 @@ async fn serve(
     }
     services.stop().await;
     outcome
+}
+
+/// Returns the header that requests to the API need, which reads the same variables.
+fn credentials() -> Option<&'static str> {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if is_set("ORDER_API_KEYS_FILE") {
+        Some("X-API-Key: <key>")
+    } else if is_set("ORDER_API_JWKS") {
+        Some("Authorization: Bearer <token>")
+    } else {
+        None
+    }
 }
 
 /// Reserved addresses of the services.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
+use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
-use axum::http::{HeaderMap, HeaderName};
 use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::error::ApiError;
+use crate::headers::single_value;
 
 /// The largest body that is accepted, in bytes.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -37,10 +38,7 @@ pub(crate) async fn read(
         None
     };
     if let Some(error) = rejected {
-        // A client that expects `100 Continue` has not sent its body yet.
-        if !headers.contains_key(EXPECT) {
-            drain(&mut chunks, deadline).await;
-        }
+        discard(headers, chunks, deadline).await;
         return Err(error);
     }
 
@@ -60,7 +58,15 @@ pub(crate) async fn read(
     }
 }
 
-async fn drain(chunks: &mut axum::body::BodyDataStream, deadline: Instant) {
+/// Discards the body of a request that is rejected by its headers.
+pub(crate) async fn discard(headers: &HeaderMap, mut chunks: BodyDataStream, deadline: Instant) {
+    // A client that expects `100 Continue` has not sent its body yet.
+    if !headers.contains_key(EXPECT) {
+        drain(&mut chunks, deadline).await;
+    }
+}
+
+async fn drain(chunks: &mut BodyDataStream, deadline: Instant) {
     let until = deadline.min(Instant::now() + MAX_DRAIN_TIME);
     let mut drained = 0;
     while drained < MAX_DRAINED_BYTES {
@@ -90,20 +96,6 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         .get_all(CONTENT_ENCODING)
         .iter()
         .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-}
-
-/// Returns the value of a header that may be given once; an error if it is not text or is given
-/// more than once.
-pub(crate) fn single_value<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> Option<Result<&'a str, ()>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    Some(match values.next() {
-        None => first.to_str().map_err(|_| ()),
-        Some(_) => Err(()),
-    })
 }
 
 #[cfg(test)]

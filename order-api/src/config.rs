@@ -9,6 +9,8 @@ use shared::runtime::descriptors::connections_within_limit;
 use shared::runtime::server::Limits;
 use shared::runtime::service::{ProcessOptions, RunError, parse_drain_delay, parse_duration};
 
+use crate::auth::AuthOptions;
+
 /// Upper bound on the bytes of requests that have not arrived completely, and of their buffers. A
 /// request has at most 96 KiB, and usually arrives at once.
 const MAX_ARRIVING_BYTES: usize = 16 * 1024 * 1024;
@@ -78,6 +80,9 @@ pub struct Config {
     pub drain_delay: Duration,
 
     #[command(flatten)]
+    pub auth: AuthOptions,
+
+    #[command(flatten)]
     pub process: ProcessOptions,
 }
 
@@ -115,7 +120,8 @@ impl Config {
     /// Checks the options against each other.
     ///
     /// # Errors
-    /// [`RunError::Usage`] if two options name the same address or the same table.
+    /// [`RunError::Usage`] if two options name the same address or the same table, or clients of
+    /// other machines would not be authenticated.
     pub(crate) fn check(&self) -> Result<(), RunError> {
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             return Err(RunError::Usage(format!(
@@ -135,7 +141,7 @@ impl Config {
                 )));
             }
         }
-        Ok(())
+        self.auth.check(self.listen).map_err(RunError::Usage)
     }
 }
 

@@ -3,11 +3,14 @@
 
 use shared::order::OrderId;
 
+use crate::auth::Denied;
 use crate::validate::FieldErrors;
 
 /// Failure of a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error("the content type is not application/json")]
     ContentType,
     #[error("the body is compressed")]

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! request ─▶ telemetry (span, duration) ─▶ router (load shedding, panics)
+//!              │    auth (rate limits, API key or token) ─▶ principal
 //!              ├─ POST /orders      create_order: body ─▶ strict_json ─▶ validate
 //!              │                      ─▶ commit ─▶ commit_outcome (what an error means)
 //!              ├─ GET /orders/{id}  get_order ─▶ store
@@ -18,22 +19,27 @@
 //!
 //! - `config`: [`Config`], the options.
 //! - `router`: the routes and the middleware around them; `state`: what the handlers share.
+//! - `auth`: authentication, and rate limits by principal and by address; `admission` applies it.
 //! - `create_order`: `POST /orders`. Its `commit` sends the transaction and retries,
 //!   `commit_outcome` decides what an outcome means, `idempotency` is the key, its record and the
 //!   hash of a request.
 //! - `get_order`: `GET /orders/{id}`.
-//! - `body`, `strict_json`, `validate`: from bytes to a valid order, with all errors found at once.
+//! - `headers`, `body`, `strict_json`, `validate`: from bytes to a valid order, with all errors
+//!   found at once.
 //! - `store`: the tables.
 //! - `response`: the order as clients receive it.
 //! - `error`, `problem`: the errors, and their responses.
 //! - `openapi`, `schema`: the OpenAPI document and the schemas of bodies.
 //! - `readiness`, `telemetry`: health checks, spans and metrics.
 
+mod admission;
+mod auth;
 mod body;
 mod config;
 mod create_order;
 mod error;
 mod get_order;
+mod headers;
 mod openapi;
 mod problem;
 mod readiness;
@@ -48,6 +54,7 @@ mod validate;
 
 use std::sync::Arc;
 
+pub use auth::{Anonymous, AuthOptions, KeyLocation, Rate};
 pub use config::{Config, UnscopedKeys};
 use shared::runtime::health;
 use shared::runtime::server::{self, Limits, Server};
@@ -56,6 +63,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::auth::Guard;
 use crate::readiness::Readiness;
 use crate::state::Api;
 use crate::store::Store;
@@ -65,19 +73,22 @@ use crate::telemetry::Instruments;
 /// the requests in flight finish, for at most `context.grace`.
 ///
 /// # Errors
-/// [`RunError::Usage`] if the options contradict each other, and [`RunError::Failed`] if an address
-/// cannot be bound.
+/// [`RunError::Usage`] if the options contradict each other or a file of keys is invalid, and
+/// [`RunError::Failed`] if an address cannot be bound.
 pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     config.check()?;
+    let guard = Arc::new(Guard::new(&config.auth).await.map_err(RunError::Usage)?);
     let (listener, admin_listener) =
         server::bind_with_admin(config.listen, config.admin_listen).await?;
     let api = Api {
+        guard: Arc::clone(&guard),
         store: Store::new(&config, &context.clients.dynamodb),
         instruments: Instruments::new(),
         request_timeout: config.request_timeout,
         in_flight: Semaphore::new(config.max_concurrency as usize),
     };
-    let readiness = Arc::new(Readiness::new(&config, context.clients.dynamodb));
+    let readiness = Readiness::new(&config, Arc::clone(&guard), context.clients.dynamodb);
+    let readiness = Arc::new(readiness);
     let stop = &context.stop;
     let admin = Server {
         listener: admin_listener,
@@ -109,6 +120,8 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     };
     tokio::select! {
         () = server.serve() => {}
+        // Never returns.
+        () = guard.keep_current() => {}
         () = overdue => {
             // No order is left incomplete: a transaction takes effect as a whole or not at all.
             tracing::warn!("the grace period ended; closing the connections that are still open");

@@ -4,25 +4,41 @@
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use crate::auth::{self, Schemes};
 use crate::error::ApiError;
 use crate::problem::Problem;
 use crate::schema::Order;
+
+/// Headers of the page, into which users enter their keys: it loads and sends nothing elsewhere,
+/// and is not shown within other pages. Its library sets styles in its elements.
+const PAGE_HEADERS: [(HeaderName, &str); 3] = [
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+];
 
 /// Returns the routes `/openapi.json` and `/docs`. All files of the page are part of this program.
 ///
 /// The document is serialized once, like the page's files it is shared by all responses: clients
 /// that read slowly hold no copies.
-pub(crate) fn pages(document: &utoipa::openapi::OpenApi) -> Router {
+pub(crate) fn pages(mut document: utoipa::openapi::OpenApi, schemes: Schemes) -> Router {
+    auth::describe(&mut document, schemes);
     let document =
-        serde_json::to_vec(document).expect("a document has no key that is not a string");
+        serde_json::to_vec(&document).expect("a document has no key that is not a string");
     let document = Bytes::from(document);
     let document = get(async move || ([(CONTENT_TYPE, "application/json")], document));
     let config = Config::from("/openapi.json")
@@ -32,11 +48,14 @@ pub(crate) fn pages(document: &utoipa::openapi::OpenApi) -> Router {
     let page = SwaggerUi::new("/docs").config(config);
     let pages = Router::from(page).route("/openapi.json", document);
     pages.layer(map_response(async |response: Response| {
-        if response.status() == StatusCode::NOT_FOUND {
+        let mut response = if response.status() == StatusCode::NOT_FOUND {
             ApiError::NoSuchPath.into_response()
         } else {
             response
-        }
+        };
+        let headers = PAGE_HEADERS.map(|(name, value)| (name, HeaderValue::from_static(value)));
+        response.headers_mut().extend(headers);
+        response
     }))
 }
 
@@ -47,6 +66,8 @@ pub(crate) fn pages(document: &utoipa::openapi::OpenApi) -> Router {
         description = "Accepts orders. An order and its `order.placed` event are stored in one \
             transaction; the stock is reserved afterwards, so an order is `CREATED` first and \
             `PROCESSED` or `REJECTED` a moment later.\n\n\
+            Clients authenticate with an API key or a bearer token, which permits orders of one \
+            customer or of all. An API on a developer's machine may accept requests without.\n\n\
             Every error is `application/problem+json` (RFC 9457); its `type` is stable. A \
             `traceparent` header (W3C Trace Context) is continued."
     ),

@@ -5,7 +5,9 @@
 use std::borrow::Cow;
 
 use axum::Json;
-use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use opentelemetry::trace::TraceContextExt;
@@ -15,8 +17,10 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::auth::{Denied, Schemes, TokenError};
 use crate::body::MAX_BODY_BYTES;
 use crate::error::ApiError;
+use crate::response::NO_STORE;
 use crate::validate::FieldError;
 
 /// The media type of every error body.
@@ -74,6 +78,17 @@ pub(crate) struct Problem {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents the responses")]
 pub(crate) enum CommonErrors {
+    /// The request has no credentials (`no-credentials`), or they are not accepted
+    /// (`invalid-credentials`).
+    #[response(
+        status = 401,
+        content_type = "application/problem+json",
+        headers(("WWW-Authenticate" = String, description = "The accepted schemes."))
+    )]
+    NotAuthenticated(Problem),
+    /// The credentials are valid, but not for this customer (`other-customer`, `no-customer`).
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(Problem),
     /// The path does not support the method (`method-not-allowed`).
     #[response(
         status = 405,
@@ -81,12 +96,20 @@ pub(crate) enum CommonErrors {
         headers(("Allow" = String, description = "The methods that the path supports."))
     )]
     Method(Problem),
+    /// Too many requests with these credentials or from this address (`rate-limited`).
+    #[response(
+        status = 429,
+        content_type = "application/problem+json",
+        headers(("Retry-After" = u32, description = "Seconds to wait before the next attempt."))
+    )]
+    RateLimited(Problem),
     /// Internal error (`internal`).
     #[response(status = 500, content_type = "application/problem+json")]
     Internal(Problem),
-    /// The database throttles or is unavailable, or the API sheds load (`throttled`, `unavailable`,
-    /// `overloaded`). Safe to repeat with the same key. `order_id` names the order that may have
-    /// been placed; without it the request had no effect.
+    /// The database throttles or is unavailable, the API sheds load, or the keys of bearer tokens
+    /// could not be read yet (`throttled`, `unavailable`, `overloaded`,
+    /// `authentication-unavailable`). Safe to repeat with the same key. `order_id` names the order
+    /// that may have been placed; without it the request had no effect.
     #[response(
         status = 503,
         content_type = "application/problem+json",
@@ -214,6 +237,7 @@ impl ApiError {
                 "Internal error",
                 "The request failed because of a defect of this service, which is logged.".into(),
             ),
+            Self::Denied(denied) => describe_denied(denied),
             Self::OutcomeUnknown { cause, .. } => {
                 let (status, kind, title, _) = cause.describe();
                 (status, kind, title, OUTCOME_UNKNOWN.into())
@@ -223,15 +247,98 @@ impl ApiError {
 
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Self::Overloaded | Self::Throttled | Self::Unavailable => {
+            Self::Overloaded
+            | Self::Throttled
+            | Self::Unavailable
+            | Self::Denied(Denied::NoTokenKeys) => {
                 Some((RETRY_AFTER, fastrand::u16(RETRY_AFTER_SECONDS).into()))
             }
             Self::OutcomeUnknown { cause, .. } => cause.header(),
+            Self::Denied(Denied::RateLimited { wait, .. }) => {
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                Some((RETRY_AFTER, seconds.max(1).into()))
+            }
+            Self::Denied(denied) => {
+                let challenge = HeaderValue::from_static(challenge(denied)?);
+                Some((WWW_AUTHENTICATE, challenge))
+            }
             Self::ContentEncoding => Some((ACCEPT_ENCODING, HeaderValue::from_static("identity"))),
             // The rest of the body would be parsed as the next request.
             Self::BodyTooSlow => Some((CONNECTION, HeaderValue::from_static("close"))),
             _ => None,
         }
+    }
+}
+
+/// Returns status, kind, title and detail of a request that is not admitted.
+fn describe_denied(denied: &Denied) -> (StatusCode, &'static str, &'static str, Cow<'static, str>) {
+    let invalid = |detail: Cow<'static, str>| {
+        let title = "The credentials are not accepted";
+        (
+            StatusCode::UNAUTHORIZED,
+            "invalid-credentials",
+            title,
+            detail,
+        )
+    };
+    match denied {
+        Denied::NoCredentials(schemes) => (
+            StatusCode::UNAUTHORIZED,
+            "no-credentials",
+            "The request has no credentials",
+            match schemes {
+                Schemes { tokens: false, .. } => "Send an API key as X-API-Key.",
+                Schemes { api_keys: false, .. } => "Send a token as Authorization: Bearer.",
+                _ => "Send an API key as X-API-Key, or a token as Authorization: Bearer.",
+            }
+            .into(),
+        ),
+        Denied::Malformed { reason, .. } => invalid((*reason).into()),
+        Denied::UnknownKey(_) => invalid("The API key is not known.".into()),
+        Denied::Token(TokenError::NoCustomer) => (
+            StatusCode::FORBIDDEN,
+            "no-customer",
+            "The token is for no customer",
+            "The token is valid, but has no claim with the id of a customer.".into(),
+        ),
+        Denied::Token(error) => invalid(format!("The token {error}.").into()),
+        Denied::NoTokenKeys => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "authentication-unavailable",
+            "Tokens cannot be verified",
+            "The keys of the issuer could not be read yet. The request had no effect.".into(),
+        ),
+        Denied::OtherCustomer => (
+            StatusCode::FORBIDDEN,
+            "other-customer",
+            "The order is of another customer",
+            "The credentials do not permit orders of the customer in customer_id.".into(),
+        ),
+        Denied::RateLimited { subject, .. } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate-limited",
+            "Too many requests",
+            format!("The {subject} has sent too many requests. The request had no effect. Retry after the time in Retry-After.")
+                .into(),
+        ),
+    }
+}
+
+/// Returns the schemes that a client may authenticate with (RFC 9110, section 11.6.1), for a 401.
+fn challenge(denied: &Denied) -> Option<&'static str> {
+    match denied {
+        Denied::NoCredentials(schemes)
+        | Denied::Malformed { schemes, .. }
+        | Denied::UnknownKey(schemes) => Some(match schemes {
+            Schemes { tokens: false, .. } => "ApiKey",
+            Schemes {
+                api_keys: false, ..
+            } => "Bearer",
+            _ => "Bearer, ApiKey",
+        }),
+        Denied::Token(TokenError::NoCustomer) => None,
+        Denied::Token(_) => Some("Bearer error=\"invalid_token\""),
+        Denied::NoTokenKeys | Denied::OtherCustomer | Denied::RateLimited { .. } => None,
     }
 }
 
@@ -270,6 +377,10 @@ impl IntoResponse for ApiError {
         response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        let (name, value) = NO_STORE;
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
         response.headers_mut().extend(header);
         response.extensions_mut().insert(ErrorType(kind));
         response

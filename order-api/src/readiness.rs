@@ -1,5 +1,7 @@
-//! `/readyz`: checks that the three tables exist and respond.
+//! `/readyz`: checks that the three tables exist and respond, and that clients can be
+//! authenticated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +11,7 @@ use shared::runtime::health::{Check, Health, Report};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use crate::auth::Guard;
 use crate::config::Config;
 
 /// Period for which a report is reused, so that any number of probes costs at most three requests a
@@ -19,6 +22,7 @@ const REPORT_TTL: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Readiness {
+    guard: Arc<Guard>,
     dynamodb: Client,
     tables: [String; 3],
     /// Locked during a check: probes that arrive meanwhile wait for the same report instead of
@@ -27,8 +31,9 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn new(config: &Config, dynamodb: Client) -> Self {
+    pub(crate) fn new(config: &Config, guard: Arc<Guard>, dynamodb: Client) -> Self {
         Self {
+            guard,
             dynamodb,
             tables: [
                 config.orders_table.clone(),
@@ -61,7 +66,8 @@ impl Health for Readiness {
         {
             return report.clone();
         }
-        let report = Report::new(join_all(self.tables.iter().map(|table| self.check(table))).await);
+        let tables = join_all(self.tables.iter().map(|table| self.check(table))).await;
+        let report = Report::new(tables.into_iter().chain(self.guard.check()));
         *last = Some((Instant::now(), report.clone()));
         report
     }

@@ -1,8 +1,13 @@
 //! The order as clients receive it.
 
+use axum::http::HeaderName;
+use axum::http::header::CACHE_CONTROL;
 use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use shared::order::{Currency, CustomerId, Line, Order, OrderId, OrderStatus};
+
+/// Header of every response about an order, also of an error: caches do not know who may see it.
+pub(crate) const NO_STORE: (HeaderName, &str) = (CACHE_CONTROL, "no-store");
 
 /// Body of a response with an order. `schema::Order` documents it.
 #[derive(Debug, Serialize)]

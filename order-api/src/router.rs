@@ -28,10 +28,11 @@ fn order_routes() -> OpenApiRouter<Arc<Api>> {
 /// Returns the routes of the API. `probes` are not traced.
 pub(crate) fn router(api: Arc<Api>, probes: Router) -> Router {
     let instruments = api.instruments.clone();
+    let schemes = api.guard.schemes();
     let (orders, document) = order_routes().split_for_parts();
     let routes = orders
         .with_state(api)
-        .merge(openapi::pages(&document))
+        .merge(openapi::pages(document, schemes))
         .fallback(async || ApiError::NoSuchPath)
         .method_not_allowed_fallback(async || ApiError::Method);
     surround(routes, instruments)

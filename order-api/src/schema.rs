@@ -23,7 +23,7 @@ pub(crate) struct NewOrder {
     currency: String,
     /// Each SKU at most once. The sum of `quantity` × `unit_price_minor` is at most
     /// 9007199254740991 (2^53 − 1).
-    #[schema(min_items = 1, max_items = 50)]
+    #[schema(value_type = BTreeSet<Line>, min_items = 1, max_items = 50)]
     items: Vec<Line>,
 }
 
@@ -134,6 +134,8 @@ mod tests {
             schemas.pointer(pointer).and_then(Value::as_u64)
         };
         let total = "/Order/properties/total_minor/maximum";
+        let items = &document["components"]["schemas"]["NewOrder"]["properties"]["items"];
+        assert_eq!(items["uniqueItems"], true);
         let codes = &document["components"]["schemas"]["NewOrder"]["properties"]["currency"];
         let codes = codes["enum"].as_array().unwrap();
         assert!(codes.len() > 150, "{}", codes.len());

@@ -1,15 +1,18 @@
 //! State that the handlers share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::auth::Guard;
 use crate::error::ApiError;
 use crate::store::Store;
 use crate::telemetry::Instruments;
 
 #[derive(Debug)]
 pub(crate) struct Api {
+    pub(crate) guard: Arc<Guard>,
     pub(crate) store: Store,
     pub(crate) instruments: Instruments,
     /// Time limit from the start of a request to its response.

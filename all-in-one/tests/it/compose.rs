@@ -229,6 +229,19 @@ fn the_console_has_a_token_because_it_is_reachable_from_the_network() {
 }
 
 #[test]
+fn the_api_accepts_anonymous_requests_only_because_its_port_is_not_published() {
+    let services = services();
+    let api = &services["order-api"];
+    assert_eq!(api["environment"]["ORDER_API_ANONYMOUS"], "allow");
+    for port in texts(&api["ports"]) {
+        assert!(port.starts_with("127.0.0.1:"), "{port}");
+    }
+    // The image is for other places too.
+    let image = repository_file("Dockerfile");
+    assert!(!image.contains("ORDER_API_ANONYMOUS"));
+}
+
+#[test]
 fn monitoring_starts_only_with_its_profile() {
     for (name, service) in services() {
         let is_monitoring = ["prometheus", "grafana"].contains(&name.as_str());

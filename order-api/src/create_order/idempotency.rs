@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shared::order::{CustomerId, OrderId};
 
-use crate::body::single_value;
 use crate::error::ApiError;
+use crate::headers::single_value;
 use crate::validate::NewOrder;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

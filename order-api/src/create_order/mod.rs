@@ -22,9 +22,10 @@ use utoipa::{IntoParams, IntoResponses};
 
 use self::commit::{Committed, SoughtOrder};
 use self::idempotency::{Claim, IdempotencyKey};
+use crate::auth::{Denied, Principal};
 use crate::error::ApiError;
 use crate::problem::{CommonErrors, Problem};
-use crate::response::OrderView;
+use crate::response::{NO_STORE, OrderView};
 use crate::state::Api;
 use crate::strict_json::Json as Document;
 use crate::{body, schema, validate};
@@ -44,8 +45,7 @@ pub(crate) struct CreateOrderHeaders {
         required = false,
         min_length = 1,
         max_length = 255,
-        pattern = "^[!#-~][!-~]{0,254}$",
-        example = "5f7c2a9e-order-42"
+        pattern = "^[!#-~][!-~]{0,254}$"
     )]
     idempotency_key: String,
 }
@@ -98,19 +98,31 @@ pub(crate) enum CreateOrderErrors {
     operation_id = "create_order",
     params(CreateOrderHeaders),
     request_body(content = schema::NewOrder, description = "The order, at most 65536 bytes."),
+    security(("api_key" = []), ("token" = [])),
     responses(OrderCreated, CreateOrderErrors, CommonErrors),
 )]
 pub(crate) async fn create_order(
     State(api): State<Arc<Api>>,
+    principal: Result<Principal, ApiError>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let deadline = Instant::now() + api.request_timeout;
+    let principal = match principal {
+        Ok(principal) => principal,
+        Err(denied) => {
+            body::discard(&headers, body.into_data_stream(), deadline).await;
+            return Err(denied);
+        }
+    };
     let bytes = body::read(&headers, body, deadline).await?;
     let _permit = api.permit()?;
     let key = IdempotencyKey::from_headers(&headers)?;
     let document = Document::parse(&bytes).map_err(ApiError::NotJson)?;
     let request = validate::order(document).map_err(ApiError::Invalid)?;
+    if !principal.may_act_for(&request.customer_id) {
+        return Err(Denied::OtherCustomer.into());
+    }
     let claim = key.map(|key| Claim::new(key, &request));
     let mut order = Order::create(request.customer_id, request.currency, request.items);
 
@@ -155,6 +167,7 @@ fn created(order: &Order) -> impl IntoResponse {
     let location = format!("/orders/{}", order.order_id);
     (
         StatusCode::CREATED,
+        [NO_STORE],
         [(LOCATION, location)],
         Json(OrderView::from(order)).into_response(),
     )

@@ -17,7 +17,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::Instruments;
 use super::metrics::{Ended, SCHEME};
-use crate::body::single_value;
+use crate::headers::single_value;
 use crate::problem::ErrorType;
 
 /// Runs the request in its span, and records its duration.

@@ -43,6 +43,22 @@ fn an_invalid_option_exits_with_64_and_one_sentence() {
         ("ORDER_API_DRAIN_DELAY", "5", "unit"),
         ("ORDER_API_DRAIN_DELAY", "6m", "0s to 5m"),
         ("SHUTDOWN_GRACE", "soon", "unit"),
+        ("ORDER_API_LISTEN", "0.0.0.0:8080", "ORDER_API_KEYS_FILE"),
+        ("ORDER_API_ANONYMOUS", "deny", "allow"),
+        ("ORDER_API_KEYS_FILE", "/nonexistent", "cannot be opened"),
+        ("ORDER_API_KEYS_FILE", "/dev/null", "has no keys"),
+        ("ORDER_API_KEYS_FILE", "/dev/zero", "is larger than"),
+        ("ORDER_API_JWKS", "http://id.example.org/jwks", "https://"),
+        ("ORDER_API_JWKS", "/etc/jwks.json", "ORDER_API_JWT_ISSUER"),
+        ("ORDER_API_JWT_ISSUER", "", "empty"),
+        (
+            "ORDER_API_JWT_ISSUER",
+            "https://id.example.org",
+            "ORDER_API_JWT_AUDIENCE",
+        ),
+        ("ORDER_API_PRINCIPAL_RATE", "0", "1000000"),
+        ("ORDER_API_ADDRESS_RATE", "many", "1000000"),
+        ("ORDER_API_TRUSTED_PROXIES", "proxy", "10.0.0.0/8"),
         ("LOG_FORMAT", "xml", "json"),
         ("AWS_ENDPOINT_URL", "localhost:8000", "AWS_ENDPOINT_URL"),
         ("AWS_ENDPOINT_URL_DYNAMODB", "nonsense", "http://"),
@@ -60,6 +76,21 @@ fn an_invalid_option_exits_with_64_and_one_sentence() {
     assert_eq!(output.status.code(), Some(64));
     let output = run(&[], &[]);
     assert_eq!(output.status.code(), Some(64), "no region");
+}
+
+#[test]
+fn a_file_of_keys_with_errors_is_explained_in_one_sentence() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "# keys\na b c-1\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let environment = [("AWS_REGION", "us-east-1"), ("ORDER_API_KEYS_FILE", path)];
+    let output = run(&[], &environment);
+    assert_eq!(output.status.code(), Some(64));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let expected = format!(
+        "error: ORDER_API_KEYS_FILE ({path}) line 2: the hash of `a` must be 64 hexadecimal digits, the SHA-256 of the key\n"
+    );
+    assert_eq!(stderr, expected);
 }
 
 #[test]
@@ -90,6 +121,17 @@ fn help_shows_every_option_with_its_variable_and_default() {
         "[default: 2048]",
         "[env: ORDER_API_DRAIN_DELAY",
         "[default: 0s]",
+        "[env: ORDER_API_KEYS_FILE",
+        "[env: ORDER_API_JWT_ISSUER",
+        "[env: ORDER_API_JWT_AUDIENCE",
+        "[env: ORDER_API_JWKS",
+        "[env: ORDER_API_JWT_CUSTOMER_CLAIM",
+        "[default: customer_id]",
+        "[env: ORDER_API_ANONYMOUS",
+        "[env: ORDER_API_PRINCIPAL_RATE",
+        "[default: 1000]",
+        "[env: ORDER_API_ADDRESS_RATE",
+        "[env: ORDER_API_TRUSTED_PROXIES",
         "[env: SHUTDOWN_GRACE",
         "[default: 20s]",
         "[env: LOG_FORMAT",

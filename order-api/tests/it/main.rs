@@ -4,14 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod atomicity;
+mod authentication;
 mod bad_input;
 mod bounds;
 mod config;
 mod hostile;
 mod idempotency;
+mod issuer;
 mod load;
 mod openapi;
 mod otlp_collector;
+mod rate_limits;
 mod readiness;
 mod rolling_restart;
 mod shutdown;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::World;
 
@@ -68,12 +68,15 @@ async fn every_route_is_documented_with_its_responses() {
     assert_eq!(
         statuses("/orders", "post"),
         [
-            "201", "400", "405", "408", "413", "415", "422", "500", "503", "504"
+            "201", "400", "401", "403", "405", "408", "413", "415", "422", "429", "500", "503",
+            "504"
         ]
     );
     assert_eq!(
         statuses("/orders/{id}", "get"),
-        ["200", "404", "405", "500", "503", "504"]
+        [
+            "200", "401", "403", "404", "405", "429", "500", "503", "504"
+        ]
     );
     assert_eq!(statuses("/healthz", "get"), ["200"]);
     assert_eq!(statuses("/readyz", "get"), ["200", "503"]);
@@ -84,6 +87,29 @@ async fn every_route_is_documented_with_its_responses() {
     assert!(!headers["Location"].is_null() && !headers["Idempotency-Replayed"].is_null());
     let retry_after = &create["responses"]["503"]["headers"]["Retry-After"];
     assert!(!retry_after.is_null());
+}
+
+#[tokio::test]
+async fn operations_on_orders_require_the_accepted_credentials() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let hash = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed";
+    std::fs::write(file.path(), format!("a {hash} c-1")).unwrap();
+    let keys = [("ORDER_API_KEYS_FILE", file.path().to_str().unwrap())];
+    let bearer = json!("bearer");
+    for (options, required, token_scheme) in [
+        (&keys[..], json!([{"api_key": []}]), &Value::Null),
+        (&[], json!([{}, {"api_key": []}, {"token": []}]), &bearer),
+    ] {
+        let world = World::with(options).await;
+        let schemes = &world.document["components"]["securitySchemes"];
+        assert_eq!(schemes["api_key"]["in"], "header");
+        assert_eq!(schemes["api_key"]["name"], "X-API-Key");
+        assert_eq!(&schemes["token"]["scheme"], token_scheme);
+        let paths = &world.document["paths"];
+        assert_eq!(paths["/orders"]["post"]["security"], required);
+        assert_eq!(paths["/orders/{id}"]["get"]["security"], required);
+        assert!(paths["/healthz"]["get"]["security"].is_null());
+    }
 }
 
 #[tokio::test]
@@ -115,6 +141,8 @@ async fn the_page_needs_no_network() {
             "{text}"
         );
     }
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
     // All files that the page refers to are served by the API.
     for attribute in ["src=\"", "href=\""] {
         for reference in page.body.split(attribute).skip(1) {

@@ -147,6 +147,30 @@ async fn a_malformed_traceparent_starts_a_new_trace() {
 }
 
 #[tokio::test]
+async fn a_tracestate_of_16_kib_is_not_stored() {
+    let world = World::start().await;
+    let traceparent = format!("00-{TRACE}-{CALLER}-01");
+    let member = |n: usize| format!("v{n}={}", "x".repeat(250));
+    let long: Vec<_> = (0..64).map(member).collect();
+    for (tracestate, stored) in [(long.join(","), None), (member(1), Some(member(1)))] {
+        let headers = [
+            ("traceparent", traceparent.as_str()),
+            ("tracestate", tracestate.as_str()),
+        ];
+        let created = world.post_with(&headers, &an_order()).await;
+        let id = created.assert_created()["order_id"].clone();
+        let events = world.items("outbox").await;
+        let event = events
+            .iter()
+            .find(|event| event["aggregate_id"].as_s().unwrap() == &id);
+        let event = event.unwrap();
+        assert!(event["traceparent"].as_s().unwrap().contains(TRACE));
+        let tracestate = event.get("tracestate").map(|text| text.as_s().unwrap());
+        assert_eq!(tracestate, stored.as_ref());
+    }
+}
+
+#[tokio::test]
 async fn failed_requests_have_error_spans_and_probes_have_none() {
     let (world, receiver) = traced().await;
     for path in ["/healthz", "/readyz"] {
