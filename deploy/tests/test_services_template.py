@@ -17,7 +17,6 @@ ADMIN_PORTS = {"order-api": 8083, "outbox-relay": 8081, "inventory-worker": 8082
 FOREIGN = re.compile(r"AWS_|OTEL_")
 
 
-
 def sources():
     """Returns the text of all source files of the programs."""
     folders = ("order-api", "outbox-relay", "outbox-admin", "inventory-worker", "shared")

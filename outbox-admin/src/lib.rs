@@ -16,4 +16,4 @@ mod settings;
 pub mod web;
 
 pub use settings::{AggregateTables, Settings};
-pub use web::AdminToken;
+pub use web::{AdminToken, AdminTokens, AllowedHosts, MIN_REMOTE_TOKEN};

@@ -66,8 +66,10 @@ pub(crate) async fn serve(
         let status = status.clone();
         RelayViewSource::new(move |up_to| view(&status, up_to))
     };
-    let token = config.admin_token.clone();
-    let console = Console::new(&settings, token, instance, operator, view);
+    let tokens = config.console.tokens(config.admin_listen);
+    let tokens = tokens.map_err(RunError::Usage)?;
+    let hosts = config.console.admin_hosts.clone();
+    let console = Console::new(&settings, tokens, hosts, instance, operator, view);
     let health = RelayHealth {
         status,
         dynamodb: context.clients.dynamodb.clone(),

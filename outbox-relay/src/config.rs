@@ -1,16 +1,14 @@
 //! The relay's options.
 
-use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::builder::TypedValueParser;
-use clap::error::ErrorKind;
 use outbox::Buckets;
-use outbox_admin::{AdminToken, AggregateTables, Settings};
+use outbox_admin::{AggregateTables, Settings};
 use shared::aws::resource_names::parse_table;
 use shared::runtime::service::{ProcessOptions, RunError, parse_duration, parse_duration_within};
 
+use crate::console_options::ConsoleOptions;
 use crate::engine::OnFailure;
 use crate::routes::Routes;
 
@@ -22,7 +20,8 @@ const MIN_RETENTION: Duration = Duration::from_secs(25 * 3600);
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Address of the console, `/healthz`, `/readyz` and `/metrics`. An address
-    /// that other machines can reach requires RELAY_ADMIN_TOKEN.
+    /// that other machines can reach requires RELAY_ADMIN_TOKEN or
+    /// RELAY_ADMIN_TOKEN_FILE.
     #[arg(
         long,
         env = "RELAY_ADMIN_LISTEN",
@@ -31,16 +30,8 @@ pub struct Config {
     )]
     pub admin_listen: SocketAddr,
 
-    /// Token that the console requires for every request. A trailing line feed
-    /// is ignored.
-    #[arg(
-        long,
-        env = "RELAY_ADMIN_TOKEN",
-        value_name = "TOKEN",
-        hide_env_values = true,
-        value_parser = TokenParser
-    )]
-    pub admin_token: Option<AdminToken>,
+    #[command(flatten)]
+    pub console: ConsoleOptions,
 
     /// Queues of the events: comma-separated `event type pattern=queue
     /// name or URL`; `*` matches any characters, the first match decides. The
@@ -176,16 +167,12 @@ impl Config {
     /// Checks the options against each other.
     ///
     /// # Errors
-    /// [`RunError::Usage`] if the console would be reachable from other machines without a token,
+    /// [`RunError::Usage`] if other machines could use the console without a token, or guess it,
     /// both tables are the same, or RELAY_POLL_MIN exceeds RELAY_POLL_MAX.
     pub fn check(&self) -> Result<(), RunError> {
-        let is_local = self.admin_listen.ip().to_canonical().is_loopback();
-        if !is_local && self.admin_token.is_none() {
-            return Err(RunError::Usage(format!(
-                "RELAY_ADMIN_LISTEN is `{}`, which other machines can reach: set RELAY_ADMIN_TOKEN, or listen on 127.0.0.1",
-                self.admin_listen
-            )));
-        }
+        self.console
+            .tokens(self.admin_listen)
+            .map_err(RunError::Usage)?;
         if self.outbox_table == self.leases_table {
             return Err(RunError::Usage(format!(
                 "OUTBOX_TABLE and LEASES_TABLE are both `{}`; they must be two tables",
@@ -229,31 +216,6 @@ impl Config {
                 gethostname::gethostname().to_string_lossy(),
                 std::process::id(),
                 fastrand::u32(..)
-            )
-        })
-    }
-}
-
-/// Parser that rejects a token without repeating it. clap repeats any other rejected value.
-#[derive(Clone, Debug)]
-struct TokenParser;
-
-impl TypedValueParser for TokenParser {
-    type Value = AdminToken;
-
-    fn parse_ref(
-        &self,
-        _: &clap::Command,
-        _: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<Self::Value, clap::Error> {
-        // Secrets that are mounted as files often end with a line feed.
-        let text = value.to_string_lossy();
-        let token = text.trim_end_matches(['\r', '\n']);
-        token.parse().map_err(|reason| {
-            clap::Error::raw(
-                ErrorKind::ValueValidation,
-                format!("RELAY_ADMIN_TOKEN (--admin-token) {reason}\n"),
             )
         })
     }

@@ -17,6 +17,7 @@ mod admin_server;
 pub mod aws;
 pub mod cli;
 pub mod config;
+pub mod console_options;
 pub mod engine;
 pub mod policy;
 pub mod ports;

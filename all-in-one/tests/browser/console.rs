@@ -287,6 +287,48 @@ async fn the_token_is_requested_kept_for_the_tab_and_cleared() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs chromium and chromium-driver"]
+async fn a_token_that_permits_reading_only_shows_no_actions() {
+    let system = System::start().await;
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(tokens.path(), "ann to-operate\nbob to-read read\n").unwrap();
+    let path = tokens.path().to_str().unwrap();
+    let relay = system
+        .relay("relay-1", &[("RELAY_ADMIN_TOKEN_FILE", path)])
+        .await;
+    system.event("order-7", "order.placed", "{oops").await;
+    let browser = Browser::start().await;
+    browser.page.goto(relay.url("/")).await.unwrap();
+    for (token, operates) in [("to-read", false), ("to-operate", true)] {
+        browser.until("document.activeElement.id === 'token'").await;
+        browser.keys(token.to_owned() + Key::Enter).await;
+        browser.until_text("#health", "Needs attention").await;
+        browser
+            .run("location.hash = 'view=failed&id=order-7&sequence=1';")
+            .await;
+        browser.until_text("#detail .summary", "FAILED").await;
+        for action in ["#retry", "#discard", "footer [data-operate]"] {
+            browser
+                .until(&format!(
+                    "(document.querySelector('{action}')?.checkVisibility() ?? false) === {operates}"
+                ))
+                .await;
+        }
+        browser.run("document.activeElement.blur();").await;
+        browser.keys("r").await;
+        browser
+            .until(&format!(
+                "document.getElementById('dialog').open === {operates}"
+            ))
+            .await;
+        browser.keys(Key::Escape).await;
+        browser.click("#sign-out").await;
+    }
+    browser.has_no_errors().await;
+    browser.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium and chromium-driver"]
 async fn the_page_fits_wide_and_narrow_windows_light_and_dark() {
     let system = System::start().await;
     let relay = system.relay("relay-1", &[]).await;

@@ -225,7 +225,8 @@ fn the_console_has_a_token_because_it_is_reachable_from_the_network() {
     let listens: std::net::SocketAddr = listens.parse().unwrap();
     assert!(!listens.ip().is_loopback());
     let token = environment["RELAY_ADMIN_TOKEN"].as_str().unwrap();
-    assert_eq!(interpolated(token), "local");
+    assert_eq!(interpolated(token), "local-console-token");
+    assert!(interpolated(token).len() >= 16);
 }
 
 #[test]

@@ -1,16 +1,15 @@
 //! Authorization of requests to the console.
 //!
-//! With a token, every request to `/api/` must carry it in `Authorization`. A browser adds no
-//! credentials by itself, such as a cookie, so another site cannot act in its user's name.
+//! With tokens, every request to `/api/` must carry one in `Authorization`. A browser adds no
+//! credentials by itself, such as a cookie, so another site cannot act in its user's name. Without
+//! tokens, the port is bound to the loopback address, and every local client may use the console.
 //!
-//! Without a token, the port is bound to the loopback address, and every local client may use the
-//! console, except pages of other sites in a local browser:
+//! Pages of other sites in a browser are kept out in both cases:
 //! - The origin that a browser reports must be this console (cross-site request forgery).
 //! - Actions must be JSON, which an HTML form cannot send.
-//! - The requested host must be a loopback name. A name that an attacker's DNS resolves to this
-//!   address is not (DNS rebinding).
+//! - The requested host must be one of this console ([`AllowedHosts`]). A name that an attacker's
+//!   DNS resolves to this address is not (DNS rebinding).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -18,12 +17,12 @@ use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderName, ORIGIN,
     REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::admin_token::AdminToken;
+use super::admin_tokens::{AdminTokens, Permission};
+use super::allowed_hosts::AllowedHosts;
 use super::problem::Problem;
 
 /// Permits the console's own files and requests only. Forbids scripts and styles within the page,
@@ -51,18 +50,38 @@ const HEADERS: [(HeaderName, &str); 6] = [
 /// Configuration of the authorization.
 #[derive(Debug)]
 pub(super) struct Access {
-    pub(super) token: Option<AdminToken>,
+    pub(super) tokens: Option<AdminTokens>,
+    pub(super) hosts: AllowedHosts,
+}
+
+/// Sender of an authorized request; an extension of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Actor {
+    /// Name in the log.
+    pub(super) name: Arc<str>,
+    pub(super) is_read_only: bool,
 }
 
 /// Passes an authorized request on, and rejects any other with the reason.
 pub(super) async fn authorize(
     State(access): State<Arc<Access>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    match access.check(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    match access.check(request.method(), request.headers()) {
+        Ok(actor) => {
+            request.extensions_mut().insert(actor);
+            next.run(request).await
+        }
+        Err(problem) => {
+            tracing::info!(
+                method = %request.method(),
+                path = request.uri().path(),
+                reason = problem.detail(),
+                "a request to the console was rejected"
+            );
+            problem.into_response()
+        }
     }
 }
 
@@ -78,31 +97,54 @@ pub(super) async fn add_security_headers(request: Request, next: Next) -> Respon
 }
 
 impl Access {
-    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<Actor, Problem> {
         if is_cross_site(headers) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "requests from other sites are rejected: open the console at its own address",
             ));
         }
-        match &self.token {
-            Some(token) => match bearer_token(headers) {
-                Some(given) if token.matches(given) => Ok(()),
-                given => Err(Problem::new(
-                    StatusCode::UNAUTHORIZED,
-                    match given {
-                        None => "this relay requires a token: send its RELAY_ADMIN_TOKEN as a bearer token",
-                        Some(_) => "the token is wrong: use the RELAY_ADMIN_TOKEN of this relay",
-                    },
-                )
-                .with_header(WWW_AUTHENTICATE, "Bearer")),
-            },
-            None if has_loopback_host(headers) => Ok(()),
-            None => Err(Problem::new(
+        if !self.hosts.allow(headers, self.tokens.is_some()) {
+            return Err(Problem::new(
                 StatusCode::FORBIDDEN,
-                "without RELAY_ADMIN_TOKEN this relay accepts requests to localhost only: use that name, or configure a token",
-            )),
+                match self.tokens {
+                    Some(_) => {
+                        "this host is not one of the console: use localhost or an address, or add the name to RELAY_ADMIN_HOSTS"
+                    }
+                    None => {
+                        "without RELAY_ADMIN_TOKEN this relay accepts requests to localhost only: use that name, add the name to RELAY_ADMIN_HOSTS, or configure a token"
+                    }
+                },
+            ));
         }
+        let Some(tokens) = &self.tokens else {
+            return Ok(Actor {
+                name: "local".into(),
+                is_read_only: false,
+            });
+        };
+        let given = bearer_token(headers);
+        let Some(token) = given.and_then(|given| tokens.find(given)) else {
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                match given {
+                    None => "this relay requires a token: send its RELAY_ADMIN_TOKEN, or one of RELAY_ADMIN_TOKEN_FILE, as a bearer token",
+                    Some(_) => "the token is wrong: use the RELAY_ADMIN_TOKEN of this relay, or one of its RELAY_ADMIN_TOKEN_FILE",
+                },
+            )
+            .with_header(WWW_AUTHENTICATE, "Bearer"));
+        };
+        let is_read_only = token.permission() == Permission::Read;
+        if is_read_only && !method.is_safe() {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "this token permits reading only: use one that permits changes",
+            ));
+        }
+        Ok(Actor {
+            name: token.name().into(),
+            is_read_only,
+        })
     }
 }
 
@@ -130,21 +172,6 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
-/// Returns `true` if the header `Host` is `localhost` or a loopback address.
-fn has_loopback_host(headers: &HeaderMap) -> bool {
-    let authority = headers
-        .get(HOST)
-        .and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    authority.is_some_and(|authority| {
-        let host = authority.host();
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        host.eq_ignore_ascii_case("localhost")
-            || address
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.to_canonical().is_loopback())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,35 +184,58 @@ mod tests {
         headers
     }
 
-    fn status(token: Option<&str>, pairs: &[(&'static str, &str)]) -> Option<u16> {
+    fn check(
+        tokens: Option<&str>,
+        method: &Method,
+        pairs: &[(&'static str, &str)],
+    ) -> Result<Actor, u16> {
         let access = Access {
-            token: token.map(|token| token.parse().unwrap()),
+            tokens: tokens.map(|content| AdminTokens::parse_file(content).unwrap()),
+            hosts: "relay.internal".parse().unwrap(),
         };
-        let rejection = access.check(&headers(pairs)).err();
-        rejection.map(|problem| problem.status().as_u16())
+        let checked = access.check(method, &headers(pairs));
+        checked.map_err(|problem| problem.status().as_u16())
+    }
+
+    fn status(tokens: Option<&str>, pairs: &[(&'static str, &str)]) -> Option<u16> {
+        check(tokens, &Method::GET, pairs).err()
     }
 
     #[test]
-    fn without_a_token_only_loopback_hosts_are_accepted() {
-        for host in [
-            "localhost:8081",
-            "LOCALHOST",
-            "127.0.0.1:1",
-            "127.9.9.9",
-            "[::1]:8081",
-        ] {
-            assert_eq!(status(None, &[("host", host)]), None, "{host}");
+    fn a_host_that_is_not_of_the_console_is_rejected_with_and_without_a_token() {
+        let authorization = ("authorization", "Bearer t0");
+        for tokens in [None, Some("t0")] {
+            for host in ["localhost:8081", "127.0.0.1", "relay.internal:8081"] {
+                let headers = [("host", host), authorization];
+                assert_eq!(status(tokens, &headers), None, "{host}");
+            }
+            for host in ["evil.example", "evil.example:8081", "a b"] {
+                let headers = [("host", host), authorization];
+                assert_eq!(status(tokens, &headers), Some(403), "{host}");
+            }
+            assert_eq!(status(tokens, &[authorization]), Some(403));
         }
-        for host in [
-            "example.org:8081",
-            "10.0.0.1",
-            "localhost.example.org",
-            "[::2]",
-            "a b",
-        ] {
-            assert_eq!(status(None, &[("host", host)]), Some(403), "{host}");
+    }
+
+    #[test]
+    fn a_token_to_read_permits_no_change() {
+        let tokens = Some("ann t0\nbob t1 read");
+        let with = |method: &Method, authorization| {
+            let headers = [("host", "localhost"), ("authorization", authorization)];
+            check(tokens, method, &headers)
+                .map(|actor| (actor.name.to_string(), actor.is_read_only))
+        };
+        assert_eq!(
+            with(&Method::POST, "Bearer t0"),
+            Ok(("ann".to_owned(), false))
+        );
+        assert_eq!(
+            with(&Method::GET, "Bearer t1"),
+            Ok(("bob".to_owned(), true))
+        );
+        for method in [Method::POST, Method::PUT, Method::DELETE] {
+            assert_eq!(with(&method, "Bearer t1"), Err(403), "{method}");
         }
-        assert_eq!(status(None, &[]), Some(403));
     }
 
     #[test]
@@ -224,7 +274,8 @@ mod tests {
 
     #[test]
     fn with_a_token_no_other_credential_is_accepted() {
-        let with = |authorization| status(Some("t0"), &[("authorization", authorization)]);
+        let host = ("host", "localhost");
+        let with = |authorization| status(Some("t0"), &[host, ("authorization", authorization)]);
         assert_eq!(with("Bearer t0"), None);
         assert_eq!(with("bearer t0"), None);
         for wrong in ["Bearer t", "Bearer  t0", "t0", "Basic t0", "Bearer", ""] {

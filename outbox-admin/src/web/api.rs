@@ -7,13 +7,14 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use outbox::timestamp::Timestamp;
 use outbox_store::dynamodb::EventChange;
 use outbox_store::{EventFilter, EventKey, EventState, PageToken, TypePattern, is_number};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use super::access::Actor;
 use super::bounded_page::{PAGE_SIZE, list_page};
 use super::live::Live;
 use super::problem::Problem;
@@ -186,6 +187,7 @@ fn require_existing(change: EventChange, key: &EventKey) -> Result<EventChange, 
 /// Makes a failed event pending again.
 async fn retry(
     Shared(live): Shared<Arc<Live>>,
+    Extension(actor): Extension<Actor>,
     body: Result<Json<EventKeyParams>, JsonRejection>,
 ) -> Result<Json<EventChange>, Problem> {
     let Json(params) = body?;
@@ -193,6 +195,7 @@ async fn retry(
     let change = require_existing(live.operator.retry(&key).await?, &key)?;
     if change.changed {
         tracing::info!(
+            actor = &*actor.name,
             aggregate_id = key.aggregate_id,
             sequence = key.sequence,
             "event retried by an operator through the console"
@@ -224,6 +227,7 @@ struct DiscardParams {
 /// Discards a failed or pending event for good.
 async fn discard(
     Shared(live): Shared<Arc<Live>>,
+    Extension(actor): Extension<Actor>,
     body: Result<Json<DiscardParams>, JsonRejection>,
 ) -> Result<Json<EventChange>, Problem> {
     let Json(params) = body?;
@@ -232,8 +236,10 @@ async fn discard(
     let change = require_existing(live.operator.discard(&key, reason).await?, &key)?;
     if change.changed {
         tracing::warn!(
+            actor = &*actor.name,
             aggregate_id = key.aggregate_id,
             sequence = key.sequence,
+            reason,
             "event discarded by an operator through the console"
         );
         // Later events of the aggregate may have waited for it.

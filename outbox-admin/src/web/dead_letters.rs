@@ -12,11 +12,12 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, State as Shared};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::access::Actor;
 use super::live::Live;
 use super::problem::Problem;
 use crate::service::OperateError;
@@ -56,10 +57,12 @@ struct MessageParams {
 
 async fn redrive(
     live: Shared<Arc<Live>>,
+    Extension(actor): Extension<Actor>,
     body: Result<Json<MessageParams>, JsonRejection>,
 ) -> Result<Json<DeadLetterChange>, Problem> {
     let change = change(live, body?, DeadLetterAction::Redrive).await?;
     tracing::info!(
+        actor = &*actor.name,
         message_id = change.0.changed.first().map(|letter| &letter.message_id),
         "dead letter redriven by an operator through the console"
     );
@@ -68,10 +71,12 @@ async fn redrive(
 
 async fn discard(
     live: Shared<Arc<Live>>,
+    Extension(actor): Extension<Actor>,
     body: Result<Json<MessageParams>, JsonRejection>,
 ) -> Result<Json<DeadLetterChange>, Problem> {
     let change = change(live, body?, DeadLetterAction::Discard).await?;
     tracing::warn!(
+        actor = &*actor.name,
         message_id = change.0.changed.first().map(|letter| &letter.message_id),
         "dead letter discarded by an operator through the console"
     );

@@ -9,12 +9,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::Sse;
 use axum::response::sse::Event;
 use axum::routing::get;
+use axum::{Extension, Router};
 use futures::stream::{self, Stream};
 use outbox::timestamp::Timestamp;
 use outbox_store::{EventFilter, EventState};
@@ -24,6 +24,7 @@ use shared::runtime::health::Report;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
+use super::access::Actor;
 use super::bounded_page::{PAGE_SIZE, list_page};
 use super::problem::Problem;
 use super::relay_view::{ActivitySlot, PublishedEvent, RelayView, RelayViewSource, ViewedUpTo};
@@ -53,6 +54,14 @@ pub(super) struct About {
     pub(super) consumer_group: String,
     pub(super) outbox_table: String,
     pub(super) version: &'static str,
+}
+
+/// Identity of the relay, and what the viewer's token permits.
+#[derive(Serialize)]
+struct AboutForViewer<'a> {
+    #[serde(flatten)]
+    about: &'a About,
+    read_only: bool,
 }
 
 /// State that all viewers share.
@@ -249,8 +258,13 @@ struct Viewer {
 /// Opens a stream of live updates for a viewer.
 async fn stream_updates(
     Shared(live): Shared<Arc<Live>>,
+    Extension(actor): Extension<Actor>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let about = sse_event("about", &live.about);
+    let about = AboutForViewer {
+        about: &live.about,
+        read_only: actor.is_read_only,
+    };
+    let about = sse_event("about", &about);
     let snapshots = live.snapshots.subscribe();
     let guard = ViewerGuard::new(live).ok_or_else(|| {
         Problem::new(

@@ -1,7 +1,7 @@
 //! The console: a page on the admin port that shows the outbox and the relays, and with which an
 //! operator retries and discards events.
 //!
-//! - `access`, `admin_token`: authorization of requests.
+//! - `access`, `admin_tokens`, `allowed_hosts`: authorization of requests.
 //! - `assets`: the files of the page, which need no build step.
 //! - `api`: queries and actions, as JSON.
 //! - `dead_letters`: the queues' dead letters, as JSON.
@@ -14,7 +14,8 @@
 //! while no client is connected.
 
 mod access;
-mod admin_token;
+mod admin_tokens;
+mod allowed_hosts;
 mod api;
 mod assets;
 mod bounded_page;
@@ -26,7 +27,8 @@ mod relay_view;
 use std::sync::Arc;
 
 use access::Access;
-pub use admin_token::AdminToken;
+pub use admin_tokens::{AdminToken, AdminTokens, MIN_REMOTE_TOKEN};
+pub use allowed_hosts::AllowedHosts;
 use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -45,11 +47,12 @@ pub struct Console {
 }
 
 impl Console {
-    /// Returns the console of the relay `instance`, whose state `relay` returns. Requests must
-    /// carry `token` if there is one.
+    /// Returns the console of the relay `instance`, whose state `relay` returns. Requests must be
+    /// for one of `hosts`, and carry one of `tokens` if there are any.
     pub fn new(
         settings: &Settings,
-        token: Option<AdminToken>,
+        tokens: Option<AdminTokens>,
+        hosts: AllowedHosts,
         instance: String,
         operator: Operator,
         relay: RelayViewSource,
@@ -61,7 +64,7 @@ impl Console {
             version: env!("CARGO_PKG_VERSION"),
         };
         Self {
-            access: Arc::new(Access { token }),
+            access: Arc::new(Access { tokens, hosts }),
             live: Arc::new(Live::new(about, operator, relay)),
         }
     }

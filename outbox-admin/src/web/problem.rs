@@ -33,6 +33,10 @@ impl Problem {
         self
     }
 
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status

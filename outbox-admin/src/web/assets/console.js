@@ -231,6 +231,7 @@ const handlers = {
 };
 
 function onConnected(about) {
+  document.body.toggleAttribute("data-read-only", about.read_only);
   byId("sign-in").hidden = true;
   byId("content").hidden = false;
   byId("sign-out").hidden = token.get() === null;

@@ -87,7 +87,7 @@ export class DeadLetters {
 /** Creates the buttons of a row. */
 export const actions = ({ message_id: id }) =>
   Object.entries(ACTIONS).map(([action, { yes }]) =>
-    el("button", { type: "button", class: "quiet", "data-action": action, "data-message": id }, yes),
+    el("button", { type: "button", class: "quiet", "data-operate": "", "data-action": action, "data-message": id }, yes),
   );
 
 /** Creates the link to the trace of a message. */

@@ -121,8 +121,10 @@ function render(event) {
 const closeButton = () =>
   el("button", { class: "icon close", "aria-label": "Close", title: "Close (Esc)", click: () => open?.onClose() }, "✕");
 
-const canRetry = (event) => event?.status === "FAILED";
-const canDiscard = (event) => ["FAILED", "PENDING"].includes(event?.status);
+/** The relay rejects changes with a token that permits reading only. */
+const isReadOnly = () => document.body.hasAttribute("data-read-only");
+const canRetry = (event) => !isReadOnly() && event?.status === "FAILED";
+const canDiscard = (event) => !isReadOnly() && ["FAILED", "PENDING"].includes(event?.status);
 
 function actions(event) {
   const parts = [];
@@ -144,9 +146,9 @@ function blockage(blocking) {
   const name = el("a", { href: `#${open.eventHash(blocking)}` }, blocking.event_id);
   return [el("div", { id: "blocked", class: "notice" },
     el("p", {}, "Blocked by ", name, ...blockingCause(blocking)),
-    el("div", { class: "actions" },
+    ...(isReadOnly() ? [] : [el("div", { class: "actions" },
       el("button", { id: "retry-blocking", class: "main", click: () => confirmAction("retry", blocking) }, "Retry it"),
-      el("button", { id: "discard-blocking", click: () => confirmAction("discard", blocking) }, "Discard it…")))];
+      el("button", { id: "discard-blocking", click: () => confirmAction("discard", blocking) }, "Discard it…"))]))];
 }
 
 /** Returns since when and why an event is failed, as a part of a sentence. */

@@ -165,21 +165,66 @@ async fn requests_from_other_sites_are_rejected_and_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_a_host_other_than_localhost_is_rejected() {
-    let console = Console::open(&[]).await;
-    for (method, path) in GUARDED {
-        let response = console
-            .http
-            .request(method.parse().unwrap(), console.relay.url(path))
-            .header(header::HOST, "attacker.example:8081")
-            .json(&key("a", 1))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
-        assert!(detail(response).await.contains("localhost"));
+async fn a_host_that_is_not_of_the_console_is_rejected_with_and_without_a_token() {
+    for console in [Console::open(&[]).await, Console::with_token().await] {
+        for (method, path) in GUARDED {
+            let request = console
+                .http
+                .request(method.parse().unwrap(), console.relay.url(path))
+                .header(header::HOST, "evil.example:8081")
+                .json(&key("a", 1));
+            let response = console.authorized(request).send().await.unwrap();
+            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
+            assert!(detail(response).await.contains("localhost"));
+        }
+        console.json("/api/events?state=failed").await;
     }
-    console.json("/api/events?state=failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_tokens_names_who_did_what_and_who_may_only_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        file.path(),
+        "ann token-of-ann-0001\nbob token-of-bob-0001 read\n",
+    )
+    .unwrap();
+    let path = file.path().to_str().unwrap();
+    let console = Console::open(&[("RELAY_ADMIN_TOKEN_FILE", path)]).await;
+    console.stage.put(failed("a", 1, "for the test")).await;
+    let send = async |token: &str, method: Method, path: &str| {
+        let request = console.http.request(method, console.relay.url(path));
+        let request = request.bearer_auth(token).json(&key("a", 1));
+        request.send().await.unwrap()
+    };
+    let events = "/api/events?state=failed";
+    for (token, status) in [
+        ("token-of-ann-0001", 200),
+        ("token-of-bob-0001", 200),
+        ("ann", 401),
+    ] {
+        let response = send(token, Method::GET, events).await;
+        assert_eq!(response.status(), status, "{token}");
+    }
+    let actions = GUARDED.iter().filter(|(method, _)| *method == "POST");
+    for (_, path) in actions {
+        let response = send("token-of-bob-0001", Method::POST, path).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        assert!(detail(response).await.contains("reading only"));
+    }
+    let stored = console.stage.event("a", 1).await;
+    assert_eq!(string(&stored, "status"), Some("FAILED"));
+
+    let response = send("token-of-ann-0001", Method::POST, "/api/retry").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let logged = eventually(DEADLINE, || async {
+        let log = console.relay.log();
+        let line = log.lines().find(|line| line.contains("event retried by"));
+        line.map(str::to_owned).ok_or(log)
+    });
+    let line = logged.await.unwrap();
+    assert!(line.contains("\"ann\""), "{line}");
+    assert!(!console.relay.log().contains("token-of-"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,6 +280,35 @@ fn listening_beyond_loopback_requires_a_token() {
 }
 
 #[test]
+fn listening_beyond_loopback_requires_long_tokens() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "0123456789abcdef\nbob 0123456789abcde read").unwrap();
+    let path = file.path().to_str().unwrap();
+    for (name, value, expected) in [
+        (
+            "RELAY_ADMIN_TOKEN",
+            "0123456789abcde",
+            "at least 16 characters",
+        ),
+        ("RELAY_ADMIN_TOKEN_FILE", path, "at least 16 characters"),
+        ("RELAY_ADMIN_TOKEN_FILE", "/dev/null", "has no token"),
+        ("RELAY_ADMIN_TOKEN_FILE", "/nonexistent", "cannot be opened"),
+    ] {
+        let output = Command::new(RELAY)
+            .env("RELAY_ADMIN_LISTEN", "0.0.0.0:0")
+            .env("AWS_REGION", "us-east-1")
+            .env(name, value)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64), "{name}={value}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.contains(expected), "{message}");
+        assert!(!message.contains("0123456789"), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
 fn an_invalid_token_is_rejected_and_no_token_is_printed() {
     for token in ["", "two words", "naïve"] {
         let output = Command::new(RELAY)
@@ -254,19 +328,25 @@ fn an_invalid_token_is_rejected_and_no_token_is_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_the_relay_listens_on_any_address_and_host() {
+async fn with_a_token_the_relay_listens_on_any_address_for_the_configured_hosts() {
     let stage = crate::support::Stage::new().await;
     let environment = [
         ("RELAY_ADMIN_LISTEN", "0.0.0.0:0"),
         ("RELAY_ADMIN_TOKEN", TOKEN),
+        ("RELAY_ADMIN_HOSTS", "relay.internal"),
     ];
     let console = Console::on(stage, &environment, Some(TOKEN)).await;
-    // The host does not matter, as the token authorizes the request.
     let url = format!(
         "http://127.0.0.1:{}/api/events?state=failed",
         console.relay.address().port()
     );
-    let request = console.http.get(url).header(header::HOST, "relay.internal");
-    let response = console.authorized(request).send().await.unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
+    for (host, status) in [
+        ("relay.internal", StatusCode::OK),
+        ("192.0.2.7:8081", StatusCode::OK),
+        ("evil.example", StatusCode::FORBIDDEN),
+    ] {
+        let request = console.http.get(&url).header(header::HOST, host);
+        let response = console.authorized(request).send().await.unwrap();
+        assert_eq!(response.status(), status, "{host}");
+    }
 }
