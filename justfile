@@ -9,7 +9,7 @@ default:
 up *args:
     cargo run --release -p all-in-one -- {{ args }}
 
-# Run the gate: formatting, alerts, documents, lints, documentation, tests
+# Run the gate: formatting, alerts, chart, workflows, documents, lints, documentation, tests
 ci:
     .ci/run
 
@@ -58,6 +58,14 @@ bench:
 alerts:
     promtool check config deploy/prometheus/prometheus.yml
     promtool test rules deploy/prometheus/alerts_test.yml
+
+# Check the Helm chart (needs Go and pip)
+chart:
+    deploy/helm/check
+
+# Check the workflows (needs Go and shellcheck)
+workflows:
+    .ci/check-workflows
 
 # Check licences, sources and banned crates (needs cargo-deny)
 deny:
