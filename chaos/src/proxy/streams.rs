@@ -34,8 +34,9 @@ pub(super) struct Trims {
 struct State {
     /// Sequence number of the last trimmed record.
     horizons: HashMap<Shard, String>,
-    /// Readers by their iterators, because an iterator does not identify its shard. A used
-    /// iterator is replaced by its successor; each reader that dies leaves one entry.
+    /// Readers by their iterators, because an iterator does not identify its shard. An iterator is
+    /// forgotten when its successor is used: until then a process that did not receive the page
+    /// may use it again. Each reader that dies leaves two entries.
     iterators: HashMap<String, Reader>,
 }
 
@@ -44,6 +45,8 @@ struct Reader {
     shard: Shard,
     /// `true` if it reads the shard from the oldest record and has not received any.
     is_first: bool,
+    /// The iterator before this one.
+    previous: Option<String>,
 }
 
 /// Records that a reader does not receive, because they are trimmed.
@@ -92,6 +95,7 @@ impl Trims {
             let reader = Reader {
                 shard: shard(&request.json()),
                 is_first: is_oldest,
+                previous: None,
             };
             self.state().iterators.insert(iterator, reader);
         }
@@ -103,7 +107,10 @@ impl Trims {
         let used = text(&request.json()["ShardIterator"])?;
         let body = response.json()?;
         let mut state = self.state();
-        let mut reader = state.iterators.remove(&used)?;
+        let mut reader = state.iterators.get(&used)?.clone();
+        if let Some(previous) = reader.previous.replace(used) {
+            state.iterators.remove(&previous);
+        }
         let records = records(&body);
         let next = text(&body["NextShardIterator"]);
         let page = Page {
@@ -137,7 +144,9 @@ impl Trims {
         let reader = state
             .iterators
             .get(request.json()["ShardIterator"].as_str()?)?;
-        let Reader { shard, is_first } = reader.clone();
+        let Reader {
+            shard, is_first, ..
+        } = reader.clone();
         let page = Page {
             shard: shard.1.clone(),
             events: events(&records[..=last]),
@@ -309,8 +318,29 @@ mod tests {
             assert_eq!(trims.read(&read, &response(&page)), Some(expected));
         }
         let state = trims.state();
-        assert_eq!(state.iterators.keys().collect::<Vec<_>>(), ["k"]);
+        let mut known: Vec<_> = state.iterators.keys().collect();
+        known.sort();
+        assert_eq!(known, ["j", "k"]);
         assert!(!state.iterators["k"].is_first, "it has received records");
+    }
+
+    #[test]
+    fn a_page_that_was_not_received_is_read_again() {
+        let trims = Trims::default();
+        trims.located(
+            &at("TRIM_HORIZON", None),
+            &response(&json!({"ShardIterator": "i"})),
+            true,
+        );
+        let read = request(&json!({"ShardIterator": "i"}));
+        for next in ["j", "k"] {
+            let page = json!({"NextShardIterator": next, "Records": [record("INSERT", "1")]});
+            let page = trims.read(&read, &response(&page)).unwrap();
+            assert_eq!(page.events, [("a-1".to_owned(), 1)]);
+        }
+        let read = request(&json!({"ShardIterator": "k"}));
+        let page = response(&json!({"NextShardIterator": "l", "Records": []}));
+        assert!(trims.read(&read, &page).is_some());
     }
 
     #[test]
@@ -324,6 +354,6 @@ mod tests {
         let read = request(&json!({"ShardIterator": "i"}));
         let page = trims.read(&read, &response(&json!({"Records": []})));
         assert!(page.unwrap().is_last);
-        assert!(trims.state().iterators.is_empty());
+        assert_eq!(trims.state().iterators.keys().collect::<Vec<_>>(), ["i"]);
     }
 }
