@@ -13,7 +13,7 @@ use crate::auth::AuthOptions;
 
 /// Upper bound on the bytes of requests that have not arrived completely, and of their buffers. A
 /// request has at most 96 KiB, and usually arrives at once.
-const MAX_ARRIVING_BYTES: usize = 16 * 1024 * 1024;
+const MAX_ARRIVING_BYTES: usize = 8 * 1024 * 1024;
 
 /// File descriptors besides connections: listeners, timers, the connection to a collector, and
 /// connections that are being closed.

@@ -160,6 +160,30 @@ async fn a_request_takes_memory_for_what_was_sent_of_it_and_not_for_what_it_anno
 }
 
 #[tokio::test]
+async fn requests_that_arrive_at_once_are_received_within_the_bound() {
+    descriptors::raise_limit();
+    let world = World::start().await;
+    let mut clients = attack(&world, 4_000, |_| Vec::new()).await;
+    // All of it is in the buffers of the kernel when the API continues.
+    let signal = |signal: &str| {
+        let pid = world.api.pid().unwrap().to_string();
+        let mut kill = std::process::Command::new("/bin/sh");
+        kill.args(["-c", "kill $0 $1", signal, &pid]);
+        assert!(kill.status().unwrap().success());
+    };
+    signal("-STOP");
+    let most = unfinished_body(1);
+    for client in &mut clients {
+        client.write_all(&most).await.unwrap();
+    }
+    signal("-CONT");
+    ordinary_orders(&world).await;
+    let memory = peak_memory(&world.api);
+    println!("memory: {} MiB", memory / 1024);
+    assert!(memory < MEMORY_KIB, "{memory} KiB");
+}
+
+#[tokio::test]
 async fn an_unfinished_body_takes_no_permit() {
     let world = World::with(&[("ORDER_API_MAX_CONCURRENCY", "1")]).await;
     let _bodies = attack(&world, 20, unfinished_body).await;
