@@ -2,9 +2,8 @@
 //! delete within the queue's number of receives.
 //!
 //! SQS has no request that lists messages. They are received, which hides them from others for
-//! [`queue::HIDDEN_FOR`] at most, and made visible again before an operation ends. Their receive
-//! counts grow; nothing else changes. Dead letters are not in the outbox table: their events were
-//! published.
+//! two minutes at most, and made visible again before an operation ends. Their receive counts grow;
+//! nothing else changes. Dead letters are not in the outbox table: their events were published.
 //!
 //! While a message of a FIFO queue is hidden, SQS returns no later one of its group. So of a group
 //! only the first are seen, and those behind them after these were redriven or discarded.
