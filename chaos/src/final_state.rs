@@ -8,6 +8,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use outbox::item::{BY_STATE_INDEX, attribute};
 use outbox::{Buckets, OutboxItem};
 use serde_json::Value;
+use shared::order::attribute::orders::RESERVATION;
 use shared::order::{Order, OrderStatus};
 use shared::provision::dead_letter_queue_name;
 use tokio::time::Instant;
@@ -190,6 +191,15 @@ impl Backend {
         items
             .into_iter()
             .map(|item| {
+                let reservation = item.get(RESERVATION).map(|reservation| {
+                    quantities(reservation).ok_or_else(|| {
+                        Unreadable::malformed(
+                            table,
+                            format!("`{RESERVATION}` is not a map of numbers"),
+                        )
+                    })
+                });
+                let reservation = reservation.transpose()?;
                 let order =
                     Order::from_item(item).map_err(|error| Unreadable::malformed(table, error))?;
                 Ok(StoredOrder {
@@ -205,6 +215,7 @@ impl Backend {
                         .collect(),
                     status: order.status.as_str().to_owned(),
                     rejection_reason: order.rejection_reason,
+                    reservation,
                     version: order.version,
                     created_at: recorder.since_start(order.created_at),
                     updated_at: recorder.since_start(order.updated_at),
@@ -300,4 +311,12 @@ fn string(item: &Item, table: &str, name: &str) -> Result<String, Unreadable> {
             format!("`{name}` is not a string"),
         )),
     }
+}
+
+/// Reads a map of numbers.
+fn quantities(map: &AttributeValue) -> Option<BTreeMap<String, u64>> {
+    let quantities = map.as_m().ok()?.iter();
+    quantities
+        .map(|(sku, quantity)| Some((sku.clone(), quantity.as_n().ok()?.parse().ok()?)))
+        .collect()
 }

@@ -118,6 +118,18 @@ pub(super) fn stock(history: &History, found: &mut Findings) {
         let held = held.entry(line.sku.as_str()).or_default();
         *held = held.saturating_add_unsigned(line.quantity);
     }
+    for order in &history.end.orders {
+        let lines = order.lines.iter();
+        let lines = lines.map(|line| (line.sku.clone(), line.quantity));
+        let expected = (order.status == "PROCESSED").then(|| lines.collect());
+        if order.reservation != expected {
+            let what = format!(
+                "order {} is {} and records that it holds {:?}; expected is {expected:?}",
+                order.order_id, order.status, order.reservation
+            );
+            found.add(Invariant::Stock, None, what);
+        }
+    }
     for (sku, stock) in &history.end.inventory {
         let mut wrong =
             |what: String| found.add(Invariant::Stock, None, format!("SKU {sku}: {what}"));
@@ -232,6 +244,9 @@ mod tests {
                     sku: "SCARCE".to_owned(),
                     quantity: 3,
                 });
+                let held = order.reservation.as_mut();
+                held.expect("it is PROCESSED")
+                    .insert("SCARCE".to_owned(), 3);
                 for post in &mut history.posts {
                     if post.customer_id == order.customer_id {
                         post.lines = order.lines.clone();
@@ -295,6 +310,21 @@ mod tests {
             let order = &mut history.end.orders[UNKNOWN];
             order.status = "PROCESSED".to_owned();
             order.rejection_reason = None;
+            order.reservation = Some([("NOPE".to_owned(), 1)].into());
+        });
+    }
+
+    #[test]
+    fn a_reservation_of_other_lines_or_of_a_rejected_order_is_detected() {
+        assert_violations(Invariant::Stock, 1, |history| {
+            let held = history.end.orders[PROCESSED].reservation.as_mut();
+            held.expect("it is PROCESSED").insert("A".to_owned(), 3);
+        });
+        assert_violations(Invariant::Stock, 1, |history| {
+            history.end.orders[PROCESSED].reservation = None;
+        });
+        assert_violations(Invariant::Stock, 1, |history| {
+            history.end.orders[SHORT].reservation = Some([("SCARCE".to_owned(), 5)].into());
         });
     }
 }

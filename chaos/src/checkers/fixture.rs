@@ -246,6 +246,7 @@ fn end() -> End {
         }],
         status: "PROCESSED".to_owned(),
         rejection_reason: None,
+        reservation: Some([(sku.to_owned(), quantity)].into()),
         version: 2,
         created_at: at,
         updated_at: at + 80,
@@ -253,6 +254,7 @@ fn end() -> End {
     let rejected = |order: StoredOrder, reason: &str| StoredOrder {
         status: "REJECTED".to_owned(),
         rejection_reason: Some(format!("Not enough stock: {reason}")),
+        reservation: None,
         ..order
     };
     let orders = vec![

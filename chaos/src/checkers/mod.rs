@@ -101,7 +101,7 @@ impl Invariant {
                 "Every order becomes PROCESSED, or REJECTED for a correct reason, exactly once"
             }
             Self::Stock => {
-                "For each SKU, available + reserved is unchanged, and reserved grew by the quantities of PROCESSED orders"
+                "For each SKU, available + reserved is unchanged, and reserved grew by the quantities of PROCESSED orders, which each records as its reservation"
             }
             Self::NothingLost => {
                 "Every event was published and delivered, none was quarantined, and every published event is in the outbox"

@@ -29,6 +29,9 @@ pub(crate) struct StoredOrder {
     /// As stored: `CREATED`, `PROCESSED`, `REJECTED`.
     pub status: String,
     pub rejection_reason: Option<String>,
+    /// The stock that it holds by its own record: quantities by SKU.
+    #[serde(default)]
+    pub reservation: Option<BTreeMap<String, u64>>,
     pub version: u64,
     pub created_at: u64,
     pub updated_at: u64,
