@@ -101,6 +101,7 @@ impl BatchProcessor {
     async fn attempt(&self, batch: &mut Vec<OrderJob>, later: &mut Vec<OrderJob>) -> Step {
         let orders = batch.iter().map(OrderJob::transaction_order).collect();
         let mut transaction = Transaction::new(orders);
+        let mut is_renewed = false;
         loop {
             let result = {
                 let _permit = self.limit.request().await;
@@ -112,9 +113,14 @@ impl BatchProcessor {
                     self.breaker.record_success();
                     return Step::Committed;
                 }
-                Err(CommitError::TokenReused) => {
+                Err(CommitError::TokenReused) if !is_renewed => {
                     transaction.renew_token();
+                    is_renewed = true;
                     continue;
+                }
+                Err(CommitError::TokenReused) => {
+                    let text = "DynamoDB reports that a new token belongs to another transaction";
+                    AttemptError::Unavailable(text.to_owned())
                 }
                 Err(CommitError::Cancelled(reasons)) => {
                     let interpretation = interpret(&transaction, &reasons);
