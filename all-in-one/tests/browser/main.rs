@@ -9,5 +9,6 @@
 
 mod browser;
 mod console;
+mod dead_letters;
 mod killed;
 mod system;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::MessageAttributeValue;
 use local_cloud::{Config, LocalCloud};
 use serde_json::{Value, json};
 use test_support::Service;
@@ -10,6 +11,8 @@ use tokio::process::Command;
 
 /// The program under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_all-in-one");
+
+const DEAD_LETTERS: &str = "order-events-dlq";
 
 /// Short intervals, so that takeovers and retries are quick.
 const ENVIRONMENT: [(&str, &str); 10] = [
@@ -135,6 +138,21 @@ impl System {
             .send()
             .await
             .unwrap();
+    }
+
+    /// Sends a message to the dead-letter queue.
+    pub(crate) async fn dead_letter(&self, body: &str) {
+        let sqs = self.cloud.sqs_client();
+        let url = sqs.get_queue_url().queue_name(DEAD_LETTERS).send().await;
+        let url = url.unwrap().queue_url.unwrap();
+        let send = sqs.send_message().queue_url(url).message_body(body);
+        let trace = MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+            .build()
+            .unwrap();
+        let sent = send.message_attributes("traceparent", trace).send().await;
+        sent.unwrap();
     }
 }
 

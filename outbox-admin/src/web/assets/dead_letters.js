@@ -92,4 +92,4 @@ export const actions = ({ message_id: id }) =>
 
 /** Creates the link to the trace of a message. */
 export const trace = ({ trace_id: id, trace_url: url }) =>
-  url ? el("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, id) : (id ?? "");
+  url ? el("a", { href: url, title: id, target: "_blank", rel: "noopener noreferrer" }, id) : (id ?? "");
