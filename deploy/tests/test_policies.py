@@ -25,10 +25,6 @@ PROGRAMS = {
     "operator-read": ["operator-read"],
     "operator-act": ["operator-read", "operator-act"],
 }
-# Statements for which an older program has no request, and what the help of a newer one names.
-NEEDS_FEATURE = {
-    ("order-api", "CheckKeys"): "ORDER_API_UNSCOPED_KEYS",
-}
 LEASE = "1s"
 ROUTES = "order.*=order-events"
 A_DAY_AGO = "2026-01-01T00:00:00.000Z"
@@ -256,12 +252,6 @@ def dead_letters(system):
     )
 
 
-def features():
-    """Returns which features of NEEDS_FEATURE the program has."""
-    text = run(["order-api", "--help"], None)
-    return {None} | {name for name in NEEDS_FEATURE.values() if name in text}
-
-
 def denied(requests, name, own):
     """Returns the checks of the requests of `name` that none of `own` allows."""
     checks = {check for who, _, needed in requests if who == name for check in needed}
@@ -332,16 +322,11 @@ class Policies(unittest.TestCase):
 
     def test_every_permission_is_needed(self):
         extra = []
-        known = features()
         for name, files in PROGRAMS.items():
             own = iam.load(files[-1])
             others = sum(map(iam.load, files[:-1]), [])
             found = unneeded(self.requests, name, own, others)
-            extra += [
-                f"{name}: {permission}"
-                for permission in found
-                if NEEDS_FEATURE.get((name, permission.sid), None) in known
-            ]
+            extra += [f"{name}: {permission}" for permission in found]
         self.assertFalse(extra, "not needed by any request:\n" + "\n".join(extra))
 
     def test_a_permission_too_many_or_too_few_is_found(self):
