@@ -292,7 +292,7 @@ fn end() -> End {
         drained_after_ms: Some(1_500),
         outbox: outbox.collect(),
         orders,
-        idempotency: vec![key("k-1", "o-1"), key("k-3", "o-3")],
+        idempotency: vec![key("c-1#k-1", "o-1"), key("c-3#k-3", "o-3")],
         inventory: [
             ("A".to_owned(), stock(100, 3)),
             ("SCARCE".to_owned(), stock(1, 0)),

@@ -92,7 +92,13 @@ pub(super) fn atomic(history: &History, found: &mut Findings) {
             ));
             continue;
         };
-        let expected: Vec<&str> = posts[0].key.as_deref().into_iter().collect();
+        // The key of a client identifies a request of its customer only.
+        let customer = &order.customer_id;
+        let key = posts[0].key.as_ref();
+        let expected: Vec<_> = key
+            .map(|key| format!("{customer}#{key}"))
+            .into_iter()
+            .collect();
         let stored = keys.get(id.as_str()).map_or(&[][..], Vec::as_slice);
         if stored != expected {
             wrong(format!(
@@ -233,7 +239,7 @@ mod tests {
     fn an_idempotency_record_without_its_order_is_detected() {
         assert_violations(Invariant::Atomic, 1, |history| {
             history.end.idempotency.push(IdempotencyRecord {
-                key: "k-5".to_owned(),
+                key: "c-5#k-5".to_owned(),
                 order_id: "o-5".to_owned(),
             });
         });
@@ -271,7 +277,7 @@ mod tests {
             let order = &mut history.end.orders[3];
             order.customer_id = "c-3".to_owned();
             history.end.idempotency.push(IdempotencyRecord {
-                key: "k-3".to_owned(),
+                key: "c-3#k-3".to_owned(),
                 order_id: "o-4".to_owned(),
             });
         });
