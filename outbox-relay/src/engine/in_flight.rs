@@ -107,13 +107,14 @@ pub(crate) struct DispatchedBy {
     aggregate_id: String,
 }
 
-impl PartialEq for DispatchedBy {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shard, &other.shard) && self.aggregate_id == other.aggregate_id
-    }
-}
-
 impl DispatchedBy {
+    /// Returns what distinguishes it from others as long as it exists. Two leases of one shard have
+    /// different states.
+    pub(crate) fn identity(&self) -> (usize, String) {
+        let shard = Arc::as_ptr(&self.shard).addr();
+        (shard, self.aggregate_id.clone())
+    }
+
     /// Makes the gate forget which events of the aggregate it dispatched, so that it looks up the
     /// predecessor of the next one in the table.
     pub(crate) fn forget(&self) {

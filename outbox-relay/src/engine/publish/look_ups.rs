@@ -36,9 +36,6 @@ impl Publisher {
     /// was quarantined and they have to wait for it.
     fn settle_waiting(&mut self, event: &EventRef, status: Option<Status>, now: Instant) {
         if status == Some(Status::Failed) {
-            for ack in self.scheduler.acks(event) {
-                ack.record_rejected();
-            }
             self.hold_successors(event, now);
         }
         self.scheduler

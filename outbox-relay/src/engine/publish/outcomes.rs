@@ -204,10 +204,6 @@ impl Publisher {
     fn reject(&mut self, outgoing: &Outgoing, failure: String, now: Instant) {
         let event = &outgoing.event;
         let reference = EventRef::of(event);
-        // Before the gates forget it, so that none takes it as dispatched afterwards.
-        for ack in self.scheduler.acks(&reference) {
-            ack.record_rejected();
-        }
         self.hold_successors(&reference, now);
         let acks = self.scheduler.remove_rejected(&reference, now);
         let rejected = Rejected {

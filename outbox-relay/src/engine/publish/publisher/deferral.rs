@@ -13,6 +13,9 @@ use crate::policy::record_classifier::Event;
 use crate::policy::send_scheduler::{EventRef, QueueHealth, QueueReport};
 use crate::routes::QueueRef;
 
+/// Shards whose gates dispatched events to shed, by their identities.
+type DispatchingShards = BTreeMap<(usize, String), DispatchedBy>;
+
 /// Period in which events of a queue are deferred.
 #[derive(Debug, Default)]
 pub(super) struct Episode {
@@ -60,28 +63,59 @@ impl Publisher {
     /// No later event of these aggregates may be sent before them. Therefore their shards first
     /// forget that they were dispatched, so that the gates look them up in the table; then the
     /// commands that the gates sent before that are executed; then the events are removed. A gate
-    /// may dispatch an event between these steps, so they are repeated until there is nothing left
-    /// to remove.
+    /// may dispatch an event between these steps, so they are repeated until no further gate has
+    /// dispatched any, and until there is nothing left to remove.
     pub(in crate::engine::publish) fn shed(&mut self, first: &[EventRef], now: Instant) {
-        let mut shards: Vec<DispatchedBy> = Vec::new();
-        let mut is_first = true;
+        self.shed_after(None, first, now);
+    }
+
+    /// Sheds events as [`Self::shed`] does. The gates that dispatched `rejected` forget its
+    /// aggregate as well.
+    fn shed_after(&mut self, rejected: Option<&EventRef>, first: &[EventRef], now: Instant) {
+        let mut shards = DispatchingShards::new();
         loop {
-            for event in first {
-                for ack in self.scheduler.waiting_acks(event) {
-                    let shard = ack.dispatched_by(&event.aggregate_id);
-                    if shards.last() != Some(&shard) {
-                        shards.push(shard);
-                    }
-                }
+            while self.add_shards(&mut shards, rejected, first) {
+                self.forget_dispatched(&shards, now);
             }
-            shards.iter().for_each(DispatchedBy::forget);
-            while let Ok(command) = self.commands.try_recv() {
-                self.execute(command, now);
-            }
-            if !self.remove_shed(first, now) && !is_first {
+            if !self.remove_shed(first, now) {
                 return;
             }
-            is_first = false;
+            self.forget_dispatched(&shards, now);
+        }
+    }
+
+    /// Adds the shards whose gates dispatched `rejected` or the events to shed. Returns `true` if
+    /// there were any that `shards` does not contain.
+    fn add_shards(
+        &self,
+        shards: &mut DispatchingShards,
+        rejected: Option<&EventRef>,
+        first: &[EventRef],
+    ) -> bool {
+        let before = shards.len();
+        if let Some(rejected) = rejected {
+            for ack in self.scheduler.acks(rejected) {
+                // Before its gate forgets the event, so that it is not taken as dispatched again.
+                ack.record_rejected();
+                let shard = ack.dispatched_by(&rejected.aggregate_id);
+                shards.insert(shard.identity(), shard);
+            }
+        }
+        for event in first {
+            for ack in self.scheduler.waiting_acks(event) {
+                let shard = ack.dispatched_by(&event.aggregate_id);
+                shards.insert(shard.identity(), shard);
+            }
+        }
+        shards.len() > before
+    }
+
+    /// Makes the gates of the shards forget what they dispatched, and executes the commands that
+    /// they sent before.
+    fn forget_dispatched(&mut self, shards: &DispatchingShards, now: Instant) {
+        shards.values().for_each(DispatchedBy::forget);
+        while let Ok(command) = self.commands.try_recv() {
+            self.execute(command, now);
         }
     }
 
@@ -109,23 +143,20 @@ impl Publisher {
         self.deferrals.push(event, acks);
     }
 
-    /// Sheds the later events of an aggregate after one of it was quarantined, if they have to wait
+    /// Sheds the later events of an aggregate before one of it is quarantined, if they have to wait
     /// for it (the "failure mode" rule).
     pub(in crate::engine::publish) fn hold_successors(
         &mut self,
-        quarantined: &EventRef,
+        rejected: &EventRef,
         now: Instant,
     ) {
         if self.on_failure == OnFailure::Hold {
-            for ack in self.scheduler.acks(quarantined) {
-                ack.dispatched_by(&quarantined.aggregate_id).forget();
-            }
             let next = EventRef {
-                sequence: quarantined.sequence.saturating_add(1),
+                sequence: rejected.sequence.saturating_add(1),
                 replay: None,
-                ..quarantined.clone()
+                ..rejected.clone()
             };
-            self.shed(&[next], now);
+            self.shed_after(Some(rejected), &[next], now);
         }
     }
 
