@@ -16,8 +16,8 @@ pub(crate) use clock::{CLOCKS, clock, start_clock};
 pub(crate) use deliveries::{Delivery, Disturbance};
 pub(crate) use limits::Limit;
 use limits::TokenBuckets;
-use outbox::Status;
 use outbox::timestamp::Timestamp;
+use outbox::{Buckets, Status};
 use outbox_relay::engine::OnFailure;
 use outbox_relay::ports::{EventKey, Lease, ShardId};
 pub(crate) use setup::{HealthFault, LEASE, QUEUES, Setup};
@@ -209,6 +209,7 @@ impl World {
                 event_id,
                 wrote_bucket: has_bucket,
                 has_bucket,
+                bucket: Buckets::default().partition_of(&key.aggregate_id),
                 is_lost: false,
                 payload_bytes,
                 deleted: false,

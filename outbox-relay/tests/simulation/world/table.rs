@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use outbox::Status;
 use outbox::item::{attribute, bucket_name};
 use outbox::timestamp::Timestamp;
-use outbox::{Buckets, Status};
 use outbox_relay::ports::{
     Deferral, EarlierEvent, EventKey, Generation, Item, PendingCursor, PendingEntry, PendingPage,
     StoredStatus,
@@ -47,6 +47,8 @@ pub(crate) struct EventModel {
     pub(crate) wrote_bucket: bool,
     /// It has `state_bucket`, so that the index contains it.
     pub(crate) has_bucket: bool,
+    /// Value of `state_bucket` for its aggregate.
+    pub(super) bucket: String,
     /// Its record was trimmed, and it is in no index.
     pub(crate) is_lost: bool,
     pub(crate) payload_bytes: usize,
@@ -138,16 +140,37 @@ impl EventModel {
     }
 
     /// Returns `true` if the index contains it as pending.
-    fn is_indexed(&self) -> bool {
-        let now = Instant::now();
+    fn is_indexed(&self, now: Instant) -> bool {
         self.has_bucket
             && self.indexed_at <= now
             && self.unindexed_at.is_none_or(|until| now < until)
     }
 }
 
-fn cursor_text(at: Timestamp, key: &EventKey) -> String {
-    format!("{at}|{}|{:>20}", key.aggregate_id, key.sequence)
+/// Position of an event in a partition of the index.
+type Position = (Timestamp, String, Option<u64>);
+
+fn position_of(at: Timestamp, key: &EventKey) -> Position {
+    (at, key.aggregate_id.clone(), key.sequence.parse().ok())
+}
+
+fn cursor_of((at, key): (Timestamp, &EventKey)) -> PendingCursor {
+    PendingCursor(HashMap::from([
+        (attribute::OCCURRED_AT.to_owned(), text(&at.to_string())),
+        (attribute::AGGREGATE_ID.to_owned(), text(&key.aggregate_id)),
+        (attribute::SEQUENCE.to_owned(), text(&key.sequence)),
+    ]))
+}
+
+/// Returns the position of a cursor that [`cursor_of`] made.
+fn position_of_cursor(PendingCursor(key): &PendingCursor) -> Position {
+    let text = |name: &str| key[name].as_s().expect("text");
+    let at = text(attribute::OCCURRED_AT).parse();
+    (
+        at.expect("a time"),
+        text(attribute::AGGREGATE_ID).clone(),
+        text(attribute::SEQUENCE).parse().ok(),
+    )
 }
 
 fn text(value: &str) -> AttributeValue {
@@ -158,36 +181,30 @@ impl World {
     /// Queries the index, which lags behind the table.
     pub(crate) fn pending(&mut self, bucket: u32, after: Option<PendingCursor>) -> PendingPage {
         let name = bucket_name(bucket);
+        let now = Instant::now();
         let lags =
-            |event: &EventModel| event.has_bucket && event.is_indexed() != event.is_pending();
+            |event: &EventModel| event.has_bucket && event.is_indexed(now) != event.is_pending();
         if self.events.values().any(lags) {
             self.faults.note("index lag");
         }
+        let after = after.as_ref().map(position_of_cursor);
         let mut pending: Vec<_> = self
             .events
             .iter()
-            .filter(|(key, event)| {
-                event.is_indexed() && Buckets::default().partition_of(&key.aggregate_id) == name
-            })
+            .filter(|(_, event)| event.is_indexed(now) && event.bucket == name)
             .map(|(key, event)| (event.occurred_at, key))
+            .filter(|(at, key)| {
+                after
+                    .as_ref()
+                    .is_none_or(|after| position_of(*at, key) > *after)
+            })
             .collect();
-        pending.sort_by_key(|(at, key)| cursor_text(*at, key));
-        let skip = after.map_or(0, |PendingCursor(key)| {
-            let last = &key["last"];
-            let last = last.as_s().expect("a cursor made here");
-            pending
-                .iter()
-                .position(|(at, key)| cursor_text(*at, key) > *last)
-                .unwrap_or(pending.len())
-        });
-        let page: Vec<_> = pending.iter().skip(skip).take(PENDING_PAGE).collect();
-        let more = skip + page.len() < pending.len();
-        let next = page.last().filter(|_| more).map(|(at, key)| {
-            let last = AttributeValue::S(cursor_text(*at, key));
-            PendingCursor(HashMap::from([("last".to_owned(), last)]))
-        });
+        pending.sort_by_cached_key(|(at, key)| position_of(*at, key));
+        let more = pending.len() > PENDING_PAGE;
+        pending.truncate(PENDING_PAGE);
+        let next = pending.last().filter(|_| more).copied().map(cursor_of);
         PendingPage {
-            entries: page
+            entries: pending
                 .into_iter()
                 .filter_map(|(_, key)| PendingEntry::of(&self.pending_item(key)))
                 .collect(),
@@ -228,10 +245,13 @@ impl World {
         before: u64,
         limit: usize,
     ) -> Vec<EarlierEvent> {
-        let mut found: Vec<_> = self
-            .events
-            .keys()
-            .filter(|key| key.aggregate_id == aggregate_id)
+        let first = EventKey {
+            aggregate_id: aggregate_id.to_owned(),
+            sequence: String::new(),
+        };
+        let keys = self.events.range(first..).map(|(key, _)| key);
+        let mut found: Vec<_> = keys
+            .take_while(|key| key.aggregate_id == aggregate_id)
             .filter_map(|key| Some((key.sequence.parse::<u64>().ok()?, key)))
             .filter(|(sequence, key)| *sequence < before && self.status(key).is_some())
             .collect();
@@ -282,8 +302,7 @@ impl World {
         let event = &self.events[key];
         event.added.add_to(&mut item);
         if event.has_bucket {
-            let bucket = Buckets::default().partition_of(&key.aggregate_id);
-            item.insert(attribute::STATE_BUCKET.to_owned(), text(&bucket));
+            item.insert(attribute::STATE_BUCKET.to_owned(), text(&event.bucket));
         }
         item
     }
@@ -314,8 +333,7 @@ impl World {
             item.insert(attribute::EVENT_ID.to_owned(), text(id));
         }
         if event.wrote_bucket {
-            let bucket = Buckets::default().partition_of(&key.aggregate_id);
-            item.insert(attribute::STATE_BUCKET.to_owned(), text(&bucket));
+            item.insert(attribute::STATE_BUCKET.to_owned(), text(&event.bucket));
         }
         item
     }
