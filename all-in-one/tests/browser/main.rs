@@ -12,3 +12,4 @@ mod console;
 mod dead_letters;
 mod killed;
 mod system;
+mod tokens;

@@ -236,15 +236,21 @@ mod tests {
         json!({"eventName": name, "dynamodb": {"SequenceNumber": number, "Keys": keys}})
     }
 
+    /// Returns a shard that a reader opened with the iterator `i`.
+    fn opened(iterator_type: &str) -> Trims {
+        let trims = Trims::default();
+        trims.located(
+            &at(iterator_type, None),
+            &response(&json!({"ShardIterator": "i"})),
+            iterator_type == "TRIM_HORIZON",
+        );
+        trims
+    }
+
     /// Returns a shard whose records 7 to 9 or fewer were trimmed before a reader read them, and
     /// its horizon.
     fn trimmed() -> (Trims, String) {
-        let trims = Trims::default();
-        trims.located(
-            &at("TRIM_HORIZON", None),
-            &response(&json!({"ShardIterator": "i"})),
-            true,
-        );
+        let trims = opened("TRIM_HORIZON");
         let page = json!({
             "NextShardIterator": "j",
             "Records": [
@@ -286,12 +292,7 @@ mod tests {
 
     #[test]
     fn an_empty_page_has_nothing_to_trim() {
-        let trims = Trims::default();
-        trims.located(
-            &at("TRIM_HORIZON", None),
-            &response(&json!({"ShardIterator": "i"})),
-            true,
-        );
+        let trims = opened("TRIM_HORIZON");
         let read = request(&json!({"ShardIterator": "i"}));
         let page = response(&json!({"Records": []}));
         let random = &mut fastrand::Rng::with_seed(1);
@@ -300,12 +301,7 @@ mod tests {
 
     #[test]
     fn a_reader_is_tracked_from_page_to_page() {
-        let trims = Trims::default();
-        trims.located(
-            &at("TRIM_HORIZON", None),
-            &response(&json!({"ShardIterator": "i"})),
-            true,
-        );
+        let trims = opened("TRIM_HORIZON");
         for (used, next) in [("i", "j"), ("j", "k")] {
             let read = request(&json!({"ShardIterator": used}));
             let records = [record("INSERT", used), record("MODIFY", next)];
@@ -326,12 +322,7 @@ mod tests {
 
     #[test]
     fn a_page_that_was_not_received_is_read_again() {
-        let trims = Trims::default();
-        trims.located(
-            &at("TRIM_HORIZON", None),
-            &response(&json!({"ShardIterator": "i"})),
-            true,
-        );
+        let trims = opened("TRIM_HORIZON");
         let read = request(&json!({"ShardIterator": "i"}));
         for next in ["j", "k"] {
             let page = json!({"NextShardIterator": next, "Records": [record("INSERT", "1")]});
@@ -345,12 +336,7 @@ mod tests {
 
     #[test]
     fn the_last_page_of_a_closed_shard_has_no_successor() {
-        let trims = Trims::default();
-        trims.located(
-            &at("LATEST", None),
-            &response(&json!({"ShardIterator": "i"})),
-            false,
-        );
+        let trims = opened("LATEST");
         let read = request(&json!({"ShardIterator": "i"}));
         let page = trims.read(&read, &response(&json!({"Records": []})));
         assert!(page.unwrap().is_last);

@@ -12,7 +12,7 @@ use shared::order::{Order, OrderStatus};
 use test_support::{Service, eventually};
 use tokio::time::Instant;
 
-use crate::support::{TestCloud, message, metric};
+use crate::support::{DEADLINE, TestCloud, message, metric};
 
 /// Time for which a transaction holds its items.
 const TRANSACTION_TIME: Duration = Duration::from_millis(12);
@@ -114,9 +114,13 @@ async fn latencies(cloud: &TestCloud, count: usize) -> Vec<Duration> {
         let order = cloud.place(&[(&sku, 1)]).await;
         let sent = Instant::now();
         cloud.send(&[message(&order)]).await;
-        while cloud.order(&order).await.status == OrderStatus::Created {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let decided = async {
+            while cloud.order(&order).await.status == OrderStatus::Created {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(DEADLINE, decided).await;
+        assert!(in_time.is_ok(), "{order:?} is still not decided");
         latencies.push(sent.elapsed());
         tokio::time::sleep_until(sent + INTERVAL).await;
     }

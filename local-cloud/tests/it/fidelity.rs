@@ -295,6 +295,20 @@ async fn stream_has_records_after_its_delay() {
     eventually("both records", both).await;
 }
 
+/// Enables the deletion of the items of a table by `expires_at`.
+async fn enable_expiry(client: &Client, table: &str) {
+    let specification = TimeToLiveSpecification::builder()
+        .attribute_name("expires_at")
+        .enabled(true);
+    client
+        .update_time_to_live()
+        .table_name(table)
+        .time_to_live_specification(specification.build().unwrap())
+        .send()
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn expired_items_are_deleted_by_the_service() {
     let (cloud, client) = start(Fidelity {
@@ -302,16 +316,7 @@ async fn expired_items_are_deleted_by_the_service() {
         ..Fidelity::default()
     })
     .await;
-    let specification = TimeToLiveSpecification::builder()
-        .attribute_name("expires_at")
-        .enabled(true);
-    client
-        .update_time_to_live()
-        .table_name("outbox")
-        .time_to_live_specification(specification.build().unwrap())
-        .send()
-        .await
-        .unwrap();
+    enable_expiry(&client, "outbox").await;
     for sequence in [1, 2] {
         write_event(&client, sequence).await.unwrap();
     }
@@ -346,16 +351,7 @@ async fn expired_items_are_deleted_at_the_interval() {
         ..Fidelity::default()
     })
     .await;
-    let specification = TimeToLiveSpecification::builder()
-        .attribute_name("expires_at")
-        .enabled(true);
-    client
-        .update_time_to_live()
-        .table_name("orders")
-        .time_to_live_specification(specification.build().unwrap())
-        .send()
-        .await
-        .unwrap();
+    enable_expiry(&client, "orders").await;
     let put = client.put_item().table_name("orders");
     let put = put.item("order_id", s("o-1")).item("expires_at", n(1));
     put.send().await.unwrap();

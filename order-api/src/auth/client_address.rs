@@ -1,6 +1,6 @@
 //! The address of a client, by which requests are limited.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 use ipnet::IpNet;
@@ -33,18 +33,6 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
 fn parse_entry(text: &str) -> Option<IpAddr> {
     let with_port = || text.parse().map(|address: SocketAddr| address.ip());
     text.parse().or_else(|_| with_port()).ok()
-}
-
-/// Returns the addresses that are limited together: one IPv4 address, or the 64-bit network of an
-/// IPv6 address, which usually belongs to one client as a whole.
-pub(super) fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = address.to_bits() & (u128::MAX << 64);
-            IpAddr::V6(Ipv6Addr::from_bits(network))
-        }
-        v4 => v4,
-    }
 }
 
 /// Parses a network such as `10.0.0.0/8`, or a single address.
@@ -105,14 +93,6 @@ mod tests {
                 "{forwarded:?}"
             );
         }
-    }
-
-    #[test]
-    fn an_ipv6_network_is_limited_as_one() {
-        let network = |text: &str| network_of(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(network("192.0.2.1"), "192.0.2.1");
-        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
     }
 
     #[test]

@@ -47,8 +47,8 @@ impl<T: Send + Sync + 'static> KeySource<T> {
     /// Returns the source, and reads it for the first time.
     ///
     /// # Errors
-    /// One sentence, if a file has no valid keys. An issuer that does not respond is asked again
-    /// later.
+    /// One sentence, if a file has no valid keys. A request to an issuer that does not
+    /// respond is repeated later.
     pub(super) async fn open(
         option: &'static str,
         location: KeyLocation,

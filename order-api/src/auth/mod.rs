@@ -37,10 +37,11 @@ use axum::http::{Extensions, HeaderMap};
 use futures::future::join3;
 use ipnet::IpNet;
 use shared::runtime::health::Check;
+use shared::runtime::server::network::network_of;
 use tokio::time::sleep;
 
 use self::api_keys::ApiKeys;
-use self::client_address::{client_address, network_of};
+use self::client_address::client_address;
 use self::credentials::Credentials;
 pub use self::key_location::KeyLocation;
 use self::key_source::KeySource;

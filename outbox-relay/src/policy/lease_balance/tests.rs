@@ -24,6 +24,20 @@ fn lease(n: usize, owner: Option<&str>) -> Lease {
 }
 
 /// Returns the decision of the instance "me", which holds nothing, if all leases are available.
+/// Returns the number of leases that this instance requests, of which it holds none.
+fn requested(live: &BTreeSet<&str>, leases: &[Lease]) -> usize {
+    let all: Vec<_> = leases.iter().collect();
+    let division = Division {
+        name: "me",
+        live,
+        leases: &all,
+        available: &[],
+        left_over: &[],
+        held: &[],
+    };
+    division.decide().request.len()
+}
+
 fn decide_on_available<'a>(
     live: &BTreeSet<&str>,
     leases: &'a [Lease],
@@ -227,27 +241,19 @@ fn leases_that_an_instance_lacks_are_requested_from_owners_of_an_older_release()
     for lease in &mut leases {
         lease.lease_duration = None;
     }
-    let live = live_instances("me", &[], &leases, |_| true);
-    assert_eq!(live, BTreeSet::from(["me", "old"]));
-    let decide = |leases: &[Lease]| {
-        let all: Vec<_> = leases.iter().collect();
-        let division = Division {
-            name: "me",
-            live: &BTreeSet::from(["me", "old"]),
-            leases: &all,
-            available: &[],
-            left_over: &[],
-            held: &[],
-        };
-        division.decide().request.len()
-    };
-    assert_eq!(decide(&leases), 3);
+    let live = BTreeSet::from(["me", "old"]);
+    assert_eq!(live_instances("me", &[], &leases, |_| true), live);
+    assert_eq!(requested(&live, &leases), 3);
     leases[0].requests.requested_by = Some("me".to_owned());
-    assert_eq!(decide(&leases), 2);
+    assert_eq!(requested(&live, &leases), 2);
     for lease in &mut leases {
         lease.lease_duration = Some(Duration::from_secs(10));
     }
-    assert_eq!(decide(&leases), 0, "owners of this release release them");
+    assert_eq!(
+        requested(&live, &leases),
+        0,
+        "owners of this release release them"
+    );
 }
 
 #[test]
@@ -257,21 +263,9 @@ fn no_more_leases_are_requested_than_an_instance_lacks() {
         lease.lease_duration = None;
     }
     let live = BTreeSet::from(["me", "old", "other"]);
-    let request = |leases: &[Lease]| {
-        let all: Vec<_> = leases.iter().collect();
-        let division = Division {
-            name: "me",
-            live: &live,
-            leases: &all,
-            available: &[],
-            left_over: &[],
-            held: &[],
-        };
-        division.decide().request.len()
-    };
-    assert_eq!(request(&leases), 3);
+    assert_eq!(requested(&live, &leases), 3);
     leases[8].requests.requested_by = Some("me".to_owned());
-    assert_eq!(request(&leases), 2);
+    assert_eq!(requested(&live, &leases), 2);
 }
 
 #[test]

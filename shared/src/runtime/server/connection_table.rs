@@ -7,39 +7,19 @@
 //! connection that has waited longest: a client that sends complete requests is not affected by
 //! those that do not.
 
+mod entry;
+
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Limits, MAX_HEAD_BYTES};
-
-/// Time limit for a new connection to start its first request.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Time limit from one response to the start of the next request. Longer than the 60 s of AWS load
-/// balancers, which otherwise reuse a connection that is being closed, and respond with 502.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// Time limit from the first byte of a request to the end of its head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection that has had a response counts as waiting this much later: a burst of new
-/// connections does not close those that clients use again and again.
-const REUSED_ADVANTAGE: Duration = Duration::from_secs(1);
-
-/// Counted for each request that is arriving, in addition to its bytes: hyper's buffers of 8 KiB
-/// for the head, the body and the response.
-const BUFFER_BYTES: usize = 3 * 8 * 1024;
-
-/// Upper bound on what is counted for one request. A connection holds no more: its buffers, the
-/// head, and 64 KiB that a handler collects. A handler that discards a larger body does not hold
-/// it.
-const MAX_COUNTED: usize = BUFFER_BYTES + MAX_HEAD_BYTES + 64 * 1024;
+use self::entry::{Entry, Phase};
+use super::Limits;
+use super::network::network_of;
 
 /// The open connections of one server.
 #[derive(Debug)]
@@ -67,42 +47,8 @@ struct Connections {
     /// Those of them whose request is arriving.
     arriving: BTreeSet<(Instant, u64)>,
     arriving_bytes: usize,
-    /// Connections closed to make room, since the last log line about it.
+    /// Connections closed in favor of others since the last log line about it.
     displaced: usize,
-}
-
-#[derive(Debug)]
-struct Entry {
-    network: IpAddr,
-    close: Arc<Notify>,
-    phase: Phase,
-    /// Start of the phase; of the request while it arrives.
-    since: Instant,
-    /// `true` once a response was sent.
-    reused: bool,
-    /// Bytes of the request that is arriving, and of its buffers.
-    bytes: usize,
-    /// `true` if bytes arrived before the response to the previous request was sent.
-    pipelined: bool,
-    /// `true` if the body of the latest request was not read completely. hyper reads the rest of
-    /// it, or closes the connection after the response.
-    body_unread: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Between two requests.
-    Idle,
-    /// The head of a request is arriving.
-    Head,
-    /// The body of a request is arriving.
-    Body,
-    /// A request has arrived, and its response has not started.
-    Handling,
-    /// A response is being produced and sent.
-    Responding,
-    /// A response was produced, and is being sent.
-    Sending,
 }
 
 impl ConnectionTable {
@@ -117,7 +63,7 @@ impl ConnectionTable {
     /// client is closed instead. Returns `None` if there is none, because requests are being
     /// handled for all of them.
     pub(super) fn admit(self: &Arc<Self>, address: SocketAddr, now: Instant) -> Option<Slot> {
-        let network = network(address.ip());
+        let network = network_of(address.ip());
         let mut connections = self.connections.lock();
         if connections.of_network(network) >= self.limits.connections_per_address {
             connections.displace_longest_waiting(Some(network))?;
@@ -135,25 +81,14 @@ impl ConnectionTable {
     }
 
     /// Closes the connections whose client has exceeded a time limit, and logs how many were closed
-    /// to make room since the last call.
+    /// in favor of others since the last call.
     pub(super) fn close_overdue(&self, now: Instant) {
         let mut connections = self.connections.lock();
         let displaced = std::mem::take(&mut connections.displaced);
-        let is_overdue = |entry: &Entry| {
-            let limit = match entry.phase {
-                Phase::Idle if entry.reused => IDLE_TIMEOUT,
-                Phase::Idle => FIRST_REQUEST_TIMEOUT,
-                Phase::Head => HEAD_TIMEOUT,
-                Phase::Body => self.limits.arrival_timeout,
-                // The service and the stream limit these.
-                Phase::Handling | Phase::Responding | Phase::Sending => return false,
-            };
-            entry.since + limit <= now
-        };
         let overdue: Vec<u64> = connections
             .open
             .iter()
-            .filter(|(_, entry)| is_overdue(entry))
+            .filter(|(_, entry)| entry.is_overdue(now, self.limits.arrival_timeout))
             .map(|(id, _)| *id)
             .collect();
         for id in &overdue {
@@ -172,7 +107,7 @@ impl ConnectionTable {
             tracing::warn!(
                 connections = displaced,
                 open,
-                "closed the connections that waited longest for their clients, to make room for new ones"
+                "limits on connections or on arriving requests were reached; closed the connections that waited longest for their clients"
             );
         }
     }
@@ -282,16 +217,7 @@ impl Connections {
         let id = self.next_id;
         self.next_id += 1;
         *self.networks.entry(network).or_default() += 1;
-        let entry = Entry {
-            network,
-            close,
-            phase: Phase::Idle,
-            since: now,
-            reused: false,
-            bytes: 0,
-            pipelined: false,
-            body_unread: false,
-        };
+        let entry = Entry::new(network, close, now);
         self.waiting.insert((entry.rank(), id));
         self.open.insert(id, entry);
         id
@@ -312,14 +238,7 @@ impl Connections {
     }
 
     fn received(&mut self, id: u64, bytes: usize, now: Instant) {
-        self.update(id, |entry| match entry.phase {
-            Phase::Idle => {
-                entry.enter(Phase::Head, now);
-                entry.count(bytes);
-            }
-            Phase::Head | Phase::Body => entry.count(bytes),
-            Phase::Handling | Phase::Responding | Phase::Sending => entry.pipelined = true,
-        });
+        self.update(id, |entry| entry.receive(bytes, now));
     }
 
     /// Changes an entry, and its place among those that wait. Does nothing if the connection is
@@ -370,46 +289,6 @@ impl Connections {
             }
         }
         Some(entry)
-    }
-}
-
-impl Entry {
-    /// Returns the time that orders the connections that wait: the earliest is closed first.
-    fn rank(&self) -> Instant {
-        if self.reused {
-            self.since + REUSED_ADVANTAGE
-        } else {
-            self.since
-        }
-    }
-
-    /// Enters `phase`. The body of a request continues what its head started.
-    fn enter(&mut self, phase: Phase, now: Instant) {
-        if (self.phase, phase) != (Phase::Head, Phase::Body) {
-            self.since = now;
-        }
-        match phase {
-            Phase::Head => self.bytes = BUFFER_BYTES,
-            Phase::Body => {}
-            Phase::Idle | Phase::Handling | Phase::Responding | Phase::Sending => self.bytes = 0,
-        }
-        self.phase = phase;
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.bytes = (self.bytes + bytes).min(MAX_COUNTED);
-    }
-}
-
-/// Returns the part of an address that one client can hardly change: an IPv4 address, or a /64
-/// network, which is what a client with IPv6 is given.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let prefix = u128::from(address) & !u128::from(u64::MAX);
-            Ipv6Addr::from(prefix).into()
-        }
-        address => address,
     }
 }
 

@@ -3,6 +3,7 @@
 //! - `connection`: serves one connection.
 //! - `connection_table`: the open connections and what each waits for. It closes those whose client
 //!   takes too long, and those that have waited longest when there are too many.
+//! - [`network`]: which addresses of clients are limited together.
 //! - `tracked`: the stream and the bodies of a connection, which report to the table.
 //!
 //! HTTP/2 is not served: load balancers use HTTP/1.1 towards a service unless they are told
@@ -10,6 +11,7 @@
 
 mod connection;
 mod connection_table;
+pub mod network;
 mod tracked;
 
 use std::net::SocketAddr;
