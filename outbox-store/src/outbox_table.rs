@@ -52,6 +52,8 @@ pub struct StoredStatus {
     pub status: Status,
     /// The relay deferred it: while it is pending, the relay's table path publishes it.
     pub is_deferred: bool,
+    /// Number of times that an operator replayed it: made it pending again after it was published.
+    pub replays: u64,
 }
 
 impl StoredStatus {
@@ -60,6 +62,7 @@ impl StoredStatus {
         Some(Self {
             status: Status::parse(&text(item, attribute::STATUS)?)?,
             is_deferred: item.contains_key(attribute::DEFERRED_AT),
+            replays: number(item, attribute::REPLAYS).unwrap_or_default(),
         })
     }
 }

@@ -14,6 +14,7 @@ use super::context::ShardContext;
 use super::health::status::EngineStatus;
 use super::health::table_health::TableOperation;
 use crate::policy::backoff;
+use crate::policy::record_classifier::Event;
 use crate::ports::{
     EarlierEvent, EventKey, Item, OutboxTable, PendingCursor, PendingPage, StoredStatus, TableError,
 };
@@ -50,6 +51,7 @@ impl EventStatuses {
         let deferred = StoredStatus {
             status: Status::Pending,
             is_deferred: true,
+            replays: self.of(key).map_or(0, |stored| stored.replays),
         };
         self.0.insert(key.clone(), Some(deferred));
     }
@@ -66,12 +68,14 @@ impl EventStatuses {
     }
 
     /// Returns `true` if the event was looked up and the stream path must not send it: it is
-    /// published, quarantined, discarded, deferred, or deleted.
-    pub(crate) fn is_settled(&self, key: &EventKey) -> bool {
-        self.contains(key)
-            && self
-                .of(key)
-                .is_none_or(|stored| stored.status != Status::Pending || stored.is_deferred)
+    /// published, quarantined, discarded, deferred, or deleted, or it was published and replayed
+    /// since `event` was read. The table path publishes the replay.
+    pub(crate) fn is_settled(&self, event: &Event) -> bool {
+        let replays = event.generation.replays.unwrap_or_default();
+        self.contains(&event.key)
+            && self.of(&event.key).is_none_or(|stored| {
+                stored.status != Status::Pending || stored.is_deferred || stored.replays > replays
+            })
     }
 
     /// Returns `true` if the event is published. Every event before it is published as well.

@@ -164,6 +164,7 @@ mod tests {
             stored: Some(StoredStatus {
                 status,
                 is_deferred: false,
+                replays: 0,
             }),
             is_dispatched: false,
         }
@@ -174,6 +175,7 @@ mod tests {
             stored: Some(StoredStatus {
                 status: Status::Pending,
                 is_deferred: true,
+                replays: 0,
             }),
             is_dispatched: false,
         }
@@ -188,6 +190,7 @@ mod tests {
                 stored: Some(StoredStatus {
                     status: Status::Published,
                     is_deferred: true,
+                    replays: 0,
                 }),
                 ..published
             };

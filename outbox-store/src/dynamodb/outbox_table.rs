@@ -124,11 +124,12 @@ impl DynamoDbOutboxTable {
 }
 
 /// Attributes of an [`EarlierEvent`] and of a [`StoredStatus`].
-const STATUS_ATTRIBUTES: [&str; 4] = [
+const STATUS_ATTRIBUTES: [&str; 5] = [
     attribute::AGGREGATE_ID,
     attribute::SEQUENCE,
     attribute::STATUS,
     attribute::DEFERRED_AT,
+    attribute::REPLAYS,
 ];
 
 /// Attributes of a [`PendingEntry`]; the index contains them.

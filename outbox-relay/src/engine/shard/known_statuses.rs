@@ -14,6 +14,7 @@ use crate::ports::{EventKey, StoredStatus};
 pub(super) const PENDING: StoredStatus = StoredStatus {
     status: Status::Pending,
     is_deferred: false,
+    replays: 0,
 };
 
 /// Statuses of earlier events, as they were looked up for the events of one page.

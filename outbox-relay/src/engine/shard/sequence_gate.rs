@@ -162,7 +162,7 @@ impl SequenceGate {
             }
             let (id, sequence) = (&read.event.key.aggregate_id, read.event.sequence);
             if (read.in_takeover_window || self.gate.was_dispatched(&read.event.key))
-                && known.statuses.is_settled(&read.event.key)
+                && known.statuses.is_settled(&read.event)
             {
                 settled += 1;
                 let is_failed = known.statuses.is_failed(&read.event.key);

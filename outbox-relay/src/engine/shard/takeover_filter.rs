@@ -29,7 +29,7 @@ impl TakeoverFilter {
         let pending = events
             .iter()
             .filter(|read| read.in_takeover_window && read.look_ups.is_first())
-            .filter(|read| !statuses.is_settled(&read.event.key))
+            .filter(|read| !statuses.is_settled(&read.event))
             .count();
         self.dedup.record_pending(pending);
         CheckedEvents { events, statuses }

@@ -218,6 +218,7 @@ impl World {
         Some(StoredStatus {
             status: event.status,
             is_deferred: event.deferred,
+            replays: event.added.replays,
         })
     }
 

@@ -26,10 +26,18 @@ use crate::ports::{
 };
 use crate::routes::QueueRef;
 
-/// Table in which the first event of each aggregate has the same status.
+const PENDING: StoredStatus = StoredStatus {
+    status: Status::Pending,
+    is_deferred: false,
+    replays: 0,
+};
+
+/// Table in which the first event of each aggregate has the same status, and the second as well.
 #[derive(Debug)]
 struct Table {
     first: Mutex<StoredStatus>,
+    second: Mutex<StoredStatus>,
+    /// Look-ups of first events.
     look_ups: Mutex<Vec<EventKey>>,
 }
 
@@ -58,9 +66,15 @@ impl OutboxTable for Table {
     }
 
     async fn statuses(&self, keys: &[EventKey]) -> Result<Vec<Option<StoredStatus>>, TableError> {
-        assert!(keys.iter().all(|key| key.sequence == "1"), "{keys:?}");
-        self.look_ups.lock().extend_from_slice(keys);
-        Ok(vec![Some(*self.first.lock()); keys.len()])
+        let status = |key: &EventKey| {
+            if key.sequence == "1" {
+                self.look_ups.lock().push(key.clone());
+                Some(*self.first.lock())
+            } else {
+                Some(*self.second.lock())
+            }
+        };
+        Ok(keys.iter().map(status).collect())
     }
 
     async fn items(&self, _: &[EventKey]) -> Result<Vec<Option<Item>>, TableError> {
@@ -115,11 +129,16 @@ struct Stage {
 impl Stage {
     /// Starts the pipeline of a shard that was read to its end before.
     async fn new() -> Self {
+        let stage = Self::of_acquired_shard();
+        stage.read(&[]).await;
+        stage
+    }
+
+    /// Starts the pipeline of a shard that another instance may have read before.
+    fn of_acquired_shard() -> Self {
         let table = Arc::new(Table {
-            first: Mutex::new(StoredStatus {
-                status: Status::Pending,
-                is_deferred: false,
-            }),
+            first: Mutex::new(PENDING),
+            second: Mutex::new(PENDING),
             look_ups: Mutex::default(),
         });
         let (commands, received) = mpsc::unbounded_channel();
@@ -134,14 +153,12 @@ impl Stage {
         let (pages, read_pages) = mpsc::channel(1);
         let pipeline = RecordPipeline::new(ctx, shard, &mut fastrand::Rng::with_seed(0));
         tokio::spawn(pipeline.run(read_pages));
-        let stage = Self {
+        Self {
             table,
             queues,
             pages,
             commands: received,
-        };
-        stage.read(&[]).await;
-        stage
+        }
     }
 
     /// Passes a page with the second event of each of some aggregates, and lets the pipeline
@@ -335,5 +352,16 @@ async fn no_event_is_deferred_behind_a_published_one_when_its_queue_fails() {
         stage.queues.replace(failing);
         stage.read(&[]).await;
         assert_eq!(stage.command().await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_takeover_the_record_of_a_replayed_event_is_not_sent() {
+    for (replays, is_sent) in [(0, true), (1, false)] {
+        let mut stage = Stage::of_acquired_shard();
+        stage.table.set(Status::Published);
+        stage.table.second.lock().replays = replays;
+        stage.read(&["a"]).await;
+        assert_eq!(stage.commands.try_recv().is_ok(), is_sent, "{replays}");
     }
 }
