@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use test_support::{Fault, eventually};
 
-use crate::support::{DEADLINE, Stage, event, ids, string};
+use crate::support::{DEADLINE, Stage, event, ids, metric, string};
+
+const FAILURES: &str = "outbox_checkpoint_failures_total";
 
 async fn until_checkpointed(stage: &Stage, other_than: Option<&str>) -> String {
     eventually(DEADLINE, || async {
@@ -150,6 +152,44 @@ async fn a_heartbeat_without_response_is_retried_before_the_lease_expires() {
         }
     });
     heartbeat.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_writes_of_a_lease_are_logged_once_until_it_is_written_again() {
+    let stage = Stage::new().await;
+    let proxy = stage.proxy().await;
+    let relay = stage
+        .relay_behind(&proxy, &[("RELAY_LEASE_DURATION", "1s")])
+        .await;
+    stage.put(event("a", 1)).await;
+    until_checkpointed(&stage, None).await;
+    for _ in 0..2 {
+        proxy.rule(|call| {
+            let is_of_shard = call.operation == "UpdateItem" && call.body.contains("shardId-");
+            if is_of_shard {
+                Fault::refuse("AccessDeniedException")
+            } else {
+                Fault::Pass
+            }
+        });
+        let before = metric(&relay, FAILURES).await;
+        let failed = eventually(DEADLINE, || async {
+            let failed = metric(&relay, FAILURES).await - before;
+            (failed >= 10).then_some(()).ok_or(failed)
+        });
+        failed.await.unwrap();
+        proxy.heal();
+        let stopped = stage.lease().await.unwrap();
+        let written = eventually(DEADLINE, || async {
+            let lease = stage.lease().await.unwrap();
+            (lease["beat"] != stopped["beat"])
+                .then_some(())
+                .ok_or(lease)
+        });
+        written.await.unwrap();
+    }
+    let warnings = relay.log().matches("lease could not be written").count();
+    assert_eq!(warnings, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_sqs::types::Message;
 use local_cloud::{Config, LocalCloud};
 use outbox::Buckets;
+use outbox::timestamp::Timestamp;
 use shared::provision::{self, Table};
 use test_support::{Proxy, Service, eventually};
 
@@ -358,23 +359,18 @@ pub(crate) async fn until_answer(relay: &Service, path: &str, status: u16, part:
 
 /// Returns a pending event as any program may write it.
 pub(crate) fn event(aggregate_id: &str, sequence: u64) -> Item {
+    let id = format!("{aggregate_id}:{sequence}");
     HashMap::from([
         ("aggregate_id".to_owned(), text(aggregate_id)),
         (
             "sequence".to_owned(),
             AttributeValue::N(sequence.to_string()),
         ),
-        (
-            "event_id".to_owned(),
-            text(format!("{aggregate_id}:{sequence}")),
-        ),
+        ("event_id".to_owned(), text(id)),
         ("aggregate_type".to_owned(), text("order")),
         ("event_type".to_owned(), text("order.placed")),
         ("payload".to_owned(), text(format!(r#"{{"n":{sequence}}}"#))),
-        (
-            "occurred_at".to_owned(),
-            text(outbox::timestamp::Timestamp::now()),
-        ),
+        ("occurred_at".to_owned(), text(Timestamp::now())),
         ("status".to_owned(), text("PENDING")),
         (
             "state_bucket".to_owned(),
@@ -392,4 +388,13 @@ pub(crate) fn ids(messages: &[Message]) -> Vec<String> {
             body["id"].as_str().unwrap().to_owned()
         })
         .collect()
+}
+
+/// Returns the sum of the values of a metric, over all labels.
+pub(crate) async fn metric(relay: &Service, name: &str) -> u64 {
+    let answer = reqwest::get(relay.url("/metrics")).await.unwrap();
+    let metrics = answer.text().await.unwrap();
+    let lines = metrics.lines().filter(|line| line.starts_with(name));
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    values.sum()
 }

@@ -5,21 +5,12 @@ use std::time::{Duration, Instant};
 
 use test_support::{Fault, Proxy, Service, eventually};
 
-use crate::support::{DEADLINE, Item, Stage, event, ids, string, text, until_answer};
+use crate::support::{DEADLINE, Item, Stage, event, ids, metric, string, text, until_answer};
 
 fn typed(aggregate_id: &str, sequence: u64, event_type: &str) -> Item {
     let mut item = event(aggregate_id, sequence);
     item.insert("event_type".to_owned(), text(event_type));
     item
-}
-
-/// Returns the sum of the values of a metric, over all labels.
-async fn metric(relay: &Service, name: &str) -> u64 {
-    let answer = reqwest::get(relay.url("/metrics")).await.unwrap();
-    let metrics = answer.text().await.unwrap();
-    let lines = metrics.lines().filter(|line| line.starts_with(name));
-    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-    values.sum()
 }
 
 /// Waits until `count` more sends of events failed.

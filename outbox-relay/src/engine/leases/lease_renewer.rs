@@ -16,6 +16,10 @@ use crate::ports::{Lease, LeaseError, LeaseRequests, LeaseState};
 /// Interval between two checks of what there is to write.
 const TICK: Duration = MIN_CHECKPOINT_INTERVAL;
 
+/// Minimum interval between two warnings about failed writes of a lease: each lease is written
+/// several times a second while writes fail.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Reason for which a lease is no longer held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeaseEnd {
@@ -55,6 +59,8 @@ pub(super) struct LeaseRenewer {
     signalled: LeaseRequests,
     /// A write that released the lease has an unknown outcome.
     releasing: bool,
+    /// Time of the last warning, if writes have failed since the last renewal.
+    warned_at: Option<Instant>,
 }
 
 /// Failure of a lease write.
@@ -82,6 +88,7 @@ impl LeaseRenewer {
             renewed_at: acquired_at,
             signalled: LeaseRequests::default(),
             releasing: false,
+            warned_at: None,
         }
     }
 
@@ -219,6 +226,7 @@ impl LeaseRenewer {
         {
             Ok(requests) => {
                 self.renewed_at = started_at;
+                self.warned_at = None;
                 self.shard.extend_until(started_at + config.lease_duration);
                 self.ctx.status.record_checkpoint(&self.shard.id);
                 self.lease = lease;
@@ -231,10 +239,17 @@ impl LeaseRenewer {
             Err(LeaseError::Unavailable(reason)) => reason,
         };
         self.ctx.metrics.record_checkpoint_failure();
-        tracing::warn!(shard = %self.shard.id, reason, "lease could not be written; retrying");
+        let now = Instant::now();
+        if self
+            .warned_at
+            .is_none_or(|warned| now >= warned + WARNING_INTERVAL)
+        {
+            tracing::warn!(shard = %self.shard.id, reason, "lease could not be written; retrying");
+            self.warned_at = Some(now);
+        }
         self.ctx
             .status
-            .record_checkpoint_failure(&self.shard.id, reason, Instant::now());
+            .record_checkpoint_failure(&self.shard.id, reason, now);
         Err(WriteError::Unknown)
     }
 
