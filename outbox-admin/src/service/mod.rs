@@ -49,8 +49,6 @@ pub struct Operator {
     /// For the tables of aggregates only.
     dynamodb: Client,
     sqs: aws_sdk_sqs::Client,
-    /// Held by operations that receive dead letters.
-    dead_letters_lock: Arc<tokio::sync::Mutex<()>>,
     outbox: DynamoDbOutboxTable,
     leases: Arc<DynamoDbLeaseTable>,
     stream: StreamDescriber,
@@ -88,7 +86,6 @@ impl Operator {
         Self {
             dynamodb: clients.dynamodb.clone(),
             sqs: clients.sqs.clone(),
-            dead_letters_lock: Arc::default(),
             outbox: DynamoDbOutboxTable::new(
                 clients.dynamodb.clone(),
                 settings.outbox_table.clone(),

@@ -3,7 +3,8 @@
 //!
 //! SQS has no request that lists messages. They are received, which hides them from others for
 //! two minutes at most, and made visible again before an operation ends. Their receive counts grow;
-//! nothing else changes. Dead letters are not in the outbox table: their events were published.
+//! nothing else changes. Two operations at a time hide messages from each other. Dead letters are
+//! not in the outbox table: their events were published.
 //!
 //! While a message of a FIFO queue is hidden, SQS returns no later one of its group. So of a group
 //! only the first are seen, and those behind them after these were redriven or discarded.
@@ -165,8 +166,6 @@ impl Selection {
 impl Operator {
     /// Lists dead letters, at most `limit` of each queue.
     pub async fn dead_letters(&self, limit: usize) -> Result<DeadLetterListing, OperateError> {
-        // Two operations at a time would hide messages from each other.
-        let _alone = self.dead_letters_lock.lock().await;
         let (queues, without) = DeadLetterQueue::of(&self.sqs, &self.queues).await?;
         let mut listing = DeadLetterListing {
             without,
@@ -215,7 +214,6 @@ impl Operator {
         stop: &CancellationToken,
         on_progress: impl Fn(usize),
     ) -> Result<DeadLetterChange, OperateError> {
-        let _alone = self.dead_letters_lock.lock().await;
         let (queues, _) = DeadLetterQueue::of(&self.sqs, &self.queues).await?;
         let mut change = DeadLetterChange::default();
         let mut remaining = selection.remaining();

@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Console, detail};
+use crate::support::DEADLINE;
 
 async fn send(console: &Console, queue: &str, body: &str) {
     let url = console.stage.sqs.get_queue_url().queue_name(queue);
@@ -67,6 +68,16 @@ async fn a_client_that_disconnects_leaves_no_message_hidden() {
 
     let listed = console.json("/api/dead-letters").await;
     assert_eq!(listed["messages"].as_array().unwrap().len(), 25);
+
+    // Requests that wait for their turn end with their clients.
+    let impatient = (0..100).map(|_| {
+        let request = console.http.get(console.relay.url("/api/dead-letters"));
+        request.timeout(Duration::from_millis(300)).send()
+    });
+    let answers = futures::future::join_all(impatient).await;
+    assert!(answers.iter().all(Result::is_err));
+    let listed = tokio::time::timeout(DEADLINE, console.json("/api/dead-letters")).await;
+    assert_eq!(listed.unwrap()["messages"].as_array().unwrap().len(), 25);
 }
 
 #[tokio::test(flavor = "multi_thread")]
