@@ -2,14 +2,11 @@
 //! several times a second, so only some of the failures are logged as warnings.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::WARNING_INTERVAL;
 use crate::routes::QueueRef;
-
-/// Minimum interval between two warnings about the same failure of a queue.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Failing queues.
 #[derive(Debug, Default)]

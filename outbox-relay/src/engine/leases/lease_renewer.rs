@@ -8,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::context::ShardContext;
+use crate::engine::health::WARNING_INTERVAL;
 use crate::engine::publish_command::PublishCommand;
 use crate::engine::shard_state::ShardState;
 use crate::policy::lease_liveness::MIN_CHECKPOINT_INTERVAL;
@@ -15,10 +16,6 @@ use crate::ports::{Lease, LeaseError, LeaseRequests, LeaseState};
 
 /// Interval between two checks of what there is to write.
 const TICK: Duration = MIN_CHECKPOINT_INTERVAL;
-
-/// Minimum interval between two warnings about failed writes of a lease: each lease is written
-/// several times a second while writes fail.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Reason for which a lease is no longer held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
