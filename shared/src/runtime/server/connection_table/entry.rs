@@ -10,18 +10,18 @@ use tokio::time::Instant;
 use crate::runtime::server::MAX_HEAD_BYTES;
 
 /// Time limit for a new connection to start its first request.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time limit from one response to the start of the next request. Longer than the 60 s of AWS load
 /// balancers, which otherwise reuse a connection that is being closed, and respond with 502.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Time limit from the first byte of a request to the end of its head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that has had a response counts as waiting this much later: a burst of new
 /// connections does not close those that clients use again and again.
-const REUSED_ADVANTAGE: Duration = Duration::from_secs(1);
+pub(super) const REUSED_ADVANTAGE: Duration = Duration::from_secs(1);
 
 /// Counted for each request that is arriving, in addition to its bytes: hyper's buffers of 8 KiB
 /// for the head, the body and the response.
@@ -30,7 +30,7 @@ pub(super) const BUFFER_BYTES: usize = 3 * 8 * 1024;
 /// Upper bound on what is counted for one request. A connection holds no more: its buffers, the
 /// head, and 64 KiB that a handler collects. A handler that discards a larger body does not hold
 /// it.
-const MAX_COUNTED: usize = BUFFER_BYTES + MAX_HEAD_BYTES + 64 * 1024;
+pub(super) const MAX_COUNTED: usize = BUFFER_BYTES + MAX_HEAD_BYTES + 64 * 1024;
 
 /// Entry of one connection in the table.
 #[derive(Debug)]

@@ -3,7 +3,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::advance;
 
-use super::entry::BUFFER_BYTES;
+use super::entry::{
+    BUFFER_BYTES, FIRST_REQUEST_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, MAX_COUNTED, REUSED_ADVANTAGE,
+};
 use super::*;
 
 const LIMITS: Limits = Limits {
