@@ -76,7 +76,7 @@ impl Outbox {
             "create",
             otel.name = format!("create {}", self.table),
             otel.kind = "producer",
-            { MESSAGING_SYSTEM } = "aws_sqs",
+            { MESSAGING_SYSTEM } = "outbox",
             { MESSAGING_OPERATION_NAME } = "create",
             { MESSAGING_OPERATION_TYPE } = "create",
             { MESSAGING_DESTINATION_NAME } = %self.table,

@@ -95,7 +95,7 @@ impl TracedOrder {
         attributes(
             create,
             &[
-                ("messaging.system", "aws_sqs"),
+                ("messaging.system", "outbox"),
                 ("messaging.operation.name", "create"),
                 ("messaging.operation.type", "create"),
                 ("messaging.destination.name", "outbox"),
