@@ -252,6 +252,10 @@ fn values_of_the_relay(relay: &Scrape) {
         assert_eq!(retries.value, 0.0, "{retries:?}");
     }
     assert_eq!(relay.value("outbox_shards_held", &[]), Some(1.0));
+    for budget in ["events", "pages", "reads", "look_ups"] {
+        let used = relay.value("outbox_budget_utilization_ratio", &[("budget", budget)]);
+        assert!((0.0..1.0).contains(&used.unwrap()), "{budget}: {used:?}");
+    }
     let progress = relay.value("outbox_shard_progress_seconds", &[]).unwrap();
     assert!((0.0..30.0).contains(&progress), "{progress}");
 }

@@ -69,6 +69,20 @@ impl BufferBudget {
         }
     }
 
+    /// Returns the fraction of each budget that is in use, from 0 to 1.
+    pub(crate) fn utilization(&self) -> [(&'static str, f64); 4] {
+        [
+            ("events", &self.events, self.total_kib),
+            ("pages", &self.pages, PAGES_KIB as usize),
+            ("reads", &self.reads, MAX_READS),
+            ("look_ups", &self.look_ups, MAX_LOOK_UPS),
+        ]
+        .map(|(name, semaphore, total)| {
+            let free = semaphore.available_permits() as f64 / total.max(1) as f64;
+            (name, 1.0 - free)
+        })
+    }
+
     /// Waits until an event of `shard` with a message of `message_bytes` fits the budget.
     pub(crate) async fn reserve_event(
         &self,
@@ -218,7 +232,7 @@ mod tests {
             swept.push(reservation);
         }
         assert_eq!(swept.len(), 2);
-        assert_eq!(budget.events.available_permits(), 4);
+        assert_eq!(budget.utilization()[0], ("events", 0.5));
         swept.pop();
         assert!(budget.reserve_swept(1).await.is_some());
     }

@@ -6,6 +6,7 @@ use outbox::timestamp::Timestamp;
 use shared::runtime::telemetry::metrics::DURATION_BUCKETS;
 use tokio::time::Instant;
 
+use super::buffer_budget::BufferBudget;
 use super::health::status::EngineStatus;
 use crate::routes::QueueRef;
 
@@ -39,17 +40,19 @@ pub(crate) struct RelayMetrics {
 }
 
 impl RelayMetrics {
-    /// Creates the instruments, and gauges that read `status`. `queues` are those of the routes,
-    /// and `clock` is the wall clock.
+    /// Creates the instruments, and gauges that read `status` and `budget`. `queues` are those of
+    /// the routes, and `clock` is the wall clock.
     pub(crate) fn new(
         meter: &Meter,
         status: &EngineStatus,
+        budget: &BufferBudget,
         queues: Vec<QueueRef>,
         clock: fn() -> Timestamp,
     ) -> Self {
         let metrics = Self::counters(meter);
         metrics.start_at_zero(&queues);
         observe_status(meter, status, queues, clock);
+        observe_budget(meter, budget.clone());
         metrics
     }
 
@@ -260,6 +263,23 @@ fn observe_status(
             }
             if available.has_unrouted(Instant::now()) {
                 observe(&QueueRef::unrouted(), false);
+            }
+        })
+        .build();
+}
+
+/// Creates the gauge that reads `budget`.
+fn observe_budget(meter: &Meter, budget: BufferBudget) {
+    meter
+        .f64_observable_gauge("outbox.budget.utilization")
+        .with_unit("1")
+        .with_description(
+            "Fraction in use of what an instance may hold in memory (`events`, `pages`) and have in \
+             flight (`reads` of the stream, `look_ups` in the table).",
+        )
+        .with_callback(move |gauge| {
+            for (name, fraction) in budget.utilization() {
+                gauge.observe(fraction, &[KeyValue::new("budget", name)]);
             }
         })
         .build();

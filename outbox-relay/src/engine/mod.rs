@@ -175,6 +175,7 @@ pub struct Engine {
     ports: Ports,
     config: Arc<EngineConfig>,
     status: EngineStatus,
+    budget: BufferBudget,
     metrics: RelayMetrics,
 }
 
@@ -183,11 +184,13 @@ impl Engine {
     pub fn new(ports: Ports, config: EngineConfig, meter: &Meter) -> Self {
         let status = EngineStatus::new(config.lease_duration);
         let queues = config.routes.queues().cloned().collect();
-        let metrics = RelayMetrics::new(meter, &status, queues, config.clock);
+        let budget = BufferBudget::new(config.buffer_kib);
+        let metrics = RelayMetrics::new(meter, &status, &budget, queues, config.clock);
         Self {
             ports,
             config: Arc::new(config),
             status,
+            budget,
             metrics,
         }
     }
@@ -206,7 +209,7 @@ impl Engine {
         let release = CancellationToken::new();
         let ctx = ShardContext {
             ports: self.ports,
-            budget: BufferBudget::new(self.config.buffer_kib),
+            budget: self.budget,
             clock: ServiceClock::new(self.config.clock),
             config: self.config,
             metrics: self.metrics,

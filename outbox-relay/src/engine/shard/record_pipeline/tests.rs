@@ -231,12 +231,13 @@ fn context(table: &Arc<Table>, commands: mpsc::UnboundedSender<PublishCommand>) 
     let mut ports = crate::aws::ports(&clients, &Options::parse_from(["relay"]).config);
     ports.outbox = Arc::clone(table) as Arc<dyn OutboxTable>;
     let status = EngineStatus::new(config.lease_duration);
+    let budget = BufferBudget::new(config.buffer_kib);
     let meter = opentelemetry::global::meter("test");
     ShardContext {
         ports,
-        budget: BufferBudget::new(config.buffer_kib),
         clock: ServiceClock::new(config.clock),
-        metrics: RelayMetrics::new(&meter, &status, Vec::new(), config.clock),
+        metrics: RelayMetrics::new(&meter, &status, &budget, Vec::new(), config.clock),
+        budget,
         config: Arc::new(config),
         status,
         stream: "".into(),
