@@ -168,6 +168,7 @@ impl MetricsService for Received {
 fn prometheus_name(name: &str, unit: &str, kind: &str) -> String {
     let unit = match unit {
         "s" => "_seconds",
+        "1" if kind == "gauge" => "_ratio",
         // Units such as `{event}` are annotations.
         _ => "",
     };

@@ -147,11 +147,11 @@ mod tests {
 
     #[test]
     fn the_low_water_mark_follows_the_checkpoint_and_an_idle_reader() {
-        let mut tracker = CheckpointTracker::default();
+        let mut tracker = CheckpointTracker::resume(Some(position(2)), at(2));
         let event = tracker.track(position(3), at(3));
         tracker.skip(position(4), at(4));
         tracker.record_caught_up(Timestamp::from_millis(9));
-        assert_eq!(tracker.low_watermark(), None);
+        assert_eq!(tracker.low_watermark(), at(2));
         tracker.settle(event);
         assert_eq!(tracker.low_watermark(), at(4));
         tracker.record_caught_up(Timestamp::from_millis(9));
@@ -204,8 +204,10 @@ mod tests {
         let backlog: Vec<_> = (0..4_000)
             .map(|n| tracker.track(position(n), at(n)))
             .collect();
-        for event in backlog {
+        for (n, event) in (0..).zip(backlog) {
+            assert!(!tracker.is_idle());
             tracker.settle(event);
+            assert_eq!(tracker.checkpoint(), Some(&position(n)));
         }
         assert!(tracker.window.capacity() <= IDLE_CAPACITY);
     }

@@ -244,4 +244,13 @@ mod tests {
         queue.retain(|item| *item == 1);
         assert_eq!(next(&mut queue, now), Some(vec![1]));
     }
+
+    #[test]
+    fn writes_with_the_same_delay_are_all_retried() {
+        let mut queue = queue_of(3);
+        let now = Instant::now();
+        let failed = queue.next_request(now).unwrap();
+        queue.record_answer(3, failed, now, |_| DELAY);
+        assert_eq!(next(&mut queue, now + DELAY), Some(vec![0, 1, 2]));
+    }
 }

@@ -266,6 +266,12 @@ mod tests {
     }
 
     #[test]
+    fn an_event_for_a_fifo_queue_has_a_deduplication_id() {
+        assert!(!event(&[], "*=q.fifo").deduplication_id.is_empty());
+        assert_eq!(event(&[], "*=q").deduplication_id, "");
+    }
+
+    #[test]
     fn records_other_than_pending_inserts_are_skipped() {
         let config = ClassifierConfig {
             table: "outbox",

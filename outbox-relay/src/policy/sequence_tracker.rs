@@ -138,6 +138,7 @@ mod tests {
         assert!(!sequences.is_unchanged("b", since));
         sequences.forget("a");
         assert!(!sequences.is_unchanged("a", since));
+        let since = sequences.forgotten();
         for n in 0..=MAX_FORGOTTEN {
             sequences.forget(&n.to_string());
         }
@@ -165,5 +166,11 @@ mod tests {
         assert!(sequences.may_follow("99999", 2));
         assert!(sequences.may_follow("95001", 2));
         assert!(!sequences.may_follow("0", 2));
+
+        sequences.set_capacity(20_000);
+        for n in 0..20_000 {
+            sequences.record_dispatched(&n.to_string(), 1);
+        }
+        assert!(sequences.may_follow("0", 2));
     }
 }

@@ -23,21 +23,29 @@ fn lease(n: usize, owner: Option<&str>) -> Lease {
     }
 }
 
-/// Returns the decision of the instance "me", which holds nothing, if all leases are available.
-/// Returns the number of leases that this instance requests, of which it holds none.
-fn requested(live: &BTreeSet<&str>, leases: &[Lease]) -> usize {
-    let all: Vec<_> = leases.iter().collect();
-    let division = Division {
+/// Returns the division by the instance "me", which holds nothing.
+fn division<'v, 'a>(
+    live: &'v BTreeSet<&'v str>,
+    leases: &'v [&'a Lease],
+    available: &'v [&'a Lease],
+) -> Division<'v, 'a> {
+    Division {
         name: "me",
         live,
-        leases: &all,
-        available: &[],
+        leases,
+        available,
         left_over: &[],
         held: &[],
-    };
-    division.decide().request.len()
+    }
 }
 
+/// Returns the number of leases that "me" requests.
+fn requested(live: &BTreeSet<&str>, leases: &[Lease]) -> usize {
+    let all: Vec<_> = leases.iter().collect();
+    division(live, &all, &[]).decide().request.len()
+}
+
+/// Returns the decision of "me" if all leases are available.
 fn decide_on_available<'a>(
     live: &BTreeSet<&str>,
     leases: &'a [Lease],
@@ -45,12 +53,8 @@ fn decide_on_available<'a>(
 ) -> Decision<'a> {
     let all: Vec<_> = leases.iter().collect();
     let division = Division {
-        name: "me",
-        live,
-        leases: &all,
-        available: &all,
         left_over,
-        held: &[],
+        ..division(live, &all, &all)
     };
     division.decide()
 }
@@ -286,4 +290,52 @@ fn members_owners_of_an_older_release_and_requesters_are_live() {
     let is_alive = |lease: &Lease| lease.owner.as_deref() != Some("dead");
     let live = live_instances("me", &members, &leases, is_alive);
     assert_eq!(live, BTreeSet::from(["a", "me", "old", "requester"]));
+}
+
+#[test]
+fn the_order_of_acquisition_depends_on_the_instances_with_too_few_leases_only() {
+    let mut leases: Vec<_> = (0..24).map(|n| lease(n, None)).collect();
+    let live = BTreeSet::from(["full", "me"]);
+    for lease in &mut leases[12..] {
+        lease.owner = Some("full".to_owned());
+    }
+    let all: Vec<_> = leases.iter().collect();
+    let division = division(&live, &all, &all[..12]);
+    let mut expected = all[..12].to_vec();
+    expected.sort_by_key(|lease| hash(&["me", &lease.shard.0]));
+    assert_eq!(division.decide().acquire, expected);
+}
+
+#[test]
+fn no_leases_are_requested_for_those_that_are_acquired() {
+    let mut leases: Vec<_> = (0..12).map(|n| lease(n, Some("old"))).collect();
+    for lease in &mut leases {
+        lease.lease_duration = None;
+    }
+    for lease in &mut leases[..3] {
+        lease.owner = None;
+    }
+    let all: Vec<_> = leases.iter().collect();
+    let live = BTreeSet::from(["me", "old", "other"]);
+    let decision = division(&live, &all, &all[..3]).decide();
+    assert_eq!((decision.acquire.len(), decision.request.len()), (3, 1));
+}
+
+#[test]
+fn each_owner_of_an_older_release_is_left_its_share() {
+    let mut leases: Vec<_> = (0..9).map(|n| lease(n, Some("old-1"))).collect();
+    for lease in &mut leases {
+        lease.lease_duration = None;
+    }
+    for lease in &mut leases[4..] {
+        lease.owner = Some("old-2".to_owned());
+    }
+    let all: Vec<_> = leases.iter().collect();
+    let live = BTreeSet::from(["me", "old-1", "old-2"]);
+    let requested = division(&live, &all, &[]).decide().request;
+    let requested: Vec<_> = requested
+        .iter()
+        .map(|lease| lease.owner.as_deref())
+        .collect();
+    assert_eq!(requested, [Some("old-1"), Some("old-2"), Some("old-2")]);
 }

@@ -10,7 +10,7 @@ use super::{Batch, EventRef, Outgoing, SendScheduler};
 use crate::routes::QueueRef;
 
 /// Time for which an event waits for a queue that fails before it is looked up again.
-const LOOK_UP_AFTER: Duration = Duration::from_secs(2);
+pub(super) const LOOK_UP_AFTER: Duration = Duration::from_secs(2);
 
 impl<A> SendScheduler<A> {
     /// Returns `true` if one of these events has waited for long since it was dispatched or looked

@@ -13,7 +13,7 @@ use crate::policy::circuit_breaker::CircuitBreaker;
 
 /// Time for which an incomplete batch waits for further events while a request to the queue is in
 /// flight. Requests are what SQS charges for.
-const LINGER: Duration = Duration::from_millis(4);
+pub(super) const LINGER: Duration = Duration::from_millis(4);
 
 /// Time after the last failure from which a queue without events no longer counts as failing: no
 /// send would end the failure.

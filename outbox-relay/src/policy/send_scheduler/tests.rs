@@ -327,3 +327,44 @@ fn an_incomplete_batch_lingers_while_a_request_to_its_queue_is_in_flight() {
     scheduler.record_batch_success(&full);
     assert_eq!(next(&mut scheduler, end), ["f:1"], "nothing is in flight");
 }
+
+#[test]
+fn an_event_lingers_from_its_own_arrival_while_a_request_is_in_flight() {
+    let mut scheduler = SendScheduler::default();
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    scheduler.push(event("a", 1, "q", 1), 0, false, start);
+    let first = scheduler.next_batch(start, |_| Permission::Send).unwrap();
+    scheduler.push(event("b", 1, "q", 1), 0, false, at(100));
+    assert!(
+        scheduler
+            .next_batch(at(100), |_| Permission::Send)
+            .is_none()
+    );
+    let end = at(100) + queue_state::LINGER;
+    assert_eq!(scheduler.next_send(at(100)), Some(end));
+    assert_eq!(next(&mut scheduler, end), ["b:1"]);
+    scheduler.record_batch_success(&first);
+    scheduler.push(event("c", 1, "q", 1), 0, false, at(200));
+    assert_eq!(next(&mut scheduler, at(200)), ["c:1"]);
+}
+
+#[test]
+fn a_queue_accepts_from_its_first_success_to_its_next_failure() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    let queue = QueueRef::new("q");
+    let mut accepting = Vec::new();
+    for is_accepted in [false, true, false] {
+        push(&mut scheduler, event("a", 1, "q", 1), 0);
+        let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+        if is_accepted {
+            scheduler.record_batch_success(&batch);
+        } else {
+            scheduler.record_batch_failure(&batch, now, |_| Duration::ZERO);
+        }
+        scheduler.remove_rejected(&reference("a", 1), now);
+        accepting.push(scheduler.is_accepting(&queue));
+    }
+    assert_eq!(accepting, [false, true, false]);
+}

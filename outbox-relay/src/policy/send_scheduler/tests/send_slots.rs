@@ -60,3 +60,11 @@ fn requests_to_healthy_queues_do_not_count_against_an_impaired_one() {
     let expected = BTreeMap::from([("failing".to_owned(), 1)]);
     assert_eq!(take_batches(&mut scheduler, probed_at), expected);
 }
+
+#[test]
+fn a_queue_alone_has_all_slots() {
+    let mut scheduler = SendScheduler::default();
+    push_many(&mut scheduler, "only", 200);
+    let expected = BTreeMap::from([("only".to_owned(), MAX_SENDS)]);
+    assert_eq!(take_batches(&mut scheduler, Instant::now()), expected);
+}

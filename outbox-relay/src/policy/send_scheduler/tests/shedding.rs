@@ -255,3 +255,44 @@ fn events_wait_behind_an_event_of_a_queue_that_fails_for_a_moment() {
     scheduler.record_batch_failure(&batch, now, |_| Duration::from_secs(1));
     assert_eq!(scheduler.behind_probes(&batch, now), []);
 }
+
+#[test]
+fn any_number_of_events_from_the_table_may_wait_for_a_healthy_queue() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    for sequence in 1..=12 {
+        scheduler.push(event("a", sequence, "up", 1), 0, true, now);
+    }
+    let up = QueueRef::new("up");
+    assert!(!scheduler.reports(now, BUFFER_KIB)[&up].has_table_batch);
+}
+
+#[test]
+fn events_of_other_queues_do_not_count_towards_the_limit_of_an_impaired_one() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    shed_excess(&mut scheduler, now);
+    for sequence in 1..=12 {
+        let queue = if sequence <= 8 { "up" } else { "down" };
+        scheduler.push(event("a", sequence, queue, 1), 0, true, now);
+    }
+    for sequence in 1..=7 {
+        scheduler.push(event("b", sequence, "down", 1), 0, true, now);
+    }
+    assert_eq!(shed_excess(&mut scheduler, now), ["b:7"]);
+}
+
+#[test]
+fn impaired_queues_share_the_capacity_for_events_from_the_table() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    shed_excess(&mut scheduler, now);
+    let down = QueueRef::new("down");
+    // 6 KiB, of 10 KiB for one impaired queue, or of 5 KiB for each of two.
+    scheduler.push(event("a", 1, "down", 5 * 1_024), 0, true, now);
+    assert!(!scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch);
+    push(&mut scheduler, event("other", 1, "other", 1), 0);
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    scheduler.record_batch_failure(&batch, now, |_| Duration::from_secs(1));
+    assert!(scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch);
+}
