@@ -111,18 +111,22 @@ impl LeaseTable for View {
             lease.clone(),
         );
         let shard = lease.shard.clone();
+        let is_release = lease.owner.as_ref() != Some(&holder);
         let renewed = self.request(may_time_out(), move |view, _| {
             let renewed = view.write(&id, &lease, |stored| {
                 stored.owner.as_deref() == Some(&*holder)
                     && stored.epoch == lease.epoch
                     && stored.heartbeat < lease.heartbeat
             });
-            if view.has_written(&id, &lease) && lease.owner != Some(holder) {
+            if view.has_written(&id, &lease) && is_release {
                 view.world().released(&id);
             }
             renewed
         });
         let renewed = renewed.await;
+        if renewed.is_ok() && is_release {
+            self.world().forget_informed(&self.name, &shard);
+        }
         let is_told = match &renewed {
             Ok(_) => self.lacks(Mutation::LostUnnoticed),
             Err(error) => matches!(error, LeaseError::Lost(_)),

@@ -47,6 +47,11 @@ impl World {
         }
     }
 
+    /// Records that `name` was informed that it released `shard`.
+    pub(crate) fn forget_informed(&mut self, name: &str, shard: &ShardId) {
+        self.informed.remove(&(name.to_owned(), shard.clone()));
+    }
+
     /// Records that `name` received an answer about `shard`, which may be that it was lost.
     pub(crate) fn tell(&mut self, name: &str, shard: &ShardId) {
         let key = (name.to_owned(), shard.clone());
