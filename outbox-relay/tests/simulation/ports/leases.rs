@@ -283,8 +283,10 @@ impl View {
             return Err(LeaseError::Lost(None));
         };
         if !condition(&stored) {
-            // A late write of the same epoch fails as well, and loses nothing.
-            if stored.epoch != lease.epoch {
+            // A late write of the same epoch, or of an earlier one of this incarnation, fails as
+            // well, and loses nothing.
+            let is_own = world.holders.get(id) == Some(&self.name);
+            if stored.epoch != lease.epoch && !is_own {
                 world.inform(&self.name, &lease.shard, true);
             }
             if self.lacks(Mutation::LostUnnoticed) {
