@@ -105,7 +105,7 @@ pub struct CloudOptions {
     pub stream_delay: Switch,
 
     /// Interval at which items are deleted whose time to live has passed, 100ms to 24h, or `off`.
-    /// AWS needs up to some days. Each deletion reads the tables with a time to live.
+    /// AWS deletes within a few days. Each deletion reads the tables with a time to live.
     #[arg(
         long,
         env = "ALL_IN_ONE_TTL_INTERVAL",

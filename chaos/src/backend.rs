@@ -136,7 +136,7 @@ impl Backend {
         )
     }
 
-    /// Returns what degrades the embedded cloud, or `None` for other endpoints.
+    /// Returns the control that degrades the embedded cloud, or `None` for other endpoints.
     pub(super) fn fidelity(&self) -> Option<FidelityControl> {
         self.cloud.as_ref().map(LocalCloud::fidelity)
     }

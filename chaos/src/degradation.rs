@@ -12,7 +12,7 @@ use super::history::{CloudService, FaultKind};
 /// a time to live.
 const TTL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the embedded cloud does while no degradation is active. The delays can be changed only if
+/// Fidelity of the embedded cloud while no degradation is active. The delays can be changed only if
 /// there are any at the start.
 pub(super) const NOT_DEGRADED: Fidelity = Fidelity {
     transaction_time: Some(Duration::ZERO),

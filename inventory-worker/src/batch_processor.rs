@@ -240,7 +240,7 @@ impl BatchProcessor {
         pause
     }
 
-    /// Pauses. Fails if DynamoDB is unavailable and the process is to stop.
+    /// Waits for `pause`. Fails if DynamoDB is unavailable and the process is to stop.
     async fn pause(&self, pause: Duration, error: &AttemptError) -> Result<(), Stopping> {
         let is_unavailable = matches!(error, AttemptError::Unavailable(_));
         tokio::select! {

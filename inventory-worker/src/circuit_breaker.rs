@@ -7,8 +7,8 @@
 //! partition. So the first failure of an order only makes DynamoDB *suspected*, and is followed by
 //! a probe at once; receiving waits for its result. The breaker opens if the probe fails, or if
 //! several orders in a row failed for the first time. Repeated failures of the same orders are not
-//! counted. It closes when an order succeeds, or when a probe does: these go on every few seconds,
-//! whatever is in flight.
+//! counted. The breaker closes when an order or a probe succeeds. Probes are repeated every few
+//! seconds, whatever is in flight.
 
 use std::time::Duration;
 

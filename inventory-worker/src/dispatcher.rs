@@ -40,7 +40,7 @@ impl Dispatcher {
         }
     }
 
-    /// Submits orders that arrived together. Those that have to wait give way to other messages.
+    /// Submits orders that arrived together. The messages of those that have to wait are parked.
     pub(crate) fn submit(self: &Arc<Self>, orders: Vec<(Arc<OrderPlaced>, Submission)>) {
         let batches = {
             let mut planner = self.planner();
@@ -69,8 +69,8 @@ impl Dispatcher {
                     lanes: batch.lanes,
                 };
                 let run = dispatcher.run(batch.jobs, lanes);
-                // The outcome of an attempt that is cut off here is unknown; the next delivery of
-                // each message finds out.
+                // The outcome of an attempt that is cut off here is unknown; it is determined at
+                // the next delivery of each message.
                 dispatcher.abandon.run_until_cancelled(run).await;
             };
             self.tasks.spawn(run.instrument(span));

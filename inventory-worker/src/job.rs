@@ -54,7 +54,8 @@ impl Submission {
         (submission, disposition)
     }
 
-    /// Gives way to other messages while the order waits.
+    /// Exchanges the admission permit for a parking permit, if one is available, so that other
+    /// messages are received while the order waits.
     pub(crate) fn park(&mut self) {
         self.permit.park();
     }
@@ -64,7 +65,7 @@ impl Submission {
         Instant::now() + pause >= self.deadline
     }
 
-    /// Counts a failure, and gives way to other messages during the pause after it.
+    /// Counts a failure, and parks the message during the pause after it.
     pub(crate) fn record_failure(&mut self, error: &AttemptError) {
         self.failures.record(error);
         self.park();

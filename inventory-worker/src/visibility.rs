@@ -217,7 +217,7 @@ impl Hidden {
 impl Drop for Hidden {
     fn drop(&mut self) {
         let mut held = self.extender.held();
-        // A released message stays until SQS knows.
+        // A released message is kept until SQS has confirmed its new timeout.
         if held
             .messages
             .get(&self.number)

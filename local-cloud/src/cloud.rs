@@ -22,7 +22,7 @@ pub struct Config {
     /// Virtual shards of every stream, which split and are trimmed. `None`: one shard that does
     /// neither.
     pub shards: Option<ShardOptions>,
-    /// How closely DynamoDB follows AWS.
+    /// Settings for how closely DynamoDB follows AWS.
     pub fidelity: Fidelity,
 }
 

@@ -1,4 +1,4 @@
-//! How closely the embedded DynamoDB follows AWS where that costs time.
+//! Settings for how closely the embedded DynamoDB follows AWS where that costs time.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 /// Default interval between two deletions of expired items.
 const TTL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Behavior of DynamoDB that can be switched off, because it makes requests slower or fail.
+/// Behaviour of DynamoDB that can be switched off, because it makes requests slower or fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fidelity {
     /// Time for which a transaction holds its items before it is executed, in addition to the
@@ -22,8 +22,7 @@ pub struct Fidelity {
     /// `None`: no limit. With a limit, each item is read before and after it is written.
     pub partition_write_units: Option<NonZeroU32>,
     /// Time after which global secondary indexes receive a change. `None`: at once, for the life
-    /// of the cloud. With a delay, also one of zero that is changed later, every change is
-    /// stored twice.
+    /// of the cloud. With `Some`, even of zero, every change is stored twice.
     pub index_delay: Option<Duration>,
     /// Time after which streams have the records of a change. `None`: at once, for the life of the
     /// cloud. Otherwise streams have virtual shards, those of
@@ -36,8 +35,8 @@ pub struct Fidelity {
     pub ttl_interval: Option<Duration>,
 }
 
-/// What costs next to nothing: transactions conflict while they are executed, and expired items are
-/// deleted every minute.
+/// The behaviour that costs next to nothing: transactions conflict while they are executed, and
+/// expired items are deleted every minute.
 impl Default for Fidelity {
     fn default() -> Self {
         Self {

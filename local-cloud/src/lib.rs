@@ -22,7 +22,7 @@
 //! - `shards`: splits and trims the virtual shards of `dynamodb::shards`, which stand in front of
 //!   the single shard of a stream if [`Config::shards`] is set.
 //! - `upstream`: the connection of the interceptor to dynoxide.
-//! - `fidelity`: [`Fidelity`], behavior of DynamoDB that can be switched off.
+//! - `fidelity`: [`Fidelity`], behaviour of DynamoDB that can be switched off.
 //! - `error`: [`StartError`].
 //!
 //! # Remaining differences from AWS

@@ -48,8 +48,8 @@ pub struct Config {
     pub idempotency_table: String,
 
     /// Idempotency keys that earlier releases stored without the customer: check returns their
-    /// orders, for two more write units an order with a key; ignore saves those once the last
-    /// process of an earlier release has been stopped for 24 hours
+    /// orders, and costs two more write units for each order with a key; set ignore 24 hours after
+    /// the last process of an earlier release was stopped
     #[arg(long, env = "ORDER_API_UNSCOPED_KEYS", value_name = "POLICY", value_enum, default_value_t = UnscopedKeys::Check)]
     pub unscoped_keys: UnscopedKeys,
 
@@ -63,19 +63,19 @@ pub struct Config {
     #[arg(long, env = "ORDER_API_MAX_CONCURRENCY", value_name = "REQUESTS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_concurrency: u32,
 
-    /// Maximum number of open connections to the API. For another one, the connection that has
-    /// waited longest for its client is closed
+    /// Maximum number of open connections to the API. At the limit, a new connection closes the
+    /// one that has waited longest for its client
     #[arg(long, env = "ORDER_API_MAX_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
 
-    /// Maximum number of open connections of one IPv4 address or IPv6 /64 network, in the same
-    /// way. Behind a load balancer, every connection is of one of its addresses
+    /// Maximum number of open connections from one IPv4 address or IPv6 /64 network, with the same
+    /// effect. Behind a load balancer, every connection is from one of its addresses
     #[arg(long, env = "ORDER_API_MAX_CONNECTIONS_PER_ADDRESS", value_name = "CONNECTIONS", default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections_per_address: u32,
 
     /// Time after SIGTERM or SIGINT for which requests are still accepted, while /readyz is red
-    /// and responses have `Connection: close`; 0s to 5m. Longer than a load balancer takes to
-    /// notice
+    /// and responses have `Connection: close`; 0s to 5m. Make it longer than the load balancer
+    /// takes to notice
     #[arg(long, env = "ORDER_API_DRAIN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = parse_drain_delay)]
     pub drain_delay: Duration,
 
@@ -89,9 +89,9 @@ pub struct Config {
 /// Policy for idempotency keys that earlier releases stored without the customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum UnscopedKeys {
-    /// No order is created if there is one of the same customer
+    /// Honour them: a request with such a key of the same customer creates no second order
     Check,
-    /// None is stored any more
+    /// Do not look for them: none is stored any more
     Ignore,
 }
 

@@ -33,8 +33,8 @@ const PAGE_HEADERS: [(HeaderName, &str); 3] = [
 
 /// Returns the routes `/openapi.json` and `/docs`. All files of the page are part of this program.
 ///
-/// The document is serialized once, like the page's files it is shared by all responses: clients
-/// that read slowly hold no copies.
+/// The document is serialised once and, like the files of the page, shared by all responses:
+/// clients that read slowly hold no copies.
 pub(crate) fn pages(mut document: utoipa::openapi::OpenApi, schemes: Schemes) -> Router {
     auth::describe(&mut document, schemes);
     let document =

@@ -298,7 +298,7 @@ fn describe_denied(denied: &Denied) -> (StatusCode, &'static str, &'static str, 
         Denied::Token(TokenError::NoCustomer) => (
             StatusCode::FORBIDDEN,
             "no-customer",
-            "The token is for no customer",
+            "The token names no customer",
             "The token is valid, but has no claim with the id of a customer.".into(),
         ),
         Denied::Token(error) => invalid(format!("The token {error}.").into()),

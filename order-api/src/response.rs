@@ -6,7 +6,7 @@ use outbox::timestamp::Timestamp;
 use serde::Serialize;
 use shared::order::{Currency, CustomerId, Line, Order, OrderId, OrderStatus};
 
-/// Header of every response about an order, also of an error: caches do not know who may see it.
+/// Header of every response about an order, also of an error: a cache cannot check who may read it.
 pub(crate) const NO_STORE: (HeaderName, &str) = (CACHE_CONTROL, "no-store");
 
 /// Body of a response with an order. `schema::Order` documents it.

@@ -26,8 +26,8 @@ impl Api {
     /// so that slow clients occupy none.
     ///
     /// # Errors
-    /// [`ApiError::Overloaded`] if there is none: the requests in flight take all the time that
-    /// there is, and one that waits would only be slower.
+    /// [`ApiError::Overloaded`] if there is none. The request does not wait for one: under overload
+    /// that would only make every response later.
     pub(crate) fn permit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         self.in_flight
             .try_acquire()

@@ -253,13 +253,13 @@ fn parse_lease_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses the retention of published events. A relay that reads the stream again after a takeover
-/// recognizes a published event by its item.
+/// recognises a published event by its item.
 fn parse_retention(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
     if duration < MIN_RETENTION {
         return Err(
             "must be at least 25h: the stream keeps an event for 24 h, and an event that the \
-             stream repeats after its item was deleted could not be recognized as published"
+             stream repeats after its item was deleted could not be recognised as published"
                 .to_owned(),
         );
     }

@@ -65,9 +65,9 @@ pub enum EventError {
 impl NewEvent {
     /// Creates an event that occurred now, with the id `<aggregate_id>:<sequence>`.
     ///
-    /// `sequence` numbers the events of one aggregate: 1, 2, 3, …, without gaps, such as a
-    /// [`Sequence`](crate::Sequence) does. The relay sends the events of an aggregate in this
-    /// order. `payload` becomes the `data` of the message.
+    /// `sequence` numbers the events of one aggregate: 1, 2, 3, …, without gaps.
+    /// [`Sequence`](crate::Sequence) provides these numbers. The relay sends the events of an
+    /// aggregate in this order. `payload` becomes the `data` of the message.
     ///
     /// # Errors
     /// [`EventError::ZeroSequence`] if `sequence` is 0, and [`EventError::Payload`] if `payload`

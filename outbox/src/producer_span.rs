@@ -102,7 +102,7 @@ impl Outbox {
     }
 }
 
-/// Returns a context that names a span.
+/// Returns the context if it names a span.
 fn some(context: TraceContext) -> Option<TraceContext> {
     context.traceparent.is_some().then_some(context)
 }

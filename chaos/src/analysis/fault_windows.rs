@@ -82,7 +82,7 @@ impl DisturbanceKind {
         }
     }
 
-    /// Returns `true` if it explains no error.
+    /// Returns `true` if no error can be due to it.
     pub(crate) fn fails_no_request(self) -> bool {
         match self {
             Self::Fault(kind) => kind.fails_no_request(),

@@ -72,7 +72,7 @@ fn probability(kind: FaultKind, operation: &str) -> f64 {
     }
 }
 
-/// Returns for how long a request is delayed: mostly briefly, as in any network; one of fifty
+/// Returns the delay of a request: mostly a short one, as in any network; one of fifty
 /// exceeds the timeout of the clients.
 pub(super) fn delay(random: &mut fastrand::Rng) -> Duration {
     Duration::from_millis(match random.u8(..50) {

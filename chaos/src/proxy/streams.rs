@@ -36,7 +36,7 @@ struct State {
     horizons: HashMap<Shard, String>,
     /// Readers by their iterators, because an iterator does not identify its shard. An iterator is
     /// forgotten when its successor is used: until then a process that did not receive the page
-    /// may use it again. Each reader that dies leaves two entries.
+    /// may use it again. Each reader that ends leaves two entries.
     iterators: HashMap<String, Reader>,
 }
 

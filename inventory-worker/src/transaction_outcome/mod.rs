@@ -13,10 +13,10 @@
 //!    costs milliseconds; a wrong rejection costs an order.
 //! 4. **The stock.** Only a transaction without conflicts proves that the stock is insufficient.
 //!    The orders are then considered in the order of arrival. One that needs more than is available
-//!    is rejected. Up to the first that needs more than the orders before it would leave, the
-//!    others fit, and are sent again; that one and those after it are decided when the outcome of
-//!    these is known. So each order meets the stock that it would have met if they had come one by
-//!    one.
+//!    is rejected. The others are allotted the stock one after the other, until one needs more than
+//!    is left. The orders before that one are sent again; that one and the orders after it are
+//!    attempted once the outcome of these is known. So the result is that of processing the orders
+//!    one by one.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -4,7 +4,7 @@ use shared::order::{OrderId, PlacedLine};
 
 use super::*;
 
-/// The transaction of orders with these (SKU, quantity) lines.
+/// Returns the transaction of orders with these (SKU, quantity) lines.
 fn transaction(orders: &[&[(&str, u64)]]) -> Transaction {
     let order = |lines: &[(&str, u64)]| {
         let items = lines.iter().map(|(sku, quantity)| PlacedLine {
@@ -22,7 +22,7 @@ fn transaction(orders: &[&[(&str, u64)]]) -> Transaction {
     Transaction::new(orders.iter().map(|lines| order(lines)).collect())
 }
 
-/// The transaction of one order with a line of each quantity.
+/// Returns the transaction of one order with a line of each quantity.
 fn single(quantities: &[u64]) -> Transaction {
     let names: Vec<_> = (0..quantities.len()).map(|n| format!("SKU-{n}")).collect();
     let lines: Vec<_> = names
@@ -45,7 +45,7 @@ fn conflict() -> CancellationReason {
     code("TransactionConflict")
 }
 
-/// A failed condition on an item with these attributes.
+/// Returns the reason of a failed condition on an item with these attributes.
 fn failed(attributes: &[(&str, AttributeValue)]) -> CancellationReason {
     let reason = CancellationReason::builder().code("ConditionalCheckFailed");
     let attributes = attributes.iter();
@@ -183,7 +183,7 @@ fn stock_is_allotted_in_the_order_of_arrival() {
     let reasons = [none(), none(), none(), none(), none(), available("8")];
     let found = interpret(&batch, &reasons);
     // 4 and 3 fit into 8, and 9 never does. Whether 2 fits is known when they are processed, and
-    // only then whether 1 does: the order before it has the older claim.
+    // whether 1 fits only after that: the order of 2 arrived before it.
     assert_eq!(
         found.verdicts,
         [

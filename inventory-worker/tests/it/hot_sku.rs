@@ -21,8 +21,8 @@ const HOT: &[(&str, u64)] = &[("HOT", 1)];
 
 const WORKERS: usize = 3;
 
-/// Required orders per second. A build without optimizations shares the machine with other tests;
-/// what it must beat is one transaction after another, each with its conflicts: 38 a second.
+/// Required orders per second. An unoptimised build shares the machine with other tests; the rate
+/// must exceed that of one transaction after another, each with its conflicts: 38 a second.
 const REQUIRED: f64 = if cfg!(debug_assertions) { 100.0 } else { 300.0 };
 
 /// Allowed ratio of the latencies of other orders, with orders of one SKU beside them to without.

@@ -49,7 +49,7 @@ async fn a_processed_order_records_what_it_holds_and_a_rejected_one_holds_nothin
     assert_eq!(rejected.reservation, None);
 }
 
-/// The transaction of the runbook.
+/// Sends the transaction of the runbook (docs/operations.md, stock and reservations).
 #[tokio::test]
 async fn a_reservation_can_be_released_once() {
     let cloud = TestCloud::start(&[("A", 10), ("B", 10)]).await;

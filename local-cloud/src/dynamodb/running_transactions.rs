@@ -17,8 +17,8 @@ impl RunningTransactions {
     /// Holds `items` until the returned guard is dropped. An item that is `None` is not held.
     ///
     /// # Errors
-    /// For each item, in order, whether another transaction holds it, if one of them is held. Then
-    /// none of `items` is.
+    /// If another transaction holds one of `items`: for each item, in order, `true` if it is held
+    /// by another transaction. None of `items` is held by this one then.
     pub(super) fn begin(
         self: &Arc<Self>,
         items: &[Option<ItemId>],

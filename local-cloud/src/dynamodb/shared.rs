@@ -1,4 +1,4 @@
-//! What the connections of all clients share, and what happens before and after each write.
+//! State that the connections of all clients share, and the steps before and after each write.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dynoxide::types::{GlobalSecondaryIndex, KeySchemaElement, KeyType, ProjectionType};
 use dynoxide::{Database, TableMetadata};
 
-/// What of a table matters for the writes of its items.
+/// Properties of a table that matter for the writes of its items.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TableSchema {
     pub(super) name: String,

@@ -1,6 +1,6 @@
 //! Corrects the identity of who changed an item in dynoxide's stream records. dynoxide has the
 //! names that Lambda passes on, `principalId` and `type`; DynamoDB Streams itself has `PrincipalId`
-//! and `Type`, and the SDKs know no others.
+//! and `Type`, and the SDKs read only those.
 
 use bytes::Bytes;
 use serde_json::Value;

@@ -1,9 +1,9 @@
 //! Writes of items, which conflict with running transactions and are throttled.
 //!
-//! What fails depends on the request, as in DynamoDB. Of an item inside a running transaction, for
-//! instance: another transaction is cancelled, with `TransactionConflict` as the reason of the
-//! item; a single write fails with `TransactionConflictException`; a statement of a batch fails by
-//! itself; and a write of a `BatchWriteItem` is left unprocessed.
+//! As in DynamoDB, the kind of request determines what fails. For example, if an item is inside a
+//! running transaction: another transaction is cancelled, with `TransactionConflict` as the reason
+//! of the item; a single write fails with `TransactionConflictException`; a statement of a batch
+//! fails by itself; and a write of a `BatchWriteItem` is left unprocessed.
 
 use bytes::Bytes;
 use dynoxide::Item;

@@ -8,7 +8,7 @@ use crate::headers::single_value;
 /// Header with an API key.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// What a request presents; not verified yet.
+/// Credentials that a request presents; not verified yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Credentials<'a> {
     None,

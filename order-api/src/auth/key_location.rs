@@ -1,4 +1,4 @@
-//! Where keys are read from: a file, or the URL of an issuer.
+//! Locations that keys are read from: a file, or the URL of an issuer.
 
 use std::fmt;
 use std::io::Read;

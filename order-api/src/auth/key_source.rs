@@ -37,8 +37,7 @@ pub(super) struct KeySource<T> {
 struct LastRead {
     /// Time of the last reading that a request caused.
     requested_at: Option<Instant>,
-    /// What was read, or why it could not be. The same result again changes nothing, and is not
-    /// logged again.
+    /// Result of the last reading. The same result again changes nothing, and is not logged again.
     result: Option<Result<Vec<u8>, String>>,
     failed: bool,
 }
@@ -92,7 +91,7 @@ impl<T: Send + Sync + 'static> KeySource<T> {
     }
 
     /// Reads the keys of an issuer because a token names one that is not in `known`. Returns the
-    /// keys if they are others now.
+    /// keys if they have changed.
     pub(super) async fn refresh(self: &Arc<Self>, known: Option<&Arc<T>>) -> Option<Arc<T>> {
         if !self.reader.is_url() {
             return None;
@@ -102,8 +101,8 @@ impl<T: Send + Sync + 'static> KeySource<T> {
         if last.requested_at.is_none_or(|at| at.elapsed() >= URL_RETRY) {
             last.requested_at = Some(Instant::now());
             let source = Arc::clone(self);
-            // A task of its own: a client that disconnects would end the reading, and could prevent
-            // every one that way.
+            // In a task of its own: otherwise a client that disconnects would end the reading, and
+            // repeated requests could prevent every one.
             let reading = tokio::spawn(async move { source.read(&mut last).await });
             // The error is logged.
             let _ = reading.await;

@@ -1,4 +1,4 @@
-//! Who may use the API, and how often.
+//! Authentication, authorization and rate limits of the API.
 //!
 //! ```text
 //! request ─▶ client_address ─▶ rate_limit (address) ─▶ credentials
@@ -7,9 +7,9 @@
 //!            ─▶ rate_limit (principal) ─▶ Principal
 //! ```
 //!
-//! A handler takes a [`Principal`] as an argument, so that it runs for admitted requests only, and
-//! asks it for which customers the request may act. Everything is decided before the body of a
-//! request is read.
+//! A handler takes a [`Principal`] as an argument, so that it runs for admitted requests only. The
+//! principal contains the customers for which the request may act. A request is admitted or
+//! rejected before its body is read.
 //!
 //! - `options`: [`AuthOptions`], and which combinations are refused.
 //! - `key_source` replaces keys while the program runs; `key_location` reads files and URLs.
@@ -53,8 +53,8 @@ pub(crate) use self::security_schemes::describe;
 pub(crate) use self::tokens::TokenError;
 use self::tokens::{Requirements, TokenKeys};
 
-/// Pause between two removals of idle rate limits: after a second without requests a rate is whole
-/// again.
+/// Pause between two removals of idle rate limits: after a second without requests a rate is fully
+/// restored.
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reason for which a request is not admitted.

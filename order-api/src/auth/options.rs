@@ -49,12 +49,12 @@ pub struct AuthOptions {
     #[arg(long, env = "ORDER_API_ANONYMOUS", value_name = "POLICY", value_enum)]
     pub anonymous: Option<Anonymous>,
 
-    /// Requests per second of one API key or token subject, or off; more are 429
+    /// Requests per second of one API key or token subject, or off; more are rejected with 429
     #[arg(long, env = "ORDER_API_PRINCIPAL_RATE", value_name = "RATE", default_value_t = Rate::per_second(DEFAULT_RATE))]
     pub principal_rate: Rate,
 
-    /// Requests per second of one client address, or off; more are 429 [default: 1000, and off for
-    /// clients on this machine]
+    /// Requests per second of one client address, or off; more are rejected with 429 [default:
+    /// 1000, and off for clients on this machine]
     #[arg(long, env = "ORDER_API_ADDRESS_RATE", value_name = "RATE")]
     pub address_rate: Option<Rate>,
 

@@ -80,8 +80,8 @@ impl<K: Clone + Eq + Hash> RateLimit<K> {
         }
     }
 
-    /// Forgets the keys that have their whole rate again. Every rate is restored within a second,
-    /// so the memory is bounded by the keys seen between two calls.
+    /// Forgets the keys whose rate is fully restored. That takes at most a second, so the memory is
+    /// bounded by the keys of the requests between two calls.
     pub(super) fn forget_idle_keys(&self) {
         if let Some(limiter) = &self.limiter {
             limiter.retain_recent();

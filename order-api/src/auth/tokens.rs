@@ -19,7 +19,7 @@ const MIN_RSA_BITS: usize = 2048;
 /// Upper bound on the keys of an issuer. Issuers have a few.
 const MAX_KEYS: usize = 100;
 
-/// What a token must state to be accepted.
+/// Claims that a token must have to be accepted.
 #[derive(Clone, Debug)]
 pub(super) struct Requirements {
     pub(super) issuer: String,
@@ -82,7 +82,7 @@ impl TokenKeys {
                 Ok(key) => keys.extend(key),
                 Err(reason) => {
                     let reason = format!("key {} of the set is malformed: {reason}", n + 1);
-                    tracing::warn!(%reason, "a key of tokens is left out");
+                    tracing::warn!(%reason, "a key of the issuer is ignored");
                     malformed.get_or_insert(reason);
                 }
             }
@@ -145,7 +145,7 @@ impl fmt::Debug for TokenKeys {
     }
 }
 
-/// A JSON Web Key Set. Issuers add keys of new kinds, so a key that cannot be read does not concern
+/// A JSON Web Key Set. Issuers add keys of new kinds, so a key that cannot be read does not affect
 /// the others (RFC 7517, section 5).
 #[derive(Deserialize)]
 struct KeySet {

@@ -26,7 +26,7 @@ use crate::store::{Store, log_rejected_credentials};
 /// Attempts while DynamoDB throttles: more would add to the load.
 const THROTTLED_ATTEMPTS: u32 = 3;
 
-/// Attempts while other transactions have the key: requests with one key take turns.
+/// Attempts while other transactions hold the item of the key: requests with one key conflict.
 const CONFLICTING_ATTEMPTS: usize = 12;
 
 /// Attempts after any other failure. An outage of seconds is left to the client's retries.
@@ -79,7 +79,7 @@ impl SoughtOrder {
         }
     }
 
-    /// Notes that this order may exist.
+    /// Records that this order may exist.
     fn may_be(&mut self, order_id: OrderId) {
         self.order_id = order_id;
         self.outcome_unknown = true;
@@ -237,7 +237,7 @@ fn request(
         }
     }
     // The SDK would generate a new token for each attempt, and DynamoDB could not recognise them as
-    // one request. A token stands for one content.
+    // one request. A token belongs to one content.
     let token = match unscoped {
         UnscopedKeys::Check => order.order_id.to_string(),
         UnscopedKeys::Ignore => order.order_id.to_string().replace('-', ""),

@@ -27,7 +27,7 @@ pub(crate) struct Instruments {
     active_requests: UpDownCounter<i64>,
 }
 
-/// How a request ended.
+/// End of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended {
     /// `None` if the client disconnected before the response.

@@ -46,7 +46,7 @@ async fn attack(world: &World, count: usize, bytes: impl Fn(usize) -> Vec<u8>) -
     clients
 }
 
-/// A request of which one byte, or most, of the body is sent.
+/// Returns a request of which one byte, or most, of the body is sent.
 fn unfinished_body(n: usize) -> Vec<u8> {
     let head = "POST /orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                 content-length: 60000\r\n\r\n";

@@ -23,8 +23,8 @@ const MAX_ID: usize = 128;
 ///
 /// Their events were published; the outbox table does not change.
 ///
-/// While a message of a FIFO queue is hidden, SQS returns no later one of its
-/// message group, so that only the first of a group are found at a time.
+/// While a message of a FIFO queue is hidden, SQS returns no later message of
+/// its group: only the first messages of a group are found at a time.
 #[derive(Clone, Debug, Args)]
 pub struct DlqCommand {
     #[command(subcommand)]

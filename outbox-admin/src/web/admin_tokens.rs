@@ -18,7 +18,7 @@ const MAX_TOKENS: usize = 100;
 /// Name in the log of a person or program whose token has none.
 const UNNAMED: &str = "admin";
 
-/// What a token permits.
+/// Permission of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permission {
     /// To see everything.
@@ -36,7 +36,7 @@ pub struct AdminToken {
 }
 
 impl AdminToken {
-    /// Name of its owner, for the log.
+    /// Returns the name of its owner, for the log.
     pub(super) fn name(&self) -> &str {
         &self.name
     }

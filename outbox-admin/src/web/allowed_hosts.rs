@@ -9,15 +9,15 @@ use axum::http::uri::Authority;
 
 /// Names under which a console is reached, besides `localhost` and addresses: `RELAY_ADMIN_HOSTS`.
 ///
-/// A browser sends the name that its user opened. An attacker can make a name resolve to the
-/// address of a console, and its own page then counts as part of it; but the name stays the
-/// attacker's.
+/// The attack that this prevents is DNS rebinding: an attacker makes a name of its own resolve to
+/// the address of a console, and a browser then permits the attacker's page to read the console's
+/// responses. Such a request still carries the attacker's name in its `Host` header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedHosts(Vec<String>);
 
 impl AllowedHosts {
-    /// Returns `true` if the request is for a host of the console. With a token that is any
-    /// address, which no name stands for; without one, an address of this machine.
+    /// Returns `true` if the request is for a host of the console: `localhost`, one of these names,
+    /// or an IP address. Without tokens, that must be a loopback address.
     pub(super) fn allow(&self, headers: &HeaderMap, has_tokens: bool) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {

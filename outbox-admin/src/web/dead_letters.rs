@@ -3,8 +3,8 @@
 //!
 //! An operation runs to its end also when the client disconnects: otherwise the messages that it
 //! received would stay hidden, and one that it sent again would not be deleted. Operations run one
-//! at a time, as they would hide messages from each other; a request that waits ends with its
-//! client, so that no operations accumulate.
+//! at a time, as they would hide messages from each other; a request that waits ends when
+//! its client disconnects, so that no operations accumulate.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -47,7 +47,7 @@ pub(super) fn router() -> Router<Arc<Live>> {
         .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
-/// Lists the oldest dead letters, with long texts cut.
+/// Lists the oldest dead letters, with long texts truncated.
 async fn list(
     Shared(live): Shared<Arc<Live>>,
     Extension(turn): Extension<Turn>,

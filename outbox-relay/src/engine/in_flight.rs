@@ -108,8 +108,8 @@ pub(crate) struct DispatchedBy {
 }
 
 impl DispatchedBy {
-    /// Returns what distinguishes it from others as long as it exists. Two leases of one shard have
-    /// different states.
+    /// Returns the address of the shard's state and the aggregate's id: unique as long as this
+    /// value exists. Two leases of one shard have different states.
     pub(crate) fn identity(&self) -> (usize, String) {
         let shard = Arc::as_ptr(&self.shard).addr();
         (shard, self.aggregate_id.clone())

@@ -47,7 +47,7 @@ const PAUSE_FACTOR: u32 = 10;
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Upper bound on the pause before a walk that is requested. The relay's own requests cannot be
-/// told from those of operators.
+/// distinguished from those of operators.
 const MAX_REQUEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Returns the pause after a walk that read for `reading_time` and published nothing: a backlog of
@@ -84,7 +84,7 @@ pub fn is_old(occurred_at: Option<Timestamp>, now: Timestamp, min_age: Duration)
 
 /// Time after its deferral, retry or replay for which an event of the table waits for earlier ones
 /// that are pending and not deferred: a reader of the stream may have them, and sends or defers
-/// them as soon as it can. After that time they count as lost.
+/// them as soon as it can. After that time they are treated as lost.
 const READERS_FIRST: Duration = Duration::from_secs(30);
 
 /// Returns `true` if an event was deferred, retried or replayed so recently that the readers of the

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::world::{Delivery, Disturbance, EventModel, World};
 
-/// Time after the deferral of an event from which sweepers take pending events before it for lost:
-/// 30 seconds, by clocks that differ by up to 2.6.
+/// Time after the deferral of an event from which sweepers treat pending events before it as lost:
+/// 30 s, by clocks that differ by up to 2.6 s.
 const LOST_AFTER: Duration = Duration::from_secs(27);
 
 /// Adds violations to `world.violations`, and returns the number of repeated deliveries.
@@ -149,7 +149,7 @@ fn unexplained_repeats(world: &World) -> Vec<String> {
 ///
 /// - a sweeper and the reader of a later event of its aggregate, if the stream has lost it while
 ///   its queue fails or is slow,
-/// - a sweeper and its own reader, if the sweeper takes it for lost because a later event was
+/// - a sweeper and its own reader, if the sweeper treats it as lost because a later event was
 ///   deferred long ago,
 /// - two sweepers, if it was deferred, and a later event cannot be.
 fn is_sent_twice(world: &World, key: &EventKey, delivered_at: Instant) -> bool {

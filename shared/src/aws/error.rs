@@ -43,8 +43,9 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    /// Returns `true` if the service rejected who sends the request, not the request: an operator
-    /// can correct it by other credentials or permissions, without any change of the program.
+    /// Returns `true` if the service rejected the credentials of the request and not its content:
+    /// an operator can correct this by other credentials or permissions, without a change of the
+    /// program.
     pub fn is_refusal_of_credentials(self) -> bool {
         matches!(self, Self::AccessDenied | Self::Credentials)
     }

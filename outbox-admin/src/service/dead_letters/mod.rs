@@ -6,8 +6,9 @@
 //! nothing else changes. Two operations at a time hide messages from each other. Dead letters are
 //! not in the outbox table: their events were published.
 //!
-//! While a message of a FIFO queue is hidden, SQS returns no later one of its group. So of a group
-//! only the first are seen, and those behind them after these were redriven or discarded.
+//! While a message of a FIFO queue is hidden, SQS returns no later message of its group. So only
+//! the first messages of a group are found; the next ones are found once those are redriven or
+//! discarded.
 
 mod queue;
 
@@ -58,7 +59,7 @@ pub struct DeadLetter {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetterListing {
     pub messages: Vec<DeadLetter>,
-    /// There are more messages, or may be.
+    /// `true` if there are or may be more messages.
     pub truncated: bool,
     /// Queues that have no dead-letter queue: a message that cannot be processed is received until
     /// its retention ends.
@@ -90,7 +91,7 @@ pub struct DeadLetterChange {
     /// Errors, after which a message may be in both queues or unchanged. Consumers handle a
     /// message that they receive twice.
     pub problems: Vec<String>,
-    /// The operation was interrupted.
+    /// `true` if the operation was interrupted.
     pub interrupted: bool,
 }
 

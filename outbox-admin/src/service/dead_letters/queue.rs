@@ -17,7 +17,8 @@ use crate::service::OperateError;
 /// Time for which received messages are hidden, far longer than an operation on a few takes.
 pub(super) const HIDDEN_FOR: Duration = Duration::from_secs(120);
 
-/// Wait of a receive request. One that waits asks all servers of SQS, so that no message is missed.
+/// Wait time of a receive request. SQS queries all its servers for a request with a wait time, so
+/// that no message is missed.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The most entries that SQS accepts in one request.

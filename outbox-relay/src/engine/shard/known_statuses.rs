@@ -31,8 +31,8 @@ impl KnownStatuses {
         if self.statuses.contains(key) && !self.behind_deferred.contains(key) {
             return self.statuses.of(key);
         }
-        // It is an event that waits here as well, or one whose next look-up is not due: the event
-        // in question waits until then.
+        // The event with this key waits here as well, or its next look-up is not due: the next
+        // event waits until then.
         Some(StoredStatus {
             is_deferred: self.behind_deferred.contains(key),
             ..PENDING

@@ -148,8 +148,8 @@ impl SweepGate {
         }
     }
 
-    /// Returns `true` if a reader of the stream may still have earlier events, or wait for the end
-    /// of their marks: the event was left to the sweepers a moment ago.
+    /// Returns `true` if a reader of the stream may still have earlier events, or may still be
+    /// marking them, because the event was left to the sweepers only recently.
     fn waits_for_readers(&self, event: &Event) -> bool {
         let now = (self.gate.ctx.config.clock)();
         let at = event.left_to_sweepers_at;

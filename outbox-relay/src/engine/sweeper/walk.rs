@@ -176,8 +176,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Searches for marked events from the position on at which this walk or an earlier one
-    /// stopped, in the same way.
+    /// Searches for marked events in the same way, from the position at which this walk or an
+    /// earlier one stopped.
     async fn resume_search(&mut self, bucket: u32) {
         let mut unmarked = 0;
         // Pages of queues that do not accept events have none that are unmarked.

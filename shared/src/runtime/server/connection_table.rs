@@ -47,7 +47,7 @@ struct Connections {
     /// Those of them whose request is arriving.
     arriving: BTreeSet<(Instant, u64)>,
     arriving_bytes: usize,
-    /// Connections closed in favor of others since the last log line about it.
+    /// Connections closed in favour of others since the last log line about it.
     displaced: usize,
 }
 
@@ -81,7 +81,7 @@ impl ConnectionTable {
     }
 
     /// Closes the connections whose client has exceeded a time limit, and logs how many were closed
-    /// in favor of others since the last call.
+    /// in favour of others since the last call.
     pub(super) fn close_overdue(&self, now: Instant) {
         let mut connections = self.connections.lock();
         let displaced = std::mem::take(&mut connections.displaced);

@@ -6,8 +6,8 @@
 //! - [`network`]: which addresses of clients are limited together.
 //! - `tracked`: the stream and the bodies of a connection, which report to the table.
 //!
-//! HTTP/2 is not served: load balancers use HTTP/1.1 towards a service unless they are told
-//! otherwise, and every bound here holds per connection.
+//! HTTP/2 is not served: load balancers use HTTP/1.1 towards a service by default, and the bounds
+//! here are per connection.
 
 mod connection;
 mod connection_table;
@@ -59,7 +59,7 @@ pub struct Limits {
     /// Open connections of one address; of one /64 network with IPv6.
     pub connections_per_address: usize,
     /// Bytes of requests that have not arrived completely, of all connections together. Each
-    /// counts 24 KiB more than was received of it, for its buffers.
+    /// request counts with 24 KiB for its buffers in addition to the bytes received.
     pub arriving_bytes: usize,
     /// Time from the start of a request to the end of its body.
     pub arrival_timeout: Duration,

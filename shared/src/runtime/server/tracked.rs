@@ -25,7 +25,7 @@ const MAX_READ_BYTES: usize = 4 * 1024;
 /// A stream that reports the bytes that it receives, and when all bytes were sent.
 #[derive(Debug)]
 pub(super) struct TrackedStream {
-    /// Bytes that were received and are read again.
+    /// Bytes that were received earlier; reads return them first.
     pub(super) unread: Bytes,
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
     slot: Arc<Slot>,

@@ -95,7 +95,8 @@ impl Publisher {
         let before = shards.len();
         if let Some(rejected) = rejected {
             for ack in self.scheduler.acks(rejected) {
-                // Before its gate forgets the event, so that it is not taken as dispatched again.
+                // Recorded before the gate forgets the event: it is not to count as dispatched
+                // again.
                 ack.record_rejected();
                 let shard = ack.dispatched_by(&rejected.aggregate_id);
                 shards.insert(shard.identity(), shard);

@@ -1,8 +1,9 @@
 use super::*;
 use crate::policy::send_scheduler::look_ups::LOOK_UP_AFTER;
 
-/// Returns whether the batch with the event "a:1", of which a send failed at `failed_at`, is looked
-/// up before it is sent again at `sent_at`. The event is pushed at 10 s. Times are in milliseconds.
+/// Returns `true` if the batch with the event "a:1", of which a send failed at `failed_at`, is
+/// looked up before it is sent again at `sent_at`. The event is pushed at 10 s. Times are in
+/// milliseconds.
 fn is_looked_up(failed_at: u64, sent_at: u64) -> bool {
     let mut scheduler = SendScheduler::default();
     let start = Instant::now();

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Takes batches until none may be sent, and returns how many there were for each queue.
+/// Takes batches until none may be sent, and returns their number for each queue.
 fn take_batches(scheduler: &mut SendScheduler<u32>, now: Instant) -> BTreeMap<String, usize> {
     let mut batches = BTreeMap::new();
     while let Some(batch) = scheduler.next_batch(now, |_| Permission::Send) {
