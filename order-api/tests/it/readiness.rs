@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use test_support::eventually;
+use test_support::{Fault, eventually};
 
 use crate::support::{World, an_order};
 
@@ -20,7 +20,10 @@ async fn readiness_names_missing_tables_and_recovers_when_they_are_created() {
         assert_eq!(check["name"], format!("table {table}"));
         assert_eq!(
             check["reason"],
-            format!("table `{table}` does not exist in this account and region")
+            format!(
+                "table `{table}` does not exist in this account and region; `all-in-one provision` \
+                 creates it"
+            )
         );
     }
     world
@@ -37,6 +40,31 @@ async fn readiness_names_missing_tables_and_recovers_when_they_are_created() {
         .await
         .unwrap();
     world.post(&an_order()).await.assert_created();
+}
+
+#[tokio::test]
+async fn readiness_states_why_a_table_cannot_be_described_and_what_to_do() {
+    let world = World::start().await;
+    for (fault, expected) in [
+        (
+            Fault::refuse("AccessDeniedException"),
+            "AccessDeniedException: injected by the test; grant the permission",
+        ),
+        (
+            Fault::refuse("ExpiredTokenException"),
+            "ExpiredTokenException: injected by the test; renew the credentials",
+        ),
+        (Fault::fail(), "InternalServerError"),
+    ] {
+        world.always([("DescribeTable", fault)]);
+        let red = async || match world.get("/readyz").await {
+            answer if answer.status == 503 && answer.body.contains(expected) => Ok(answer),
+            answer => Err(answer),
+        };
+        let red = eventually(Duration::from_secs(10), red).await.unwrap();
+        assert!(red.body.contains("DescribeTable failed"), "{red:?}");
+        assert_eq!(world.get("/healthz").await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -47,7 +47,9 @@ impl Sqs {
             .map_err(|error| SendError::Unavailable {
                 kind: match error {
                     QueueUrlError::DoesNotExist(_) => "QueueDoesNotExist".to_owned(),
-                    QueueUrlError::Unavailable(_) => "queue_url".to_owned(),
+                    QueueUrlError::Denied(_) | QueueUrlError::Unavailable(_) => {
+                        "queue_url".to_owned()
+                    }
                 },
                 message: error.to_string(),
             })?

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::StreamViewType;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{Shard as StreamShard, ShardFilter, ShardFilterType};
 use shared::aws::Clients;
-use shared::aws::error::{Causes, ErrorClass, classify};
+use shared::aws::error::{ErrorClass, classify, explain};
 
 use crate::{SequenceNumber, Shard, ShardId};
 
@@ -44,19 +44,18 @@ impl StreamDescriber {
             .table_name(&self.table)
             .send()
             .await
-            .map_err(|error| match error.as_service_error() {
-                Some(e) if e.is_resource_not_found_exception() => {
-                    DescribeStreamError::NotFound(format!(
-                        "table `{}` does not exist in this account and region",
-                        self.table
-                    ))
-                }
-                _ => DescribeStreamError::Unavailable(Causes(&error).to_string()),
+            .map_err(|error| match classify(&error) {
+                ErrorClass::NotFound => DescribeStreamError::NotFound(format!(
+                    "table `{}` does not exist in this account and region; `all-in-one provision` \
+                     creates it",
+                    self.table
+                )),
+                _ => unavailable("DescribeTable", &error),
             })?
             .table;
         let not_usable = |problem: &str| {
             DescribeStreamError::NotFound(format!(
-                "table `{}` {problem}; enable one with the view type NEW_IMAGE",
+                "table `{}` {problem}; `all-in-one provision` enables one with the view type NEW_IMAGE",
                 self.table
             ))
         };
@@ -72,7 +71,7 @@ impl StreamDescriber {
         match specification.stream_view_type {
             Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages) => Ok(stream.into()),
             view => Err(not_usable(&format!(
-                "has a stream of the view type {}, which does not show new items",
+                "has a stream of the view type {}, which does not show new items; disable it",
                 view.as_ref().map_or("(none)", StreamViewType::as_str)
             ))),
         }
@@ -166,8 +165,15 @@ where
         ErrorClass::NotFound => {
             DescribeStreamError::NotFound("the stream or shard does not exist".to_owned())
         }
-        _ => DescribeStreamError::Unavailable(Causes(&error).to_string()),
+        _ => unavailable("DescribeStream", &error),
     }
+}
+
+fn unavailable<E>(operation: &str, error: &SdkError<E>) -> DescribeStreamError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    DescribeStreamError::Unavailable(format!("{operation} failed: {}", explain(error)))
 }
 
 fn shards(listed: Option<Vec<StreamShard>>) -> Vec<Shard> {

@@ -148,6 +148,22 @@ impl fmt::Display for Causes<'_> {
     }
 }
 
+/// Returns the text of [`describe`], and what an operator can do if the service refused the
+/// credentials.
+pub fn explain<E>(error: &SdkError<E>) -> String
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let described = describe(error);
+    match classify(error) {
+        ErrorClass::AccessDenied => {
+            format!("{described}; grant the permission (see deploy/iam) or correct the credentials")
+        }
+        ErrorClass::Credentials => format!("{described}; renew the credentials"),
+        _ => described,
+    }
+}
+
 /// Returns a short text for an error of the SDK: the service's code and message, or how the request
 /// failed. Contains nothing of what was sent or stored.
 pub fn describe<E>(error: &SdkError<E>) -> String

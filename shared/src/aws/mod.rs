@@ -11,10 +11,11 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 
 use self::dynamodb_spans::DynamoDbSpans;
 pub use self::error::Causes;
-use self::error::{ErrorClass, classify};
+use self::error::{ErrorClass, classify, explain};
 
 /// Time limit for one attempt of a request. Requests that wait on purpose (SQS long polling)
 /// override it.
@@ -82,9 +83,14 @@ fn dynamodb_client(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
 /// Failure to resolve a queue to its URL.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueUrlError {
-    #[error("queue `{0}` does not exist in this account and region")]
+    #[error(
+        "queue `{0}` does not exist in this account and region; `all-in-one provision` creates it"
+    )]
     DoesNotExist(String),
-    #[error("SQS is unavailable: {0}")]
+    /// AWS refused the credentials.
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
     Unavailable(String),
 }
 
@@ -94,8 +100,8 @@ pub enum QueueUrlError {
 /// message.
 ///
 /// # Errors
-/// [`QueueUrlError::DoesNotExist`] if the queue does not exist, and [`QueueUrlError::Unavailable`]
-/// for any other failure.
+/// [`QueueUrlError::DoesNotExist`] if the queue does not exist, [`QueueUrlError::Denied`] if AWS
+/// refuses the credentials, and [`QueueUrlError::Unavailable`] for any other failure.
 pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String, QueueUrlError> {
     use aws_sdk_sqs::types::QueueAttributeName;
 
@@ -111,7 +117,7 @@ pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String,
             Err(error) if classify(&error) == ErrorClass::NotFound => {
                 Err(QueueUrlError::DoesNotExist(queue.to_owned()))
             }
-            Err(error) => Err(QueueUrlError::Unavailable(Causes(&error).to_string())),
+            Err(error) => Err(failed("GetQueueAttributes", &error)),
         };
     }
     match sqs.get_queue_url().queue_name(queue).send().await {
@@ -121,6 +127,17 @@ pub async fn queue_url(sqs: &aws_sdk_sqs::Client, queue: &str) -> Result<String,
         Err(error) if classify(&error) == ErrorClass::NotFound => {
             Err(QueueUrlError::DoesNotExist(queue.to_owned()))
         }
-        Err(error) => Err(QueueUrlError::Unavailable(Causes(&error).to_string())),
+        Err(error) => Err(failed("GetQueueUrl", &error)),
+    }
+}
+
+fn failed<E>(operation: &str, error: &SdkError<E>) -> QueueUrlError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let reason = format!("{operation} failed: {}", explain(error));
+    match classify(error).is_refusal_of_credentials() {
+        true => QueueUrlError::Denied(reason),
+        false => QueueUrlError::Unavailable(reason),
     }
 }

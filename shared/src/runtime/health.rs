@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::telemetry::metrics::Metrics;
-use crate::aws::Causes;
+use crate::aws::error::{ErrorClass, classify, explain};
 
 /// Time limit for one health check. A check that exceeds it is reported as failing.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,13 +70,13 @@ impl Check {
             Err(_) => Self::fail(name, "DynamoDB does not respond"),
             Ok(Ok(_)) => Self::pass(name),
             Ok(Err(error)) => {
-                let reason = match error.as_service_error() {
-                    Some(e) if e.is_resource_not_found_exception() => {
-                        format!("table `{table}` does not exist in this account and region")
-                    }
-                    _ => "DynamoDB does not respond".to_owned(),
+                let reason = match classify(&error) {
+                    ErrorClass::NotFound => format!(
+                        "table `{table}` does not exist in this account and region; \
+                         `all-in-one provision` creates it"
+                    ),
+                    _ => format!("DescribeTable failed: {}", explain(&error)),
                 };
-                tracing::debug!(table, error = %Causes(&error), "readiness check failed");
                 Self::fail(name, reason)
             }
         }

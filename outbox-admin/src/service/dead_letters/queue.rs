@@ -241,7 +241,9 @@ impl From<QueueUrlError> for OperateError {
             QueueUrlError::DoesNotExist(_) => {
                 Self::Refused(format!("{error}; check RELAY_ROUTES and AWS_REGION"))
             }
-            QueueUrlError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            QueueUrlError::Denied(_) | QueueUrlError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
         }
     }
 }
