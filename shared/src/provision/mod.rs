@@ -1,8 +1,10 @@
 //! Tables and queues of the contract, created idempotently on any endpoint.
 //!
 //! Running it again changes nothing. Resources that differ in a way that would lose events (another
-//! stream view, another key) are an error that names the difference.
+//! stream view, another key, another time to live) are an error that names the difference and what
+//! to do.
 
+mod expiry;
 mod projection;
 mod queues;
 mod resources;
@@ -24,8 +26,12 @@ pub enum ProvisionError {
         action: &'static str,
         reason: String,
     },
-    #[error("{what} exists, but {difference}; delete or rename it, or choose another name")]
-    Differs { what: String, difference: String },
+    #[error("{what} exists, but {difference}; {remedy}")]
+    Differs {
+        what: String,
+        difference: String,
+        remedy: String,
+    },
     #[error(
         "table `{table}` has {difference}. To replace the index while relays and writers run: \
          {REPLACEMENT}"

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::QueueAttributeName;
 use outbox::message::MAX_MESSAGE_BYTES;
 use serde_json::{Value, json};
 
 use super::ProvisionError;
 use crate::aws::Causes;
-use crate::aws::error::{ErrorClass, classify};
+use crate::aws::error::{ErrorClass, classify, explain};
 
 /// Receives without a delete after which a message moves to the dead-letter queue.
 pub const MAX_RECEIVES: u32 = 5;
@@ -202,15 +203,14 @@ fn incomplete(name: &str, action: &'static str, missing: &str) -> ProvisionError
     }
 }
 
-fn request_error(
-    name: &str,
-    action: &'static str,
-    error: &(impl std::error::Error + 'static),
-) -> ProvisionError {
+fn request_error<E>(name: &str, action: &'static str, error: &SdkError<E>) -> ProvisionError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
     ProvisionError::Request {
         what: format!("queue `{name}`"),
         action,
-        reason: Causes(error).to_string(),
+        reason: explain(error),
     }
 }
 

@@ -5,7 +5,8 @@ use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::{ProvisionError, ResourceNames};
-use crate::aws::{Causes, Clients};
+use crate::aws::Clients;
+use crate::aws::error::explain;
 use crate::order::attribute::inventory;
 
 /// SKUs for which orders can be placed at once.
@@ -47,7 +48,7 @@ pub async fn stock(
                 return Err(ProvisionError::Request {
                     what: format!("SKU `{sku}`"),
                     action: "stocked",
-                    reason: Causes(&error).to_string(),
+                    reason: explain(&error),
                 });
             }
         }

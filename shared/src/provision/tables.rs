@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType,
     ScalarAttributeType, StreamSpecification, StreamViewType, TableDescription, TableStatus,
-    TimeToLiveSpecification, TimeToLiveStatus,
 };
 use outbox::item::{BY_STATE_INDEX, attribute};
 
@@ -15,7 +14,7 @@ use super::ProvisionError;
 use super::projection::{
     INDEX_ATTRIBUTES, Projects, REPLACEMENT, compare_projection, new_projection,
 };
-use crate::aws::Causes;
+use crate::aws::error::explain;
 use crate::order::attribute::{idempotency_keys, inventory, orders};
 
 /// Time limit for a table to become active; it takes seconds on AWS.
@@ -97,15 +96,26 @@ impl Table {
         }
     }
 
-    fn request_error(
+    pub(super) fn request_error<E>(
         &self,
         action: &'static str,
-        error: &(impl std::error::Error + 'static),
-    ) -> ProvisionError {
+        error: &SdkError<E>,
+    ) -> ProvisionError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
         ProvisionError::Request {
             what: format!("table `{}`", self.name),
             action,
-            reason: Causes(error).to_string(),
+            reason: explain(error),
+        }
+    }
+
+    pub(super) fn differs(&self, difference: String, remedy: String) -> ProvisionError {
+        ProvisionError::Differs {
+            what: format!("table `{}`", self.name),
+            difference,
+            remedy,
         }
     }
 
@@ -176,10 +186,10 @@ impl Table {
     fn check(&self, table: &TableDescription) -> Result<(), ProvisionError> {
         let found = key_names(table.key_schema());
         if found != names(&self.keys) || !are_defined(&self.keys, table) {
-            return Err(ProvisionError::Differs {
-                what: format!("table `{}`", self.name),
-                difference: format!("its key is {found:?}; {:?} is required", self.keys),
-            });
+            return Err(self.differs(
+                format!("its key is {found:?}; {:?} is required", self.keys),
+                "delete it, or choose another name".to_owned(),
+            ));
         }
         match &self.index {
             Some((name, keys)) => self.check_index(table, name, keys),
@@ -238,10 +248,15 @@ impl Table {
             .and_then(|stream| stream.stream_view_type.clone());
         match view {
             Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages) => Ok(()),
-            Some(other) => Err(ProvisionError::Differs {
-                what: format!("table `{}`", self.name),
-                difference: format!("its stream has the view {other}; NEW_IMAGE is required"),
-            }),
+            Some(other) => Err(self.differs(
+                format!("its stream has the view {other}; NEW_IMAGE is required"),
+                format!(
+                    "disable the stream (`aws dynamodb update-table --table-name {} \
+                     --stream-specification StreamEnabled=false`) unless another application reads \
+                     it, and run `all-in-one provision` again",
+                    self.name
+                ),
+            )),
             None => {
                 dynamodb
                     .update_table()
@@ -255,38 +270,9 @@ impl Table {
             }
         }
     }
-
-    async fn enable_expiry(&self, dynamodb: &Client) -> Result<(), ProvisionError> {
-        let status = dynamodb
-            .describe_time_to_live()
-            .table_name(&self.name)
-            .send()
-            .await
-            .map_err(|error| self.request_error("described with its time to live", &error))?
-            .time_to_live_description
-            .and_then(|ttl| ttl.time_to_live_status);
-        // Enabling it a second time is an error on AWS.
-        if let Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) = status {
-            return Ok(());
-        }
-        dynamodb
-            .update_time_to_live()
-            .table_name(&self.name)
-            .time_to_live_specification(
-                TimeToLiveSpecification::builder()
-                    .enabled(true)
-                    .attribute_name(attribute::EXPIRES_AT)
-                    .build()
-                    .expect("both fields are set"),
-            )
-            .send()
-            .await
-            .map_err(|error| self.request_error("given a time to live", &error))?;
-        Ok(())
-    }
 }
 
-/// Creates `tables` where they are missing and checks them where they are not.
+/// Creates `tables` where they are missing, and checks them where they are not.
 pub async fn tables(
     dynamodb: &Client,
     tables: impl IntoIterator<Item = Table>,
