@@ -15,8 +15,8 @@ use aws_sdk_dynamodbstreams::types::{
 };
 use outbox::timestamp::Timestamp;
 use outbox_store::dynamodb::{DescribeStreamError, StreamDescriber};
-use shared::aws::error::{ErrorClass, classify};
-use shared::aws::{Causes, Clients};
+use shared::aws::Clients;
+use shared::aws::error::{Causes, ErrorClass, classify, explain};
 
 use super::record_images::WithoutImages;
 use crate::ports::{
@@ -98,7 +98,7 @@ impl Stream for OutboxStream {
             .await
             .map_err(|error| match classify(&error) {
                 ErrorClass::Rejected => StreamError::InvalidPosition(Causes(&error).to_string()),
-                _ => stream_error(error),
+                _ => stream_error("GetShardIterator", error),
             })?
             .shard_iterator
             .map(ShardIterator)
@@ -120,7 +120,7 @@ impl Stream for OutboxStream {
             .await
             .map_err(|error| match classify(&error) {
                 ErrorClass::Rejected => StreamError::Expired,
-                _ => stream_error(error),
+                _ => stream_error("GetRecords", error),
             })?;
         let records = response.records.unwrap_or_default();
         let bytes = records.iter().filter_map(size).sum();
@@ -169,7 +169,7 @@ impl Intercept for ResponseDate {
     }
 }
 
-fn stream_error<E>(error: SdkError<E>) -> StreamError
+fn stream_error<E>(operation: &str, error: SdkError<E>) -> StreamError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
@@ -183,8 +183,14 @@ where
             ErrorClass::NotFound => {
                 StreamError::NotFound("the stream or shard does not exist".to_owned())
             }
-            ErrorClass::Throttled => StreamError::Throttled(Causes(&error).to_string()),
-            _ => StreamError::Unavailable(Causes(&error).to_string()),
+            class => {
+                let reason = format!("{operation} failed: {}", explain(&error));
+                match class {
+                    ErrorClass::Throttled => StreamError::Throttled(reason),
+                    ErrorClass::AccessDenied => StreamError::Denied(reason),
+                    _ => StreamError::Unavailable(reason),
+                }
+            }
         },
     }
 }

@@ -72,6 +72,9 @@ pub enum StreamError {
     /// The rate of requests exceeds a limit; a later one succeeds.
     #[error("{0}")]
     Throttled(String),
+    /// The credentials lack a permission; an operator may grant it.
+    #[error("{0}")]
+    Denied(String),
     /// The request was rejected, or got no response; a later one may succeed.
     #[error("{0}")]
     Unavailable(String),

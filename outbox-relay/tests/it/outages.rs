@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::StreamViewType;
 use outbox::timestamp::Timestamp;
-use test_support::{Fault, Proxy, eventually};
+use test_support::{Fault, Proxy, Service, eventually};
 
 use crate::support::{DEADLINE, Stage, event, ids, string, text, until_answer};
 
@@ -128,6 +128,63 @@ async fn a_denied_table_request_fails_readiness_at_once_and_liveness_in_time() {
         until_answer(&relay, "/healthz", 200, "").await;
         until_answer(&relay, "/readyz", 200, "").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn denied_reads_of_the_stream_fail_readiness_and_not_liveness() {
+    for denied in ["GetRecords", "GetShardIterator"] {
+        let stage = Stage::new().await;
+        let proxy = stage.proxy().await;
+        proxy.rule(move |call| match call.operation {
+            operation if operation == denied => Fault::refuse("AccessDeniedException"),
+            _ => Fault::Pass,
+        });
+        let options = [("RELAY_LEASE_DURATION", "2s")];
+        let relay = stage.relay_behind(&proxy, &options).await;
+        let reason = format!("{denied} failed: AccessDeniedException");
+        until_answer(&relay, "/readyz", 503, &reason).await;
+        until_answer(&relay, "/readyz", 503, "grant the permission").await;
+        // Longer than the three lease durations after which an unread shard fails liveness.
+        until_unread_for(&relay, 7.0).await;
+        until_answer(&relay, "/healthz", 200, "").await;
+
+        stage.put(event("a", 1)).await;
+        proxy.heal();
+        stage.until_status("a", 1, "PUBLISHED").await;
+        until_answer(&relay, "/readyz", 200, "").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unavailable_stream_fails_liveness_with_its_reason() {
+    let stage = Stage::new().await;
+    let proxy = stage.proxy().await;
+    let relay = stage
+        .relay_behind(&proxy, &[("RELAY_LEASE_DURATION", "2s")])
+        .await;
+    proxy.rule(|call| match call.operation {
+        "GetRecords" => Fault::fail(),
+        _ => Fault::Pass,
+    });
+    let reason = "GetRecords failed: InternalServerError";
+    until_answer(&relay, "/healthz", 503, reason).await;
+    proxy.heal();
+    until_answer(&relay, "/healthz", 200, "").await;
+}
+
+/// Waits until a shard has not been read for this number of seconds.
+async fn until_unread_for(relay: &Service, seconds: f64) {
+    let unread = eventually(DEADLINE, || async {
+        let metrics = reqwest::get(relay.url("/metrics")).await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        let mut lines = metrics.lines();
+        let unread = lines.find_map(|line| line.strip_prefix("outbox_shard_progress_seconds "));
+        match unread.and_then(|unread| unread.parse::<f64>().ok()) {
+            Some(unread) if unread > seconds => Ok(()),
+            other => Err(other),
+        }
+    });
+    unread.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

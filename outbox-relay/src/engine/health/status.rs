@@ -62,10 +62,19 @@ struct ShardStatus {
     /// Number of tasks that wait for the buffer budget, because events are published more slowly
     /// than they are read. Such a shard is not stalled.
     budget_waits: usize,
+    /// Reason for which the last read failed.
+    read_failure: Option<ReadFailure>,
     /// Nothing is left to read.
     is_fully_read: bool,
     /// Reason for which checkpoints cannot be written, and the start of the failure.
     checkpoint_failure: Option<(Instant, String)>,
+}
+
+#[derive(Debug)]
+struct ReadFailure {
+    reason: String,
+    /// The credentials lack the permission, which a restart does not change.
+    is_denied: bool,
 }
 
 /// Maximum number of event types without a route that are remembered.
@@ -111,6 +120,7 @@ impl EngineStatus {
         let status = ShardStatus {
             last_read: now,
             budget_waits: 0,
+            read_failure: None,
             is_fully_read: false,
             checkpoint_failure: None,
         };
@@ -124,7 +134,16 @@ impl EngineStatus {
 
     /// Records a successful read.
     pub(crate) fn record_read(&self, shard: &ShardId, now: Instant) {
-        self.update_shard(shard, |shard| shard.last_read = now);
+        self.update_shard(shard, |shard| {
+            shard.last_read = now;
+            shard.read_failure = None;
+        });
+    }
+
+    /// Records a failed read, and whether the credentials lack the permission for it.
+    pub(crate) fn record_read_failure(&self, shard: &ShardId, reason: String, is_denied: bool) {
+        let failure = ReadFailure { reason, is_denied };
+        self.update_shard(shard, |shard| shard.read_failure = Some(failure));
     }
 
     /// Records that a task of the shard waits for the buffer budget until the returned guard is

@@ -189,7 +189,7 @@ impl ShardReader {
                     self.report_gap("the end of the shard").await;
                     return true;
                 }
-                tracing::warn!(%shard, %error, failures, "shard could not be read; retrying");
+                self.report_failure(&error);
             }
             StreamError::InvalidPosition(_) if matches!(self.position, Position::At(_)) => {
                 tracing::info!(%shard, %error, "shard is read from its oldest available record");
@@ -201,13 +201,20 @@ impl ShardReader {
             }
             StreamError::InvalidPosition(_)
             | StreamError::Throttled(_)
-            | StreamError::Unavailable(_) => {
-                tracing::warn!(%shard, %error, failures, "shard could not be read; retrying");
-            }
+            | StreamError::Denied(_)
+            | StreamError::Unavailable(_) => self.report_failure(&error),
         }
         let delay = backoff::delay(self.failures, self.random.f64());
         tokio::time::sleep(delay).await;
         false
+    }
+
+    fn report_failure(&self, error: &StreamError) {
+        let (shard, failures) = (&self.shard.id, self.failures);
+        let is_denied = matches!(error, StreamError::Denied(_));
+        let status = &self.ctx.status;
+        status.record_read_failure(shard, error.to_string(), is_denied);
+        tracing::warn!(%shard, %error, failures, "shard could not be read; retrying");
     }
 
     /// Reports that records from the current position on were trimmed.

@@ -3,8 +3,16 @@
 use shared::runtime::health::{Check, Report};
 use tokio::time::Instant;
 
-use super::EngineStatus;
+use super::{EngineStatus, ShardStatus};
 use crate::engine::health::table_health::TableOperation;
+
+impl ShardStatus {
+    /// Returns `true` if the shard is not read because the credentials lack a permission.
+    fn is_denied(&self) -> bool {
+        let failure = self.read_failure.as_ref();
+        !self.is_fully_read && failure.is_some_and(|failure| failure.is_denied)
+    }
+}
 
 impl EngineStatus {
     /// Returns the report of `/healthz`: red when progress has stopped for three lease durations
@@ -16,10 +24,20 @@ impl EngineStatus {
             let name = format!("shard {id}");
             let unread = now.saturating_duration_since(shard.last_read);
             match &shard.checkpoint_failure {
-                _ if unread > limit && shard.budget_waits == 0 && !shard.is_fully_read => {
+                _ if unread > limit
+                    && shard.budget_waits == 0
+                    && !shard.is_fully_read
+                    && !shard.is_denied() =>
+                {
+                    let reason = shard.read_failure.as_ref();
+                    let reason = reason.map(|failure| format!(": {}", failure.reason));
                     Check::fail(
                         name,
-                        format!("no successful read for {} s", unread.as_secs()),
+                        format!(
+                            "no successful read for {} s{}",
+                            unread.as_secs(),
+                            reason.unwrap_or_default()
+                        ),
                     )
                 }
                 Some((since, reason)) if now.saturating_duration_since(*since) > limit => {
@@ -64,9 +82,13 @@ impl EngineStatus {
     /// Returns the report of `/readyz`: red while events cannot be published.
     pub fn ready(&self) -> Report {
         let state = self.state.lock();
-        let stream = match &state.stream {
-            Ok(()) => Check::pass("stream"),
-            Err(reason) => Check::fail("stream", reason),
+        let mut shards = state.shards.values();
+        let denied = shards.find(|shard| shard.is_denied());
+        let denied = denied.and_then(|shard| shard.read_failure.as_ref());
+        let stream = match (&state.stream, denied) {
+            (Err(reason), _) => Check::fail("stream", reason),
+            (Ok(()), Some(failure)) => Check::fail("stream", &failure.reason),
+            (Ok(()), None) => Check::pass("stream"),
         };
         let coordination = state.coordination.as_ref();
         let coordination = coordination.map(|(_, reason)| Check::fail("coordination", reason));
@@ -132,6 +154,27 @@ mod tests {
         assert!(!status.live(later + Duration::from_secs(31)).healthy());
         status.record_fully_read(&shard);
         assert!(status.live(later + Duration::from_secs(31)).healthy());
+    }
+
+    #[test]
+    fn denied_reads_turn_readiness_red_and_leave_health_green() {
+        let status = EngineStatus::new(Duration::from_secs(10));
+        let shard = ShardId("s".into());
+        let start = Instant::now();
+        let later = start + Duration::from_secs(31);
+        status.add_shard(&shard, start);
+        status.record_stream(Ok(()));
+        status.record_read_failure(&shard, "denied".to_owned(), true);
+        assert!(!status.ready().healthy());
+        assert!(status.live(later).healthy());
+        status.record_read_failure(&shard, "unavailable".to_owned(), false);
+        assert!(status.ready().healthy());
+        let live = status.live(later);
+        let reason = live.checks[0].reason.as_deref();
+        assert_eq!(reason, Some("no successful read for 31 s: unavailable"));
+        status.record_read_failure(&shard, "denied".to_owned(), true);
+        status.record_read(&shard, later);
+        assert!(status.ready().healthy());
     }
 
     #[test]
