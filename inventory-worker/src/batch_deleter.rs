@@ -10,6 +10,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use shared::aws::error::describe;
+use shared::runtime::denials::Denials;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -61,6 +62,7 @@ pub(crate) async fn run(
     sqs: Client,
     mut deletes: mpsc::Receiver<DeleteRequest>,
     limit: ConcurrencyLimit,
+    denials: Arc<Denials>,
 ) {
     let mut requests = JoinSet::new();
     while let Some(first) = deletes.recv().await {
@@ -69,7 +71,7 @@ pub(crate) async fn run(
             requests.join_next().await;
         }
         while requests.try_join_next().is_some() {}
-        requests.spawn(delete(sqs.clone(), batch));
+        requests.spawn(delete(sqs.clone(), batch, Arc::clone(&denials)));
     }
     while requests.join_next().await.is_some() {}
 }
@@ -104,11 +106,11 @@ async fn collect(
 }
 
 /// Deletes a batch, with retries.
-async fn delete(sqs: Client, batch: Vec<DeleteRequest>) {
+async fn delete(sqs: Client, batch: Vec<DeleteRequest>, denials: Arc<Denials>) {
     let mut remaining = batch;
     let mut pauses = RETRY.build();
     loop {
-        remaining = attempt(&sqs, remaining).await;
+        remaining = attempt(&sqs, remaining, &denials).await;
         if remaining.is_empty() {
             return;
         }
@@ -126,7 +128,11 @@ async fn delete(sqs: Client, batch: Vec<DeleteRequest>) {
 }
 
 /// Sends one request. Returns the messages to retry.
-async fn attempt(sqs: &Client, mut batch: Vec<DeleteRequest>) -> Vec<DeleteRequest> {
+async fn attempt(
+    sqs: &Client,
+    mut batch: Vec<DeleteRequest>,
+    denials: &Denials,
+) -> Vec<DeleteRequest> {
     let Some(queue_url) = batch.first().map(|first| Arc::clone(&first.queue_url)) else {
         return batch;
     };
@@ -146,6 +152,7 @@ async fn attempt(sqs: &Client, mut batch: Vec<DeleteRequest>) -> Vec<DeleteReque
     let failed = match response {
         Ok(response) => response.failed,
         Err(error) => {
+            denials.record("DeleteMessageBatch", &error);
             tracing::debug!(
                 messages = batch.len(),
                 reason = describe(&error),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shared::runtime::denials::Denials;
 use shared::runtime::health::{Check, Health, Report};
 use tokio::time::Instant;
 
@@ -21,6 +22,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct WorkerHealth {
     pub sqs: aws_sdk_sqs::Client,
+    /// Of requests that no other check makes.
+    pub denials: Arc<Denials>,
     pub queue: Arc<Queue>,
     pub processor: Arc<BatchProcessor>,
     /// The last readiness report and its time. Locked during a check, so that concurrent probes
@@ -39,7 +42,9 @@ impl WorkerHealth {
                     processor.progress.check_polling(),
                     processor.breaker.check(),
                 ];
-                Report::new([queue].into_iter().chain(tables).chain(local))
+                let denials = self.denials.checks();
+                let checks = [queue].into_iter().chain(tables).chain(local);
+                Report::new(checks.chain(denials))
             }
             Err(_) => Report::new([Check::fail(
                 "queue and tables",

@@ -17,7 +17,9 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 use outbox::timestamp::Timestamp;
 use serde::Deserialize;
+use shared::aws::QueueUrlError;
 use shared::aws::error::describe;
+use shared::runtime::denials::Denials;
 use tokio::time::MissedTickBehavior;
 
 use crate::queue::Queue;
@@ -112,15 +114,22 @@ pub(crate) struct QueueDepthMonitor {
     /// The dead-letter queue that the queue's redrive policy named last.
     dead_letters: Option<Queue>,
     depths: QueueDepths,
+    denials: Arc<Denials>,
 }
 
 impl QueueDepthMonitor {
-    pub(crate) fn new(sqs: Client, queue: Arc<Queue>, depths: QueueDepths) -> Self {
+    pub(crate) fn new(
+        sqs: Client,
+        queue: Arc<Queue>,
+        depths: QueueDepths,
+        denials: Arc<Denials>,
+    ) -> Self {
         Self {
             sqs,
             queue,
             dead_letters: None,
             depths,
+            denials,
         }
     }
 
@@ -151,7 +160,8 @@ impl QueueDepthMonitor {
     /// Sets those of `depths` that can be determined.
     async fn measure(&mut self, depths: &mut Depths) -> Result<(), String> {
         let sqs = &self.sqs;
-        let (depth, policy) = depth_and_redrive_policy(sqs, &self.queue).await?;
+        let denials = &self.denials;
+        let (depth, policy) = depth_and_redrive_policy(sqs, &self.queue, denials).await?;
         depths.waiting = Some(depth.visible);
         let Some(name) = policy.as_deref().and_then(dead_letter_queue) else {
             self.dead_letters = None;
@@ -167,7 +177,7 @@ impl QueueDepthMonitor {
         let dead_letters = self
             .dead_letters
             .get_or_insert_with(|| Queue::new(sqs.clone(), name.clone()));
-        let (depth, _) = depth_and_redrive_policy(sqs, dead_letters).await?;
+        let (depth, _) = depth_and_redrive_policy(sqs, dead_letters, denials).await?;
         // Listing dead letters hides them for a moment.
         let count = depth.visible + depth.hidden;
         let dead = depths.dead_letters.insert(DeadLetters {
@@ -176,7 +186,7 @@ impl QueueDepthMonitor {
             oldest: None,
         });
         if count > 0 {
-            dead.oldest = oldest(sqs, dead_letters).await?;
+            dead.oldest = oldest(sqs, dead_letters, denials).await?;
         }
         Ok(())
     }
@@ -193,11 +203,12 @@ struct Depth {
 async fn depth_and_redrive_policy(
     sqs: &Client,
     queue: &Queue,
+    denials: &Denials,
 ) -> Result<(Depth, Option<String>), String> {
     use QueueAttributeName::{
         ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible, RedrivePolicy,
     };
-    let url = queue.url().await.map_err(|error| error.to_string())?;
+    let url = url(queue, denials).await?;
     let response = sqs
         .get_queue_attributes()
         .queue_url(&*url)
@@ -207,6 +218,7 @@ async fn depth_and_redrive_policy(
         .send()
         .await
         .map_err(|error| {
+            denials.record("GetQueueAttributes", &error);
             // The queue may be created again, with another URL.
             queue.forget_url();
             format!("queue `{}`: {}", queue.name(), describe(&error))
@@ -223,10 +235,25 @@ async fn depth_and_redrive_policy(
     Ok((depth, attributes.remove(&RedrivePolicy)))
 }
 
+/// Returns the URL of `queue`.
+async fn url(queue: &Queue, denials: &Denials) -> Result<Arc<str>, String> {
+    queue.url().await.map_err(|error| {
+        let reason = error.to_string();
+        if let QueueUrlError::Denied(reason) = error {
+            denials.record_reason("GetQueueUrl", reason);
+        }
+        reason
+    })
+}
+
 /// Returns the time at which the oldest of up to ten messages of `queue` was first sent. The
 /// messages stay visible.
-async fn oldest(sqs: &Client, queue: &Queue) -> Result<Option<Timestamp>, String> {
-    let url = queue.url().await.map_err(|error| error.to_string())?;
+async fn oldest(
+    sqs: &Client,
+    queue: &Queue,
+    denials: &Denials,
+) -> Result<Option<Timestamp>, String> {
+    let url = url(queue, denials).await?;
     let response = sqs
         .receive_message()
         .queue_url(&*url)
@@ -235,7 +262,10 @@ async fn oldest(sqs: &Client, queue: &Queue) -> Result<Option<Timestamp>, String
         .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
         .send()
         .await
-        .map_err(|error| format!("queue `{}`: {}", queue.name(), describe(&error)))?;
+        .map_err(|error| {
+            denials.record("ReceiveMessage", &error);
+            format!("queue `{}`: {}", queue.name(), describe(&error))
+        })?;
     let sent = response.messages().iter().filter_map(|message| {
         let sent = message
             .attributes()?

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::runtime::denials::Denials;
 use shared::runtime::server::{self, Limits, Server};
 use shared::runtime::service::{Context, RunError};
 use tokio::sync::mpsc;
@@ -66,8 +67,10 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     });
     processor.breaker.register_gauge(&meter);
     limit.register_gauge(&meter);
+    let denials = Arc::new(Denials::default());
     let health = WorkerHealth {
         sqs: sqs.clone(),
+        denials: Arc::clone(&denials),
         queue: Arc::clone(&queue),
         processor: Arc::clone(&processor),
         last: tokio::sync::Mutex::default(),
@@ -88,14 +91,25 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
 
     let depths = QueueDepths::default();
     depths.register_gauges(&meter, queue.name());
-    let monitor = QueueDepthMonitor::new(sqs.clone(), Arc::clone(&queue), depths);
+    let monitor = QueueDepthMonitor::new(
+        sqs.clone(),
+        Arc::clone(&queue),
+        depths,
+        Arc::clone(&denials),
+    );
     let _monitor = AbortOnDropHandle::new(tokio::spawn(monitor.run()));
 
     let (deletes, to_delete) = mpsc::channel(usize::from(config.concurrency));
-    let mut deleter = tokio::spawn(batch_deleter::run(sqs.clone(), to_delete, limit.clone()));
+    let mut deleter = tokio::spawn(batch_deleter::run(
+        sqs.clone(),
+        to_delete,
+        limit.clone(),
+        Arc::clone(&denials),
+    ));
     let visibility = Arc::new(VisibilityExtender::new(
         sqs.clone(),
         config.visibility_timeout,
+        denials,
     ));
     let visibility_stop = CancellationToken::new();
     let mut extender = tokio::spawn({

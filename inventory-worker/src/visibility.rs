@@ -12,6 +12,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
 use futures::StreamExt;
 use shared::aws::error::describe;
+use shared::runtime::denials::Denials;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ const MAX_REQUEST_TIME: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct VisibilityExtender {
     sqs: Client,
+    denials: Arc<Denials>,
     timeout: Duration,
     held: Mutex<Held>,
     /// Notified when a message is to be released.
@@ -69,9 +71,10 @@ pub(crate) struct Hidden {
 }
 
 impl VisibilityExtender {
-    pub(crate) fn new(sqs: Client, timeout: Duration) -> Self {
+    pub(crate) fn new(sqs: Client, timeout: Duration, denials: Arc<Denials>) -> Self {
         Self {
             sqs,
+            denials,
             timeout,
             held: Mutex::default(),
             released: Notify::new(),
@@ -167,7 +170,10 @@ impl VisibilityExtender {
         let time_limit = MAX_REQUEST_TIME.min(self.interval());
         let failed = match tokio::time::timeout(time_limit, request).await {
             Ok(Ok(response)) => response.failed,
-            Ok(Err(error)) => return self.request_failed(&batch, &describe(&error)),
+            Ok(Err(error)) => {
+                self.denials.record("ChangeMessageVisibilityBatch", &error);
+                return self.request_failed(&batch, &describe(&error));
+            }
             Err(_) => return self.request_failed(&batch, "the request timed out"),
         };
         for (number, message) in &batch {

@@ -56,6 +56,7 @@ use std::sync::Arc;
 
 pub use auth::{Anonymous, AuthOptions, KeyLocation, Rate};
 pub use config::{Config, UnscopedKeys};
+use shared::runtime::denials::Denials;
 use shared::runtime::health;
 use shared::runtime::server::{self, Limits, Server};
 use shared::runtime::service::{Context, RunError};
@@ -80,14 +81,16 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
     let guard = Arc::new(Guard::new(&config.auth).await.map_err(RunError::Usage)?);
     let (listener, admin_listener) =
         server::bind_with_admin(config.listen, config.admin_listen).await?;
+    let denials = Arc::new(Denials::default());
     let api = Api {
         guard: Arc::clone(&guard),
-        store: Store::new(&config, &context.clients.dynamodb),
+        store: Store::new(&config, &context.clients.dynamodb, Arc::clone(&denials)),
         instruments: Instruments::new(),
         request_timeout: config.request_timeout,
         in_flight: Semaphore::new(config.max_concurrency as usize),
     };
-    let readiness = Readiness::new(&config, Arc::clone(&guard), context.clients.dynamodb);
+    let dynamodb = context.clients.dynamodb;
+    let readiness = Readiness::new(&config, Arc::clone(&guard), dynamodb, denials);
     let readiness = Arc::new(readiness);
     let stop = &context.stop;
     let admin = Server {

@@ -1,5 +1,5 @@
-//! `/readyz`: checks that the three tables exist and respond, and that clients can be
-//! authenticated.
+//! `/readyz`: checks that the three tables exist and respond, that AWS denied no request a short
+//! time ago, and that clients can be authenticated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use futures::future::join_all;
+use shared::runtime::denials::Denials;
 use shared::runtime::health::{Check, Health, Report};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -24,6 +25,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Readiness {
     guard: Arc<Guard>,
     dynamodb: Client,
+    denials: Arc<Denials>,
     tables: [String; 3],
     /// Locked during a check: probes that arrive meanwhile wait for the same report instead of
     /// sending requests of their own.
@@ -31,10 +33,16 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn new(config: &Config, guard: Arc<Guard>, dynamodb: Client) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        guard: Arc<Guard>,
+        dynamodb: Client,
+        denials: Arc<Denials>,
+    ) -> Self {
         Self {
             guard,
             dynamodb,
+            denials,
             tables: [
                 config.orders_table.clone(),
                 config.outbox_table.clone(),
@@ -67,7 +75,9 @@ impl Health for Readiness {
             return report.clone();
         }
         let tables = join_all(self.tables.iter().map(|table| self.check(table))).await;
-        let report = Report::new(tables.into_iter().chain(self.guard.check()));
+        let denials = self.denials.checks();
+        let checks = tables.into_iter().chain(denials).chain(self.guard.check());
+        let report = Report::new(checks);
         *last = Some((Instant::now(), report.clone()));
         report
     }

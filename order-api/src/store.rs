@@ -1,5 +1,7 @@
 //! The tables, and reading orders from them.
 
+use std::sync::Arc;
+
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
@@ -10,6 +12,7 @@ use shared::aws::ATTEMPT_TIMEOUT;
 use shared::aws::error::{Causes, ErrorClass, classify, describe};
 use shared::order::attribute::orders::ORDER_ID;
 use shared::order::{Order, OrderId};
+use shared::runtime::denials::Denials;
 
 use crate::config::{Config, UnscopedKeys};
 use crate::error::ApiError;
@@ -26,10 +29,12 @@ pub(crate) struct Store {
     pub(crate) idempotency: String,
     pub(crate) unscoped_keys: UnscopedKeys,
     pub(crate) outbox: Outbox,
+    /// Denied requests, for `/readyz`.
+    denials: Arc<Denials>,
 }
 
 impl Store {
-    pub(crate) fn new(config: &Config, dynamodb: &Client) -> Self {
+    pub(crate) fn new(config: &Config, dynamodb: &Client, denials: Arc<Denials>) -> Self {
         // An attempt that hangs must leave time to read the order and to send again.
         let attempt_timeout = ATTEMPT_TIMEOUT.min(config.request_timeout / 3);
         let retrying = dynamodb
@@ -53,6 +58,7 @@ impl Store {
             idempotency: config.idempotency_table.clone(),
             unscoped_keys: config.unscoped_keys,
             outbox: Outbox::new(&config.outbox_table).with_buckets(config.outbox_buckets),
+            denials,
         }
     }
 
@@ -81,7 +87,7 @@ impl Store {
             .map_err(|error| {
                 let class = classify(&error);
                 if class.is_refusal_of_credentials() {
-                    log_rejected_credentials(&error);
+                    self.record_rejected_credentials("GetItem", &error);
                 } else {
                     tracing::warn!(order_id = %id, reason = %Causes(&error), "reading an order failed");
                 }
@@ -96,18 +102,23 @@ impl Store {
                 ApiError::Internal
             })
     }
-}
 
-/// Logs that AWS rejects the credentials of this process. Requests fail until an operator renews
-/// them or grants the permission, so clients are told to come back, not that there is a defect.
-pub(crate) fn log_rejected_credentials<E>(error: &SdkError<E>)
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    tracing::error!(
-        reason = describe(error),
-        "AWS rejects the credentials of this process: renew them, or grant the permission; requests get 503 until then"
-    );
+    /// Logs that AWS rejects the credentials of this process, and reports it at `/readyz`. Requests
+    /// fail until an operator renews them or grants the permission, so clients are told to come
+    /// back, not that there is a defect.
+    pub(crate) fn record_rejected_credentials<E>(
+        &self,
+        operation: &'static str,
+        error: &SdkError<E>,
+    ) where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        self.denials.record(operation, error);
+        tracing::error!(
+            reason = describe(error),
+            "AWS rejects the credentials of this process: renew them, or grant the permission; requests get 503 until then"
+        );
+    }
 }
 
 /// Returns what a failed read means for the client.

@@ -5,7 +5,7 @@ use shared::order::OrderStatus;
 use shared::provision::{self, Table};
 use test_support::{Fault, Proxy, Service, eventually};
 
-use crate::support::{DEADLINE, TestCloud, get, metric, start_worker};
+use crate::support::{DEADLINE, TestCloud, get, metric, on_transactions, start_worker};
 
 #[tokio::test]
 async fn readiness_names_missing_resources_and_recovers_when_they_are_created() {
@@ -127,6 +127,38 @@ async fn failing_polls_of_an_existing_queue_fail_readiness() {
     ready(&worker, 503, "AccessDeniedException: no right to receive").await;
     sqs.heal();
     ready(&worker, 200, "ok").await;
+}
+
+#[tokio::test]
+async fn readiness_names_a_denied_request_for_messages() {
+    for denied in [
+        "DeleteMessageBatch",
+        "ChangeMessageVisibilityBatch",
+        "GetQueueAttributes",
+    ] {
+        let cloud = TestCloud::start(&[("A", 10)]).await;
+        let dynamodb = Proxy::start(cloud.local.dynamodb_url()).await.unwrap();
+        let sqs = Proxy::start(cloud.local.sqs_url()).await.unwrap();
+        sqs.rule(move |call| match call.operation {
+            operation if operation == denied => Fault::refuse("AccessDeniedException"),
+            _ => Fault::Pass,
+        });
+        if denied == "ChangeMessageVisibilityBatch" {
+            // Processing takes longer than a third of the visibility timeout.
+            on_transactions(&dynamodb, |_, _| Fault::Hold);
+        }
+        let environment = [
+            ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url()),
+            ("AWS_ENDPOINT_URL_SQS", sqs.url()),
+            ("WORKER_VISIBILITY_TIMEOUT", "2s"),
+        ];
+        let worker = cloud.worker(&environment).await;
+        cloud.place_and_send(&[&[("A", 1)]]).await;
+
+        let body = ready(&worker, 503, denied).await;
+        assert!(body.contains("grant the permission"), "{body}");
+        assert_eq!(get(&worker, "/healthz").await.0, 200);
+    }
 }
 
 /// Waits until `/readyz` responds with `status` and a body that contains `text`. Returns the body.

@@ -21,7 +21,7 @@ use super::commit_outcome::{self, CommitOutcome};
 use super::idempotency::Claim;
 use crate::config::UnscopedKeys;
 use crate::error::ApiError;
-use crate::store::{Store, log_rejected_credentials};
+use crate::store::Store;
 
 /// Attempts while DynamoDB throttles: more would add to the load.
 const THROTTLED_ATTEMPTS: u32 = 3;
@@ -169,7 +169,7 @@ pub(super) async fn commit(
             }
             CommitOutcome::Unavailable => (false, ApiError::Unavailable),
             CommitOutcome::CredentialsRejected => {
-                log_rejected_credentials(&error);
+                store.record_rejected_credentials("TransactWriteItems", &error);
                 (false, ApiError::Unavailable)
             }
             CommitOutcome::Rejected => (false, ApiError::Internal),

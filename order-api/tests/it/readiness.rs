@@ -68,6 +68,26 @@ async fn readiness_states_why_a_table_cannot_be_described_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn readiness_names_a_denied_request() {
+    let world = World::start().await;
+    world.always([("TransactWriteItems", Fault::refuse("AccessDeniedException"))]);
+    let response = world.post(&an_order()).await;
+    response.assert_problem(503, "unavailable");
+    let red = async || match world.get("/readyz").await {
+        answer if answer.status == 503 => Ok(answer.json()),
+        answer => Err(answer),
+    };
+    let red = eventually(Duration::from_secs(10), red).await.unwrap();
+    let checks = red["checks"].as_array().unwrap();
+    let denied = checks
+        .iter()
+        .find(|check| check["name"] == "TransactWriteItems");
+    let reason = denied.unwrap()["reason"].as_str().unwrap();
+    assert!(reason.contains("grant the permission"), "{reason}");
+    assert_eq!(world.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
 async fn concurrent_probes_share_one_check() {
     let world = World::start().await;
     let answers = join_all((0..50).map(|_| world.get("/readyz"))).await;
