@@ -19,6 +19,7 @@ mod operate;
 mod outages;
 mod publishing;
 mod replaced_stream;
+mod restored_table;
 mod scale;
 mod sharded;
 mod skewed_clock;
