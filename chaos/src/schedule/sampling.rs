@@ -38,10 +38,10 @@ pub(super) fn what(kind: FaultKind, plan: &Plan<'_>, random: &mut fastrand::Rng)
             let time = millis(random, 5, 20);
             degraded(Degradation::SlowTransactions(time), random)
         }
-        // The leases of two relays need about 20, a popular SKU and a bucket of the pending index a
-        // few.
+        // Far more than most keys need; the leases of the relays and a popular SKU need about as
+        // much.
         FaultKind::HotPartitions => {
-            let units = NonZeroU32::MIN.saturating_add(random.u32(2..24));
+            let units = NonZeroU32::MIN.saturating_add(random.u32(10..40));
             degraded(Degradation::HotPartitions(units), random)
         }
         FaultKind::IndexDelay => {
