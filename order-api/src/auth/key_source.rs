@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::key_location::{KeyLocation, KeyReader};
 
@@ -20,6 +20,11 @@ const URL_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// caused by tokens with unknown keys: clients cannot make this program send more.
 const URL_RETRY: Duration = Duration::from_secs(15);
 
+/// Maximum time for which a request waits for the response of an issuer, and maximum number of
+/// requests that wait: a slow issuer must not occupy the connections of clients with known keys.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAITING: usize = 64;
+
 /// A set of keys of type `T`, and where they are read from.
 pub(super) struct KeySource<T> {
     /// The option with the location, for errors.
@@ -31,6 +36,8 @@ pub(super) struct KeySource<T> {
     current: watch::Sender<Option<Arc<T>>>,
     /// Locked while the location is read.
     last: Arc<Mutex<LastRead>>,
+    /// Has a permit for each request that may wait for keys.
+    waiting: Semaphore,
 }
 
 #[derive(Default)]
@@ -61,6 +68,7 @@ impl<T: Send + Sync + 'static> KeySource<T> {
             parse,
             current: watch::Sender::new(None),
             last: Arc::default(),
+            waiting: Semaphore::new(MAX_WAITING),
         };
         let first = source.read(&mut *source.last.lock().await).await;
         match first {
@@ -91,13 +99,25 @@ impl<T: Send + Sync + 'static> KeySource<T> {
     }
 
     /// Reads the keys of an issuer because a token names one that is not in `known`. Returns the
-    /// keys if they have changed.
+    /// keys if they have changed, after [`MAX_WAIT`] at most, or at once if [`MAX_WAITING`]
+    /// requests wait already.
     pub(super) async fn refresh(self: &Arc<Self>, known: Option<&Arc<T>>) -> Option<Arc<T>> {
         if !self.reader.is_url() {
             return None;
         }
-        // Requests that arrive meanwhile wait for the same keys.
-        let mut last = Arc::clone(&self.last).lock_owned().await;
+        if let Ok(_permit) = self.waiting.try_acquire() {
+            let _ = timeout(MAX_WAIT, self.read_if_due()).await;
+        }
+        self.current()
+            .filter(|keys| known.is_none_or(|known| !Arc::ptr_eq(keys, known)))
+    }
+
+    /// Reads the keys if they were not read for a while, or waits for the reading in progress.
+    async fn read_if_due(self: &Arc<Self>) {
+        let Ok(mut last) = Arc::clone(&self.last).try_lock_owned() else {
+            drop(self.last.lock().await);
+            return;
+        };
         if last.requested_at.is_none_or(|at| at.elapsed() >= URL_RETRY) {
             last.requested_at = Some(Instant::now());
             let source = Arc::clone(self);
@@ -107,8 +127,6 @@ impl<T: Send + Sync + 'static> KeySource<T> {
             // The error is logged.
             let _ = reading.await;
         }
-        self.current()
-            .filter(|keys| known.is_none_or(|known| !Arc::ptr_eq(keys, known)))
     }
 
     async fn read(&self, last: &mut LastRead) -> Result<(), String> {
@@ -157,9 +175,10 @@ mod tests {
 
     use axum::Router;
     use axum::routing::get;
+    use futures::FutureExt;
     use tokio::net::TcpListener;
     use tokio::sync::Notify;
-    use tokio::time::timeout;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -194,6 +213,39 @@ mod tests {
         let second = source.refresh(Some(&first)).await.unwrap();
         assert_eq!(*second, b"1");
         assert!(source.refresh(Some(&second)).await.is_none());
+        assert_eq!(readings.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn requests_do_not_wait_long_or_in_large_numbers_for_a_slow_issuer() {
+        let readings = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&readings);
+        let respond = get(async move || {
+            if counted.fetch_add(1, Ordering::SeqCst) > 0 {
+                std::future::pending::<()>().await;
+            }
+            "keys"
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, Router::new().route("/", respond)).await });
+        let location = KeyLocation::parse(&url).unwrap();
+        let source = KeySource::open("KEYS", location, |bytes| Ok(bytes.to_vec())).await;
+        let source = Arc::new(source.unwrap());
+        let known = source.current().unwrap();
+
+        let mut waiting = JoinSet::new();
+        for _ in 0..MAX_WAITING {
+            let (source, known) = (Arc::clone(&source), Arc::clone(&known));
+            waiting.spawn(async move { source.refresh(Some(&known)).await });
+        }
+        while source.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let beyond = source.refresh(Some(&known)).now_or_never();
+        assert!(beyond.expect("no wait").is_none());
+        let all = timeout(MAX_WAIT * 5, waiting.join_all()).await;
+        assert!(all.unwrap().iter().all(Option::is_none));
         assert_eq!(readings.load(Ordering::SeqCst), 2);
     }
 }

@@ -115,6 +115,10 @@ impl TokenKeys {
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let token = jsonwebtoken::decode::<Map<String, Value>>(token, &key.key, &validation)
             .map_err(|error| token_error(error.into_kind()))?;
+        // The validation accepts a list of issuers as well.
+        if !token.claims.get("iss").is_some_and(Value::is_string) {
+            return Err(TokenError::Claim("iss".to_owned()));
+        }
         principal(&token.claims, required)
     }
 

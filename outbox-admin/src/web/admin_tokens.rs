@@ -51,6 +51,10 @@ impl AdminToken {
         let columns: Vec<_> = line.split_whitespace().collect();
         match columns[..] {
             [secret] => secret.parse(),
+            // `read` would become a token that permits everything.
+            [_, "read"] => {
+                Err("a token with `read` needs the name of its owner before it".to_owned())
+            }
             [name, secret] => Self::named(name, secret, Permission::Operate),
             [name, secret, "read"] => Self::named(name, secret, Permission::Read),
             // Not quoted, because a token may be in the wrong column.
@@ -201,6 +205,7 @@ mod tests {
         for (content, reason) in [
             ("", "has no token"),
             ("# x\n", "has no token"),
+            ("s3cret read", "line 1: a token with `read` needs the name"),
             ("ann s3cret write", "line 1: must be a token"),
             ("\nann s3cret read now", "line 2: must be a token"),
             ("ann s3crét", "line 1: must be 1 to 256"),

@@ -99,6 +99,7 @@ fn every_claim_is_checked() {
             TokenError::Issuer,
         ),
         (with("iss", Value::Null), claim("iss")),
+        (with("iss", json!(["https://id.example.org"])), claim("iss")),
         (with("aud", json!("billing")), TokenError::Audience),
         (with("aud", json!(["billing"])), TokenError::Audience),
         (with("aud", json!([])), TokenError::Audience),

@@ -4,7 +4,7 @@ use std::future::ready;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use axum::routing::{get, post};
-use futures::stream;
+use futures::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -248,4 +248,26 @@ async fn a_client_that_stops_reading_is_cut_off() {
     timeout(Duration::from_secs(20), held.closed())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn little_is_sent_to_a_client_that_reads_nothing() {
+    const CHUNK: &[u8] = &[b'x'; 16 * 1024];
+    let (sent, mut produced) = watch::channel(0);
+    let respond = async move || {
+        let chunks = stream::repeat_with(move || {
+            sent.send_modify(|bytes| *bytes += CHUNK.len());
+            Ok::<_, Infallible>(Bytes::from_static(CHUNK))
+        });
+        Body::from_stream(chunks.take(1_024))
+    };
+    let server = serve(Router::new().route("/", get(respond))).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 * 1024).unwrap();
+    let mut client = socket.connect(server.address).await.unwrap();
+    client.write_all(&fields(2)).await.unwrap();
+    // Until nothing has been added for a second.
+    while let Ok(Ok(())) = timeout(Duration::from_secs(1), produced.changed()).await {}
+    let produced = *produced.borrow();
+    assert!((1..512 * 1024).contains(&produced), "{produced}");
 }
