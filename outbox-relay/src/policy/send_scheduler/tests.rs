@@ -89,7 +89,9 @@ fn a_failed_entry_delays_its_aggregate_only() {
     scheduler.record_sent(&reference("b", 1), now);
     assert_eq!(next(&mut scheduler, now), ["b:2"]);
     assert_eq!(scheduler.next_send(now), Some(later));
-    assert_eq!(next(&mut scheduler, later), ["a:1"]);
+    let again = scheduler.next_batch(later, |_| Permission::Send).unwrap();
+    assert_eq!(again.events[0].attempt, 2);
+    assert_eq!(names(Some(again)), ["a:1"]);
 }
 
 #[test]

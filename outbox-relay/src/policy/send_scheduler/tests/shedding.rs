@@ -296,3 +296,38 @@ fn impaired_queues_share_the_capacity_for_events_from_the_table() {
     scheduler.record_batch_failure(&batch, now, |_| Duration::from_secs(1));
     assert!(scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch);
 }
+
+#[test]
+fn events_from_the_table_that_were_sent_do_not_count_towards_the_limit() {
+    let mut scheduler = SendScheduler::default();
+    let now = Instant::now();
+    for n in 0..MAX_BATCH {
+        scheduler.push(event(&format!("a{n}"), 1, "down", 1), 0, true, now);
+    }
+    let batch = scheduler.next_batch(now, |_| Permission::Send).unwrap();
+    scheduler.record_batch_success(&batch);
+    for n in 0..MAX_BATCH {
+        scheduler.record_sent(&reference(&format!("a{n}"), 1), now);
+    }
+    let now = fail_for_ten_seconds(&mut scheduler);
+    let down = QueueRef::new("down");
+    assert!(!scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch);
+}
+
+#[test]
+fn events_that_were_also_read_from_the_stream_do_not_count_as_from_the_table() {
+    let mut scheduler = SendScheduler::default();
+    let now = fail_for_ten_seconds(&mut scheduler);
+    let down = QueueRef::new("down");
+    let mut has_table_batch = |is_from_table| {
+        for n in 0..MAX_BATCH {
+            let event = event(&format!("a{n}"), 1, "down", 1);
+            scheduler.push(event, 0, is_from_table, now);
+        }
+        scheduler.reports(now, BUFFER_KIB)[&down].has_table_batch
+    };
+    assert!(has_table_batch(true));
+    assert!(has_table_batch(true));
+    assert!(!has_table_batch(false));
+    assert!(!has_table_batch(true));
+}
