@@ -34,7 +34,7 @@ async fn a_worker_that_applies_every_delivery_is_detected() {
 
     let ended = run(&[
         "--duration",
-        "6s",
+        "10s",
         "--seed",
         "3",
         "--faults",
