@@ -215,8 +215,12 @@ impl<'a> Measure<'a> {
         if !self.under_load(ended) {
             return None;
         }
-        let expected_event = self.expected_event(ended, self.shards.iter().copied(), |_| true)?;
         let settings = &self.history.settings;
+        // The first event of a shard that is created long after the outage shows nothing about it.
+        let limit = Trigger::Outage.limit(settings.lease_duration_ms);
+        let until = ended + limit.unwrap_or_default();
+        let waits = |event: &EventTimeline<'_>| event.committed <= until;
+        let expected_event = self.expected_event(ended, self.shards.iter().copied(), waits)?;
         let lifetime = settings.split_every_ms.zip(settings.shards);
         let lifetime = lifetime.map(|(every, shards)| every * u64::from(shards));
         Some(Recovery {
@@ -264,7 +268,7 @@ impl<'a> Measure<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::super::checkers::fixture;
-    use super::super::super::history::{ShardReader, StreamRecord};
+    use super::super::super::history::{CloudService, ShardReader, StreamRecord};
     use super::*;
 
     fn of_relays(history: &History) -> Vec<(u64, Option<u64>, Option<String>)> {
@@ -372,5 +376,41 @@ mod tests {
         successor.expect("it is in the valid history").ready = Some(11_000);
         let disturbed = Some("no other relay".to_owned());
         assert_eq!(of_relays(&history), [(10_000, Some(3_405), disturbed)]);
+    }
+
+    #[test]
+    fn an_event_that_is_committed_long_after_an_outage_is_not_counted() {
+        let mut history = fixture::valid();
+        let mut outage = fixture::fault(10_500, FaultKind::Outage, "", CloudService::Sqs);
+        outage.process = None;
+        outage.until = Some(11_000);
+        history.faults.push(outage);
+        let of_outages = |history: &History| -> Vec<Option<u64>> {
+            let all = recoveries(history).into_iter();
+            let of_outages = all.filter(|one| one.trigger == Trigger::Outage);
+            of_outages.map(|one| one.took_ms).collect()
+        };
+        let took = of_outages(&history);
+        assert_eq!(took.len(), 1);
+        // In a shard of its own, which was created meanwhile.
+        let mut late = history.steps[2].clone();
+        late.at = 20_000;
+        late.aggregate_id = "steps-2".to_owned();
+        late.sequence = 1;
+        history.steps.push(late);
+        let publish = fixture::publish("relay-2", 50_000, "steps-2", 1);
+        history.publishes.push(publish);
+        history.records.push(StreamRecord {
+            at: 49_000,
+            shard: "shard-2".to_owned(),
+            aggregate_id: "steps-2".to_owned(),
+            sequence: 1,
+            trimmed: false,
+        });
+        history.readers.push(ShardReader {
+            shard: "shard-2".to_owned(),
+            ..fixture::reader(49_000, "relay-2")
+        });
+        assert_eq!(of_outages(&history), took);
     }
 }

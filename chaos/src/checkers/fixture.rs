@@ -181,7 +181,7 @@ pub(super) fn error(at: u64, process: &str, message: &str) -> LogLine {
     }
 }
 
-pub(super) fn fault(at: u64, kind: FaultKind, process: &str, service: CloudService) -> Fault {
+pub(crate) fn fault(at: u64, kind: FaultKind, process: &str, service: CloudService) -> Fault {
     Fault {
         at,
         until: None,
