@@ -26,9 +26,9 @@ const WRITERS: u32 = 8;
 /// Maximum number of events of an aggregate.
 const MAX_STEPS: u64 = 30;
 
-/// Attempts to write one event. No proxy is between the writers and the service, so these
-/// retries are not for injected faults.
-const ATTEMPTS: u32 = 5;
+/// Attempts to write one event: more than fit into the time for which partitions are throttled. No
+/// proxy is between the writers and the service, so there are no other faults to retry.
+const ATTEMPTS: u32 = 100;
 
 /// Delay between attempts, and after a failed poll.
 const PAUSE: Duration = Duration::from_millis(100);

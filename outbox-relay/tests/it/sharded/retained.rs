@@ -39,7 +39,8 @@ async fn ten_thousand_retained_shards_delay_nothing() {
     let health = relay.url("/healthz");
     eventually(LIMIT, || async {
         let answer = reqwest::get(&health).await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let status = answer.status();
+        assert_eq!(status, 200, "{}", answer.text().await.unwrap());
         match stage.streams.shards().unread() {
             0 => Ok(()),
             unread => Err(format!("{unread} shards were never read")),
