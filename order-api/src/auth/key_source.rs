@@ -174,13 +174,23 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::Router;
-    use axum::routing::get;
+    use axum::routing::{MethodRouter, get};
     use futures::FutureExt;
     use tokio::net::TcpListener;
     use tokio::sync::Notify;
     use tokio::task::JoinSet;
 
     use super::*;
+
+    /// Starts an issuer, and returns a source that has read its keys.
+    async fn source_of(respond: MethodRouter) -> Arc<KeySource<Vec<u8>>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, Router::new().route("/", respond)).await });
+        let location = KeyLocation::parse(&url).unwrap();
+        let source = KeySource::open("KEYS", location, |bytes| Ok(bytes.to_vec())).await;
+        Arc::new(source.unwrap())
+    }
 
     #[tokio::test]
     async fn clients_that_disconnect_neither_repeat_nor_prevent_a_reading() {
@@ -194,13 +204,7 @@ mod tests {
             }
             n.to_string()
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        tokio::spawn(async { axum::serve(listener, Router::new().route("/", respond)).await });
-
-        let location = KeyLocation::parse(&url).unwrap();
-        let source = KeySource::open("KEYS", location, |bytes| Ok(bytes.to_vec())).await;
-        let source = Arc::new(source.unwrap());
+        let source = source_of(respond).await;
         let first = source.current().unwrap();
         assert_eq!(*first, b"0");
         for _ in 0..5 {
@@ -226,12 +230,7 @@ mod tests {
             }
             "keys"
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        tokio::spawn(async { axum::serve(listener, Router::new().route("/", respond)).await });
-        let location = KeyLocation::parse(&url).unwrap();
-        let source = KeySource::open("KEYS", location, |bytes| Ok(bytes.to_vec())).await;
-        let source = Arc::new(source.unwrap());
+        let source = source_of(respond).await;
         let known = source.current().unwrap();
 
         let mut waiting = JoinSet::new();
